@@ -1,0 +1,1 @@
+"""The plans that ship with the suite, one YAML file each."""

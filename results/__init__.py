@@ -1,0 +1,7 @@
+"""What came out: statistics and leaderboard. Never imports torch."""
+
+if __name__ != "tissuebench.results":
+    raise ImportError(
+        "this folder is the package 'tissuebench.results'; import it under that name "
+        "(a bare 'import results' from the repository root would shadow other packages)"
+    )
