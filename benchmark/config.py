@@ -1,0 +1,126 @@
+"""The plan: what is compared, at which budgets and seeds, with which settings. YAML in, canonical JSON out."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from tissuebench.datasets.augment import AugmentSettings
+from tissuebench.errors import ConfigError, unknown_name
+from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
+
+
+class EvaluationSettings(Settings):
+    """How a slide is predicted.
+
+    Attributes:
+        part: part of the split that is scored; ``val`` for choosing settings, ``test`` for the table.
+        window_px: edge of a window at the store's mpp.
+        overlap_px: pixels that neighbouring windows share; each pixel is taken from the window it lies deeper in.
+    """
+
+    part: Literal["val", "test"] = "test"
+    window_px: int = Field(512, ge=32)
+    overlap_px: int = Field(64, ge=0)
+
+
+class Plan(Settings):
+    """A grid of trials, and the settings that all its arms share.
+
+    Attributes:
+        budgets: label budgets, see ``LabelBudget``.
+        seeds: of the trials.
+        replicates: draws of the budgets. ``per_seed`` gives every seed its own draw; a list crosses draws and seeds.
+        network, training, augmentation, evaluation: shared settings.
+        methods: settings of single methods that differ from their defaults.
+    """
+
+    budgets: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    replicates: Literal["per_seed"] | tuple[int, ...] = "per_seed"
+    network: NetworkSettings = NetworkSettings()
+    training: TrainingSettings = TrainingSettings()
+    augmentation: AugmentSettings = AugmentSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    methods: dict[str, dict[str, Any]] = {}
+
+
+def plan_names() -> list[str]:
+    """Plans that ship with the suite."""
+    names = [entry.name for entry in files("tissuebench.plans").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def load_plan(name_or_path: str, overrides: tuple[str, ...] = ()) -> Plan:
+    """Read a plan by name or from a YAML file, and apply ``key.path=value`` overrides (values are YAML).
+
+    Raises:
+        ConfigError: no such plan, not YAML, an unknown key or a value that does not fit; names file and key.
+    """
+    if name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such plan file")
+        text = path.read_text()
+    elif name_or_path in plan_names():
+        text = files("tissuebench.plans").joinpath(f"{name_or_path}.yaml").read_text()
+    else:
+        raise ConfigError(unknown_name("plan", name_or_path, plan_names()) + "; or a path to a .yaml file")
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name_or_path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{name_or_path}: a plan is a mapping with at least 'budgets'")
+    for override in overrides:
+        _apply(document, override)
+    return validated(Plan, document, f"plan {name_or_path}")
+
+
+def validated[ModelT: BaseModel](model: type[ModelT], document: dict[str, Any], where: str) -> ModelT:
+    """``document`` as a ``model``.
+
+    Raises:
+        ConfigError: one line with the first wrong key; an unknown key comes with the nearest known one.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            parent = _model_at(model, location[:-1])
+            prefix = "".join(f"{part}." for part in location[:-1])
+            known = [f"{prefix}{name}" for name in (parent.model_fields if parent else {})]
+            raise ConfigError(f"{where}: {unknown_name('key', '.'.join(location), known)}") from None
+        raise ConfigError(f"{where}: key {'.'.join(location)!r}: {first['msg']}") from None
+
+
+def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | None:
+    for part in location:
+        field = model.model_fields.get(part)
+        kind = field.annotation if field else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return None
+        model = kind
+    return model
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override!r}: say KEY=VALUE, for example training.steps=500")
+    *parents, last = key.split(".")
+    node = document
+    for parent in parents:
+        node = cast("dict[str, Any]", node.setdefault(parent, {}))
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} has no keys of its own")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: not YAML: {' '.join(str(error).split())}") from None

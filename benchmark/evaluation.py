@@ -1,0 +1,107 @@
+"""Slide-wise evaluation: windows on a canvas, every annotated pixel counted exactly once, confusion counts a slide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tissuebench.config import EvaluationSettings
+from tissuebench.datasets.store import SlideInfo, TileStore
+from tissuebench.datasets.tiling import offsets
+from tissuebench.datasets.types import IGNORE_LABEL, Tile
+from tissuebench.datasets.views import LabelView
+from tissuebench.methods.base import Method
+
+_WINDOWS_PER_BATCH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SlideCounts:
+    """Confusion counts of one slide: ``counts[truth, predicted]``, (K, K) int64, annotated pixels only."""
+
+    slide: SlideInfo
+    diagnosis: tuple[str, ...]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A window and the part of it that goes onto the canvas; all in pixels of the slide."""
+
+    y: int
+    x: int
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def windows(height: int, width: int, window_px: int, overlap_px: int) -> list[Window]:
+    """Windows that cover a slide; their kept parts are disjoint and cover it exactly.
+
+    The overlap of two neighbours is cut in its middle, so that each pixel comes from the window it lies deeper in.
+    """
+
+    def spans(length: int) -> list[tuple[int, int, int]]:
+        starts = offsets(length, window_px, window_px - overlap_px)
+        cuts = [0, *((a + window_px + b) // 2 for a, b in zip(starts, starts[1:], strict=False)), length]
+        return [(start, cuts[i], cuts[i + 1]) for i, start in enumerate(starts)]
+
+    return [
+        Window(y, x, top, bottom, left, right) for y, top, bottom in spans(height) for x, left, right in spans(width)
+    ]
+
+
+def evaluate(
+    method: Method,
+    store: TileStore,
+    view: LabelView,
+    settings: EvaluationSettings,
+    device: torch.device,
+    precision: str,
+) -> Iterator[SlideCounts]:
+    """Predict every slide of ``view`` and count, one slide at a time."""
+    method.eval()
+    for slide in view.slides:
+        predicted = predict_slide(method, store, slide, settings, device, precision)
+        truth = view.mask(Tile(slide.slide_id, 0, 0), slide.height, slide.width)
+        yield SlideCounts(slide, view.diagnosis(slide.slide_id), confusion(truth, predicted, len(view.class_map)))
+
+
+@torch.inference_mode()
+def predict_slide(
+    method: Method,
+    store: TileStore,
+    slide: SlideInfo,
+    settings: EvaluationSettings,
+    device: torch.device,
+    precision: str,
+) -> NDArray[np.uint8]:
+    """Class ids of a whole slide, (H, W) uint8."""
+    canvas = np.full((slide.height, slide.width), IGNORE_LABEL, dtype=np.uint8)
+    # A slide smaller than the window is one window of its own size: no padding is predicted.
+    size_y, size_x = min(settings.window_px, slide.height), min(settings.window_px, slide.width)
+    placed = windows(slide.height, slide.width, settings.window_px, settings.overlap_px)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
+    for start in range(0, len(placed), _WINDOWS_PER_BATCH):
+        batch = placed[start : start + _WINDOWS_PER_BATCH]
+        images = np.stack([store.image(slide.slide_id, w.y, w.x, size_y, size_x) for w in batch])
+        with autocast:
+            probabilities = method.predict(torch.from_numpy(images).to(device))
+        classes = probabilities.max(dim=1).indices.to(torch.uint8).cpu().numpy()
+        for window, predicted in zip(batch, classes, strict=True):
+            rows = slice(window.top - window.y, window.bottom - window.y)
+            columns = slice(window.left - window.x, window.right - window.x)
+            canvas[window.top : window.bottom, window.left : window.right] = predicted[rows, columns]
+    return canvas
+
+
+def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int) -> NDArray[np.int64]:
+    """``counts[truth, predicted]`` over annotated pixels, (K, K) int64."""
+    annotated = truth != IGNORE_LABEL
+    pairs = truth[annotated].astype(np.int64) * n_classes + predicted[annotated]
+    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)

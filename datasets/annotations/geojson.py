@@ -1,0 +1,79 @@
+"""QuPath GeoJSON to a label raster: polygons with holes, drawn in file order, later over earlier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from numpy.typing import NDArray
+from rasterio import Affine
+from rasterio.features import rasterize
+from shapely import make_valid
+from shapely.errors import GEOSException
+from shapely.geometry import shape
+from shapely.geometry.base import BaseGeometry
+
+from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
+from tissuebench.errors import DataError, unknown_name
+
+
+def read_geojson(path: Path, class_map: ClassMap, size: tuple[int, int], scale: float) -> NDArray[np.uint8]:
+    """Rasterise the annotations of one slide; a pixel belongs to a polygon if its centre does.
+
+    Args:
+        path: a FeatureCollection, a list of features or one feature, in level-0 pixels.
+        class_map: names that ``properties.classification.name`` may take.
+        size: (height, width) of the raster.
+        scale: level-0 pixels per raster pixel.
+
+    Returns:
+        (height, width) uint8 class ids, ``IGNORE_LABEL`` where nothing was drawn.
+
+    Raises:
+        DataError: missing or broken file, feature without a class, unknown class name.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the manifest's column 'annotation'") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as GeoJSON ({error}); export it from QuPath again") from None
+    shapes = [
+        (geometry, class_map.names.index(name)) for geometry, name in _classified(path, _features(document), class_map)
+    ]
+    if not shapes:
+        raise DataError(f"{path}: holds no annotation with an area")
+    raster: NDArray[np.uint8] = rasterize(
+        shapes, out_shape=size, fill=IGNORE_LABEL, transform=Affine.scale(scale), dtype=np.uint8
+    )
+    return raster
+
+
+def _features(document: Any) -> list[Any]:  # noqa: ANN401 - bytes become objects here
+    if isinstance(document, list):
+        return document
+    if isinstance(document, dict):
+        return document.get("features", [document])
+    return []
+
+
+def _classified(path: Path, features: list[Any], class_map: ClassMap) -> list[tuple[BaseGeometry, str]]:
+    found = []
+    for number, feature in enumerate(features):
+        try:
+            properties = feature.get("properties") or {}
+            name = (properties.get("classification") or {}).get("name")
+            geometry = shape(feature["geometry"])
+        except (AttributeError, KeyError, TypeError, ValueError, GEOSException) as error:
+            raise DataError(f"{path}: feature {number} is not a GeoJSON feature ({error})") from None
+        if not name:
+            raise DataError(f"{path}: feature {number} has no class; set one in QuPath")
+        if name not in class_map.names:
+            raise DataError(f"{path}: feature {number}: {unknown_name('class', name, class_map.names)}")
+        valid = geometry if geometry.is_valid else make_valid(geometry)
+        if valid.area > 0:
+            found.append((valid, name))
+    return found

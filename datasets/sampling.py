@@ -1,0 +1,83 @@
+"""Which tiles a stream contributes to a step: a pure function of seed, stream and step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+
+from tissuebench.datasets.store import TileStore
+from tissuebench.datasets.tiling import grid, tissue_share
+from tissuebench.datasets.types import Stream, Supervision, Tile
+from tissuebench.datasets.views import LabelView
+from tissuebench.errors import ConfigError
+
+Tree = Tile | tuple["Tree", ...]
+"""Tiles in nested groups; a draw chooses uniformly at each level, so small groups count as much as large ones."""
+
+_MIN_TISSUE_SHARE = 0.25
+
+
+def draw(tree: Tree, rng: np.random.Generator) -> Tile:
+    """One tile, uniform at every level of the tree."""
+    while not isinstance(tree, Tile):
+        tree = tree[int(rng.integers(len(tree)))]
+    return tree
+
+
+def stream_tree(name: str, stream: Stream, store: TileStore, view: LabelView, tile_px: int) -> Tree:
+    """The tiles of a stream, grouped for balanced sampling.
+
+    ``masks`` and ``tags``: a class, then a tile that shows it. ``diagnosis``: an excluded class, then a case, then a
+    tissue tile, so that large cases and common diagnoses do not dominate; cases that exclude nothing are left out.
+    ``none``: a case, then a tissue tile. With ``balanced=False`` all these tiles form one group.
+
+    Raises:
+        ConfigError: the stream has no tile.
+    """
+    if stream.supervision in (Supervision.MASKS, Supervision.TAGS):
+        tree = _by_class(store, view, tile_px)
+    elif stream.supervision is Supervision.DIAGNOSIS:
+        tree = _by_excluded_class(store, view, tile_px)
+    else:
+        tree = _by_case(store, [slide.slide_id for slide in view.slides], tile_px)
+    tiles = sorted(set(_leaves(tree)), key=lambda tile: (tile.slide_id, tile.y, tile.x))
+    if not tiles:
+        raise ConfigError(f"stream {name!r} ({stream.supervision}) has no tile in this budget")
+    return tree if stream.balanced else tuple(tiles)
+
+
+def _by_class(store: TileStore, view: LabelView, tile_px: int) -> Tree:
+    groups: dict[int, list[Tile]] = defaultdict(list)
+    for slide in view.mask_slides:
+        for tile in grid(slide, tile_px):
+            for class_id in np.flatnonzero(view.tags(tile, tile_px)):
+                groups[int(class_id)].append(tile)
+    return tuple(tuple(groups[class_id]) for class_id in sorted(groups))
+
+
+def _by_excluded_class(store: TileStore, view: LabelView, tile_px: int) -> Tree:
+    groups: dict[int, list[str]] = defaultdict(list)
+    for slide in view.slides:
+        for class_id in np.flatnonzero(view.excluded(slide.slide_id)):
+            groups[int(class_id)].append(slide.slide_id)
+    return tuple(_by_case(store, groups[class_id], tile_px) for class_id in sorted(groups))
+
+
+def _by_case(store: TileStore, slide_ids: Iterable[str], tile_px: int) -> tuple[Tree, ...]:
+    cases: dict[str, list[Tile]] = defaultdict(list)
+    for slide_id in slide_ids:
+        slide = store.slides[slide_id]
+        tiles = grid(slide, tile_px)
+        with_tissue = [tile for tile in tiles if tissue_share(store, tile, tile_px) >= _MIN_TISSUE_SHARE]
+        cases[slide.patient_id].extend(with_tissue or tiles)
+    return tuple(tuple(cases[patient]) for patient in sorted(cases))
+
+
+def _leaves(tree: Tree) -> Iterable[Tile]:
+    if isinstance(tree, Tile):
+        yield tree
+    else:
+        for branch in tree:
+            yield from _leaves(branch)

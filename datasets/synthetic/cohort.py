@@ -1,0 +1,91 @@
+"""Who is in the synthetic cohort, and how its patients differ whatever their tumour is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from tissuebench.errors import ConfigError
+from tissuebench.hashing import derive_seed
+
+CLASS_NAMES = ("glass", "stroma", "normal_gland", "lymphocytes", "tumour_a", "tumour_b")
+GENERATOR_VERSION = "1"
+MIN_SIZE_PX = 256
+
+
+class Diagnosis(StrEnum):
+    """The slide-level label. The value is what the manifest says."""
+
+    A = "tumour A"
+    B = "tumour B"
+
+
+class Split(StrEnum):
+    """The official split of the cohort."""
+
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """How many patients of each split to draw, and how.
+
+    Attributes:
+        n_train: patients (one slide each) of the split "train"; ``n_val`` and ``n_test`` alike.
+        size_px: edge of the square slide at level 0; even, at least 256.
+        mpp: micrometres a pixel at level 0; anatomy keeps its size in micrometres.
+        seed: the cohort; another seed gives other patients.
+    """
+
+    n_train: int = 24
+    n_val: int = 6
+    n_test: int = 16
+    size_px: int = 1536
+    mpp: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.n_train, self.n_val, self.n_test) < 0:
+            raise ConfigError("synthetic: n_train, n_val and n_test cannot be negative")
+        if self.size_px < MIN_SIZE_PX or self.size_px % 2:
+            raise ConfigError(f"synthetic: size_px is {self.size_px}; give an even number of at least {MIN_SIZE_PX}")
+        if not 0.1 <= self.mpp <= 2.0:
+            raise ConfigError(f"synthetic: mpp is {self.mpp}; give a value from 0.1 to 2.0 micrometres a pixel")
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One patient with one slide. ``index`` and the cohort's seed determine every pixel of it."""
+
+    index: int
+    diagnosis: Diagnosis
+    split: Split
+
+    @property
+    def patient_id(self) -> str:
+        """P01, P02, ..."""
+        return f"P{self.index + 1:02d}"
+
+    @property
+    def slide_id(self) -> str:
+        """S01, S02, ..."""
+        return f"S{self.index + 1:02d}"
+
+
+def diagnosis_of(index: int) -> Diagnosis:
+    """Diagnoses alternate, so every run of consecutive patients is balanced and no patient depends on another."""
+    return Diagnosis.B if index % 2 else Diagnosis.A
+
+
+def cohort(config: SyntheticConfig) -> tuple[Patient, ...]:
+    """All patients: train first, then val, then test."""
+    splits = [Split.TRAIN] * config.n_train + [Split.VAL] * config.n_val + [Split.TEST] * config.n_test
+    return tuple(Patient(i, diagnosis_of(i), split) for i, split in enumerate(splits))
+
+
+def stream(seed: int, index: int, purpose: str) -> np.random.Generator:
+    """The random numbers of one patient for one purpose ("traits", "anatomy", ...), independent of all others."""
+    return np.random.default_rng(derive_seed("synthetic", GENERATOR_VERSION, seed, index, purpose))

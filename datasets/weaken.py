@@ -1,0 +1,35 @@
+"""Weak labels derived from stronger ones: complementary classes from diagnoses, tags from masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tissuebench.datasets.types import ClassMap
+
+_MIN_TAG_SHARE = 0.01
+"""Share of a tile's annotated pixels from which on a class counts as present."""
+
+
+def excluded_classes(diagnoses: Sequence[str], class_map: ClassMap) -> NDArray[np.bool_]:
+    """S, the classes a case's diagnoses rule out: diagnosis-dependent classes that none of them allows.
+
+    A mixed diagnosis allows the classes of all its parts; an unknown diagnosis (empty) excludes nothing. The diagnosis
+    itself is never in S: a case of tumour A excludes tumour B.
+
+    Returns:
+        (K,) bool.
+    """
+    if not diagnoses:
+        return np.zeros(len(class_map), dtype=np.bool_)
+    allowed = {name for diagnosis in diagnoses for name in class_map.diagnoses[diagnosis]}
+    flags = [dep and name not in allowed for dep, name in zip(class_map.dependent, class_map.names, strict=True)]
+    return np.array(flags, dtype=np.bool_)
+
+
+def tags_of_mask(mask: NDArray[np.uint8], n_classes: int, min_share: float = _MIN_TAG_SHARE) -> NDArray[np.bool_]:
+    """Classes that cover at least ``min_share`` of a tile's annotated pixels, (K,) bool."""
+    counts = np.bincount(mask.ravel(), minlength=256)[:n_classes]
+    return counts >= max(1.0, min_share * counts.sum())

@@ -1,0 +1,141 @@
+"""Complementary labels from the diagnosis (Haegele et al., arXiv 2302.01813; Sci. Rep. 14, 24988, 2024).
+
+A case of tumour A has no pixel of tumour B. Two streams train one network: annotated tiles under cross-entropy, and
+tiles of every diagnosed case under a loss on the classes that the diagnosis rules out:
+
+    L = CE(annotated) + weight * ramp(step) * L_comp(diagnosed)
+
+The paper's loss is ``form: forward_corrected``; what its body leaves open (transition matrix, weight, sampling) is
+chosen here and named in the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import ClassVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
+from tissuebench.methods.base import ANNOTATED, Method, Task, masked_cross_entropy, own_settings
+from tissuebench.methods.losses.complementary import (
+    conditional_set_wise,
+    forward_corrected,
+    pooled_mean,
+    set_wise,
+)
+from tissuebench.methods.registry import register
+from tissuebench.methods.settings import Settings
+
+DIAGNOSED = "diagnosed"
+
+
+class Form(StrEnum):
+    """Which complementary loss."""
+
+    CONDITIONAL = "conditional"
+    SET_WISE = "set_wise"
+    FORWARD_CORRECTED = "forward_corrected"
+
+
+@register
+class Complementary(Method):
+    """Cross-entropy on the budget's masks, and exclusion of what each case's diagnosis rules out."""
+
+    class Config(Settings):
+        """Settings.
+
+        Attributes:
+            form: ``conditional`` (this project's), ``set_wise``, or ``forward_corrected`` (the published loss).
+            gamma: focal exponent; 2 in the published code.
+            weight: of the complementary loss.
+            ramp: share of the steps over which ``weight`` grows linearly from 0, as a random network's probabilities
+                say nothing yet of what is excluded.
+            balanced: draw excluded class, then case, then tile, so that large cases do not dominate.
+            max_excluded: keep at most this many of a case's excluded classes, drawn anew each step (an ablation of
+                how much the diagnosis says); null keeps all.
+            official_clip: clip probabilities as the published code does (``forward_corrected`` only).
+        """
+
+        form: Form = Form.CONDITIONAL
+        gamma: float = Field(2.0, ge=0)
+        weight: float = Field(1.0, ge=0)
+        ramp: float = Field(0.3, ge=0, le=1)
+        balanced: bool = True
+        max_excluded: int | None = Field(None, ge=1)
+        official_clip: bool = False
+
+    name = "complementary"
+    summary = "masks of the budget + classes excluded by each case's diagnosis (Haegele et al.)"
+    consumes: ClassVar = frozenset({Supervision.MASKS, Supervision.DIAGNOSIS})
+
+    def __init__(self, task: Task, config: Settings) -> None:
+        super().__init__(task, config)
+        self.settings = own_settings(self, Complementary.Config)
+        self.register_buffer("dependent", torch.tensor(task.class_map.dependent), persistent=False)
+
+    def streams(self) -> Mapping[str, Stream]:
+        """Annotated tiles, and as many of diagnosed cases (annotated cases are among them)."""
+        diagnosed = Stream(Supervision.DIAGNOSIS, self.task.training.batch_size, balanced=self.settings.balanced)
+        return {ANNOTATED: self.annotated_stream(), DIAGNOSED: diagnosed}
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """Both losses; with weight 0 the step is that of ``supervised``, bit for bit."""
+        annotated, diagnosed = batch[ANNOTATED], batch[DIAGNOSED]
+        assert annotated.masks is not None and diagnosed.excluded is not None  # noqa: S101 - the streams have them
+        loss = masked_cross_entropy(self.network(annotated.inputs), annotated.masks)
+        weight = self.settings.weight * min(1.0, self.progress / self.settings.ramp if self.settings.ramp else 1.0)
+        if weight == 0:
+            return loss
+        return loss + weight * self.complementary_loss(self.network(diagnosed.inputs), diagnosed.excluded)
+
+    def complementary_loss(self, logits: Tensor, excluded: Tensor) -> Tensor:
+        """Mean of the chosen loss over the pixels of samples whose diagnosis says something.
+
+        Args:
+            logits: (B, K, H, W).
+            excluded: (B, K) bool.
+        """
+        settings, dependent = self.settings, cast("Tensor", self.dependent)
+        excluded = keep_at_most(excluded, settings.max_excluded)
+        informative = excluded.any(dim=1) & ~excluded.all(dim=1)
+        excluded = excluded & informative[:, None]
+        if settings.form is Form.CONDITIONAL:
+            loss = conditional_set_wise(logits, excluded, dependent, settings.gamma)
+        elif settings.form is Form.SET_WISE:
+            loss = set_wise(logits, excluded, settings.gamma)
+        else:
+            observation = observation_probabilities(excluded, dependent)
+            loss = forward_corrected(logits, observation, settings.gamma, settings.official_clip)
+        return pooled_mean(loss, informative[:, None, None].expand_as(loss))
+
+
+def keep_at_most(excluded: Tensor, count: int | None) -> Tensor:
+    """A random subset of ``count`` excluded classes of each sample, (B, K) bool; all of them where there are fewer."""
+    if count is None:
+        return excluded
+    ranks = torch.rand(excluded.shape, device=excluded.device).masked_fill(~excluded, -1.0).argsort(1, descending=True)
+    chosen = torch.zeros_like(excluded).scatter(1, ranks[:, :count], True)
+    return chosen & excluded
+
+
+def observation_probabilities(excluded: Tensor, dependent: Tensor) -> Tensor:
+    """P(this S is observed | Y = class) of each sample, scaled so that the largest is 1: columns of a biased Q.
+
+    Excluded classes have 0, the allowed diagnosis-dependent ones 1, and a shared class occurs under every diagnosis,
+    so it has |T without S| / |T| where diagnoses are sampled evenly (for two kinds: pi = 1/2). The scale only
+    matters for the focal factor, which then can close.
+
+    Args:
+        excluded: (B, K) bool, S.
+        dependent: (K,) bool, T.
+
+    Returns:
+        (B, K) float32.
+    """
+    allowed = dependent & ~excluded
+    shared = allowed.sum(dim=1, keepdim=True) / dependent.sum().clamp(min=1)
+    return torch.where(dependent, allowed.float(), shared)

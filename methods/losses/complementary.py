@@ -1,0 +1,114 @@
+"""Complementary-label losses: what a diagnosis rules out, as a loss on every pixel of the case.
+
+Notation: logits z, p = softmax(z) over K classes; S = classes excluded for the sample, A = all others; T = classes that
+some diagnosis can exclude (S is a subset of T). All losses are maps (B, H, W), evaluated in float32 through
+log-sum-exp, exact and finite for any finite logits, without an epsilon.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_OFFICIAL_EPS = 1e-5
+
+
+def set_wise(logits: Tensor, excluded: Tensor, gamma: float) -> Tensor:
+    """Set-wise exclusion: ``-(1 - q)^gamma log q`` with q = sum of p over A = 1 - sum of p over S.
+
+    At gamma = 0 and one excluded class it is NLNL's ``-log(1 - p)`` (Kim et al. 2019); for general S it is the LOG loss
+    of Feng et al. 2020 up to the factor (K-1)/|S|. With d = lse(z[S]) - lse(z[A]): ``sigmoid(d)^gamma softplus(d)``.
+
+    Args:
+        logits: (B, K, H, W).
+        excluded: (B, K) bool, S of each sample.
+        gamma: focal exponent; 0 gives the plain log loss.
+
+    Returns:
+        (B, H, W) float32, 0 where S is empty.
+
+    Raises:
+        ValueError: S holds every class.
+    """
+    return _exclusion(logits.float(), excluded, ~excluded, gamma)
+
+
+def conditional_set_wise(logits: Tensor, excluded: Tensor, dependent: Tensor, gamma: float) -> Tensor:
+    """Set-wise exclusion inside T, weighted by the detached probability of T (this project's form, not published).
+
+    With d = lse(z[S]) - lse(z[T without S]) and P_T = sum of p over T:
+    ``stopgrad(P_T) sigmoid(d)^gamma softplus(d)``. It reads the diagnosis as "if this pixel is one of the
+    diagnosis-dependent classes, it is none of S": classes outside T (stroma, glass) get exactly zero gradient, so they
+    neither absorb the mass that S gives up nor pay for existing. With T = all classes it is ``set_wise``.
+
+    Args:
+        logits: (B, K, H, W).
+        excluded: (B, K) bool, S of each sample, a subset of T. Samples with S = T carry no information inside T
+            and give 0.
+        dependent: (K,) bool, T.
+        gamma: focal exponent.
+
+    Returns:
+        (B, H, W) float32.
+    """
+    logits = logits.float()
+    allowed = dependent & ~excluded
+    informative = allowed.any(dim=1, keepdim=True)
+    excluded = excluded & informative
+    allowed = torch.where(informative, allowed, dependent)
+    weight = (logits.softmax(dim=1) * dependent.view(1, -1, 1, 1)).sum(dim=1).detach()
+    return weight * _exclusion(logits, excluded, allowed, gamma)
+
+
+def forward_corrected(logits: Tensor, observation: Tensor, gamma: float, official_clip: bool = False) -> Tensor:
+    """Forward correction: ``-(1 - q)^gamma log q`` with q = sum over n of P(label | Y = n) p_n.
+
+    gamma = 0 is Yu et al. 2018; the focal factor is that of Haegele et al.'s published loss. For one complementary
+    label ybar, ``observation`` is the column ``Q[:, ybar]`` of the transition matrix Q[i, j] = P(ybar = j | Y = i).
+
+    Args:
+        logits: (B, K, H, W).
+        observation: (B, K) in 0..1, probability of observing the sample's label under each true class.
+        gamma: focal exponent; the published loss has 2.
+        official_clip: clip p to [1e-5, 1 - 1e-5] before the sum as the published code does. It caps the loss near
+            11.5 and kills the gradient of the most wrong pixels; without it the loss is the formula, exactly.
+
+    Returns:
+        (B, H, W) float32.
+    """
+    logits = logits.float()
+    if official_clip:
+        p = logits.softmax(dim=1).clamp(_OFFICIAL_EPS, 1 - _OFFICIAL_EPS)
+        q = (p * observation[:, :, None, None]).sum(dim=1)
+        return -((1 - q) ** gamma) * q.log()
+    log_observation = observation.float().log()[:, :, None, None]  # log 0 = -inf drops the class from the sum
+    log_q = (logits + log_observation).logsumexp(dim=1) - logits.logsumexp(dim=1)
+    log_q = log_q.clamp(max=0.0)
+    if gamma == 0:
+        return -log_q
+    return (-torch.expm1(log_q)).clamp(min=0.0) ** gamma * -log_q
+
+
+def pooled_mean(loss: Tensor, valid: Tensor) -> Tensor:
+    """Mean over all valid pixels of the batch together; a graph-connected 0 where there are none."""
+    weights = valid.to(loss.dtype)
+    return (loss * weights).sum() / weights.sum().clamp(min=1.0)
+
+
+def _exclusion(logits: Tensor, excluded: Tensor, allowed: Tensor, gamma: float) -> Tensor:
+    """``sigmoid(d)^gamma softplus(d)``, d = lse(z[excluded]) - lse(z[allowed]); 0 where nothing is excluded."""
+    if not bool(allowed.any(dim=1).all()):
+        raise ValueError("every class of a sample is excluded; leave such samples out")
+    empty = ~excluded.any(dim=1)
+    # An all -inf row has no gradient: samples without an excluded class borrow one and are masked afterwards.
+    safe = excluded | empty[:, None]
+    d = _masked_lse(logits, safe) - _masked_lse(logits, allowed)
+    loss = functional.softplus(d)
+    if gamma:
+        loss = torch.sigmoid(d) ** gamma * loss
+    return torch.where(empty[:, None, None], torch.zeros_like(loss), loss)
+
+
+def _masked_lse(logits: Tensor, mask: Tensor) -> Tensor:
+    return logits.masked_fill(~mask[:, :, None, None], -torch.inf).logsumexp(dim=1)

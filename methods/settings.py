@@ -1,0 +1,76 @@
+"""Settings that every method shares: network and training. Unknown keys are errors."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and a key that does not exist is an error that names it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Decoder(StrEnum):
+    """Decoders of segmentation-models-pytorch."""
+
+    UNET = "unet"
+    FPN = "fpn"
+
+
+class Weights(StrEnum):
+    """Where the encoder's weights come from: timm's hub, an installed package (offline), or random."""
+
+    TIMM = "timm"
+    PACKAGE = "package"
+    NONE = "none"
+
+
+class EncoderMode(StrEnum):
+    """Train the encoder with the rest, or leave it as it is and cache its features."""
+
+    FINETUNE = "finetune"
+    FROZEN = "frozen"
+
+
+class NetworkSettings(Settings):
+    """The network that all arms share.
+
+    Attributes:
+        encoder: a timm name.
+        weights: where its pretrained weights come from.
+        encoder_mode: ``frozen`` trains the decoder only, on features that are computed once.
+        decoder: which decoder.
+        decoder_channels: width of the decoder (of its widest level for the U-Net).
+        dropout: of whole feature maps before the last layer (FPN).
+        feature_variants: augmented variants of each tile whose features are cached (``frozen``).
+    """
+
+    encoder: str = "resnet34"
+    weights: Weights = Weights.TIMM
+    encoder_mode: EncoderMode = EncoderMode.FINETUNE
+    decoder: Decoder = Decoder.UNET
+    decoder_channels: int = Field(256, ge=8)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    feature_variants: int = Field(4, ge=1, le=64)
+
+
+class TrainingSettings(Settings):
+    """The step budget and optimiser that all arms share.
+
+    Attributes:
+        steps: optimiser steps of the last stage, equal for all arms.
+        batch_size: tiles a step of each stream.
+        learning_rate, weight_decay: AdamW; the rate follows one cycle (5 % warm-up, cosine to 0).
+        gradient_clip: maximum norm of the gradient.
+        compile: torch.compile the network (GPU: minutes of warm-up for long trials only).
+    """
+
+    steps: int = Field(2000, ge=1)
+    batch_size: int = Field(8, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    compile: bool = False

@@ -1,0 +1,108 @@
+"""Every other cell of a dataset against one of them, for example against all masks (``full`` at ``masks:all``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tissuebench.errors import DataError, unknown_name
+from tissuebench.results.draws import Draws
+from tissuebench.results.leaderboard import UPPER, number
+from tissuebench.results.metrics import Floats
+from tissuebench.results.panel import Cell, Panel, panels
+from tissuebench.results.schema import TrialResult
+from tissuebench.results.stats import N_BOOT, holm, score, wilcoxon
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One paired difference (this cell - reference) of one metric. None where there is no number.
+
+    Attributes:
+        diff: mean over common runs of the difference of pooled scores; low, high: its 95 % interval.
+        p: Wilcoxon signed-rank test over patients, of each patient's own score averaged over the common runs; a
+            patient without a score on either side is left out. None for balanced accuracy: a patient has no
+            balanced accuracy of their own.
+        p_holm: p after Holm over all cells of the dataset compared with the reference in this metric.
+        n_runs: common (replicate, seed); with none there are no numbers.
+    """
+
+    dataset: str
+    method: str
+    budget: str
+    reference: str
+    reference_budget: str
+    metric: str
+    diff: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    n_runs: int
+
+
+def compare(
+    results: Sequence[TrialResult],
+    *,
+    reference: str = UPPER,
+    reference_budget: str = "masks:all",
+    n_boot: int = N_BOOT,
+) -> list[Comparison]:
+    """Compare all cells with the reference of their dataset, by dataset, method, budget and metric.
+
+    Raises:
+        DataError: a dataset has no result of the reference, or its results cannot stand in one table.
+    """
+    return [row for panel in panels(results) for row in _of_panel(panel, (reference, reference_budget), n_boot)]
+
+
+def _of_panel(panel: Panel, reference: tuple[str, str], n_boot: int) -> list[Comparison]:
+    if reference not in panel.cells:
+        known = [f"{method} at {budget}" for method, budget in panel.cells]
+        raise DataError(f"dataset {panel.dataset}: {unknown_name('reference', ' at '.join(reference), known)}")
+    draws = Draws(panel.dataset, len(panel.patients), n_boot)
+    against = panel.cells[reference]
+    against_scored = score(against, draws.patients)
+    rows: list[Comparison] = []
+    for key, cell in panel.cells.items():
+        if key == reference:
+            continue
+        common = sorted(set(cell.runs) & set(against.runs))
+        diff = draws.difference(score(cell, draws.patients), against_scored)
+        per_patient = _per_patient(cell, against, common)
+        for j, metric in enumerate(panel.metrics):
+            p = None if metric == "balanced_accuracy" else number(wilcoxon(per_patient[:, j]))
+            rows.append(
+                Comparison(
+                    dataset=panel.dataset,
+                    method=key[0],
+                    budget=key[1],
+                    reference=reference[0],
+                    reference_budget=reference[1],
+                    metric=metric,
+                    diff=None if diff is None else number(diff.mean[j]),
+                    low=None if diff is None else number(diff.low[j]),
+                    high=None if diff is None else number(diff.high[j]),
+                    p=p,
+                    p_holm=None,
+                    n_runs=len(common),
+                )
+            )
+    for metric in panel.metrics:
+        where = [i for i, row in enumerate(rows) if row.metric == metric]
+        raw = [rows[i].p for i in where]
+        adjusted = holm([float("nan") if p is None else p for p in raw])
+        for i, p in zip(where, adjusted, strict=True):
+            rows[i] = replace(rows[i], p_holm=number(p))
+    return rows
+
+
+def _per_patient(a: Cell, b: Cell, common: Sequence[tuple[int, int]]) -> Floats:
+    """Difference of each patient's own scores, mean over the common runs, (P, M); nan without a common run."""
+    if not common:
+        return np.full((len(a.patients), len(a.metrics)), np.nan)
+    alone = np.eye(len(a.patients))
+    left = a.scores(alone)[:, [a.runs.index(run) for run in common]]
+    right = b.scores(alone)[:, [b.runs.index(run) for run in common]]
+    return np.asarray((left - right).mean(1), dtype=np.float64)

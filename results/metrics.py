@@ -1,0 +1,153 @@
+"""Scores from confusion counts, vectorised over every leading axis.
+
+``counts[..., truth, predicted]`` are pixels (integers, or weighted sums of them), shape (..., K, K). With
+tp_c = counts[c, c], t_c = sum_j counts[c, j] (true pixels) and p_c = sum_i counts[i, c] (predicted pixels):
+
+    IoU_c = tp_c / (t_c + p_c - tp_c)          Dice_c = 2 tp_c / (t_c + p_c)
+
+A class absent from truth and prediction has no score: nan, left out of the means, never 0 or 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+
+
+def _margins(counts: Counts) -> tuple[Floats, Floats, Floats]:
+    """True-positive, true and predicted pixels per class, each (..., K)."""
+    counts = np.asarray(counts, dtype=np.float64)
+    return np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(-1), counts.sum(-2)
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    """Quotient, nan where ``below`` is 0."""
+    out = np.full(np.broadcast_shapes(above.shape, below.shape), np.nan)
+    np.divide(above, below, out=out, where=below > 0)
+    return out
+
+
+def _mean_of_present(scores: Floats) -> Floats:
+    """Mean over the last axis without nan; nan if nothing is left."""
+    present = ~np.isnan(scores)
+    return _ratio(np.where(present, scores, 0.0).sum(-1), present.sum(-1).astype(np.float64))
+
+
+def iou(counts: Counts) -> Floats:
+    """Intersection over union per class, (..., K)."""
+    tp, true, predicted = _margins(counts)
+    return _ratio(tp, true + predicted - tp)
+
+
+def dice(counts: Counts) -> Floats:
+    """Dice (F1) per class, (..., K)."""
+    tp, true, predicted = _margins(counts)
+    return _ratio(2 * tp, true + predicted)
+
+
+def miou(counts: Counts) -> Floats:
+    """Mean IoU over the classes present in truth or prediction, (...)."""
+    return _mean_of_present(iou(counts))
+
+
+def fwiou(counts: Counts) -> Floats:
+    """Frequency-weighted IoU, sum_c (t_c / sum_j t_j) IoU_c, (...); nan without pixels."""
+    _, true, _ = _margins(counts)
+    return _ratio((true * np.nan_to_num(iou(counts))).sum(-1), true.sum(-1))
+
+
+def pixel_accuracy(counts: Counts) -> Floats:
+    """Share of annotated pixels with the right class, (...); nan without pixels."""
+    tp, true, _ = _margins(counts)
+    return _ratio(tp.sum(-1), true.sum(-1))
+
+
+def pixel_metric_names(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the last axis of ``pixel_metrics``."""
+    per_class = [f"{kind}/{name}" for kind in ("dice", "iou") for name in classes]
+    return ("miou", "fwiou", "pixel_accuracy", *per_class)
+
+
+def margins(counts: Counts) -> Floats:
+    """True-positive, true and predicted pixels per class, (..., 3, K): all that the pixel scores depend on.
+
+    Additive like the counts, and K / 3 times smaller: what a bootstrap sums.
+    """
+    return np.stack(_margins(counts), -2)
+
+
+def pixel_metrics(margins: Floats) -> Floats:
+    """Every pixel score at once from ``margins`` (..., 3, K): (..., 3 + 2K), in the order of ``pixel_metric_names``."""
+    tp, true, predicted = margins[..., 0, :], margins[..., 1, :], margins[..., 2, :]
+    per_class = _ratio(tp, true + predicted - tp)
+    n = true.sum(-1)
+    whole = [_mean_of_present(per_class), _ratio((true * np.nan_to_num(per_class)).sum(-1), n), _ratio(tp.sum(-1), n)]
+    return np.concatenate([np.stack(whole, -1), _ratio(2 * tp, true + predicted), per_class], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class CaseCalls:
+    """The diagnosis read off the segmentation of each case.
+
+    Attributes:
+        predicted: (..., C) int64, index into the declared diagnoses.
+        n_ties: cases in which several diagnoses share the largest area (> 0).
+        n_empty: cases in which no pixel was given to a class of any diagnosis.
+    """
+
+    predicted: npt.NDArray[np.int64]
+    n_ties: int
+    n_empty: int
+
+
+def diagnosis_areas(counts: Counts, allows: npt.NDArray[np.bool_]) -> Floats:
+    """Predicted area of the classes of each diagnosis, in annotated pixels, (..., D).
+
+    Args:
+        counts: (..., K, K); additive, so the area of a case is the sum over its slides.
+        allows: (D, K), whether a diagnosis allows a class, over the diagnosis-dependent classes only.
+    """
+    _, _, predicted = _margins(counts)
+    return np.asarray(predicted @ allows.T.astype(np.float64), dtype=np.float64)
+
+
+def call_cases(areas: Floats) -> CaseCalls:
+    """The diagnosis of the largest area; among equals (or with no area at all) the first in declared order.
+
+    Args:
+        areas: (..., C, D) pixels, summed over the slides of a case = (patient, diagnosis).
+    """
+    top = areas.max(-1)
+    shared = (areas == top[..., None]).sum(-1) > 1
+    return CaseCalls(
+        predicted=areas.argmax(-1).astype(np.int64),
+        n_ties=int((shared & (top > 0)).sum()),
+        n_empty=int((top <= 0).sum()),
+    )
+
+
+def balanced_accuracy(predicted: npt.NDArray[np.int64], truth: npt.NDArray[np.int64], weights: Floats) -> Floats:
+    """Mean recall over the diagnoses that any case has, for each weighting of the cases, (B, R).
+
+    nan where the weights leave out every case of one of these diagnoses: such a resample says nothing about it.
+
+    Args:
+        predicted: (R, C) index of the predicted diagnosis, a row a run.
+        truth: (C,) index of the true diagnosis.
+        weights: (B, C) how often each case counts.
+    """
+    present = np.unique(truth)
+    if present.size == 0:
+        return np.full((len(weights), len(predicted)), np.nan)
+    right = (predicted == truth).astype(np.float64)
+    recalls = []
+    for diagnosis in present:
+        cases = truth == diagnosis
+        chosen = weights[:, cases]
+        recalls.append(_ratio(chosen @ right[:, cases].T, chosen.sum(-1)[:, None]))
+    return np.asarray(np.mean(recalls, axis=0), dtype=np.float64)

@@ -1,0 +1,166 @@
+"""The leaderboard for people (rich) and for machines (JSON, CSV)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tissuebench.results.leaderboard import Gap, Leaderboard, Row
+
+_Key = tuple[str, str, str]  # dataset, method, budget
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    """A JSON list, one object a row with the fields of ``Row``; null where there is no number."""
+    return json.dumps([asdict(row) for row in rows], indent=1, allow_nan=False)
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """A header and one line a row, the fields of ``Row``; empty where there is no number."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return out.getvalue()
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How numbers look: an interval goes below its number where the columns would not fit beside each other."""
+
+    mark: str
+    delta: str
+    dash: str
+    between: str
+
+    def score(self, row: Row | None) -> Text:
+        """``.446 [.401, .482]``, bold and marked if the row belongs to the best."""
+        if row is None or row.mean is None:
+            return Text(self.dash)
+        return Text(
+            short(row.mean) + (f" {self.mark}" if row.tie else "") + self._ends(row.low, row.high, short),
+            style="bold" if row.tie else "",
+        )
+
+    def diff(self, row: Row | None) -> Text:
+        """``+.021 [-.010, +.052]``."""
+        if row is None or row.diff is None:
+            return Text(self.dash)
+        return Text(signed(row.diff) + self._ends(row.diff_low, row.diff_high, signed))
+
+    def _ends(self, low: float | None, high: float | None, form: Callable[[float], str]) -> str:
+        ends = f"[{form(low)}, {form(high)}]" if low is not None and high is not None else f"[{self.dash}]"
+        return self.between + ends
+
+
+def short(value: float) -> str:
+    """0.4461 as ``.446``, 1 as ``1.000``."""
+    text = f"{value:.3f}"
+    return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, exactly 0 without; ``-.000`` is a small negative one."""
+    return short(value) if value <= 0 else "+" + short(value)
+
+
+def render(board: Leaderboard, console: Console) -> None:
+    """Print two tables a dataset (overall scores; Dice per class), then notes. Fits 120 columns."""
+    modern = console.encoding.lower().startswith("utf")
+    by_cell: dict[_Key, dict[str, Row]] = {}
+    for row in board.rows:
+        by_cell.setdefault((row.dataset, row.method, row.budget), {})[row.metric] = row
+    gaps = {(gap.dataset, gap.method, gap.budget): gap for gap in board.gaps}
+    for dataset in dict.fromkeys(row.dataset for row in board.rows):
+        cells = {key: scores for key, scores in by_cell.items() if key[0] == dataset}
+        cases = any("balanced_accuracy" in scores for scores in cells.values())
+        between = "\n" if cases and console.width < 150 else " "
+        style = _Style(*(("•", "Δ", "–") if modern else ("*", "diff", "-")), between)
+        console.print(_overall(dataset, cells, gaps, cases, style))
+        classes = [m for m in dict.fromkeys(m for scores in cells.values() for m in scores) if m.startswith("dice/")]
+        beside = _Style(style.mark, style.delta, style.dash, " ")
+        fit = max(1, (console.width - 34) // 21)
+        for start in range(0, len(classes), fit):
+            console.print(_per_class(dataset, cells, classes[start : start + fit], beside))
+    if not board.rows:
+        console.print(Text("no results yet"))
+    for note in board.notes:
+        console.print(Text(f"note: {note}"))
+    if board.rows:
+        console.print(Text(_reading(board, "•" if modern else "*")))
+
+
+def _table(title: str, gap: int = 2) -> Table:
+    return Table(
+        title=Text(title), title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold"
+    )
+
+
+def _overall(dataset: str, cells: dict[_Key, dict[str, Row]], gaps: dict[_Key, Gap], cases: bool, s: _Style) -> Table:
+    table = _table(f"\n{dataset}", gap=1 if cases else 2)
+    for name in ("method", "budget"):
+        table.add_column(name, overflow="fold")
+    table.add_column("minutes", justify="right")
+    table.add_column("mIoU [low, high]".replace(" ", s.between, 1))
+    table.add_column(f"{s.delta} to supervised".replace(" to ", f" to{s.between}", 1))
+    if cases:
+        table.add_column("balanced\naccuracy")
+        table.add_column(f"{s.delta} to supervised".replace(" to ", f" to{s.between}", 1))
+    table.add_column("FwIoU")
+    table.add_column("pixel\nacc.")
+    table.add_column("runs/\npatients", justify="right")
+    budget = None
+    for key, scores in cells.items():
+        row = next(iter(scores.values()))
+        if budget not in (None, row.budget):
+            table.add_row()
+        budget = row.budget
+        miou, acc = scores.get("miou"), scores.get("balanced_accuracy")
+        first = _gap_text(gaps[key]) if key in gaps else s.score(miou)
+        line = [Text(row.method), Text(row.budget), Text(minutes(row.minutes, s.dash)), first, s.diff(miou)]
+        if cases:
+            line += [s.score(acc), s.diff(acc)]
+        line += [_bare(scores.get("fwiou"), s), _bare(scores.get("pixel_accuracy"), s)]
+        table.add_row(*line, Text(f"{row.n_replicates}x{row.n_seeds}/{row.n_patients}" if row.n_seeds else s.dash))
+    return table
+
+
+def _per_class(dataset: str, cells: dict[_Key, dict[str, Row]], metrics: Sequence[str], s: _Style) -> Table:
+    table = _table(f"\n{dataset}: Dice per class")
+    table.add_column("method", overflow="fold")
+    table.add_column("budget", overflow="fold")
+    for metric in metrics:
+        table.add_column(Text(metric.removeprefix("dice/")), overflow="fold")
+    for (_, method, budget), scores in cells.items():
+        table.add_row(Text(method), Text(budget), *(s.score(scores.get(metric)) for metric in metrics))
+    return table
+
+
+def minutes(value: float | None, unknown: str) -> str:
+    """Minutes without needless digits."""
+    return unknown if value is None else f"{value:.0f}" if value >= 10 else f"{value:.3g}"
+
+
+def _bare(row: Row | None, s: _Style) -> Text:
+    return Text(s.dash if row is None or row.mean is None else short(row.mean))
+
+
+def _gap_text(gap: Gap) -> Text:
+    failed = f", {gap.n_failed} failed" if gap.n_failed else ""
+    return Text(f"{gap.n_done} of {gap.n_planned} trials{failed}")
+
+
+def _reading(board: Leaderboard, mark: str) -> str:
+    replicates = sorted({row.n_replicates for row in board.rows if row.n_replicates})
+    few = f" ({' or '.join(map(str, replicates))} here)" if replicates else ""
+    return (
+        f"\n{mark} not distinguishable from the best at its budget (full aside). Intervals: 95 %, {board.n_boot} "
+        "bootstrap draws over budget replicate, seed within replicate, and patient; with few replicates"
+        f"{few} they are optimistic. runs = replicates x seeds. Minutes of annotation are assumptions, not measured."
+    )
