@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -12,6 +12,8 @@ from pydantic import BaseModel, Field, ValidationError
 from tissuebench.datasets.augment import AugmentSettings
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class EvaluationSettings(Settings):
@@ -81,7 +83,7 @@ def load_plan(name_or_path: str, overrides: tuple[str, ...] = ()) -> Plan:
     return validated(Plan, document, f"plan {name_or_path}")
 
 
-def validated[ModelT: BaseModel](model: type[ModelT], document: dict[str, Any], where: str) -> ModelT:
+def validated(model: type[ModelT], document: dict[str, Any], where: str) -> ModelT:
     """``document`` as a ``model``.
 
     Raises:

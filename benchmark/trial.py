@@ -89,6 +89,14 @@ class Trial:
         )
 
     @property
+    def arm(self) -> str:
+        """The method's name in a table: with the settings that differ from its defaults, so that variants stay apart."""
+        defaults = type(self.config)().model_dump(mode="json")
+        settings = self.config.model_dump(mode="json")
+        changed = [f"{key}={settings[key]}" for key in sorted(settings) if settings[key] != defaults[key]]
+        return f"{self.method}[{','.join(changed)}]" if changed else self.method
+
+    @property
     def label(self) -> str:
         """What people read: method, budget, draw, seed."""
-        return f"{self.method} {self.budget.spec} draw {self.budget.replicate} seed {self.seed}"
+        return f"{self.arm} {self.budget.spec} draw {self.budget.replicate} seed {self.seed}"

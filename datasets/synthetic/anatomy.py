@@ -17,6 +17,7 @@ from tissuebench.datasets.synthetic.traits import Traits
 CELL_PX = 2
 GLASS, STROMA, NORMAL_GLAND, LYMPHOCYTES, TUMOUR_A, TUMOUR_B = range(len(CLASS_NAMES))
 FAR_UM = np.float32(-1e3)
+CRUMB_UM2 = 500
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def draw_anatomy(rng: np.random.Generator, size_px: int, mpp: float, diagnosis: 
     inner_um = _inner_distance_um(tissue, cell_um)
 
     growth = smooth_noise(rng, size, 0.55 * size, octaves=4)
-    tumour = top_share(growth + 0.004 * np.minimum(inner_um, 60), tissue, rng.uniform(0.22, 0.33))
-    tumour = _tidy(tumour, cell_um) & tissue
+    growth += np.float32(0.004) * inner_um.clip(max=np.float32(60))
+    tumour = _tidy(top_share(growth, tissue, rng.uniform(0.22, 0.33)), tissue, cell_um)
 
     free_um = _inner_distance_um(tissue & ~tumour, cell_um)
     wish = smooth_noise(rng, size, 0.4 * size, octaves=2) - 0.5 * growth
@@ -87,10 +88,10 @@ def draw_anatomy(rng: np.random.Generator, size_px: int, mpp: float, diagnosis: 
     normal = (depth_um > -3.0) & tissue & ~tumour
 
     front = np.exp(-((free_um - 25.0) ** 2) / 40.0**2)
-    attraction = smooth_noise(rng, size, 0.16 * size, octaves=3) + 0.8 * front.astype(np.float32)
-    share = float(np.clip(0.065 * traits.inflammation, 0.045, 0.12))
+    attraction = smooth_noise(rng, size, 0.2 * size, octaves=2) + 0.7 * front.astype(np.float32)
+    share = float(np.clip(0.07 * traits.inflammation, 0.05, 0.12))
     room = tissue & ~tumour & ~normal
-    lymph = _tidy(top_share(attraction, room, share), cell_um) & room
+    lymph = _tidy(top_share(attraction, room, share), room, cell_um)
 
     labels = np.full((size, size), GLASS, dtype=np.uint8)
     labels[tissue] = STROMA
@@ -121,15 +122,19 @@ def _draw_tissue(rng: np.random.Generator, size: int) -> Mask:
 
 def _inner_distance_um(mask: Mask, cell_um: float) -> Field:
     """Distance to the nearest cell outside the mask (the slide's edge does not count), at a quarter of the cost."""
-    small = ndimage.distance_transform_edt(mask[::2, ::2]).astype(np.float32) * np.float32(2 * cell_um)
+    small: Field = ndimage.distance_transform_edt(mask[::2, ::2]).astype(np.float32) * np.float32(2 * cell_um)
     size = mask.shape[0]
     return np.asarray(small.repeat(2, axis=0).repeat(2, axis=1)[:size, :size])
 
 
-def _tidy(mask: Mask, cell_um: float) -> Mask:
-    """Rounds off what no annotator would draw: crumbs and cracks below about 10 µm."""
+def _tidy(mask: Mask, room: Mask, cell_um: float) -> Mask:
+    """Rounds off what no annotator would draw, cracks below about 10 µm, and leaves out crumbs."""
     blurred = ndimage.gaussian_filter(mask.astype(np.float32), 4.0 / cell_um, truncate=2.5)
-    return np.asarray(blurred > 0.5)
+    parts, _ = ndimage.label((blurred > 0.5) & room)
+    area = np.bincount(parts.ravel())
+    keep = area * cell_um**2 >= CRUMB_UM2
+    keep[0] = False
+    return np.asarray(keep[parts])
 
 
 def _place_glands(

@@ -41,12 +41,22 @@ def smooth_noise(rng: np.random.Generator, size: int, wavelength: float, octaves
     return total
 
 
-def lookup_noise(rng: np.random.Generator, u: Field, v: Field, table_px: int = 256) -> Field:
-    """White noise sampled, bilinearly and periodically, at (u, v): stretching or warping (u, v) makes fibres."""
-    table = rng.standard_normal((table_px, table_px), dtype=np.float32)
-    at = np.stack([v.ravel(), u.ravel()])
+def sample(table: Field, row: Field, column: Field) -> Field:
+    """A periodic table read, bilinearly, at (row, column): stretching or warping these makes fibres and cords."""
+    at = np.stack([row.ravel(), column.ravel()])
     out = ndimage.map_coordinates(table, at, order=1, mode="grid-wrap", output=np.float32)
-    return np.asarray(out, dtype=np.float32).reshape(u.shape)
+    return np.asarray(out, dtype=np.float32).reshape(row.shape)
+
+
+def white_noise(rng: np.random.Generator, size: int) -> Field:
+    """Independent normal numbers, (size, size) float32."""
+    return rng.standard_normal((size, size), dtype=np.float32)
+
+
+def slopes(field: Field) -> tuple[Field, Field]:
+    """The derivatives along rows and along columns, per cell."""
+    down, right = np.gradient(field)
+    return np.asarray(down, dtype=np.float32), np.asarray(right, dtype=np.float32)
 
 
 def top_share(score: Field, where: Mask, share: float) -> Mask:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 from tissuebench.datasets.synthetic.anatomy import CELL_PX, LYMPHOCYTES, NORMAL_GLAND, STROMA, Anatomy, gland_wall
 from tissuebench.datasets.synthetic.fields import (
     Field,
     Mask,
     Points,
     at_points,
-    lookup_noise,
     resize,
+    sample,
     scatter,
+    slopes,
     smooth_noise,
+    white_noise,
 )
 from tissuebench.datasets.synthetic.nuclei import NucleusKind, make_bank, stamp
 from tissuebench.datasets.synthetic.traits import Traits, TumourTraits
@@ -76,15 +79,15 @@ def _paint_stroma(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, tr
     u = column * np.cos(turn) + row * np.sin(turn) + 30 * smooth_noise(rng, size, 160 / cell_um)
     v = row * np.cos(turn) - column * np.sin(turn) + 32 * smooth_noise(rng, size, 190 / cell_um, octaves=2)
     v += 1.5 * np.sin(u * np.float32(2 * np.pi / 26) + smooth_noise(rng, size, 60 / cell_um))
-    fine = lookup_noise(rng, u / 28, v / np.float32(2.2))
-    coarse = lookup_noise(rng, u / 70, v / 8)
-    cleft = np.clip((lookup_noise(rng, u / 45, v / 5) - 1.6 + 0.45 * np.log(traits.clefts)) * 2.0, 0, 1)
+    fine = sample(white_noise(rng, 256), v / np.float32(2.2), u / 28)
+    coarse = sample(white_noise(rng, 256), v / 8, u / 70)
+    cleft = np.clip((sample(white_noise(rng, 256), v / 5, u / 45) - 1.6 + 0.45 * np.log(traits.clefts)) * 2.0, 0, 1)
     eosin = (0.40 + 0.10 * fine + 0.08 * coarse) * np.float32(traits.fibrosis**0.5)
     eosin *= 1 + 0.12 * smooth_noise(rng, size, 130 / cell_um, octaves=2)
     eosin *= 1 - 0.85 * cleft
     canvas.eosin[:] = np.maximum(eosin, 0.03)
     canvas.haematoxylin[:] = 0.035 * (1 - cleft)
-    slope_row, slope_column = np.gradient(v)
+    slope_row, slope_column = slopes(v)
     return np.asarray(np.arctan2(slope_column, -slope_row), dtype=np.float32)
 
 
@@ -93,7 +96,7 @@ def _paint_vessels(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -
     size, cell_um = anatomy.labels.shape[0], canvas.cell_um
     room = anatomy.labels == STROMA
     places = scatter(rng, room, 110 / cell_um, crowding=1.5)
-    bank = make_bank(rng, NucleusKind(11, 2.8, 0.15, 0.05, 0.8, 0.15, 0.1), canvas.mpp, variants=3)
+    bank = make_bank(rng, NucleusKind(8, 2.5, 0.2, 0.05, 0.8, 0.15, 0.1), canvas.mpp, variants=3)
     red = make_bank(rng, NucleusKind(6.6, 6.0, 0.08, 0.05, 0.9, 0.03, 0.0), canvas.mpp, variants=3)
     for centre in places:
         radius = float(rng.uniform(6, 19)) / cell_um
@@ -113,7 +116,8 @@ def _paint_vessels(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -
         window = (slice(top, bottom), slice(left, right))
         canvas.eosin[window] = canvas.eosin[window] * (1 - lumen) + 0.25 * wall + 0.03 * lumen
         canvas.haematoxylin[window] *= 1 - lumen
-        turn = rng.uniform(0, 2 * np.pi) + np.arange(5) * 2 * np.pi / 5
+        count = max(3, int(radius * cell_um / 2.5))
+        turn = rng.uniform(0, 2 * np.pi) + (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * np.pi / count
         ring = _ellipse(turn, radius + 1.5 / cell_um, aspect, tilt) + centre
         stamp(rng, canvas.nuclei, bank, ring * CELL_PX, turn + tilt + np.pi / 2)
         if rng.random() < 0.7:
@@ -194,7 +198,7 @@ def _paint_glands(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, tr
     bank = make_bank(rng, kind, canvas.mpp)
     inside = anatomy.labels == NORMAL_GLAND
     for gland in anatomy.glands:
-        points, angle = gland_wall(rng, gland, 6.5, 7.4 / traits.nuclear_density**0.5, cell_um)
+        points, angle = gland_wall(rng, gland, 6.5, 6.8 / traits.nuclear_density**0.5, cell_um)
         kept = at_points(inside.astype(np.float32), points) > 0
         stamp(rng, canvas.nuclei, bank, points[kept] * CELL_PX, angle[kept])
 
@@ -203,12 +207,12 @@ def _paint_spindles(
     rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, growth: Growth, angle: Field, traits: Traits
 ) -> None:
     """Fibroblasts along the fibres."""
-    where = (
-        (anatomy.labels == STROMA) | growth.septum | ((anatomy.labels == NORMAL_GLAND) & (anatomy.gland_depth_um < -1))
-    )
+    between_glands = (anatomy.labels == NORMAL_GLAND) & (anatomy.gland_depth_um < -1)
+    where = (anatomy.labels == STROMA) | growth.septum | between_glands
+    empty = ndimage.minimum_filter(canvas.eosin, max(3, round(7 / canvas.cell_um))) < 0.07
     bank = make_bank(rng, NucleusKind(15, 2.9, 0.25, 0.06, 0.72, 0.2 * traits.chromatin, 0.1), canvas.mpp)
     density = 0.2 * traits.nuclear_density**2
-    points = scatter(rng, where, 9 / canvas.cell_um, crowding=density)
+    points = scatter(rng, where & ~empty, 9 / canvas.cell_um, crowding=density)
     stamp(rng, canvas.nuclei, bank, points * CELL_PX, at_points(angle, points) + rng.normal(0, 0.2, len(points)))
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 from scipy.spatial import cKDTree
-from tissuebench.datasets.synthetic.fields import Field, Mask, Points, at_points, scatter, smooth_noise
+from tissuebench.datasets.synthetic.fields import Field, Mask, Points, at_points, sample, scatter, slopes, smooth_noise
 from tissuebench.datasets.synthetic.traits import Traits, TumourTraits
 
 
@@ -37,8 +36,8 @@ def draw_growth(rng: np.random.Generator, region: Mask, cell_um: float, traits: 
     """Grows a tumour in ``region``; the kind of tumour enters through ``tumour`` alone."""
     size = region.shape[0]
     cords = _cord_noise(rng, size, cell_um, tumour)
-    slope = np.stack(np.gradient(cords))
-    steepness = np.hypot(*slope) + np.float32(1e-4)
+    down, right = slopes(cords)
+    steepness = np.hypot(down, right) + np.float32(1e-4)
     septum_um = np.abs(cords) / steepness * np.float32(cell_um)
     width_um = 2.2 + 2.6 * traits.fibrosis * np.clip(smooth_noise(rng, size, 120 / cell_um) + 0.6, 0, 3)
     in_septum = np.clip((width_um - septum_um) / 1.5 + 0.5, 0, 1)
@@ -58,7 +57,7 @@ def draw_growth(rng: np.random.Generator, region: Mask, cell_um: float, traits: 
     room = epithelium & (hole_um > 0.32 * tumour.minor_um) & (cleft_um > 0.35 * tumour.minor_um)
     nuclei = scatter(rng, room, tumour.spacing_um / cell_um, crowding=4.5)
 
-    across = np.arctan2(at_points(slope[0], nuclei), at_points(slope[1], nuclei)).astype(np.float64)
+    across = np.arctan2(at_points(down, nuclei), at_points(right, nuclei)).astype(np.float64)
     radial = at_points(to_hole, nuclei).astype(np.float64)
     angles = np.where(at_points(hole_um, nuclei) < 12.0, radial, across)
     aligned = rng.random(len(nuclei)) < tumour.polarity
@@ -80,12 +79,7 @@ def _cord_noise(rng: np.random.Generator, size: int, cell_um: float, tumour: Tum
     table = smooth_noise(rng, 512, 8)
     at_row = (v / knot * 4).astype(np.float32)
     at_column = (u / knot * 4).astype(np.float32)
-    return _sample(table, at_row, at_column)
-
-
-def _sample(table: Field, row: Field, column: Field) -> Field:
-    out = ndimage.map_coordinates(table, np.stack([row.ravel(), column.ravel()]), order=1, mode="grid-wrap")
-    return np.asarray(out, dtype=np.float32).reshape(row.shape)
+    return sample(table, at_row, at_column)
 
 
 def _holes(

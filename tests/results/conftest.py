@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import pytest
 from tissuebench.hashing import content_hash
 from tissuebench.results.schema import TrialResult
 
@@ -60,3 +62,13 @@ def trial(
         seconds={"fit": 1.5, "evaluate": 0.5},
         compute={"steps": 10, "samples": 80},
     )
+
+
+@pytest.fixture(scope="session")
+def make_trial():
+    return trial
+
+
+@pytest.fixture(scope="session")
+def golden():
+    return Path(__file__).resolve().parents[1] / "golden"

@@ -1,0 +1,5 @@
+"""``python -m tissuebench`` is the command ``tissuebench``."""
+
+from tissuebench.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""The main job: open the data, expand the plan, run what is missing, publish, hand back the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from tissuebench.comparison import board_of_trials, comparison_key, results_folder
+from tissuebench.config import load_plan
+from tissuebench.datasets.catalog import find_recipe
+from tissuebench.datasets.ingest import ensure_store
+from tissuebench.plan import PlannedData, check_part, expand, with_controls
+from tissuebench.progress import ProgressDisplay
+from tissuebench.results.leaderboard import Leaderboard
+from tissuebench.results.store import ResultStore
+from tissuebench.results.table import to_csv, to_json
+from tissuebench.runner import run_trials
+from tissuebench.tracking import publish
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for."""
+
+    methods: tuple[str, ...]
+    dataset: str
+    data_root: Path | None
+    plan: str
+    overrides: tuple[str, ...]
+    home: Path
+    retry_failed: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The table (none after a dry run) and how many trials failed."""
+
+    board: Leaderboard | None
+    n_failed: int
+
+
+def open_data(dataset: str, data_root: Path | None, home: Path, display: ProgressDisplay) -> PlannedData:
+    """The dataset's store and split, made first if they are not there; errors as ``ensure_store``."""
+    store, split = ensure_store(find_recipe(dataset, data_root), home, data_root, display.phase)
+    return PlannedData(store, split)
+
+
+def bench(request: Request) -> Outcome:
+    """Run a plan to its end.
+
+    Raises:
+        TissueBenchError: bad input or configuration; found before anything is trained.
+    """
+    plan = load_plan(request.plan, request.overrides)
+    with_controls(request.methods)
+    with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
+        data = open_data(request.dataset, request.data_root, request.home, display)
+        check_part(data, plan.evaluation.part)
+        trials = expand(plan, request.methods, data, request.home)
+        store = ResultStore(results_folder(request.home))
+        if request.dry_run:
+            for trial in trials:
+                display.note(f"{trial.id} {trial.label} {'finished' if store.has(trial.id) else 'to run'}")
+            return Outcome(None, 0)
+        summary = run_trials(trials, plan, data, request.home, display, request.retry_failed)
+        board = board_of_trials(store, trials)
+        results = store.load({trial.id for trial in trials})
+        runs = request.home / "runs"
+        tables = runs / "tables"
+        tables.mkdir(parents=True, exist_ok=True)
+        (tables / f"{request.dataset}.csv").write_text(to_csv(board.rows))
+        (tables / f"{request.dataset}.json").write_text(to_json(board.rows))
+        if results:
+            display.note(publish(results, board, runs, runs / "trials", comparison_key(results[0])))
+    return Outcome(board, len(summary.failed))

@@ -1,0 +1,250 @@
+"""The ``tissuebench`` command: parses and calls. Heavy imports stay inside command bodies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tissuebench.errors import TissueBenchError
+
+if TYPE_CHECKING:
+    from tissuebench.results.leaderboard import Leaderboard
+
+EXIT_BAD_INPUT, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 2, 3, 130
+
+_HOME = click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=lambda: Path(os.environ.get("TISSUEBENCH_HOME", ".")),
+    show_default="TISSUEBENCH_HOME or here",
+    help="Folder that holds data/ and runs/.",
+)
+_DATASET = click.option("--dataset", default="synthetic", show_default=True, help="See 'tissuebench data list'.")
+_DATA_ROOT = click.option(
+    "--data-root", type=click.Path(path_type=Path), default=None, help="Folder with the dataset's source files."
+)
+
+
+class _Commands(click.Group):
+    """A group that suggests the nearest command for a mistyped one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        from tissuebench.errors import unknown_name
+
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise TissueBenchError(unknown_name("command", args[0], self.list_commands(ctx)))
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--debug", is_flag=True, help="Show the trace of an expected failure.")
+@click.version_option(package_name="tissuebench")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Which weak-supervision strategy is worth a pathologist's time?
+
+    \b
+    tissuebench run --method complementary      compare it with its controls and print the table
+    tissuebench results table                   the table again, from what is stored
+    tissuebench method new NAME                 begin a method of your own, in one file
+    """
+    context.obj = {"debug": debug}
+
+
+@cli.command()
+@click.option("--method", "methods", multiple=True, required=True, help="May be given several times, or as a,b.")
+@_DATASET
+@_DATA_ROOT
+@click.option("--plan", "plan_name", default="smoke", show_default=True, help="A plan that ships, or a YAML file.")
+@click.option("--budget", "budgets", multiple=True, help="Replaces the plan's budgets: masks:3p, masks:25%, masks:all.")
+@click.option("--seed", "seeds", multiple=True, help="Replaces the plan's seeds.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replaces one key of the plan.")
+@click.option("--retry-failed", is_flag=True, help="Run trials again that failed before.")
+@click.option("--dry-run", is_flag=True, help="List the trials and stop.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+@_HOME
+def run(
+    methods: tuple[str, ...],
+    dataset: str,
+    data_root: Path | None,
+    plan_name: str,
+    budgets: tuple[str, ...],
+    seeds: tuple[str, ...],
+    overrides: tuple[str, ...],
+    retry_failed: bool,
+    dry_run: bool,
+    as_json: bool,
+    home: Path,
+) -> None:
+    """Train and score what is not finished yet, then print the table.
+
+    Interrupted or killed, the same command goes on where it was.
+    """
+    from tissuebench.bench import Request, bench
+
+    request = Request(
+        methods=_listed(methods),
+        dataset=dataset,
+        data_root=data_root,
+        plan=plan_name,
+        overrides=(*overrides, *_axis("budgets", budgets, "--budget"), *_axis("seeds", seeds, "--seed")),
+        home=home,
+        retry_failed=retry_failed,
+        dry_run=dry_run,
+    )
+    outcome = bench(request)
+    if outcome.board is not None:
+        _print_boards([outcome.board], as_json, None)
+    if outcome.n_failed:
+        raise SystemExit(EXIT_SOME_FAILED)
+
+
+@cli.group(cls=_Commands)
+def data() -> None:
+    """Datasets: what there is, and how it becomes a store."""
+
+
+@data.command("list")
+@_HOME
+def data_list(home: Path) -> None:
+    """The datasets that have a recipe."""
+    from tissuebench.datasets.catalog import find_recipe, recipe_names
+
+    for name in recipe_names():
+        if name == "folder":
+            click.echo(f"{name:12} your own slides: manifest.csv and dataset.yaml in DATA_ROOT")
+            continue
+        recipe = find_recipe(name)
+        state = "ready" if (home / "data" / name / "store.zarr" / "manifest.json").is_file() else "not ingested"
+        click.echo(f"{name:12} {recipe.title}; {recipe.licence}; {state}")
+
+
+@data.command()
+@click.argument("dataset")
+@_DATA_ROOT
+@_HOME
+def ingest(dataset: str, data_root: Path | None, home: Path) -> None:
+    """Make DATASET's store from its slides and annotations."""
+    from tissuebench.bench import open_data
+    from tissuebench.progress import ProgressDisplay
+
+    with ProgressDisplay(_stderr()) as display:
+        opened = open_data(dataset, data_root, home, display)
+    store = opened.store
+    click.echo(f"{store.path}: {len(store.slides)} slides, content {store.content_hash[:16]}, sealed")
+
+
+@cli.group(cls=_Commands)
+def method() -> None:
+    """Methods: what is compared, and how to add one."""
+
+
+@method.command("list")
+def method_list() -> None:
+    """Every method, in tree or from another package."""
+    from tissuebench.methods.registry import all_methods
+
+    for name, kind in all_methods().items():
+        origin = "" if kind.__module__.startswith("tissuebench.") else f"  ({kind.__module__})"
+        click.echo(f"{name:16} {kind.summary}{origin}")
+
+
+@method.command()
+@click.argument("name")
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("methods"), show_default=True)
+def new(name: str, folder: Path) -> None:
+    """Write a method to begin with: one file, nothing else to edit."""
+    from tissuebench.scaffold import write_method
+
+    click.echo(f"{write_method(name, folder)}: change its loss, then 'tissuebench method check {name}'")
+
+
+@method.command()
+@click.argument("name")
+def check(name: str) -> None:
+    """Run the contract tests on method NAME."""
+    from tissuebench.scaffold import check_method
+
+    raise SystemExit(check_method(name))
+
+
+@cli.group(cls=_Commands)
+def results() -> None:
+    """Results: the leaderboard from what is stored."""
+
+
+@results.command()
+@click.option("--dataset", default=None, help="Only this dataset.")
+@click.option("--all", "everything", is_flag=True, help="Also comparisons under other shared settings.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a CSV file.")
+@_HOME
+def table(dataset: str | None, everything: bool, as_json: bool, csv_path: Path | None, home: Path) -> None:
+    """Scores with 95 % intervals, and paired differences to the lower bound."""
+    from tissuebench.comparison import boards_on_disk, results_folder
+    from tissuebench.results.store import ResultStore
+
+    _print_boards(boards_on_disk(ResultStore(results_folder(home)), dataset, everything), as_json, csv_path)
+
+
+def _print_boards(boards: list[Leaderboard], as_json: bool, csv_path: Path | None) -> None:
+    from rich.console import Console
+
+    from tissuebench.results.table import render, to_csv, to_json
+
+    rows = [row for board in boards for row in board.rows]
+    if csv_path is not None:
+        csv_path.write_text(to_csv(rows))
+    if as_json:
+        click.echo(to_json(rows))
+        return
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    if not boards:
+        console.print("no results yet: 'tissuebench run --method complementary' makes some")
+    for board in boards:
+        render(board, console)
+
+
+def _listed(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
+
+
+def _axis(key: str, values: tuple[str, ...], option: str) -> tuple[str, ...]:
+    listed = _listed(values)
+    if key == "seeds" and not all(value.isdigit() for value in listed):
+        raise TissueBenchError(f"{option}: seeds are whole numbers, got {', '.join(listed)}")
+    quoted = ", ".join(listed if key == "seeds" else (f'"{value}"' for value in listed))
+    return (f"{key}=[{quoted}]",) if listed else ()
+
+
+def _stderr() -> Any:  # noqa: ANN401 - rich is imported late
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command; expected failures become one line and exit code 2."""
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        code = cli.main(standalone_mode=False)
+        raise SystemExit(code if isinstance(code, int) else 0)
+    except TissueBenchError as error:
+        if "--debug" in sys.argv:
+            raise
+        click.echo(f"tissuebench: {' '.join(str(error).split())}", err=True)
+        raise SystemExit(EXIT_BAD_INPUT) from None
+    except click.ClickException as error:
+        error.show()
+        raise SystemExit(EXIT_BAD_INPUT) from None
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("tissuebench: interrupted; the same command goes on where it was", err=True)
+        raise SystemExit(EXIT_INTERRUPTED) from None

@@ -1,0 +1,58 @@
+"""Which results may stand in one table: those that differ in method, budget, draw and seed only. Never imports torch."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tissuebench.hashing import content_hash
+from tissuebench.results.leaderboard import CellKey, Leaderboard, build
+from tissuebench.results.schema import TrialResult
+from tissuebench.results.store import ResultStore
+
+if TYPE_CHECKING:
+    from tissuebench.trial import Trial
+
+_MAY_DIFFER = ("method", "config", "budget", "seed")
+
+
+def results_folder(home: Path) -> Path:
+    """Where finished trials stand."""
+    return home / "runs" / "results"
+
+
+def comparison_key(result: TrialResult) -> str:
+    """Hash of everything that must be equal for two results to be compared."""
+    return content_hash({key: value for key, value in result.identity.items() if key not in _MAY_DIFFER})
+
+
+def board_of_trials(store: ResultStore, trials: Sequence[Trial]) -> Leaderboard:
+    """The table of one plan, gaps included."""
+    counted = Counter((trial.dataset, trial.arm, trial.budget.spec) for trial in trials)
+    minutes = {(trial.dataset, trial.arm, trial.budget.spec): trial.budget.minutes for trial in trials}
+    expected = [CellKey(*key, n_trials=count, minutes=minutes[key]) for key, count in counted.items()]
+    ids = {trial.id for trial in trials}
+    failures = [failure for failure in store.read_failures() if failure.trial_id in ids]
+    return build(store.load(ids), expected=expected, failures=failures)
+
+
+def boards_on_disk(store: ResultStore, dataset: str | None, everything: bool) -> list[Leaderboard]:
+    """Tables of all stored results: for each dataset the comparison that was added to last, or all of them."""
+    groups: dict[tuple[str, str], list[TrialResult]] = defaultdict(list)
+    for result in store.load():
+        if dataset is None or result.dataset == dataset:
+            groups[result.dataset, comparison_key(result)].append(result)
+
+    def newest(results: list[TrialResult]) -> float:
+        return max(store.path(result.trial_id).stat().st_mtime for result in results)
+
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0], -newest(item[1])))
+    chosen: dict[str, int] = {}
+    boards = []
+    for (name, _), results in ordered:
+        chosen[name] = chosen.get(name, 0) + 1
+        if everything or chosen[name] == 1:
+            boards.append(build(results))
+    return boards

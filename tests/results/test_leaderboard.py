@@ -1,0 +1,249 @@
+import io
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tissuebench.errors import DataError
+from tissuebench.results.compare import compare
+from tissuebench.results.leaderboard import CellKey, Row, build
+from tissuebench.results.store import Failure
+from tissuebench.results.table import render, short, signed, to_csv, to_json
+
+PROMISED = [
+    *("dataset", "method", "budget", "minutes", "metric", "mean", "low", "high"),
+    *("n_seeds", "n_patients", "n_replicates", "diff", "diff_low", "diff_high", "diff_to", "tie", "n_trials_failed"),
+]
+
+
+@pytest.fixture(scope="module")
+def results(make_trial):
+    """Two budgets: ``good`` beats ``supervised`` at both, ``same`` differs from it by nothing."""
+    made = []
+    for budget, minutes in (("masks:25%", 130.0), ("masks:3p", 24.0)):
+        for replicate in range(2):
+            for seed in range(2):
+                for method, skill in (("supervised", 0.3), ("good", 0.9), ("same", 0.3)):
+                    rng = np.random.default_rng([replicate, seed, int(minutes), int(skill * 10)])
+                    made.append(make_trial(method, budget, replicate, seed, rng=rng, skill=skill, minutes=minutes))
+    for seed in range(2):
+        made.append(make_trial("full", "masks:all", 0, seed, rng=np.random.default_rng(seed), skill=2.0, minutes=999.0))
+    return made
+
+
+def pick(board, **where):
+    return [row for row in board.rows if all(getattr(row, key) == value for key, value in where.items())]
+
+
+def failure_of(trial):
+    place = (trial.trial_id, trial.dataset, trial.method, trial.budget, trial.replicate, trial.seed)
+    return Failure(*place, "boom", "")
+
+
+def printed(board, width=120, **console):
+    out = io.StringIO()
+    render(board, Console(file=out, width=width, **console))
+    return out.getvalue()
+
+
+def test_hand_made_results_give_the_hand_made_table(make_trial, golden):
+    """All patients are alike and every cell is one run: no draw can move a number, all are plain fractions."""
+    common = {"classes": ("A", "B"), "diagnoses": {"A": ("A",), "B": ("B",)}, "dataset": "hand"}
+    common |= {"patient_ids": ("p0", "p1", "p2", "p3"), "slide_diagnoses": ("A", "A", "B", "B")}
+
+    def one(method, budget, minutes, right):
+        counts = [[[right, 8 - right], [8 - right, right]]] * 4
+        return make_trial(method, budget, minutes=minutes, counts=counts, **common)
+
+    done = [
+        one("full", "masks:all", 99.5, 8),
+        one("mine", "masks:2p", 16.0, 7),
+        one("supervised", "masks:2p", 16.0, 6),
+    ]
+    board = build(done, failures=[failure_of(one("broken", "masks:2p", 16.0, 1))], n_boot=50)
+    got = json.loads(to_json(board.rows))
+    expected = json.loads((golden / "leaderboard_small.json").read_text())
+    assert len(got) == len(expected)
+    for row, wanted in zip(got, expected, strict=True):
+        assert row == {key: pytest.approx(value, abs=1e-12) if key != "tie" else value for key, value in wanted.items()}
+    assert board.notes == (
+        "hand: of 12 case-level diagnoses over all trials 12 were ties and 0 had no diagnostic area; "
+        "they go to the first diagnosis declared",
+    )
+
+
+def test_the_fields_are_the_promised_ones(results):
+    assert [field.name for field in fields(Row)] == PROMISED
+    board = build(results, n_boot=50)
+    assert list(json.loads(to_json(board.rows))[0]) == PROMISED
+    lines = to_csv(board.rows).splitlines()
+    assert lines[0] == ",".join(PROMISED) and len(lines) == 1 + len(board.rows)
+
+
+def test_the_same_results_in_any_order_give_the_same_table(results):
+    shuffled = [results[i] for i in np.random.default_rng(0).permutation(len(results))]
+    assert build(results, n_boot=200) == build(shuffled, n_boot=200)
+    flipped = []
+    for r in results:
+        back = slice(None, None, -1)
+        columns = {name: getattr(r, name)[back] for name in ("patient_ids", "slide_ids", "slide_diagnoses", "counts")}
+        flipped.append(replace(r, **columns))
+    assert build(flipped, n_boot=200) == build(results, n_boot=200)
+
+
+def test_rows_are_ordered_supervised_first_full_last(results):
+    order = list(dict.fromkeys((row.budget, row.method) for row in build(results, n_boot=20).rows))
+    methods = ["supervised", "good", "same"]
+    assert order == [(b, m) for b in ("masks:3p", "masks:25%") for m in methods] + [("masks:all", "full")]
+
+
+def test_differences_are_to_supervised_at_the_same_budget(results):
+    board = build(results, n_boot=200)
+    (same,) = pick(board, method="same", budget="masks:3p", metric="miou")
+    assert (same.diff, same.diff_low, same.diff_high, same.diff_to) == (0.0, 0.0, 0.0, "supervised")
+    (good,) = pick(board, method="good", budget="masks:3p", metric="miou")
+    assert good.diff_low > 0 and good.n_seeds == 2 and good.n_replicates == 2 and good.n_patients == 6
+    for row in pick(board, method="full") + pick(board, method="supervised"):
+        assert row.diff is row.diff_to is None
+
+
+def test_only_a_clear_best_wins(results):
+    board = build(results, n_boot=200)
+    assert {r.method for r in pick(board, budget="masks:3p", metric="miou") if r.tie} == {"good"}
+    without = build([r for r in results if r.method != "good"], n_boot=200)
+    assert {r.method for r in pick(without, budget="masks:3p", metric="miou") if r.tie} == {"supervised", "same"}
+    alone = build([r for r in results if r.method in ("supervised", "full")], n_boot=50)
+    assert not any(row.tie for row in alone.rows)
+
+
+def test_a_pair_that_shares_no_run_is_a_tie(results, make_trial):
+    rng = np.random.default_rng(0)
+    lone = [make_trial("elsewhere", "masks:3p", 9, 9, rng=rng, skill=0.1)]
+    board = build(results + lone, n_boot=50)
+    (row,) = pick(board, method="elsewhere", metric="miou")
+    assert row.diff is None and row.tie
+
+
+def test_incomplete_cells_are_gaps(results):
+    missing, *rest = results
+    planned = [CellKey("toy", m, "masks:25%", 4) for m in ("supervised", "good")]
+    planned += [CellKey("toy", "never", "masks:3p", 4), CellKey("elsewhere", "never", "masks:9p", 4, 60.0)]
+    board = build(rest, expected=planned, n_boot=50)
+    assert [(g.dataset, g.method, g.n_done, g.n_planned) for g in board.gaps] == [
+        ("elsewhere", "never", 0, 4),
+        ("toy", "never", 0, 4),
+        ("toy", "supervised", 3, 4),
+    ]
+    for row in pick(board, method="supervised", budget="masks:25%") + pick(board, method="never"):
+        assert row.mean is None and row.n_seeds == 0 and not row.tie
+    assert {row.minutes for row in pick(board, dataset="toy", method="never")} == {24.0}
+    assert {row.minutes for row in pick(board, dataset="elsewhere")} == {60.0}
+    (good,) = pick(board, method="good", budget="masks:25%", metric="miou")
+    assert good.mean is not None and good.diff is None and good.diff_to == "supervised"
+    assert "3 of 4 trials" in printed(board) and "0 of 4 trials" in printed(board)
+    failed = build(rest, failures=[failure_of(missing)], n_boot=50)
+    assert pick(failed, method="supervised", budget="masks:25%")[0].n_trials_failed == 1
+    assert "3 of 4 trials, 1 failed" in printed(failed, width=160)
+    assert build(results, failures=[failure_of(missing)], n_boot=50).gaps == ()  # it finished later
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patient_ids": tuple(f"q{i}" for i in range(6) for _ in range(2))}, "different test patients"),
+        ({"classes": ("tissue", "CCA", "HCC")}, "different classes"),
+        ({"split": "split-2"}, "different splits"),
+        ({"diagnoses": {"CCA": ("CCA",), "HCC": ("HCC",)}}, "different diagnoses"),
+    ],
+)
+def test_what_cannot_stand_in_one_table_is_an_error(results, make_trial, change, message):
+    other = make_trial("other", rng=np.random.default_rng(0), **change)
+    with pytest.raises(DataError, match=message):
+        build([*results, other], n_boot=10)
+
+
+def test_the_same_run_twice_is_an_error(results):
+    with pytest.raises(DataError, match="are both toy, supervised, masks:25%, replicate 0, seed 0"):
+        build([*results, replace(results[0], trial_id="0" * 16)], n_boot=10)
+
+
+def test_slides_of_no_one_diagnosis_are_left_out(make_trial):
+    rng = np.random.default_rng(0)
+    diagnoses = ("HCC", "HCC", "CCA", "CCA", "", "HCC;CCA") * 2
+    board = build([make_trial(rng=rng, slide_diagnoses=diagnoses)], n_boot=50)
+    assert pick(board, metric="balanced_accuracy")
+    assert any("4 test slides with no or a mixed diagnosis" in note for note in board.notes)
+    none = build([make_trial(rng=rng, diagnoses={})], n_boot=50)
+    assert not pick(none, metric="balanced_accuracy") and none.notes == ()
+
+
+def test_a_class_that_is_nowhere_has_no_score(make_trial):
+    counts = np.zeros((12, 3, 3), dtype=int)
+    counts[:, :2, :2] = 5
+    board = build([make_trial(counts=counts)], n_boot=50)
+    (row,) = pick(board, metric="dice/CCA")
+    assert row.mean is row.low is None
+    assert pick(board, metric="miou")[0].mean == pytest.approx(1 / 3)
+    assert "NaN" not in to_json(board.rows)
+
+
+def test_the_table_fits_120_columns_as_plain_text(results):
+    text = printed(build(results, n_boot=100))
+    assert max(map(len, text.splitlines())) <= 120 and "\x1b" not in text
+    assert "balanced" in text and "Dice per class" in text and "2x2/6" in text
+    assert "100 bootstrap draws" in text.replace("\n", " ") and "optimistic" in text and "assumptions" in text
+    wide = printed(build(results, n_boot=100), width=170)
+    line = next(line for line in wide.splitlines() if line.startswith("good"))
+    assert " • [." in line and "…" not in text
+    tty = printed(build(results, n_boot=100), force_terminal=True)
+    assert "\x1b[1m" in tty
+
+
+def test_names_from_data_are_not_markup(make_trial):
+    rng = np.random.default_rng(0)
+    odd = make_trial(rng=rng, dataset="[red]x[/red]", classes=("[b]a", "HCC", "CCA[/]"), diagnoses={})
+    text = printed(build([odd], n_boot=20))
+    assert "[red]x[/red]" in text and "[b]a" in text and "CCA[/]" in text
+
+
+def test_an_old_terminal_gets_letters_it_knows(results):
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, encoding="ascii")
+    render(build(results, n_boot=20), Console(file=out, width=120))
+    out.flush()
+    assert b" *" in raw.getvalue()
+
+
+def test_nothing_at_all():
+    board = build([])
+    assert board.rows == () and to_json(board.rows) == "[]" and "no results yet" in printed(board)
+
+
+def test_numbers_are_short():
+    assert [short(x) for x in (0.4461, 1.0, 0.0, 0.9999)] == [".446", "1.000", ".000", "1.000"]
+    assert [signed(x) for x in (0.0214, -0.01, 0.0, -0.0001, 1.0)] == ["+.021", "-.010", ".000", "-.000", "+1.000"]
+
+
+def test_everything_can_be_compared_with_full(results):
+    rows = compare(results, n_boot=200)
+    assert {(row.method, row.budget) for row in rows} == {
+        (m, b) for m in ("supervised", "good", "same") for b in ("masks:3p", "masks:25%")
+    }
+    (row,) = [r for r in rows if (r.method, r.budget, r.metric) == ("good", "masks:3p", "miou")]
+    assert row.n_runs == 2 and row.high < 0 and row.p == pytest.approx(2 / 2**6)  # 6 patients, all worse
+    assert row.p_holm == pytest.approx(6 * row.p)
+    assert all(r.p is None for r in rows if r.metric == "balanced_accuracy")
+    with pytest.raises(DataError, match="unknown reference 'fool at masks:all'"):
+        compare(results, reference="fool")
+
+
+def test_torch_is_never_imported():
+    modules = ["compare", "draws", "files", "leaderboard", "metrics", "panel", "schema", "stats", "store", "table"]
+    imports = ", ".join(f"tissuebench.results.{name}" for name in modules)
+    heavy = {"torch", "lightning", "zarr", "wandb", "pandas"}
+    code = f"import sys, {imports}; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

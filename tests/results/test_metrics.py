@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from tissuebench.results import metrics
+from tissuebench.results.stats import weights_of
+
+PIXEL = (metrics.iou, metrics.dice, metrics.miou, metrics.fwiou, metrics.pixel_accuracy)
+matrices = st.integers(1, 5).flatmap(lambda k: arrays(np.int64, (k, k), elements=st.integers(0, 50)))
+
+
+def confusion(truth, predicted, k):
+    keep = truth < k
+    return np.bincount(truth[keep] * k + predicted[keep], minlength=k * k).reshape(k, k)
+
+
+@pytest.mark.parametrize(("prefix", "suffix"), [("", ""), ("absent_", "_absent"), ("fp_", "_fp")])
+def test_golden_values_of_the_published_evaluator(golden, prefix, suffix):
+    with np.load(golden / "mlps_metrics.npz") as z:
+        counts = confusion(z[f"gt{suffix}"], z[f"pred{suffix}"], 4)
+        np.testing.assert_array_equal(counts, z[f"{prefix}confusion"])
+        np.testing.assert_allclose(metrics.miou(counts), z[f"{prefix}miou"], rtol=1e-9)
+        np.testing.assert_allclose(metrics.fwiou(counts), z[f"{prefix}fwiou"], rtol=1e-9)
+        np.testing.assert_allclose(metrics.pixel_accuracy(counts), z[f"{prefix}acc"], rtol=1e-9)
+        np.testing.assert_allclose(metrics.iou(counts), z[f"{prefix}iou"], rtol=1e-9)
+
+
+def test_golden_case_level_decisions(golden):
+    path = golden / "complementary_case_level.npz"
+    if not path.is_file():
+        pytest.skip("tests/golden/complementary_case_level.npz is not there; the rule is tested against a loop below")
+    with np.load(path) as z:
+        areas = np.zeros((40, 2))
+        np.add.at(areas, z["slides"][:, 0].astype(int), z["slides"][:, 1:])
+        np.testing.assert_array_equal(areas, z["area"])
+        calls = metrics.call_cases(areas)
+        np.testing.assert_array_equal(calls.predicted, z["pred"])
+        assert calls.n_empty >= 1
+        predicted, truth = calls.predicted[None], z["truth"].astype(np.int64)
+        point = metrics.balanced_accuracy(predicted, truth, np.ones((1, 40)))[0, 0]
+        np.testing.assert_allclose(point, z["bal_acc"], rtol=1e-9)
+        draws = metrics.balanced_accuracy(predicted, truth, weights_of(z["boot_idx"].astype(np.int64), 40))[:, 0]
+        np.testing.assert_array_equal(~np.isnan(draws), z["boot_ok"].astype(bool))
+        np.testing.assert_allclose(np.percentile(draws[~np.isnan(draws)], [2.5, 97.5]), z["ci_plain"], rtol=1e-9)
+
+
+def test_case_level_equals_a_loop():
+    rng = np.random.default_rng(3)
+    case = np.sort(np.concatenate([np.arange(40), rng.integers(0, 40, 43)]))
+    slides = rng.integers(0, 9, (83, 2)) * rng.integers(0, 2, (83, 1))
+    slides[case == 7] = 0
+    truth = rng.integers(0, 2, 40)
+    expected, empty, ties = [], 0, 0
+    for i in range(40):
+        first, second = sum(slides[case == i, 0].tolist()), sum(slides[case == i, 1].tolist())
+        expected.append(1 if second > first else 0)
+        empty += first == second == 0
+        ties += first == second != 0
+    areas = np.zeros((40, 2))
+    np.add.at(areas, case, slides)
+    calls = metrics.call_cases(areas)
+    assert calls.predicted.tolist() == expected
+    assert (calls.n_empty, calls.n_ties) == (empty, ties) and empty >= 1
+    indices = rng.integers(0, 40, (200, 40))
+    got = metrics.balanced_accuracy(calls.predicted[None], truth, weights_of(indices, 40))[:, 0]
+    for row, value in zip(indices, got, strict=True):
+        recalls = [np.mean([expected[i] == d for i in row if truth[i] == d]) for d in (0, 1)]
+        assert value == pytest.approx(np.mean(recalls))
+
+
+def test_a_resample_without_a_diagnosis_says_nothing():
+    weights = np.array([[1.0, 1, 1], [2, 1, 0], [0, 0, 3]])
+    got = metrics.balanced_accuracy(np.array([[0, 1, 1]]), np.array([0, 0, 1]), weights)[:, 0]
+    np.testing.assert_allclose(got, [0.75, np.nan, np.nan])
+
+
+def test_diagnosis_areas_count_predictions_on_annotated_pixels():
+    counts = np.array([[5, 2, 1], [0, 7, 1], [3, 0, 4]])  # predicted: 8, 9, 6
+    allows = np.array([[False, True, False], [False, False, True]])
+    assert metrics.diagnosis_areas(counts, allows).tolist() == [9.0, 6.0]
+
+
+def test_three_way_tie_goes_to_the_first_of_the_largest():
+    calls = metrics.call_cases(np.array([[1.0, 5, 5], [0, 0, 0], [3, 2, 2]]))
+    assert calls.predicted.tolist() == [1, 0, 0] and (calls.n_ties, calls.n_empty) == (1, 1)
+
+
+def test_equal_to_torchmetrics():
+    torch = pytest.importorskip("torch")
+    classification = pytest.importorskip("torchmetrics.classification")
+    rng = np.random.default_rng(0)
+    truth, predicted = rng.integers(0, 4, (2, 5000))
+    predicted = np.where(rng.random(5000) < 0.6, truth, predicted)
+    counts = confusion(truth, predicted, 4)
+    pair = (torch.from_numpy(predicted), torch.from_numpy(truth))
+    iou = classification.MulticlassJaccardIndex(4, average=None)(*pair).numpy()
+    np.testing.assert_allclose(metrics.iou(counts), iou, rtol=1e-5)
+    np.testing.assert_allclose(metrics.miou(counts), iou.mean(), rtol=1e-5)
+    weighted = classification.MulticlassJaccardIndex(4, average="weighted")(*pair).item()
+    np.testing.assert_allclose(metrics.fwiou(counts), weighted, rtol=1e-5)
+    micro = classification.MulticlassAccuracy(4, average="micro")(*pair).item()
+    np.testing.assert_allclose(metrics.pixel_accuracy(counts), micro, rtol=1e-5)
+    f1 = classification.MulticlassF1Score(4, average=None)(*pair).numpy()
+    np.testing.assert_allclose(metrics.dice(counts), f1, rtol=1e-5)
+
+
+@given(matrices, st.integers(2, 1000))
+def test_scaled_counts_give_the_same_scores(counts, factor):
+    for metric in PIXEL:
+        np.testing.assert_allclose(metric(counts * factor), metric(counts), rtol=1e-12)
+
+
+@given(matrices)
+def test_perfect_predictions_score_one_and_absent_classes_nothing(counts):
+    perfect = np.diag(counts.sum(1))
+    present = perfect.diagonal() > 0
+    np.testing.assert_array_equal(metrics.iou(perfect), np.where(present, 1.0, np.nan))
+    np.testing.assert_array_equal(metrics.dice(perfect), np.where(present, 1.0, np.nan))
+    for metric in (metrics.miou, metrics.fwiou, metrics.pixel_accuracy):
+        assert metric(perfect) == pytest.approx(1.0) if present.any() else np.isnan(metric(perfect))
+
+
+@given(matrices)
+def test_scores_are_shares_and_a_class_nobody_names_changes_no_mean(counts):
+    padded = np.pad(counts, ((0, 1), (0, 1)))
+    assert np.isnan(metrics.iou(padded)[-1])
+    for metric in (metrics.miou, metrics.fwiou, metrics.pixel_accuracy):
+        np.testing.assert_allclose(metric(padded), metric(counts), rtol=1e-12)
+        assert np.isnan(metric(counts)) or 0 <= metric(counts) <= 1 + 1e-12
+
+
+def test_all_at_once_equals_one_by_one_over_leading_axes():
+    counts = np.random.default_rng(0).integers(0, 9, (2, 5, 3, 3))
+    counts[0, 0] = 0
+    got = metrics.pixel_metrics(metrics.margins(counts))
+    names = metrics.pixel_metric_names(("a", "b", "c"))
+    assert names == ("miou", "fwiou", "pixel_accuracy", "dice/a", "dice/b", "dice/c", "iou/a", "iou/b", "iou/c")
+    assert got.shape == (2, 5, 9)
+    whole = [metrics.miou(counts), metrics.fwiou(counts), metrics.pixel_accuracy(counts)]
+    expected = np.concatenate([np.stack(whole, -1), metrics.dice(counts), metrics.iou(counts)], -1)
+    np.testing.assert_array_equal(got, expected)
