@@ -88,10 +88,13 @@ def draw_anatomy(rng: np.random.Generator, size_px: int, mpp: float, diagnosis: 
     normal = (depth_um > -3.0) & tissue & ~tumour
 
     front = np.exp(-((free_um - 25.0) ** 2) / 40.0**2)
-    attraction = smooth_noise(rng, size, 0.2 * size, octaves=2) + 0.7 * front.astype(np.float32)
+    attraction = smooth_noise(rng, size, max(0.2 * size, 100 / cell_um), octaves=2) + 0.6 * front.astype(np.float32)
     share = float(np.clip(0.07 * traits.inflammation, 0.05, 0.12))
     room = tissue & ~tumour & ~normal
-    lymph = _tidy(top_share(attraction, room, share), room, cell_um)
+    for generosity in (1.0, 1.25, 1.6, 2.0, 2.5):
+        lymph = _tidy(top_share(attraction, room, share * generosity), room, cell_um)
+        if lymph.mean() >= 0.9 * share:
+            break
 
     labels = np.full((size, size), GLASS, dtype=np.uint8)
     labels[tissue] = STROMA

@@ -79,16 +79,16 @@ def draw_traits(rng: np.random.Generator) -> Traits:
 def draw_tumour(rng: np.random.Generator, diagnosis: Diagnosis, traits: Traits) -> TumourTraits:
     """The tumour of a patient: the mean depends on the diagnosis, and patients of either kind overlap."""
     a = diagnosis is Diagnosis.A
-    noise = np.clip(rng.normal(size=8), -2.0, 2.0)
-    size_um = (11.1 if a else 10.2) * traits.nuclear_size
-    elongation = max(1.03, (1.15 if a else 1.52) + 0.09 * noise[0])
+    noise: list[float] = np.clip(rng.normal(size=8), -2.0, 2.0).tolist()
+    size_um = (11.3 if a else 10.0) * traits.nuclear_size
+    elongation = max(1.03, (1.14 if a else 1.56) + 0.08 * noise[0])
     return TumourTraits(
         major_um=size_um * elongation**0.5,
         minor_um=size_um / elongation**0.5,
-        darkness=(0.76 if a else 0.84) * float(np.exp(0.08 * noise[7])),
-        nucleoli=max(0.0, (0.85 if a else 0.30) + 0.20 * noise[1]),
+        darkness=(0.74 if a else 0.86) * float(np.exp(0.08 * noise[7])),
+        nucleoli=max(0.0, (0.90 if a else 0.28) + 0.20 * noise[1]),
         spacing_um=(9.6 if a else 9.1) * traits.nuclear_size**0.6 / traits.nuclear_density,
-        lumen_share=float(np.clip((0.60 if a else 0.12) + 0.10 * noise[2], 0.03, 0.95)),
+        lumen_share=float(np.clip((0.66 if a else 0.11) + 0.09 * noise[2], 0.03, 0.95)),
         lumen_um=7.0 * float(np.exp(0.15 * noise[3])),
         cord_anisotropy=max(1.0, (1.3 if a else 3.4) + 0.45 * noise[4]),
         cord_um=62.0 * float(np.exp(0.18 * noise[5])),

@@ -128,7 +128,7 @@ def test_annotation_features_are_qupath_style(folder: Path) -> None:
         assert len(feature["properties"]["classification"]["color"]) == 3
 
 
-@pytest.mark.parametrize("size_px", [512, 1536])
+@pytest.mark.parametrize("size_px", [512, 1024])
 def test_every_class_but_the_other_tumour_is_on_the_slide(size_px: int) -> None:
     config = SyntheticConfig(n_train=2, n_val=0, n_test=0, size_px=size_px, seed=5)
     for patient in cohort(config):
