@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
 import time
@@ -28,6 +29,10 @@ from tissuebench.methods.base import Method
 _CHECKPOINT_MINUTES = 2.0
 _HISTORY_EVERY = 10
 _CHECKPOINT = "last.ckpt"
+_EXPECTED_WARNINGS = (  # what is meant here: few workers, a folder a trial, a frozen encoder, resuming mid-epoch
+    ".*(does not have many workers|LeafSpec|exists and is not empty|in eval mode|is not resumable|filename='last').*"
+)
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 class TrainingError(TissueBenchError):
@@ -147,8 +152,7 @@ def fit(
     if training.compile:
         method.network.compile()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*(does not have many workers|LeafSpec|isinstance\\(treespec).*")
-        warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+        warnings.filterwarnings("ignore", message=_EXPECTED_WARNINGS)
         trainer = Trainer(
             accelerator=machine.accelerator,
             devices=1,

@@ -67,7 +67,7 @@ def draw_growth(rng: np.random.Generator, region: Mask, cell_um: float, traits: 
 
 def _cord_noise(rng: np.random.Generator, size: int, cell_um: float, tumour: TumourTraits) -> Field:
     """Noise whose zero lines are the septa: stretched, then bent, so that cords curve."""
-    row, column = np.mgrid[0:size, 0:size].astype(np.float32)
+    row, column = np.mgrid[0:size, 0:size].astype(np.float32) - np.float32(size / 2)
     turn = np.float32(rng.uniform(0, np.pi))
     bend = 70 / cell_um
     row += bend * smooth_noise(rng, size, 380 / cell_um)
@@ -76,9 +76,9 @@ def _cord_noise(rng: np.random.Generator, size: int, cell_um: float, tumour: Tum
     u = (column * np.cos(turn) + row * np.sin(turn)) / stretch
     v = (row * np.cos(turn) - column * np.sin(turn)) * stretch
     knot = np.float32(0.62 * tumour.cord_um / cell_um)
-    table = smooth_noise(rng, 512, 8)
-    at_row = (v / knot * 4).astype(np.float32)
-    at_column = (u / knot * 4).astype(np.float32)
+    table = smooth_noise(rng, 1024, 32)
+    at_row = (v / knot * 16 + 512).astype(np.float32)
+    at_column = (u / knot * 16 + 512).astype(np.float32)
     return sample(table, at_row, at_column)
 
 
