@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tissuebench.datasets.augment import AugmentSettings
 from tissuebench.errors import ConfigError, unknown_name
@@ -28,6 +28,12 @@ class EvaluationSettings(Settings):
     part: Literal["val", "test"] = "test"
     window_px: int = Field(512, ge=32)
     overlap_px: int = Field(64, ge=0)
+
+    @model_validator(mode="after")
+    def _overlap_leaves_a_stride(self) -> EvaluationSettings:
+        if self.overlap_px >= self.window_px:
+            raise ValueError(f"overlap_px {self.overlap_px} must be smaller than window_px {self.window_px}")
+        return self
 
 
 class Plan(Settings):
@@ -67,7 +73,10 @@ def load_plan(name_or_path: str, overrides: tuple[str, ...] = ()) -> Plan:
         path = Path(name_or_path)
         if not path.is_file():
             raise ConfigError(f"{path}: no such plan file")
-        text = path.read_text()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     elif name_or_path in plan_names():
         text = files("tissuebench.plans").joinpath(f"{name_or_path}.yaml").read_text()
     else:

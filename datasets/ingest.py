@@ -45,7 +45,7 @@ def ensure_store(recipe: Recipe, home: Path, data_root: Path | None, progress: P
     store_path, split_path = folder / "store.zarr", folder / "split.json"
     if data_root is not None and not data_root.is_dir():
         raise DataError(f"data root {data_root}: no such folder")
-    if data_root is None and recipe.generate is not None and not store_path.exists():
+    if data_root is None and recipe.generate is not None and not (store_path.exists() and split_path.exists()):
         data_root = _generated(recipe, folder, progress)
     if data_root is not None:
         rows = recipe.rows(data_root)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,16 +41,25 @@ def read_manifest(path: Path, class_map: ClassMap) -> list[ManifestRow]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; see 'Your own slides' in the README")
-    with path.open(newline="") as handle:
-        reader = csv.DictReader(handle)
-        columns = reader.fieldnames or []
-        missing = [name for name in _REQUIRED if name not in columns]
-        if missing:
-            raise DataError(f"{path}: column {missing[0]!r} is missing; needed: {', '.join(_REQUIRED)}")
-        for name in columns:
-            if name not in _REQUIRED + _OPTIONAL:
-                raise DataError(f"{path}: {unknown_name('column', name, _REQUIRED + _OPTIONAL)}")
-        rows = [_parse(path, number, row, class_map) for number, row in enumerate(reader, start=2)]
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin a CSV with a byte order mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 text ({error}); save it as 'CSV UTF-8'") from None
+    try:
+        return _rows(path, csv.DictReader(io.StringIO(text, newline="")), class_map)
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read as CSV ({error}); save it as 'CSV UTF-8'") from None
+
+
+def _rows(path: Path, reader: csv.DictReader[str], class_map: ClassMap) -> list[ManifestRow]:
+    columns = reader.fieldnames or []
+    missing = [name for name in _REQUIRED if name not in columns]
+    if missing:
+        raise DataError(f"{path}: column {missing[0]!r} is missing; needed: {', '.join(_REQUIRED)}")
+    for name in columns:
+        if name not in _REQUIRED + _OPTIONAL:
+            raise DataError(f"{path}: {unknown_name('column', name, _REQUIRED + _OPTIONAL)}")
+    rows = [_parse(path, number, row, class_map) for number, row in enumerate(reader, start=2)]
     if not rows:
         raise DataError(f"{path}: has no rows")
     return rows
@@ -71,6 +82,8 @@ def _parse(path: Path, number: int, row: dict[str, str], class_map: ClassMap) ->
         mpp = float(mpp_text) if mpp_text else None
     except ValueError:
         raise DataError(f"{where}: mpp {mpp_text!r} is not a number") from None
+    if mpp is not None and not 0 < mpp < math.inf:
+        raise DataError(f"{where}: mpp {mpp_text!r} is not a resolution; micrometres per pixel are above 0")
     return ManifestRow(
         slide_id=require_safe_id("slide_id", row["slide_id"].strip(), where),
         patient_id=require_safe_id("patient_id", row["patient_id"].strip(), where),

@@ -162,6 +162,7 @@ class TileStore:
             self._cache.move_to_end(key)
             return self._cache[key]
         array = self._read(slide_id, name)
+        array.setflags(write=False)  # regions are views of it
         self._cache[key] = array
         while sum(kept.nbytes for kept in self._cache.values()) > self._cache_bytes and len(self._cache) > 1:
             self._cache.popitem(last=False)
@@ -219,11 +220,11 @@ class StoreWriter:
             raise DataError(f"{self.path}: slide id {slide_id!r} appears twice; slide ids must be unique")
         folder = self._aside / "slides" / slide_id
         cyx = np.ascontiguousarray(image.transpose(2, 0, 1))
-        self._write_pyramid(folder, cyx, label_name=None)
+        n_levels = self._write_pyramid(folder, cyx, label_name=None)
         labels_group = zarr.create_group(folder / "labels")
         labels_group.attrs["ome"] = {"version": "0.5", "labels": ["annotation", "tissue"]}
-        self._write_pyramid(folder / "labels" / "annotation", labels, label_name="annotation")
-        self._write_pyramid(folder / "labels" / "tissue", tissue, label_name="tissue", base_scale=TISSUE_DOWNSAMPLE)
+        for name, raster, base_scale in (("annotation", labels, 1), ("tissue", tissue, TISSUE_DOWNSAMPLE)):
+            self._write_pyramid(folder / "labels" / name, raster, name, base_scale, n_levels)
         counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL + 1)[: len(self._class_map)]
         self._records[slide_id] = {
             "slide_id": slide_id,
@@ -261,7 +262,10 @@ class StoreWriter:
         """Remove what was written: after a failure nothing stays half-written."""
         shutil.rmtree(self._aside, ignore_errors=True)
 
-    def _write_pyramid(self, folder: Path, full: Pixels, label_name: str | None, base_scale: int = 1) -> None:
+    def _write_pyramid(
+        self, folder: Path, full: Pixels, label_name: str | None, base_scale: int = 1, n_levels: int | None = None
+    ) -> int:
+        # OME-NGFF wants a label to have as many levels as its image: the image decides, the labels follow.
         group = zarr.create_group(folder)
         level, datasets = full, []
         while True:
@@ -283,9 +287,9 @@ class StoreWriter:
                     "coordinateTransformations": [{"type": "scale", "scale": [1.0] * len(lead) + [scale, scale]}],
                 }
             )
-            if min(level.shape[-2:]) <= 2 * _CHUNK_PX:
+            if len(datasets) == n_levels or (n_levels is None and min(level.shape[-2:]) <= 2 * _CHUNK_PX):
                 break
-            level = _halve_image(level) if label_name is None else np.ascontiguousarray(level[::2, ::2])
+            level = _halve_image(level) if label_name is None else _halve_labels(level)
         unit = {} if self._info.mpp is None else {"unit": "micrometer"}
         channel = [{"name": "c", "type": "channel"}] if full.ndim == 3 else []
         space: list[dict[str, str]] = [{"name": name, "type": "space", **unit} for name in ("y", "x")]
@@ -300,6 +304,7 @@ class StoreWriter:
                     {"label-value": value, "rgba": [*color, 255]} for value, color in enumerate(self._class_map.colors)
                 ]
         group.attrs["ome"] = ome
+        return len(datasets)
 
 
 def _halve_image(cyx: Pixels) -> Pixels:
@@ -307,6 +312,12 @@ def _halve_image(cyx: Pixels) -> Pixels:
     height, width = cyx.shape[1] // 2 * 2, cyx.shape[2] // 2 * 2
     blocks = cyx[:, :height, :width].reshape(cyx.shape[0], height // 2, 2, width // 2, 2).astype(np.uint16)
     return ((blocks.sum(axis=(2, 4), dtype=np.uint16) + 2) // 4).astype(np.uint8)
+
+
+def _halve_labels(labels: Pixels) -> Pixels:
+    """Every second pixel, of the same size as the halved image; one row or column is kept as it is."""
+    height, width = (max(1, side // 2 * 2) for side in labels.shape)
+    return np.ascontiguousarray(labels[:height:2, :width:2])
 
 
 def _digest(array: Pixels) -> str:

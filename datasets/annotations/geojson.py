@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.features import rasterize
-from shapely import make_valid
-from shapely.errors import GEOSException
-from shapely.geometry import shape
-from shapely.geometry.base import BaseGeometry
+from shapely import get_parts, make_valid
+from shapely.errors import ShapelyError
+from shapely.geometry import MultiPolygon, Polygon, shape
+from shapely.geometry.base import BaseGeometry, BaseMultipartGeometry
 
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
 from tissuebench.errors import DataError, unknown_name
@@ -56,7 +55,8 @@ def _features(document: Any) -> list[Any]:  # noqa: ANN401 - bytes become object
     if isinstance(document, list):
         return document
     if isinstance(document, dict):
-        return document.get("features", [document])
+        features = document.get("features", [document])
+        return features if isinstance(features, list) else []
     return []
 
 
@@ -67,13 +67,26 @@ def _classified(path: Path, features: list[Any], class_map: ClassMap) -> list[tu
             properties = feature.get("properties") or {}
             name = (properties.get("classification") or {}).get("name")
             geometry = shape(feature["geometry"])
-        except (AttributeError, KeyError, TypeError, ValueError, GEOSException) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, ShapelyError) as error:
             raise DataError(f"{path}: feature {number} is not a GeoJSON feature ({error})") from None
         if not name:
             raise DataError(f"{path}: feature {number} has no class; set one in QuPath")
         if name not in class_map.names:
-            raise DataError(f"{path}: feature {number}: {unknown_name('class', name, class_map.names)}")
-        valid = geometry if geometry.is_valid else make_valid(geometry)
-        if valid.area > 0:
-            found.append((valid, name))
+            raise DataError(f"{path}: feature {number}: {unknown_name('class', str(name), class_map.names)}")
+        area = _area(geometry)
+        if not area.is_empty:
+            found.append((area, name))
     return found
+
+
+def _area(geometry: BaseGeometry) -> MultiPolygon:
+    # A repair leaves lines where a polygon had spikes, and rasterize would burn those in as well.
+    parts = list(get_parts(geometry if geometry.is_valid else make_valid(geometry)))
+    polygons: list[Polygon] = []
+    while parts:
+        part = parts.pop(0)
+        if isinstance(part, Polygon):
+            polygons.append(part)
+        elif isinstance(part, BaseMultipartGeometry):
+            parts.extend(part.geoms)
+    return MultiPolygon([polygon for polygon in polygons if polygon.area > 0])

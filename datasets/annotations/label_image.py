@@ -41,8 +41,8 @@ def read_label_image(
             labels = np.asarray(image, dtype=np.uint8)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the manifest's column 'annotation'") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({str(error).splitlines()[0]}); replace the file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({' '.join(str(error).split())}); replace it") from None
     wrong = sorted(set(np.unique(labels).tolist()) - set(range(len(class_map))) - {IGNORE_LABEL})
     if wrong:
         raise DataError(

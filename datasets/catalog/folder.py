@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tissuebench.datasets.catalog.recipe import Recipe
 from tissuebench.datasets.files import require_safe_id
@@ -14,14 +15,17 @@ from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.errors import DataError
 
 
+_Channel = Annotated[int, Field(ge=0, le=255)]
+
+
 class _DatasetFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str
     licence: str = "not stated"
-    mpp: float | None = None
-    tile_px: int = 256
-    classes: dict[str, tuple[int, int, int]]
+    mpp: float | None = Field(None, gt=0, allow_inf_nan=False)
+    tile_px: int = Field(256, ge=32)
+    classes: dict[str, tuple[_Channel, _Channel, _Channel]]
     diagnoses: dict[str, tuple[str, ...]] = {}
     costs: LabelCosts = LabelCosts()
 

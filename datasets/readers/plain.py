@@ -19,6 +19,6 @@ def read_plain(path: Path, choose: ChooseLevel) -> RawLevel:
     try:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({str(error).splitlines()[0]}); replace the file") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({' '.join(str(error).split())}); replace it") from None
     return RawLevel(pixels, None, (pixels.shape[0], pixels.shape[1]))

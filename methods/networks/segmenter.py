@@ -17,6 +17,7 @@ from tissuebench.methods.settings import Decoder, EncoderMode, NetworkSettings, 
 
 _DEPTH = 5
 _DEEPEST_STRIDE = 2**_DEPTH
+_MIN_CHANNELS_PER_GROUP = 8
 _FEATURES_USED = {Decoder.FPN: 4, Decoder.UNET: 5}
 """How many of the deepest feature maps (down to stride 32) a decoder reads."""
 
@@ -32,6 +33,7 @@ class Segmenter(nn.Module):
         super().__init__()
         model, mean, std = _create(settings, n_classes)
         self.encoder, self.decoder, self.head = model.encoder, model.decoder, model.segmentation_head
+        _widen_norm_groups(self.decoder)
         self.frozen = settings.encoder_mode is EncoderMode.FROZEN
         self._n_features = _FEATURES_USED[settings.decoder]
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -118,6 +120,17 @@ def _create(
         model.encoder.model.load_state_dict({key: state[key] for key in wanted})
     config = reference.pretrained_cfg
     return model, tuple(config["mean"]), tuple(config["std"])
+
+
+def _widen_norm_groups(decoder: nn.Module) -> None:
+    """Groups of at least eight channels, in place of the 32 groups that the FPN has at any width.
+
+    A narrow decoder would otherwise normalise single channels and so erase what a whole tile has in common, which is
+    what tells kinds of tissue apart.
+    """
+    for module in decoder.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.num_groups = max(1, min(module.num_groups, module.num_channels // _MIN_CHANNELS_PER_GROUP))
 
 
 def _near(encoder: str) -> list[str]:
