@@ -1,0 +1,71 @@
+# TissueBench. `make` shows what can be done. Every target calls the `tissuebench` command or a tool.
+PYTHON ?= python3
+VENV   ?= .venv
+METHOD ?= complementary
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+FARM   := build/farm
+
+# Options of `tissuebench run` that were given on the command line of make.
+comma := ,
+each = $(foreach value,$(subst $(comma), ,$(2)),$(1) '$(value)')
+DATA_OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
+RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budget,$(BUDGETS)) \
+               $(call each,--seed,$(SEEDS)) $(foreach pair,$(SET),--set '$(pair)')
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bench leaderboard report data method check test test-all lint typecheck clean
+
+help:  ## this page
+	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
+	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make bench METHOD=complementary [DATASET=synthetic DATA_ROOT=... PLAN=smoke BUDGETS=masks:3p,masks:6p SEEDS=0,1,2 SET='training.steps=500']"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "TissueBench needs Python 3.11 to 3.13: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+setup: $(READY)  ## make .venv with everything in it (bench and test do it by themselves)
+
+bench: $(READY)  ## compare METHOD with its controls, print the table
+	@$(BIN)/tissuebench run --method '$(METHOD)' $(RUN_OPTIONS)
+
+leaderboard: $(READY)  ## the table again, from what is stored
+	@$(BIN)/tissuebench results table $(if $(DATASET),--dataset '$(DATASET)')
+
+report: $(READY)  ## the table as CSV in runs/leaderboard.csv
+	@mkdir -p runs && $(BIN)/tissuebench results table --all --csv runs/leaderboard.csv
+
+data: $(READY)  ## make the store of DATASET (from DATA_ROOT), or list the datasets
+	@$(BIN)/tissuebench data $(if $(DATASET),ingest '$(DATASET)' $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'),list)
+
+method: $(READY)  ## begin a method of your own: make method NAME=mine
+	@$(BIN)/tissuebench method $(if $(NAME),new '$(NAME)',list)
+
+check: $(READY)  ## hold METHOD to the contract that every method passes
+	@$(BIN)/tissuebench method check '$(METHOD)'
+
+test: lint typecheck  ## everything that is quick: minutes
+	$(BIN)/python -P -m pytest -m 'not slow'
+
+test-all: lint typecheck  ## everything, with what is slow and valuable
+	$(BIN)/python -P -m pytest
+
+# The four mapped folders as one tree of links: tools that read source do not see through an editable install.
+$(FARM): $(READY)
+	@rm -rf $(FARM) && mkdir -p $(FARM)/tissuebench
+	@for entry in benchmark/* methods datasets results; do ln -s "$(CURDIR)/$$entry" $(FARM)/tissuebench/; done
+
+.PHONY: $(FARM)
+lint: $(FARM)  ## ruff, and the layers (import-linter)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	PYTHONPATH=$(FARM) $(BIN)/lint-imports --no-cache
+
+typecheck: $(FARM)  ## mypy --strict
+	cd $(FARM) && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p tissuebench
+
+clean:  ## remove what was built and run (keeps data/ and .venv)
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
