@@ -33,7 +33,9 @@ _DATA_ROOT = click.option(
 class _Commands(click.Group):
     """A group that suggests the nearest command for a mistyped one."""
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         from tissuebench.errors import unknown_name
 
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
@@ -49,7 +51,7 @@ class _Commands(click.Group):
 @click.version_option(package_name="tissuebench")
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
-    """Which weak-supervision strategy is worth a pathologist's time?
+    r"""Which weak-supervision strategy is worth a pathologist's time?
 
     \b
     tissuebench run --method complementary      compare it with its controls and print the table

@@ -1,4 +1,4 @@
-"""Which results may stand in one table: those that differ in method, budget, draw and seed only. Never imports torch."""
+"""Which results may stand in one table: they differ in method, budget, draw and seed only. Never imports torch."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ def windows(height: int, width: int, window_px: int, overlap_px: int) -> list[Wi
 
     def spans(length: int) -> list[tuple[int, int, int]]:
         starts = offsets(length, window_px, window_px - overlap_px)
-        cuts = [0, *((a + window_px + b) // 2 for a, b in zip(starts, starts[1:], strict=False)), length]
+        cuts = [0, *((a + window_px + b) // 2 for a, b in pairwise(starts)), length]
         return [(start, cuts[i], cuts[i + 1]) for i, start in enumerate(starts)]
 
     return [

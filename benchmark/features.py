@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ def _compute(
     size, n_variants = store.info.tile_px, plan.network.feature_variants
     tiles = [tile for slide in store.slides.values() if slide.patient_id in train for tile in grid(slide, size)]
     orientations = np.zeros((len(tiles), n_variants), dtype=np.int64)
-    maps: list[NDArray[np.float16]] = []
+    maps: list[np.memmap[Any, np.dtype[np.float16]]] = []
     for start in range(0, len(tiles), _BATCH):
         chunk = slice(start, min(start + _BATCH, len(tiles)))
         raw = np.stack([store.image(tile.slide_id, tile.y, tile.x, size, size) for tile in tiles[chunk]])

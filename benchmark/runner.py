@@ -1,4 +1,4 @@
-"""Runs the trials of a plan one after the other; a finished trial is never run again, a failed one is kept with its reason."""
+"""Runs the trials of a plan: a finished one is never run again, a failed one is kept with its reason."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def run_trials(
         started = time.perf_counter()
         try:
             result = run_trial(trial, data, features, machine, trial_folder(home, trial.id), display, title)
-        except Exception as error:  # noqa: BLE001 - a failed trial is a result with a reason; its siblings go on
+        except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             store.write_failure(_failure(trial, reason))
             failed.append(trial.id)

@@ -58,12 +58,12 @@ class {class_name}(Method):
         return self.settings.weight * masked_cross_entropy(self.network(annotated.inputs), annotated.masks)
 '''
 
-_CHECK = '''from tissuebench.methods.contract import MethodContract
+_CHECK = """from tissuebench.methods.contract import MethodContract
 
 
 class TestContract(MethodContract):
     method = {name!r}
-'''
+"""
 
 
 def write_method(name: str, folder: Path) -> Path:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import wandb
+
 from tissuebench.hashing import content_hash
 from tissuebench.results.leaderboard import Leaderboard, Row, build
 from tissuebench.results.schema import TrialResult
@@ -47,9 +48,7 @@ class Tracker:
         """One run for a trial: its configuration, loss curve and scores. Does nothing the second time."""
         if self._is_published(result.trial_id, result.trial_id):
             return
-        scores = {
-            row.metric: row.mean for row in build([result], n_boot=2).rows if row.mean is not None
-        }
+        scores = {row.metric: row.mean for row in build([result], n_boot=2).rows if row.mean is not None}
         config = {**result.identity, "minutes": result.minutes, "replicate": result.replicate, "budget": result.budget}
         with self._run(
             run_id=result.trial_id,
@@ -73,9 +72,11 @@ class Tracker:
         content, run_id = content_hash(rows), f"leaderboard-{key[:16]}"
         if self._is_published(run_id, content):
             return
-        columns = [field.name for field in fields(Row)]
-        with self._run(run_id, f"leaderboard {dataset}", f"{dataset}/leaderboard", "leaderboard", {"dataset": dataset}) as run:
-            table = wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows])
+        columns: list[str | int] = [field.name for field in fields(Row)]
+        with self._run(
+            run_id, f"leaderboard {dataset}", f"{dataset}/leaderboard", "leaderboard", {"dataset": dataset}
+        ) as run:
+            table = wandb.Table(columns=columns, data=[list(row.values()) for row in rows])
             run.log({"leaderboard": table})
             for row in board.rows:
                 if row.mean is not None:
@@ -84,7 +85,7 @@ class Tracker:
 
     @contextmanager
     def _run(
-        self, run_id: str, name: str, group: str, job_type: str, config: dict[str, object]
+        self, run_id: str, name: str, group: str, job_type: str, config: Mapping[str, object]
     ) -> Iterator[wandb.Run]:
         settings = wandb.Settings(
             init_timeout=_INIT_SECONDS,
@@ -105,7 +106,7 @@ class Tracker:
                 name=name,
                 group=group,
                 job_type=job_type,
-                config=config,
+                config=dict(config),
                 mode=mode,  # type: ignore[arg-type]
                 resume="allow",
                 reinit="finish_previous",
@@ -144,7 +145,9 @@ def publish(results: Sequence[TrialResult], board: Leaderboard, folder: Path, tr
         if results:
             tracker.publish_board(board, results[0].dataset, key)
     except (wandb.errors.Error, OSError, ValueError) as error:
-        return f"W&B: not published ({' '.join(str(error).split()) or type(error).__name__}); all numbers are stored here"
+        return (
+            f"W&B: not published ({' '.join(str(error).split()) or type(error).__name__}); all numbers are stored here"
+        )
     if tracker.mode == "online":
         return f"W&B: {len(results)} runs and the leaderboard are online"
     return f"W&B: offline, {len(results)} runs and the leaderboard in {folder}; 'wandb sync --sync-all' sends them"

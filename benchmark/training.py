@@ -66,9 +66,7 @@ class StepSeeds(Callback):
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Seed for the step that begins."""
         seed_everything(derive_seed(self._seed, "step", trainer.global_step))
 

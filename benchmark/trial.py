@@ -90,7 +90,7 @@ class Trial:
 
     @property
     def arm(self) -> str:
-        """The method's name in a table: with the settings that differ from its defaults, so that variants stay apart."""
+        """The method's name in a table, with the settings that differ from its defaults: variants stay apart."""
         defaults = type(self.config)().model_dump(mode="json")
         settings = self.config.model_dump(mode="json")
         changed = [f"{key}={settings[key]}" for key in sorted(settings) if settings[key] != defaults[key]]

@@ -62,4 +62,5 @@ def augment(images: Tensor, seed: int, settings: AugmentSettings) -> tuple[Tenso
 def _colour(strength: float, hue: float) -> nn.Module:
     from kornia.augmentation import ColorJiggle
 
-    return ColorJiggle(strength, strength, strength, hue, same_on_batch=False, p=1.0)
+    module: nn.Module = ColorJiggle(strength, strength, strength, hue, same_on_batch=False, p=1.0)
+    return module

@@ -51,8 +51,10 @@ class SlideInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """What is known of a store as a whole: ``mpp`` is None where the source does not publish it, ``source_sha256``
-    tells which manifest it was made from."""
+    """What is known of a store as a whole.
+
+    ``mpp`` is None where the source does not publish it; ``source_sha256`` tells which manifest it was made from.
+    """
 
     dataset: str
     mpp: float | None
@@ -267,7 +269,8 @@ class StoreWriter:
     ) -> int:
         # OME-NGFF wants a label to have as many levels as its image: the image decides, the labels follow.
         group = zarr.create_group(folder)
-        level, datasets = full, []
+        level = full
+        datasets: list[dict[str, Any]] = []
         while True:
             index = len(datasets)
             edge = min(_SHARD_PX, -(-max(level.shape[-2:]) // _CHUNK_PX) * _CHUNK_PX)
@@ -311,7 +314,7 @@ def _halve_image(cyx: Pixels) -> Pixels:
     """Mean of 2 x 2 pixels, rounded; an odd last row or column is left out."""
     height, width = cyx.shape[1] // 2 * 2, cyx.shape[2] // 2 * 2
     blocks = cyx[:, :height, :width].reshape(cyx.shape[0], height // 2, 2, width // 2, 2).astype(np.uint16)
-    return ((blocks.sum(axis=(2, 4), dtype=np.uint16) + 2) // 4).astype(np.uint8)
+    return np.asarray((blocks.sum(axis=(2, 4), dtype=np.uint16) + 2) // 4, dtype=np.uint8)
 
 
 def _halve_labels(labels: Pixels) -> Pixels:

@@ -19,9 +19,7 @@ def offsets(length: int, tile: int, stride: int | None = None) -> list[int]:
 
 def grid(slide: SlideInfo, tile_px: int) -> list[Tile]:
     """All tiles of a slide, row by row."""
-    return [
-        Tile(slide.slide_id, y, x) for y in offsets(slide.height, tile_px) for x in offsets(slide.width, tile_px)
-    ]
+    return [Tile(slide.slide_id, y, x) for y in offsets(slide.height, tile_px) for x in offsets(slide.width, tile_px)]
 
 
 def tissue_share(store: TileStore, tile: Tile, tile_px: int) -> float:

@@ -19,4 +19,4 @@ def tissue_mask(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     intensity = np.asarray(small, dtype=np.float64).mean(axis=2)
     white = max(float(np.percentile(intensity, 99)), 200.0)
     density = -np.log10(np.clip(intensity, 1.0, None) / white)
-    return (density > _MIN_OPTICAL_DENSITY).astype(np.uint8)
+    return np.asarray(density > _MIN_OPTICAL_DENSITY, dtype=np.uint8)

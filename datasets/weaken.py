@@ -32,4 +32,5 @@ def excluded_classes(diagnoses: Sequence[str], class_map: ClassMap) -> NDArray[n
 def tags_of_mask(mask: NDArray[np.uint8], n_classes: int, min_share: float = _MIN_TAG_SHARE) -> NDArray[np.bool_]:
     """Classes that cover at least ``min_share`` of a tile's annotated pixels, (K,) bool."""
     counts = np.bincount(mask.ravel(), minlength=256)[:n_classes]
-    return counts >= max(1.0, min_share * counts.sum())
+    present: NDArray[np.bool_] = counts >= max(1.0, min_share * counts.sum())
+    return present

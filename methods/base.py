@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap, Stream, Supervision, TrainingBatch
-from tissuebench.methods.networks import build_segmenter
+from tissuebench.methods.networks import Segmenter, build_segmenter
 from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -57,7 +57,7 @@ class Method(LightningModule, ABC):
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__()
         self.task, self.config = task, config
-        self.network = build_segmenter(task.network, len(task.class_map))
+        self.network: Segmenter = build_segmenter(task.network, len(task.class_map))
 
     @abstractmethod
     def streams(self) -> Mapping[str, Stream]:

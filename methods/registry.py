@@ -41,8 +41,10 @@ def all_methods() -> dict[str, type[Method]]:
     for point in entry_points(group=ENTRY_POINT_GROUP):
         try:
             loaded = point.load()
-        except Exception as error:  # noqa: BLE001 - somebody else's code
-            raise ConfigError(f"entry point {point.value!r} of {ENTRY_POINT_GROUP} cannot be loaded: {error}") from error
+        except Exception as error:
+            raise ConfigError(
+                f"entry point {point.value!r} of {ENTRY_POINT_GROUP} cannot be loaded: {error}"
+            ) from error
         if not (isinstance(loaded, type) and issubclass(loaded, Method)):
             raise ConfigError(f"entry point {point.value!r} of {ENTRY_POINT_GROUP} is no subclass of Method")
         register(loaded)

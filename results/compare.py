@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from tissuebench.errors import DataError, unknown_name
 from tissuebench.results.draws import Draws
 from tissuebench.results.leaderboard import UPPER, number

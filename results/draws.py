@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
+
 from tissuebench.hashing import Json, derive_seed
 from tissuebench.results.metrics import Floats
 from tissuebench.results.stats import N_BOOT, Interval, Run, Scored, interval, pair, patient_weights, run_weights

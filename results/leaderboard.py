@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from tissuebench.results.draws import Draws
 from tissuebench.results.panel import Cell, Panel, panels
 from tissuebench.results.schema import TrialResult

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from tissuebench.errors import DataError
 from tissuebench.hashing import canonical_json
 from tissuebench.results.metrics import (

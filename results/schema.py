@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from tissuebench.errors import DataError
 from tissuebench.hashing import Json, canonical_json
 from tissuebench.results.files import write_aside

@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
+
 from tissuebench.errors import DataError
 from tissuebench.results.metrics import Floats
 

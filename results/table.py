@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
 from tissuebench.results.leaderboard import Gap, Leaderboard, Row
 
 _Key = tuple[str, str, str]  # dataset, method, budget

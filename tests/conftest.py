@@ -10,11 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 from PIL import Image
+
 from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.ingest import ensure_store
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import TileStore
+
+settings.register_profile("tissuebench", deadline=None)  # a shared core may be slow at any moment
+settings.load_profile("tissuebench")
 
 TINY_CLASSES = {
     "glass": (240, 240, 240),

@@ -61,7 +61,7 @@ def _features(document: Any) -> list[Any]:  # noqa: ANN401 - bytes become object
 
 
 def _classified(path: Path, features: list[Any], class_map: ClassMap) -> list[tuple[BaseGeometry, str]]:
-    found = []
+    found: list[tuple[BaseGeometry, str]] = []
     for number, feature in enumerate(features):
         try:
             properties = feature.get("properties") or {}

@@ -36,9 +36,8 @@ def read_label_image(
                     f"{path}: mask is {found_size[1]} x {found_size[0]} px but its image is "
                     f"{level0_size[1]} x {level0_size[0]} px"
                 )
-            if found_size != size:
-                image = image.resize((size[1], size[0]), Image.Resampling.NEAREST)  # noqa: PLW2901
-            labels = np.asarray(image, dtype=np.uint8)
+            resized = image.resize((size[1], size[0]), Image.Resampling.NEAREST)
+            labels = np.asarray(resized, dtype=np.uint8)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; check the manifest's column 'annotation'") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

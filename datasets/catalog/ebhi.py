@@ -15,7 +15,15 @@ _KINDS = ("Normal", "Polyp", "Low-grade IN", "High-grade IN", "Adenocarcinoma", 
 
 CLASS_MAP = ClassMap(
     names=("background", *_KINDS),
-    colors=((235, 235, 235), (80, 160, 90), (70, 130, 200), (240, 200, 60), (240, 130, 30), (200, 40, 40), (140, 80, 180)),
+    colors=(
+        (235, 235, 235),
+        (80, 160, 90),
+        (70, 130, 200),
+        (240, 200, 60),
+        (240, 130, 30),
+        (200, 40, 40),
+        (140, 80, 180),
+    ),
     diagnoses={kind: (kind,) for kind in _KINDS},
 )
 

@@ -14,7 +14,6 @@ from tissuebench.datasets.manifest import read_manifest
 from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.errors import DataError
 
-
 _Channel = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -37,7 +36,9 @@ def recipe(data_root: Path | None) -> Recipe:
         DataError: no data root, no or a broken ``dataset.yaml``; names the key.
     """
     if data_root is None:
-        raise DataError("dataset 'folder' needs DATA_ROOT=… (--data-root …): a folder with manifest.csv and dataset.yaml")
+        raise DataError(
+            "dataset 'folder' needs DATA_ROOT=… (--data-root …): a folder with manifest.csv and dataset.yaml"
+        )
     path = data_root / "dataset.yaml"
     try:
         described = _DatasetFile.model_validate(yaml.safe_load(path.read_text()))

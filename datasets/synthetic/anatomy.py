@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
 from tissuebench.datasets.synthetic.cohort import CLASS_NAMES, Diagnosis
 from tissuebench.datasets.synthetic.fields import Field, Mask, Points, smooth_noise, top_share
 from tissuebench.datasets.synthetic.traits import Traits

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+
 from tissuebench.errors import ConfigError
 from tissuebench.hashing import derive_seed
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
 from tissuebench.datasets.synthetic.fields import Field, Points
 
 ANGLES = 16

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rasterio import features
 from rasterio.transform import Affine
 from shapely.geometry import Polygon, mapping, shape
+
 from tissuebench.datasets.synthetic.cohort import CLASS_NAMES
 
 COLOURS = ((230, 230, 235), (150, 200, 150), (60, 120, 220), (80, 30, 150), (200, 30, 60), (220, 130, 20))

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import tifffile
+
 from tissuebench.datasets.synthetic.anatomy import CELL_PX, draw_anatomy
 from tissuebench.datasets.synthetic.cohort import Patient, SyntheticConfig, cohort, stream
 from tissuebench.datasets.synthetic.outlines import write_outlines

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+
 from tissuebench.datasets.synthetic.fields import Field, resize, smooth_noise
 from tissuebench.datasets.synthetic.tissues import Pigments
 

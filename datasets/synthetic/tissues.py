@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+
 from tissuebench.datasets.synthetic.anatomy import CELL_PX, LYMPHOCYTES, NORMAL_GLAND, STROMA, Anatomy, gland_wall
 from tissuebench.datasets.synthetic.fields import (
     Field,

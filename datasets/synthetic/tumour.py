@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import cKDTree
+
 from tissuebench.datasets.synthetic.fields import Field, Mask, Points, at_points, sample, scatter, slopes, smooth_noise
 from tissuebench.datasets.synthetic.traits import Traits, TumourTraits
 

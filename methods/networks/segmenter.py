@@ -32,7 +32,9 @@ class Segmenter(nn.Module):
     def __init__(self, settings: NetworkSettings, n_classes: int) -> None:
         super().__init__()
         model, mean, std = _create(settings, n_classes)
-        self.encoder, self.decoder, self.head = model.encoder, model.decoder, model.segmentation_head
+        self.encoder: nn.Module = cast("nn.Module", model.encoder)
+        self.decoder: nn.Module = cast("nn.Module", model.decoder)
+        self.head: nn.Module = cast("nn.Module", model.segmentation_head)
         _widen_norm_groups(self.decoder)
         self.frozen = settings.encoder_mode is EncoderMode.FROZEN
         self._n_features = _FEATURES_USED[settings.decoder]
@@ -85,7 +87,7 @@ def build_segmenter(settings: NetworkSettings, n_classes: int) -> Segmenter:
     Raises:
         ConfigError: unknown encoder, or its weights cannot be had.
     """
-    return Segmenter(settings, n_classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Segmenter(settings, n_classes).to(memory_format=torch.channels_last)
 
 
 def _create(
@@ -135,4 +137,5 @@ def _widen_norm_groups(decoder: nn.Module) -> None:
 
 def _near(encoder: str) -> list[str]:
     prefix = encoder.split("_")[0][:6]
-    return timm.list_models(f"*{prefix}*")[:20] or timm.list_models("resnet*")[:20]
+    names: list[str] = timm.list_models(f"*{prefix}*") or timm.list_models("resnet*")
+    return names[:20]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+
 from tissuebench.datasets.annotations import read_geojson, read_label_image
 from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError
@@ -78,9 +79,9 @@ def test_a_geometry_collection(rasterised):
 
 
 def test_scale_is_level0_pixels_per_raster_pixel(rasterised):
-    drawn = [feature([ring(8, 12, 40, 80)])]
+    drawn = [feature([ring(8, 13, 40, 80)])]
     assert np.array_equal(rasterised(drawn, scale=4.0), expected((20, 30), ((2, 3, 10, 20), 2)))
-    assert np.array_equal(rasterised(drawn, (10, 15), 8.0), expected((10, 15), ((1, 1, 5, 10), 2)))  # x 1.5: centre in
+    assert np.array_equal(rasterised(drawn, (10, 15), 8.0), expected((10, 15), ((1, 2, 5, 10), 2)))
 
 
 def test_a_pixel_belongs_to_the_polygon_that_holds_its_centre(rasterised):

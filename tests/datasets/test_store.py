@@ -9,6 +9,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tissuebench.datasets.store import StoreInfo, StoreWriter, TileStore
 from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.errors import DataError
@@ -72,7 +73,7 @@ def test_regions_are_the_pixels_that_went_in(big, region):
     assert np.array_equal(store.tissue("S1"), tissue)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 90), st.integers(1, 90))
 def test_any_region_has_its_size_and_is_padded_with_255(tiny_data, y, x, height, width):
     store = tiny_data.store

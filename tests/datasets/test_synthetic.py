@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 import tifffile
 from rasterio import features
+
 from tissuebench.datasets.synthetic import (
     CLASS_NAMES,
     SyntheticConfig,

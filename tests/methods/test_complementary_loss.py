@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tissuebench.methods.losses.complementary import (
     conditional_set_wise,
     forward_corrected,
@@ -121,7 +122,10 @@ def situations(draw, classes=5):
     scale = draw(st.sampled_from([0.1, 3.0, 80.0, 1e4]))
     logits = torch.randn(3, classes, 4, 4, generator=torch.Generator().manual_seed(seed)) * scale
     excluded = torch.tensor(
-        [draw(st.lists(st.booleans(), min_size=classes, max_size=classes).filter(lambda s: not all(s))) for _ in range(3)]
+        [
+            draw(st.lists(st.booleans(), min_size=classes, max_size=classes).filter(lambda s: not all(s)))
+            for _ in range(3)
+        ]
     )
     return logits, excluded, draw(st.sampled_from([0.0, 1.0, 2.0]))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tissuebench.hashing import content_hash
 from tissuebench.results.schema import TrialResult
 

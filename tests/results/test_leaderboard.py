@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from rich.console import Console
+
 from tissuebench.errors import DataError
 from tissuebench.results.compare import compare
 from tissuebench.results.leaderboard import CellKey, Row, build

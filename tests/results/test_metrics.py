@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
 from tissuebench.results import metrics
 from tissuebench.results.stats import weights_of
 

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from tissuebench.errors import DataError
 from tissuebench.results.schema import SCHEMA, SlideCounts, TrialResult, check_trial_id
 

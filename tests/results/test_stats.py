@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tissuebench.errors import DataError
 from tissuebench.results import metrics, stats
 

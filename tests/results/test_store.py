@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from tissuebench.errors import DataError
 from tissuebench.results.store import Failure, ResultStore
 
