@@ -17,7 +17,7 @@ from tissuebench.datasets.types import IGNORE_LABEL, Tile
 from tissuebench.datasets.views import LabelView
 from tissuebench.methods.base import Method
 
-_WINDOWS_PER_BATCH = 4
+_PIXELS_PER_BATCH = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,14 @@ def predict_slide(
 ) -> NDArray[np.uint8]:
     """Class ids of a whole slide, (H, W) uint8."""
     canvas = np.full((slide.height, slide.width), IGNORE_LABEL, dtype=np.uint8)
+    window_px = settings.window_px or store.info.tile_px
     # A slide smaller than the window is one window of its own size: no padding is predicted.
-    size_y, size_x = min(settings.window_px, slide.height), min(settings.window_px, slide.width)
-    placed = windows(slide.height, slide.width, settings.window_px, settings.overlap_px)
+    size_y, size_x = min(window_px, slide.height), min(window_px, slide.width)
+    placed = windows(slide.height, slide.width, window_px, int(settings.overlap * window_px))
+    per_batch = max(1, _PIXELS_PER_BATCH // (size_y * size_x))
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
-    for start in range(0, len(placed), _WINDOWS_PER_BATCH):
-        batch = placed[start : start + _WINDOWS_PER_BATCH]
+    for start in range(0, len(placed), per_batch):
+        batch = placed[start : start + per_batch]
         images = np.stack([store.image(slide.slide_id, w.y, w.x, size_y, size_x) for w in batch])
         with autocast:
             probabilities = method.predict(torch.from_numpy(images).to(device))

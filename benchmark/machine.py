@@ -32,7 +32,7 @@ def detect_machine(encoder_mode: EncoderMode) -> Machine:
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-        precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        precision = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
         workers = min(8, max(1, (os.cpu_count() or 2) // max(1, torch.cuda.device_count()) - 1))
         if encoder_mode is EncoderMode.FROZEN:
             workers = 0

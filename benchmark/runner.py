@@ -20,6 +20,7 @@ from tissuebench.features import FeatureBank, ensure_features
 from tissuebench.hashing import Json, derive_seed
 from tissuebench.machine import Machine, detect_machine
 from tissuebench.methods.base import Method, Task
+from tissuebench.methods.networks import build_segmenter
 from tissuebench.methods.registry import find_method
 from tissuebench.methods.settings import EncoderMode
 from tissuebench.plan import PlannedData
@@ -70,6 +71,7 @@ def run_trials(
     if not todo:
         return RunSummary((), skipped, kept)
     machine = detect_machine(plan.network.encoder_mode)
+    build_segmenter(plan.network, len(data.store.class_map))  # a network that cannot be built is bad input, not a failed trial
     features = None
     if plan.network.encoder_mode is EncoderMode.FROZEN:
         folder = home / "data" / data.store.info.dataset / "features"
@@ -91,6 +93,7 @@ def run_trials(
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             store.write_failure(_failure(trial, reason))
+            _clear_checkpoints(trial_folder(home, trial.id))  # what failed is not gone on from
             failed.append(trial.id)
             display.trial_over(trial.training.steps, f"{title} FAILED: {reason}")
             continue

@@ -82,6 +82,16 @@ class Method(LightningModule, ABC):
         """The stream of tiles with masks that all methods share."""
         return Stream(Supervision.MASKS, self.task.training.batch_size)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients. bf16 scales no loss, so fused optimisers can be clipped, too."""
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type is a union of a dozen
         """AdamW under one learning-rate cycle over the step budget: the same for every arm."""
         training = self.task.training

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Settings(BaseModel):
@@ -43,7 +44,7 @@ class NetworkSettings(Settings):
         weights: where its pretrained weights come from.
         encoder_mode: ``frozen`` trains the decoder only, on features that are computed once.
         decoder: which decoder.
-        decoder_channels: width of the decoder (of its widest level for the U-Net).
+        decoder_channels: width of the decoder (of its widest level for the U-Net), a multiple of 32.
         dropout: of whole feature maps before the last layer (FPN).
         feature_variants: augmented variants of each tile whose features are cached (``frozen``).
     """
@@ -52,9 +53,15 @@ class NetworkSettings(Settings):
     weights: Weights = Weights.TIMM
     encoder_mode: EncoderMode = EncoderMode.FINETUNE
     decoder: Decoder = Decoder.UNET
-    decoder_channels: int = Field(256, ge=8)
+    decoder_channels: int = Field(256, ge=32, multiple_of=32)
     dropout: float = Field(0.1, ge=0, lt=1)
     feature_variants: int = Field(4, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _frozen_means_pretrained(self) -> Self:
+        if self.encoder_mode is EncoderMode.FROZEN and self.weights is Weights.NONE:
+            raise ValueError("encoder_mode 'frozen' needs pretrained weights: 'timm' or 'package', not 'none'")
+        return self
 
 
 class TrainingSettings(Settings):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+
 from tissuebench.datasets.budgets import draw_budget, patients_bought, persisted_budget, purchase_order
 from tissuebench.datasets.splits import Split
 from tissuebench.errors import ConfigError, DataError
@@ -118,7 +119,19 @@ def test_a_share_that_comes_out_even_is_not_rounded_up(n):
 
 @pytest.mark.parametrize(
     "spec",
-    ["masks:3", "masks:p", "3p", "mask:3p", "masks:-1p", "masks:25", "masks:ALL", " masks:3p", "masks:3p ", "", "masks:"],
+    [
+        "masks:3",
+        "masks:p",
+        "3p",
+        "mask:3p",
+        "masks:-1p",
+        "masks:25",
+        "masks:ALL",
+        " masks:3p",
+        "masks:3p ",
+        "",
+        "masks:",
+    ],
 )
 def test_another_spelling_says_how_to_spell_it(spec):
     with pytest.raises(ConfigError, match=r"say 'masks:3p' \(patients\), 'masks:25%' \(a share\) or 'masks:all'"):
@@ -149,15 +162,12 @@ def test_a_small_budget_shows_every_class_and_both_diagnoses(tiny_data):
         assert all(sum(counts) > 0 for counts in zip(*shown, strict=True))
 
 
-def test_cost_in_minutes(tiny_data):
+def test_cost_in_minutes(tiny_data, monkeypatch):
     budget = draw_budget(tiny_data.store, tiny_data.split, "masks:3p", 0)
     assert (budget.tiles, budget.minutes) == (3 * 6, 3 * 6 * 2.0)  # 64 x 96 px in tiles of 32: six a slide
     dearer = replace(tiny_data.store.info.costs, mask_minutes_per_tile=0.5)
-    tiny_data.store.info, info = replace(tiny_data.store.info, costs=dearer), tiny_data.store.info
-    try:
-        assert draw_budget(tiny_data.store, tiny_data.split, "masks:all", 0).minutes == 7 * 6 * 0.5
-    finally:
-        tiny_data.store.info = info
+    monkeypatch.setattr(tiny_data.store, "info", replace(tiny_data.store.info, costs=dearer))
+    assert draw_budget(tiny_data.store, tiny_data.split, "masks:all", 0).minutes == 7 * 6 * 0.5
 
 
 def test_only_training_patients_are_sold(tiny_data):

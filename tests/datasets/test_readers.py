@@ -93,6 +93,12 @@ def test_the_coarsest_level_that_is_fine_enough_is_read(tmp_path):
     assert read == {None: 10, 0.5: 10, 0.9: 10, 1.0: 100, 1.9: 100, 2.0: 200, 8.0: 200}
 
 
+def test_pixels_are_averaged_and_not_picked(tmp_path):
+    fine = np.indices((64, 64)).sum(axis=0) % 2 * np.uint8(200)
+    Image.fromarray(fine.astype(np.uint8)).convert("RGB").save(tmp_path / "checks.png")
+    assert (read_slide(tmp_path / "checks.png", 1.0, 0.5).pixels == 100).all()
+
+
 def test_without_a_resolution_the_file_and_the_column_are_named(tmp_path):
     path = write_pyramid(tmp_path / "slide.tif", smooth_image(), None)
     with pytest.raises(DataError, match=r"slide\.tif.*column 'mpp'"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tissuebench.datasets.splits import Split, official_split, random_split
 from tissuebench.errors import DataError
 

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tissuebench
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+
+import tissuebench
 from tissuebench.datasets.budgets import draw_budget
 from tissuebench.datasets.types import ClassMap, Supervision, Tile
 from tissuebench.datasets.views import LabelView
@@ -129,8 +130,6 @@ def test_no_label_of_another_part_is_open(tiny_data, training, part):
 
 @pytest.mark.parametrize("part", ["val", "test"])
 def test_a_budget_that_names_patients_of_another_part_opens_nothing(tiny_data, budget, part):
-    from dataclasses import replace
-
     greedy = replace(budget, patients=tiny_data.split.patients(part))
     view = LabelView.for_training(tiny_data.store, tiny_data.split, greedy, ALL_KINDS)
     assert view.mask_slides == ()
@@ -194,7 +193,9 @@ def test_withheld_labels_are_named_behind_the_door_only():
     root = benchmark.parent
     allowed = {f"datasets/{name}.py" for name in ("store", "views", "budgets", "splits", "ingest")}
     pattern = re.compile(r"\.withheld\b|\bwithheld\s*\(|labels/annotation|WithheldLabels\b|['\"]withheld['\"]")
-    files = [path for folder in ("benchmark", "methods", "datasets", "results") for path in (root / folder).rglob("*.py")]
+    files = [
+        path for folder in ("benchmark", "methods", "datasets", "results") for path in (root / folder).rglob("*.py")
+    ]
     assert len(files) > 40
     naming = {path.relative_to(root).as_posix() for path in files if pattern.search(path.read_text())}
     assert naming <= allowed
@@ -207,4 +208,3 @@ def test_supervision_and_class_maps_are_checked():
     for wrong in ({"names": ("a", "a")}, {"names": ("a",)}, {"colors": ((0, 0, 0),)}, {"diagnoses": {"A": ("z",)}}):
         with pytest.raises(ValueError, match=r"class|colour"):
             ClassMap(**{"names": ("a", "b"), "colors": ((0, 0, 0), (1, 1, 1)), **wrong})
-    assert all(one != other for one, other in pairwise(CLASSES.names))

@@ -1,0 +1,76 @@
+"""A plan that trains in seconds: random weights, narrow decoder, a few steps on the tiny data set."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from tissuebench.config import Plan, load_plan
+from tissuebench.plan import PlannedData, expand
+from tissuebench.progress import ProgressDisplay
+
+TINY_PLAN = {
+    "budgets": ["masks:2p", "masks:3p"],
+    "seeds": [0, 1],
+    "network": {
+        "encoder": "resnet18",
+        "weights": "none",
+        "encoder_mode": "finetune",
+        "decoder": "fpn",
+        "decoder_channels": 32,
+    },
+    "training": {"steps": 6, "batch_size": 2},
+}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A home of its own with the tiny data ingested, and the tiny plan."""
+
+    home: Path
+    plan_path: Path
+    data: PlannedData
+
+    def plan(self, *overrides: str) -> Plan:
+        return load_plan(str(self.plan_path), overrides)
+
+    def trials(self, plan: Plan, *methods: str):
+        return [trial for trial in expand(plan, methods, self.data, self.home) if trial.method in methods]
+
+    def command(self, *extra: str) -> list[str]:
+        return [
+            *(sys.executable, "-P", "-m", "tissuebench", "run", "--dataset", "folder"),
+            *("--data-root", str(self.data_root), "--home", str(self.home), "--plan", str(self.plan_path), *extra),
+        ]
+
+    @property
+    def data_root(self) -> Path:
+        return Path((self.home / "source.txt").read_text())
+
+
+@pytest.fixture
+def bench(tiny_data, tmp_path) -> Bench:
+    home = tmp_path / "home"
+    shutil.copytree(tiny_data.home, home)
+    (home / "source.txt").write_text(str(tiny_data.root))
+    plan_path = home / "tiny.yaml"
+    plan_path.write_text(yaml.safe_dump(TINY_PLAN))
+    return Bench(home, plan_path, PlannedData(tiny_data.store, tiny_data.split))
+
+
+@pytest.fixture
+def display():
+    with ProgressDisplay(Console(file=Path(os.devnull).open("w"))) as shown:
+        yield shown
+
+
+@pytest.fixture
+def quiet_environment():
+    return {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

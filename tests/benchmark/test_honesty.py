@@ -1,0 +1,88 @@
+"""Poisoned labels: with every withheld label replaced by garbage, training gives the same bits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tissuebench.datasets.store import StoreWriter
+from tissuebench.datasets.types import Supervision
+from tissuebench.datasets.views import LabelView
+from tissuebench.machine import detect_machine
+from tissuebench.methods.registry import all_methods
+from tissuebench.plan import PlannedData
+from tissuebench.runner import build_datamodule, build_method
+from tissuebench.training import fit
+
+REAL_METHODS = [name for name in all_methods() if not name.endswith("_in_a_test")]
+
+
+def poisoned(data: PlannedData, budget, kinds, path) -> PlannedData:
+    """A store whose images are the same and whose withheld labels are garbage."""
+    store, rng = data.store, np.random.default_rng(0)
+    writer = StoreWriter(path, store.info, store.class_map)
+    train = set(data.split.patients("train"))
+    diagnoses = list(store.class_map.diagnoses)
+    for slide in store.slides.values():
+        labels = store.withheld.mask(slide.slide_id, 0, 0, slide.height, slide.width)
+        diagnosis = store.withheld.diagnosis(slide.slide_id)
+        if slide.patient_id not in budget.patients or Supervision.MASKS not in kinds:
+            labels = rng.integers(0, len(store.class_map), labels.shape, dtype=np.uint8)
+        if slide.patient_id not in train or Supervision.DIAGNOSIS not in kinds:
+            diagnosis = (diagnoses[int(rng.integers(len(diagnoses)))],)
+        image = store.image(slide.slide_id, 0, 0, slide.height, slide.width).transpose(1, 2, 0)
+        writer.add(slide.slide_id, slide.patient_id, diagnosis, image, labels, store.tissue(slide.slide_id))
+    return PlannedData(writer.seal(), data.split)
+
+
+def trained(trial, data, folder):
+    machine = detect_machine(trial.network.encoder_mode)
+    method = build_method(trial, data)
+    folder.mkdir()
+    fit(method, build_datamodule(trial, method, data, None, machine), folder, trial.seed, machine, lambda _: None)
+    return torch.cat([parameter.detach().flatten() for parameter in method.parameters()])
+
+
+@pytest.mark.parametrize("name", REAL_METHODS)
+def test_withheld_labels_change_no_bit(bench, tmp_path, name):
+    plan = bench.plan("seeds=[0]", "budgets=['masks:2p']")
+    (trial,) = bench.trials(plan, name)
+    bad = poisoned(bench.data, trial.budget, all_methods()[name].consumes, tmp_path / "poisoned.zarr")
+    assert bad.store.content_hash != bench.data.store.content_hash
+    assert torch.equal(trained(trial, bench.data, tmp_path / "a"), trained(trial, bad, tmp_path / "b"))
+
+
+def test_an_open_door_is_noticed(bench, tmp_path, monkeypatch):
+    plan = bench.plan("seeds=[0]", "budgets=['masks:2p']")
+    (trial,) = bench.trials(plan, "supervised")
+    bad = poisoned(bench.data, trial.budget, frozenset({Supervision.MASKS}), tmp_path / "poisoned.zarr")
+    real = LabelView.for_training.__func__
+
+    def open_door(cls, store, split, budget, kinds):
+        return real(cls, store, split, replace(budget, patients=split.patients("train")), kinds)
+
+    monkeypatch.setattr(LabelView, "for_training", classmethod(open_door))
+    assert not torch.equal(trained(trial, bench.data, tmp_path / "a"), trained(trial, bad, tmp_path / "b"))
+
+
+def test_labels_that_were_bought_do_matter(bench, tmp_path):
+    plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "methods.complementary.ramp=0")
+    (trial,) = bench.trials(plan, "complementary")
+    bad = poisoned(bench.data, trial.budget, frozenset({Supervision.MASKS}), tmp_path / "poisoned.zarr")
+    assert not torch.equal(trained(trial, bench.data, tmp_path / "a"), trained(trial, bad, tmp_path / "b"))
+
+
+def test_methods_that_differ_see_the_same_annotated_tiles(bench):
+    plan = bench.plan("seeds=[0]", "budgets=['masks:2p']")
+    machine = detect_machine(plan.network.encoder_mode)
+    batches = []
+    for trial in bench.trials(plan, "supervised", "complementary"):
+        method = build_method(trial, bench.data)
+        data = build_datamodule(trial, method, bench.data, None, machine)
+        batches.append([batch["annotated"] for batch in data.train_dataloader()])
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.masks, other.masks)

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tissuebench.datasets.augment import AugmentSettings, orient_each
+from tissuebench.datasets.budgets import draw_budget
+from tissuebench.datasets.datamodule import LoaderSettings, StepDataset, StepSampler, TileDataModule
+from tissuebench.datasets.sampling import draw, stream_tree
+from tissuebench.datasets.splits import Split
+from tissuebench.datasets.store import TileStore
+from tissuebench.datasets.tiling import grid, tissue_share
+from tissuebench.datasets.types import Stream, Supervision, Tile, TileBatch
+from tissuebench.datasets.views import LabelView
+from tissuebench.errors import ConfigError
+
+SEED = 12
+MASKS, DIAGNOSED = Stream(Supervision.MASKS, 4), Stream(Supervision.DIAGNOSIS, 3)
+STREAMS = {"annotated": MASKS, "diagnosed": DIAGNOSED, "tagged": Stream(Supervision.TAGS, 2)}
+STREAMS["any"] = Stream(Supervision.NONE, 2)
+ALL_KINDS = frozenset({Supervision.MASKS, Supervision.TAGS, Supervision.DIAGNOSIS})
+
+
+def view_of(store, split, spec="masks:3p", kinds=ALL_KINDS):
+    return LabelView.for_training(store, split, draw_budget(store, split, spec, 0), kinds)
+
+
+def dataset_of(store, split, streams=STREAMS, seed=SEED):
+    return StepDataset(store, view_of(store, split), streams, seed, None)
+
+
+def digest(batch: TileBatch) -> str:
+    found = hashlib.sha256(str(batch.step).encode())
+    for tensor in (batch.images, batch.masks, batch.tags, batch.excluded):
+        found.update(b"none" if tensor is None else str(tensor.dtype).encode() + tensor.numpy().tobytes())
+    return found.hexdigest()
+
+
+def digests(item) -> dict[str, str]:
+    return {name: digest(batch) for name, batch in item.items()}
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_data):
+    return dataset_of(tiny_data.store, tiny_data.split)
+
+
+@pytest.fixture
+def view(tiny_data):
+    return view_of(tiny_data.store, tiny_data.split)
+
+
+@pytest.fixture
+def where(tiny_data):
+    """From the pixels of a training tile to the tile: noise makes every tile's pixels its own."""
+    found = {}
+    for slide in tiny_data.store.slides.values():
+        for tile in grid(slide, 32):
+            found[tiny_data.store.image(tile.slide_id, tile.y, tile.x, 32, 32).tobytes()] = tile
+    return lambda images: [found[image.numpy().tobytes()] for image in images]
+
+
+def test_a_step_is_a_pure_function_of_seed_and_step(tiny_data, dataset):
+    forward = [digests(dataset[step]) for step in range(6)]
+    fresh = dataset_of(tiny_data.store, tiny_data.split)
+    for step in (5, 0, 3, 3, 1, 4, 2):
+        np.random.seed(step)  # noqa: NPY002
+        torch.manual_seed(step)
+        assert digests(fresh[step]) == forward[step]
+    assert len({step["annotated"] for step in forward}) == 6
+    assert digests(dataset_of(tiny_data.store, tiny_data.split, seed=13)[0]) != forward[0]
+
+
+def test_a_step_is_the_same_in_another_process(tiny_data, dataset):
+    environment = {**os.environ, "PYTHONHASHSEED": "321"}
+    arguments = [sys.executable, __file__, str(tiny_data.home / "data" / "tiny")]
+    found = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
+    assert found.stdout.split() == [value for step in (4, 1) for value in digests(dataset[step]).values()]
+
+
+def test_the_annotated_stream_is_the_same_whoever_stands_beside_it(tiny_data, dataset):
+    """The paired design: methods that differ in their other streams see the same annotated tiles."""
+    alone = dataset_of(tiny_data.store, tiny_data.split, {"annotated": MASKS})
+    last = dataset_of(tiny_data.store, tiny_data.split, {"diagnosed": DIAGNOSED, "annotated": MASKS})
+    larger = {"diagnosed": Stream(Supervision.DIAGNOSIS, 9), "annotated": MASKS}
+    masks_only = StepDataset(
+        tiny_data.store,
+        view_of(tiny_data.store, tiny_data.split, kinds=frozenset({Supervision.MASKS})),
+        {"annotated": MASKS},
+        SEED,
+        None,
+    )
+    for step in range(5):
+        expected = digest(dataset[step]["annotated"])
+        others = (alone, last, dataset_of(tiny_data.store, tiny_data.split, larger), masks_only)
+        assert {digest(other[step]["annotated"]) for other in others} == {expected}
+
+
+def test_what_each_stream_carries(dataset):
+    batch = dataset[0]
+    carried = {
+        name: {label for label in ("masks", "tags", "excluded") if getattr(stream, label) is not None}
+        for name, stream in batch.items()
+    }
+    assert carried == {"annotated": {"masks"}, "diagnosed": {"excluded"}, "tagged": {"tags"}, "any": set()}
+    annotated, diagnosed, tagged = batch["annotated"], batch["diagnosed"], batch["tagged"]
+    assert (annotated.images.shape, annotated.images.dtype) == ((4, 3, 32, 32), torch.uint8)
+    assert (annotated.masks.shape, annotated.masks.dtype) == ((4, 32, 32), torch.int64)
+    assert (diagnosed.excluded.shape, diagnosed.excluded.dtype) == ((3, 4), torch.bool)
+    assert (tagged.tags.shape, tagged.tags.dtype) == ((2, 4), torch.bool)
+
+
+def test_labels_belong_to_their_tiles(tiny_data, dataset, where):
+    labels = tiny_data.store.withheld
+    for step in range(8):
+        item = dataset[step]
+        for tile, mask in zip(where(item["annotated"].images), item["annotated"].masks, strict=True):
+            assert np.array_equal(labels.mask(tile.slide_id, tile.y, tile.x, 32, 32), mask.numpy())
+        for tile, excluded in zip(where(item["diagnosed"].images), item["diagnosed"].excluded, strict=True):
+            own = labels.diagnosis(tile.slide_id)[0]
+            assert excluded.tolist() == [False, False, own == "B", own == "A"]
+        for tile, tags in zip(where(item["tagged"].images), item["tagged"].tags, strict=True):
+            present = set(np.unique(labels.mask(tile.slide_id, tile.y, tile.x, 32, 32)).tolist())
+            assert set(np.flatnonzero(tags).tolist()) == present
+
+
+def test_only_bought_tiles_are_in_the_annotated_stream(tiny_data, dataset, view, where):
+    bought = {slide.slide_id for slide in view.mask_slides}
+    train = {slide.slide_id for slide in view.slides}
+    seen = defaultdict(set)
+    for step in range(150):
+        for name, batch in dataset[step].items():
+            seen[name] |= {tile.slide_id for tile in where(batch.images)}
+    assert seen["annotated"] == seen["tagged"] == bought
+    assert seen["diagnosed"] == seen["any"] == train
+    assert len(bought) == 3 < len(train) == 7
+
+
+def drawn(tiny_data, view, stream, n=6000):
+    tree = stream_tree("s", stream, tiny_data.store, view, 32)
+    rng = np.random.default_rng(0)
+    return tree, Counter(draw(tree, rng) for _ in range(n))
+
+
+def test_classes_are_drawn_equally_often(tiny_data, view):
+    tree, counts = drawn(tiny_data, view, MASKS)
+    shown = {tile: np.flatnonzero(view.tags(tile, 32)) for slide in view.mask_slides for tile in grid(slide, 32)}
+    assert len(tree) == 4
+    for class_id, group in enumerate(tree):
+        assert set(group) == {tile for tile, classes in shown.items() if class_id in classes}
+    # a tile's share: a quarter from each class that it shows, divided by how many tiles show that class
+    for tile, classes in shown.items():
+        expected = sum(0.25 / len(tree[class_id]) for class_id in classes)
+        assert counts[tile] / 6000 == pytest.approx(expected, abs=0.02)
+
+
+def test_excluded_classes_and_cases_are_drawn_equally_often(tiny_data, view):
+    """Of seven training cases four have diagnosis A: each of those is drawn 1/8 of the time, each B 1/6."""
+    _, counts = drawn(tiny_data, view, DIAGNOSED)
+    cases = Counter()
+    for tile, count in counts.items():
+        cases[tile.slide_id] += count
+    for slide_id, count in cases.items():
+        expected = {"A": 1 / 2 / 4, "B": 1 / 2 / 3}[view.diagnosis(slide_id)[0]]
+        assert count / 6000 == pytest.approx(expected, abs=0.02)
+
+
+def test_cases_are_drawn_equally_often_without_labels(tiny_data, view):
+    _, counts = drawn(tiny_data, view, Stream(Supervision.NONE, 1))
+    cases = Counter()
+    for tile, count in counts.items():
+        cases[tile.slide_id] += count
+    assert len(cases) == 7
+    assert all(count / 6000 == pytest.approx(1 / 7, abs=0.02) for count in cases.values())
+
+
+def test_weak_streams_draw_tissue(tiny_data, view, monkeypatch):
+    _, counts = drawn(tiny_data, view, DIAGNOSED)
+    for slide in view.slides:
+        shares = {tile: tissue_share(tiny_data.store, tile, 32) for tile in grid(slide, 32)}
+        expected = {tile for tile, share in shares.items() if share >= 0.25}
+        assert {tile for tile in counts if tile.slide_id == slide.slide_id} == (expected or set(shares))
+
+
+def test_unbalanced_is_uniform_over_tiles(tiny_data, view):
+    tree, counts = drawn(tiny_data, view, replace(MASKS, balanced=False))
+    assert all(isinstance(tile, Tile) for tile in tree)
+    assert len(tree) == 3 * 6
+    assert all(count / 6000 == pytest.approx(1 / 18, abs=0.015) for count in counts.values())
+
+
+def test_cases_that_exclude_nothing_are_left_out(tiny_data, view, monkeypatch):
+    silent = next(slide.slide_id for slide in view.slides if view.diagnosis(slide.slide_id) == ("A",))
+    diagnosis = view.diagnosis
+    monkeypatch.setattr(view, "diagnosis", lambda slide_id: () if slide_id == silent else diagnosis(slide_id))
+    _, counts = drawn(tiny_data, view, DIAGNOSED, 500)
+    assert silent not in {tile.slide_id for tile in counts}
+    monkeypatch.setattr(view, "diagnosis", lambda _: ())
+    with pytest.raises(ConfigError, match=r"stream 's' .*has no tile"):
+        stream_tree("s", DIAGNOSED, tiny_data.store, view, 32)
+
+
+@settings(max_examples=50)
+@given(st.recursive(st.integers(0, 50), lambda branch: st.lists(branch, min_size=1, max_size=4), max_leaves=30))
+def test_a_draw_is_a_leaf(nested):
+    def tree(node):
+        return Tile("S", node, 0) if isinstance(node, int) else tuple(tree(branch) for branch in node)
+
+    def leaves(node):
+        return {node} if isinstance(node, int) else set().union(*(leaves(branch) for branch in node))
+
+    rng = np.random.default_rng(0)
+    assert {draw(tree(nested), rng).y for _ in range(20)} <= leaves(nested)
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_a_resumed_fit_goes_on_with_the_next_step(done, steps):
+    whole, rest = StepSampler(0, steps), StepSampler(done, steps)
+    assert [*whole][done:] == [*rest]
+    assert len(rest) == len([*rest])
+
+
+class _Trainer:
+    def __init__(self, global_step):
+        self.global_step = global_step
+
+
+def module_of(tiny_data, augmentation, steps=5, **options):
+    view = view_of(tiny_data.store, tiny_data.split)
+    return TileDataModule(tiny_data.store, view, STREAMS, SEED, steps, augmentation, **options)
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_the_loader_gives_the_steps_that_are_left(tiny_data, dataset, done):
+    module = module_of(tiny_data, AugmentSettings())
+    module.trainer = _Trainer(done) if done else None
+    batches = list(module.train_dataloader())
+    assert [digests(batch) for batch in batches] == [digests(dataset[step]) for step in range(done, 5)]
+
+
+def test_worker_processes_change_nothing(tiny_data, dataset):
+    module = module_of(tiny_data, AugmentSettings(), steps=2, loader=LoaderSettings(num_workers=1))
+    assert [digests(batch) for batch in module.train_dataloader()] == [digests(dataset[step]) for step in range(2)]
+
+
+def test_masks_turn_with_their_images(tiny_data, dataset):
+    """Colours are far apart, so the class of each pixel can be read off the augmented image itself."""
+    module = module_of(tiny_data, AugmentSettings(color=0, hue=0))
+    colours = torch.tensor(tiny_data.store.class_map.colors).float() / 255
+    turned_ones = 0
+    for step in range(6):
+        batch = module.on_after_batch_transfer(dataset[step], 0)["annotated"]
+        distance = (batch.images[:, None] - colours[None, :, :, None, None]).square().sum(dim=2)
+        assert torch.equal(distance.argmin(dim=1), batch.masks)
+        turned_ones += not torch.equal(batch.masks, dataset[step]["annotated"].masks)
+    assert turned_ones > 0
+
+
+def test_augmentation_depends_on_seed_stream_and_step_alone(tiny_data, dataset):
+    module = module_of(tiny_data, AugmentSettings())
+    first = {step: digests(module.on_after_batch_transfer(dataset[step], 0)) for step in (0, 1)}
+    torch.manual_seed(4)
+    assert {step: digests(module.on_after_batch_transfer(dataset[step], 0)) for step in (1, 0)} == first
+    moved = replace(dataset[0]["annotated"], step=9)
+    assert digest(replace(module._augmented("annotated", moved), step=0)) != first[0]["annotated"]
+    assert digest(module._augmented("other", dataset[0]["annotated"])) != first[0]["annotated"]
+    assert not torch.equal(dataset[0]["any"].images.float() / 255, module._augmented("any", dataset[0]["any"]).images)
+
+
+class _Bank:
+    """Features that tell which tile and variant they came from; variant v was turned by v."""
+
+    n_variants = 4
+
+    def read(self, tiles, variants):
+        marks = torch.tensor([[tile.y, tile.x, variant] for tile, variant in zip(tiles, variants, strict=True)])
+        return (marks[:, :, None, None].float(),), torch.tensor(variants)
+
+
+def test_cached_features_stand_in_for_images_and_masks_turn_with_them(tiny_data, dataset, where):
+    banked = StepDataset(tiny_data.store, view_of(tiny_data.store, tiny_data.split), STREAMS, SEED, _Bank())
+    variants_seen = set()
+    for step in range(6):
+        batch, plain = banked[step]["annotated"], dataset[step]["annotated"]
+        assert batch.images is None
+        marks = batch.features[0][:, :, 0, 0].long()
+        tiles = where(plain.images)
+        assert marks[:, :2].tolist() == [[tile.y, tile.x] for tile in tiles]  # the same tiles as from images
+        assert torch.equal(batch.masks, orient_each(plain.masks, marks[:, 2]))
+        variants_seen |= set(marks[:, 2].tolist())
+    assert variants_seen == {0, 1, 2, 3}
+    module = module_of(tiny_data, AugmentSettings(), features=_Bank())
+    assert module._augmented("annotated", batch) is batch
+
+
+if __name__ == "__main__":  # what another process draws
+    folder = Path(sys.argv[1])
+    elsewhere = dataset_of(TileStore(folder / "store.zarr"), Split.read(folder / "split.json"))
+    print(*(value for step in (4, 1) for value in digests(elsewhere[step]).values()))
