@@ -5,6 +5,8 @@ METHOD ?= complementary
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 FARM   := build/farm
+# One test process a core, one thread each: trainings that share threads get in each other's way.
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n logical --maxprocesses 4
 
 # Options of `tissuebench run` that were given on the command line of make.
 comma := ,
@@ -49,10 +51,10 @@ check: $(READY)  ## hold METHOD to the contract that every method passes
 	@$(BIN)/tissuebench method check '$(METHOD)'
 
 test: lint typecheck  ## everything that is quick: minutes
-	$(BIN)/python -P -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: lint typecheck  ## everything, with what is slow and valuable
-	$(BIN)/python -P -m pytest
+	$(PYTEST)
 
 # The four mapped folders as one tree of links: tools that read source do not see through an editable install.
 $(FARM): $(READY)

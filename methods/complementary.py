@@ -41,13 +41,6 @@ class Form(StrEnum):
     FORWARD_CORRECTED = "forward_corrected"
 
 
-class Pool(StrEnum):
-    """What the conditional loss is averaged over."""
-
-    PIXELS = "pixels"
-    MASS = "mass"
-
-
 @register
 class Complementary(Method):
     """Cross-entropy on the budget's masks, and exclusion of what each case's diagnosis rules out."""
@@ -74,7 +67,6 @@ class Complementary(Method):
         balanced: bool = True
         max_excluded: int | None = Field(None, ge=1)
         official_clip: bool = False
-        pool: Pool = Pool.PIXELS
 
     name = "complementary"
     summary = "masks of the budget + classes excluded by each case's diagnosis (Haegele et al.)"
@@ -113,10 +105,6 @@ class Complementary(Method):
         excluded = excluded & informative[:, None]
         if settings.form is Form.CONDITIONAL:
             loss = conditional_set_wise(logits, excluded, dependent, settings.gamma)
-            if settings.pool is Pool.MASS:
-                mass = (logits.float().softmax(1) * dependent.view(1, -1, 1, 1)).sum(1).detach()
-                mass = mass * informative[:, None, None]
-                return loss.sum() / mass.sum().clamp(min=1.0)
         elif settings.form is Form.SET_WISE:
             loss = set_wise(logits, excluded, settings.gamma)
         else:

@@ -90,7 +90,7 @@ def test_the_last_override_wins():
         ("replicates=sometimes", "replicates"),
         ("network.decoder=linknet", r"key 'network\.decoder'"),
         ("evaluation.part=train", r"key 'evaluation\.part'"),
-        ("evaluation.overlap_px=512", "overlap_px 512 must be smaller than window_px 512"),
+        ("evaluation.overlap=1", r"key 'evaluation\.overlap'"),
         ("methods.complementary=3", r"key 'methods\.complementary'"),
     ],
 )
@@ -151,8 +151,8 @@ def test_a_plan_cannot_be_changed():
         load_plan("smoke").training.steps = 3
 
 
-@pytest.mark.parametrize(("window", "overlap"), [(64, 64), (64, 100)])
-def test_windows_that_would_not_advance_are_refused(window, overlap):
-    with pytest.raises(ValueError, match="smaller than window_px"):
-        EvaluationSettings(window_px=window, overlap_px=overlap)
-    assert EvaluationSettings(window_px=64, overlap_px=63).overlap_px == 63
+@pytest.mark.parametrize("overlap", [-0.1, 0.6, 1.0, 64])
+def test_windows_that_would_hardly_advance_are_refused(overlap):
+    with pytest.raises(ValueError, match="overlap"):
+        EvaluationSettings(overlap=overlap)
+    assert EvaluationSettings(overlap=0.5).window_px is None

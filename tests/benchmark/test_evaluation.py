@@ -87,22 +87,25 @@ def test_the_overlap_is_cut_in_its_middle(length, window_px, data):
 
 
 @pytest.mark.parametrize("name", list(SIZES))
-@pytest.mark.parametrize(("window", "overlap"), [(32, 0), (32, 16), (48, 31), (64, 7), (128, 64), (512, 64)])
+@pytest.mark.parametrize(
+    ("window", "overlap"), [(32, 0), (32, 0.5), (48, 0.3), (64, 0.11), (128, 0.5), (512, 0.25), (None, 0.25)]
+)
 def test_stitching_is_exact_whatever_the_windows(painted, name, window, overlap):
     store, truth = painted
     method = ByColour()
-    settings = EvaluationSettings(window_px=window, overlap_px=overlap)
+    settings = EvaluationSettings(window_px=window, overlap=overlap)
     predicted = predict_slide(method, store, store.slides[name], settings, CPU, "32-true")
     assert predicted.dtype == np.uint8
     assert np.array_equal(predicted, truth[name])
+    window = window or store.info.tile_px
     height, width = SIZES[name]  # no padding is ever predicted
     assert {shape[2:] for shape in method.shapes} == {(min(window, height), min(window, width))}
-    assert max(shape[0] for shape in method.shapes) <= 4
+    assert sum(shape[0] for shape in method.shapes) == len(windows(height, width, window, int(overlap * window)))
 
 
 def test_each_pixel_comes_from_a_window_it_lies_deep_in(painted):
     store, _ = painted
-    settings = EvaluationSettings(window_px=64, overlap_px=32)
+    settings = EvaluationSettings(window_px=64, overlap=0.5)
     depth = predict_slide(Position(), store, store.slides["even"], settings, CPU, "32-true").astype(int)
     y, x = np.mgrid[0:128, 0:128]
     to_edge = np.minimum(np.minimum(y, 127 - y), np.minimum(x, 127 - x))
@@ -114,7 +117,7 @@ def test_each_pixel_comes_from_a_window_it_lies_deep_in(painted):
 def test_evaluate_counts_the_part_and_nothing_else(tiny_data):
     method = ByColour()
     view = LabelView.for_evaluation(tiny_data.store, tiny_data.split, "test")
-    settings = EvaluationSettings(window_px=40, overlap_px=9)
+    settings = EvaluationSettings(window_px=40, overlap=0.2)
     scored = list(evaluate(method, tiny_data.store, view, settings, CPU, "32-true"))
     assert method.evaluating
     assert tuple(row.slide.patient_id for row in scored) == tiny_data.split.patients("test")

@@ -21,7 +21,6 @@ from tissuebench.results.store import ResultStore
 from tissuebench.runner import build_datamodule, build_method, run_trials
 from tissuebench.training import fit
 
-
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 
 
@@ -92,8 +91,6 @@ def test_weight_zero_is_supervised_bit_for_bit(bench, tmp_path):
     other, _ = trained_state(bench, complementary, tmp_path / "b")
     assert_same_state(one, other)
     assert complementary.arm == "complementary[weight=0.0]"
-
-
 
 
 @pytest.mark.parametrize("method", ["supervised", "complementary"])
