@@ -49,8 +49,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--debug", is_flag=True, help="Show the trace of an expected failure.")
 @click.version_option(package_name="tissuebench")
-@click.pass_context
-def cli(context: click.Context, debug: bool) -> None:
+def cli(debug: bool) -> None:
     r"""Which weak-supervision strategy is worth a pathologist's time?
 
     \b
@@ -58,7 +57,6 @@ def cli(context: click.Context, debug: bool) -> None:
     tissuebench results table                   the table again, from what is stored
     tissuebench method new NAME                 begin a method of your own, in one file
     """
-    context.obj = {"debug": debug}
 
 
 @cli.command()
@@ -104,7 +102,7 @@ def run(
     )
     outcome = bench(request)
     if outcome.board is not None:
-        _print_boards([outcome.board], as_json, None)
+        _print_boards([outcome.board], as_json)
     if outcome.n_failed:
         raise SystemExit(EXIT_SOME_FAILED)
 
@@ -188,16 +186,22 @@ def results() -> None:
 @click.option("--all", "everything", is_flag=True, help="Also comparisons under other shared settings.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a CSV file.")
+@click.option("--svg", "svg_path", type=click.Path(dir_okay=False, path_type=Path), help="Also draw an SVG file.")
 @_HOME
-def table(dataset: str | None, everything: bool, as_json: bool, csv_path: Path | None, home: Path) -> None:
+def table(
+    dataset: str | None, everything: bool, as_json: bool, csv_path: Path | None, svg_path: Path | None, home: Path
+) -> None:
     """Scores with 95 % intervals, and paired differences to the lower bound."""
     from tissuebench.comparison import boards_on_disk, results_folder
     from tissuebench.results.store import ResultStore
 
-    _print_boards(boards_on_disk(ResultStore(results_folder(home)), dataset, everything), as_json, csv_path)
+    boards = boards_on_disk(ResultStore(results_folder(home)), dataset, everything)
+    _print_boards(boards, as_json, csv_path, svg_path)
 
 
-def _print_boards(boards: list[Leaderboard], as_json: bool, csv_path: Path | None) -> None:
+def _print_boards(
+    boards: list[Leaderboard], as_json: bool, csv_path: Path | None = None, svg_path: Path | None = None
+) -> None:
     from rich.console import Console
 
     from tissuebench.results.table import render, to_csv, to_json
@@ -208,11 +212,13 @@ def _print_boards(boards: list[Leaderboard], as_json: bool, csv_path: Path | Non
     if as_json:
         click.echo(to_json(rows))
         return
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, record=svg_path is not None)
     if not boards:
         console.print("no results yet: 'tissuebench run --method complementary' makes some")
     for board in boards:
         render(board, console)
+    if svg_path is not None:
+        console.save_svg(str(svg_path), title="tissuebench results table")
 
 
 def _listed(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -235,12 +241,12 @@ def _stderr() -> Any:  # noqa: ANN401 - rich is imported late
 
 def main() -> None:
     """Run the command; expected failures become one line and exit code 2."""
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = cli.main(standalone_mode=False)
         raise SystemExit(code if isinstance(code, int) else 0)
     except TissueBenchError as error:
-        if "--debug" in sys.argv:
+        if "--debug" in sys.argv[:2]:
             raise
         click.echo(f"tissuebench: {' '.join(str(error).split())}", err=True)
         raise SystemExit(EXIT_BAD_INPUT) from None

@@ -135,6 +135,7 @@ def fit(
 
     Raises:
         TrainingError: the loss became NaN or infinite.
+        KeyboardInterrupt: interrupted; a checkpoint of the last step stands in ``folder``.
     """
     training = method.task.training
     history = History()
@@ -169,7 +170,10 @@ def fit(
         )
         resume_from = folder / _CHECKPOINT
         started = time.perf_counter()
-        trainer.fit(method, data, ckpt_path=resume_from if resume_from.is_file() else None, weights_only=True)
+        try:
+            trainer.fit(method, data, ckpt_path=resume_from if resume_from.is_file() else None, weights_only=True)
+        except SystemExit as interrupted:  # Lightning's answer to Ctrl-C and SIGTERM, after it wrote a checkpoint
+            raise KeyboardInterrupt from interrupted
     if trainer.global_step != training.steps:
         raise TrainingError(f"stopped at step {trainer.global_step} of {training.steps}")
     per_step = sum(stream.batch_size for stream in method.streams().values())

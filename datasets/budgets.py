@@ -16,7 +16,7 @@ from tissuebench.datasets.files import read_hashed_json, write_hashed_json
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.tiling import grid
-from tissuebench.errors import ConfigError
+from tissuebench.errors import ConfigError, DataError
 from tissuebench.hashing import Json, content_hash, derive_seed
 
 _SPEC = re.compile(r"masks:(?:(?P<patients>\d+)p|(?P<share>\d+(?:\.\d+)?)%|(?P<all>all))")
@@ -130,17 +130,21 @@ def persisted_budget(folder: Path, store: TileStore, split: Split, spec: str, re
         DataError: the file was edited.
         ConfigError: see ``draw_budget``.
     """
+    patients_bought(spec, len(split.patients("train")))  # a spec that passes can be a file name
     name = spec.removeprefix("masks:").replace("%", "pct")
-    path = folder / split.sha256[:12] / f"masks-{name}-r{replicate}.json"
+    drawn_from = content_hash([store.content_hash, split.sha256])
+    path = folder / drawn_from[:12] / f"masks-{name}-r{replicate}.json"
     if not path.exists():
         budget = draw_budget(store, split, spec, replicate)
         write_hashed_json(path, budget._document())
         return budget
     document, _ = read_hashed_json(path)
+    if [document["spec"], document["replicate"], document["split_sha256"]] != [spec, replicate, split.sha256]:
+        raise DataError(f"{path}: holds another budget than its name says; delete it")
     return LabelBudget(
-        spec=str(document["spec"]),
-        replicate=cast("int", document["replicate"]),
-        split_sha256=str(document["split_sha256"]),
+        spec=spec,
+        replicate=replicate,
+        split_sha256=split.sha256,
         patients=tuple(cast("list[str]", document["patients"])),
         tiles=cast("int", document["tiles"]),
         minutes=float(cast("float", document["minutes"])),

@@ -42,32 +42,29 @@ def ensure_store(recipe: Recipe, home: Path, data_root: Path | None, progress: P
         DataError: source missing or unusable, or the store was made from another source.
     """
     folder = dataset_folder(home, recipe.name)
-    store_path, split_path = folder / "store.zarr", folder / "split.json"
+    store_path, split_path, raw = folder / "store.zarr", folder / "split.json", folder / "raw"
     if data_root is not None and not data_root.is_dir():
         raise DataError(f"data root {data_root}: no such folder")
-    if data_root is None and recipe.generate is not None and not (store_path.exists() and split_path.exists()):
-        data_root = _generated(recipe, folder, progress)
+    if data_root is None and recipe.generate is not None:
+        if not raw.is_dir() and not (store_path.exists() and split_path.exists()):
+            _generate(recipe, raw, progress)
+        data_root = raw if raw.is_dir() else None
     if data_root is not None:
         rows = recipe.rows(data_root)
+        split = _split_of(recipe, rows)
         source = _source_hash(recipe, rows)
         if not store_path.exists():
-            split = _split_of(recipe, rows)
-            store = _ingest(recipe, rows, source, store_path, progress)
+            _ingest(recipe, rows, source, store_path, progress)
+        elif TileStore(store_path).info.source_sha256 != source:
+            raise DataError(f"{store_path}: was made from other files; delete {folder} to ingest these")
+        if not split_path.exists():
             split.write(split_path)
-            return store, split
-        store = TileStore(store_path)
-        if store.info.source_sha256 != source:
-            raise DataError(f"{store_path}: was made from another manifest; delete {folder} to ingest this one")
     elif not store_path.exists():
         raise DataError(
             f"dataset {recipe.name!r} is not ingested yet: say where its files are (DATA_ROOT=… or --data-root …); "
             f"{recipe.source}"
         )
-    else:
-        store = TileStore(store_path)
-    if not split_path.exists() and data_root is not None:  # interrupted between sealing and writing the split
-        _split_of(recipe, recipe.rows(data_root)).write(split_path)
-    split = Split.read(split_path)
+    store, split = TileStore(store_path), Split.read(split_path)
     known = {slide.patient_id for slide in store.slides.values()}
     lost = sorted({patient for part in split.parts.values() for patient in part} - known)
     if lost:
@@ -75,27 +72,29 @@ def ensure_store(recipe: Recipe, home: Path, data_root: Path | None, progress: P
     return store, split
 
 
-def _generated(recipe: Recipe, folder: Path, progress: Progress) -> Path:
-    raw = folder / "raw"
-    if raw.is_dir():
-        return raw
-    aside = folder / "raw.partial"
-    shutil.rmtree(aside, ignore_errors=True)
+def _generate(recipe: Recipe, raw: Path, progress: Progress) -> None:
     if recipe.generate is None:
         raise DataError(f"dataset {recipe.name!r} cannot be generated")
+    aside = raw.with_name(raw.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
     recipe.generate(aside, lambda done, total: progress(f"drawing {recipe.name} slides", done, total))
     aside.rename(raw)
-    return raw
 
 
 def _source_hash(recipe: Recipe, rows: list[ManifestRow]) -> str:
+    """Hash of what a store is made of: the recipe, the manifest and the sizes of its files."""
     classes = recipe.class_map
+
+    def size(path: Path) -> int:
+        return path.stat().st_size if path.is_file() else -1
+
     return content_hash(
         {
             "recipe": [recipe.name, recipe.version, recipe.mpp, recipe.tile_px],
             "costs": asdict(recipe.costs),
             "classes": [list(classes.names), {name: list(allowed) for name, allowed in classes.diagnoses.items()}],
             "rows": [[r.slide_id, r.patient_id, list(r.diagnosis), r.split, r.mpp] for r in rows],
+            "bytes": [[size(r.image), size(r.annotation)] for r in rows],
         }
     )
 
@@ -112,7 +111,7 @@ def _split_of(recipe: Recipe, rows: list[ManifestRow]) -> Split:
     return official_split(f"{recipe.name}-official", ((row.patient_id, row.split) for row in rows))
 
 
-def _ingest(recipe: Recipe, rows: list[ManifestRow], source: str, path: Path, progress: Progress) -> TileStore:
+def _ingest(recipe: Recipe, rows: list[ManifestRow], source: str, path: Path, progress: Progress) -> None:
     writer = StoreWriter(
         path, StoreInfo(recipe.name, recipe.mpp, recipe.tile_px, recipe.costs, source), recipe.class_map
     )
@@ -127,7 +126,7 @@ def _ingest(recipe: Recipe, rows: list[ManifestRow], source: str, path: Path, pr
                 labels = read_label_image(row.annotation, recipe.class_map, slide.level0_size, size)
             writer.add(row.slide_id, row.patient_id, row.diagnosis, slide.pixels, labels, tissue_mask(slide.pixels))
         progress(f"ingesting {recipe.name}", len(rows), len(rows))
-        return writer.seal()
+        writer.seal()
     except BaseException:
         writer.discard()
         raise

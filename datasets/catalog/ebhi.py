@@ -9,7 +9,7 @@ from tissuebench.datasets.catalog.recipe import Recipe
 from tissuebench.datasets.files import require_safe_id
 from tissuebench.datasets.manifest import ManifestRow
 from tissuebench.datasets.types import ClassMap
-from tissuebench.errors import DataError
+from tissuebench.errors import DataError, unknown_name
 
 _KINDS = ("Normal", "Polyp", "Low-grade IN", "High-grade IN", "Adenocarcinoma", "Serrated adenoma")
 
@@ -28,6 +28,12 @@ CLASS_MAP = ClassMap(
 )
 
 
+def _kind(name: str) -> str:
+    if name not in _KINDS:
+        raise ValueError(unknown_name("class_name", name, _KINDS))
+    return name
+
+
 def _rows(root: Path) -> list[ManifestRow]:
     path = root / "manifest.csv"
     if not path.is_file():
@@ -42,7 +48,7 @@ def _rows(root: Path) -> list[ManifestRow]:
                         patient_id=require_safe_id("case_id", row["case_id"], f"{path}: row {number}"),
                         image=root / row["image"],
                         annotation=root / row["mask"],
-                        diagnosis=(_KINDS[_KINDS.index(row["class_name"])],),
+                        diagnosis=(_kind(row["class_name"]),),
                         split=row["split"],
                     )
                 )

@@ -122,7 +122,7 @@ def test_the_same_source_gives_the_same_content(source, ingest, tiny_data):
 def test_a_manifest_that_changed_is_not_served_from_the_old_store(source, ingest):
     ingest(source)
     rewrite(source / "manifest.csv", "case11", "case12")
-    with pytest.raises(DataError, match="made from another manifest"):
+    with pytest.raises(DataError, match="made from other files"):
         ingest(source)
 
 
@@ -262,3 +262,15 @@ def test_the_real_ebhi_subset_has_disjoint_cases(shared_data):
 
     split = official_split("ebhi", ((row.patient_id, row.split) for row in rows))
     assert [len(split.patients(part)) for part in ("train", "val", "test")] == [148, 43, 64]
+
+
+def test_a_mask_that_changed_is_not_served_from_the_old_store(tiny_source, tmp_path):
+    root = tmp_path / "source"
+    shutil.copytree(tiny_source, root)
+    home = tmp_path / "home"
+    ensure_store(find_recipe("folder", root), home, root, lambda *_: None)
+    ensure_store(find_recipe("folder", root), home, root, lambda *_: None)
+    mask = root / "slide00_mask.png"
+    Image.fromarray(np.zeros((64, 96), dtype=np.uint8), mode="L").save(mask)
+    with pytest.raises(DataError, match="made from other files"):
+        ensure_store(find_recipe("folder", root), home, root, lambda *_: None)
