@@ -11,6 +11,7 @@ from tissuebench.comparison import board_of_trials, comparison_key, results_fold
 from tissuebench.config import load_plan
 from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.ingest import ensure_store
+from tissuebench.files import write_aside
 from tissuebench.plan import PlannedData, check_part, expand, with_controls
 from tissuebench.progress import ProgressDisplay
 from tissuebench.results.leaderboard import Leaderboard
@@ -70,9 +71,8 @@ def bench(request: Request) -> Outcome:
         results = store.load({trial.id for trial in trials})
         runs = request.home / "runs"
         tables = runs / "tables"
-        tables.mkdir(parents=True, exist_ok=True)
-        (tables / f"{request.dataset}.csv").write_text(to_csv(board.rows))
-        (tables / f"{request.dataset}.json").write_text(to_json(board.rows))
+        write_aside(tables / f"{data.store.info.dataset}.csv", to_csv(board.rows).encode())
+        write_aside(tables / f"{data.store.info.dataset}.json", to_json(board.rows).encode())
         if results:
             display.note(publish(results, board, runs, runs / "trials", comparison_key(results[0])))
     return Outcome(board, len(summary.failed))

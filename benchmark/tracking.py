@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import wandb
 
+from tissuebench.files import write_aside
 from tissuebench.hashing import content_hash
 from tissuebench.results.leaderboard import Leaderboard, Row, build
 from tissuebench.results.schema import TrialResult
@@ -128,10 +129,7 @@ class Tracker:
 
     def _mark(self, run_id: str, content: str) -> None:
         self._published[run_id] = [content, self.mode]
-        path = self._folder / _PUBLISHED
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(self._published, indent=1, sort_keys=True))
-        aside.replace(path)
+        write_aside(self._folder / _PUBLISHED, json.dumps(self._published, indent=1, sort_keys=True).encode())
 
 
 def publish(results: Sequence[TrialResult], board: Leaderboard, folder: Path, trials: Path, key: str) -> str:

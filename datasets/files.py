@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from tissuebench.errors import DataError
+from tissuebench.files import write_aside
 from tissuebench.hashing import Json, content_hash
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -32,10 +32,7 @@ def require_safe_id(kind: str, identifier: str, where: str) -> str:
 def write_hashed_json(path: Path, value: Mapping[str, Json]) -> str:
     """Write ``{"sha256": ..., "content": value}`` aside, rename it to ``path``, return the hash."""
     digest = content_hash(value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_text(json.dumps({"sha256": digest, "content": value}, indent=1, sort_keys=True) + "\n")
-    aside.replace(path)
+    write_aside(path, (json.dumps({"sha256": digest, "content": value}, indent=1, sort_keys=True) + "\n").encode())
     return digest
 
 

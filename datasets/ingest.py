@@ -12,7 +12,8 @@ from tissuebench.datasets.catalog.recipe import Recipe
 from tissuebench.datasets.manifest import ManifestRow
 from tissuebench.datasets.readers import read_slide
 from tissuebench.datasets.splits import Split, official_split, random_split
-from tissuebench.datasets.store import StoreInfo, StoreWriter, TileStore
+from tissuebench.datasets.store import StoreInfo, TileStore
+from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.tissue import tissue_mask
 from tissuebench.errors import DataError
 from tissuebench.hashing import content_hash

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tissuebench.errors import DataError
+from tissuebench.files import write_aside
 from tissuebench.hashing import Json, canonical_json
-from tissuebench.results.files import write_aside
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"tissuebench"

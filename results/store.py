@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tissuebench.errors import DataError
-from tissuebench.results.files import write_aside
+from tissuebench.files import write_aside
 from tissuebench.results.schema import TrialResult, check_trial_id
 
 

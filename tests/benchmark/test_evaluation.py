@@ -11,7 +11,8 @@ from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from tissuebench.config import EvaluationSettings
-from tissuebench.datasets.store import StoreInfo, StoreWriter
+from tissuebench.datasets.store import StoreInfo
+from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.datasets.views import LabelView
 from tissuebench.evaluation import confusion, evaluate, predict_slide, windows

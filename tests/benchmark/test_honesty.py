@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tissuebench.datasets.store import StoreWriter
+from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.types import Supervision
 from tissuebench.datasets.views import LabelView
 from tissuebench.machine import detect_machine

@@ -10,7 +10,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuebench.datasets.store import StoreInfo, StoreWriter, TileStore
+from tissuebench.datasets.store import StoreInfo, TileStore
+from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.errors import DataError
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tissuebench.datasets.store import SlideInfo, StoreInfo, StoreWriter
+from tissuebench.datasets.store import SlideInfo, StoreInfo
+from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.tiling import grid, offsets, tissue_share
 from tissuebench.datasets.tissue import tissue_mask
 from tissuebench.datasets.types import ClassMap, LabelCosts, Tile
