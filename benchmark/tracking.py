@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,7 +22,7 @@ from tissuebench.hashing import content_hash
 from tissuebench.results.leaderboard import Leaderboard, Row, build
 from tissuebench.results.schema import TrialResult
 
-_CONNECT_SECONDS = 3.0
+_ANSWER_SECONDS = 3.0
 _INIT_SECONDS = 15.0
 _FINISH_SECONDS = 30
 _DEFAULT_URL = "https://api.wandb.ai"
@@ -117,6 +117,7 @@ class Tracker:
         try:
             run = start(self.mode)
         except wandb.errors.Error:
+            wandb.teardown()  # the service that failed still holds the id
             self.mode = "offline"
             run = start("offline")
         try:
@@ -146,6 +147,8 @@ def publish(results: Sequence[TrialResult], board: Leaderboard, folder: Path, tr
         return (
             f"W&B: not published ({' '.join(str(error).split()) or type(error).__name__}); all numbers are stored here"
         )
+    finally:
+        wandb.teardown()  # its service process ends with the run, whatever state it is in
     if tracker.mode == "online":
         return f"W&B: {len(results)} runs and the leaderboard are online"
     return f"W&B: offline, {len(results)} runs and the leaderboard in {folder}; 'wandb sync --sync-all' sends them"
@@ -155,12 +158,14 @@ def _server_answers() -> bool:
     """Whether the user has a key and the server can be reached within seconds: asked once a run, not once a trial."""
     if os.environ.get("WANDB_MODE", "online") != "online":
         return False
+    url = urlsplit(os.environ.get("WANDB_BASE_URL", _DEFAULT_URL))
+    connect = HTTPConnection if url.scheme == "http" else HTTPSConnection
     try:
-        if not wandb.api.api_key:
+        if not wandb.login(prompt=False, verify=False):
             return False
-        url = urlsplit(os.environ.get("WANDB_BASE_URL", _DEFAULT_URL))
-        port = url.port or (443 if url.scheme == "https" else 80)
-        with socket.create_connection((url.hostname or "", port), timeout=_CONNECT_SECONDS):
-            return True
-    except (OSError, ValueError, wandb.errors.Error):
+        connection = connect(url.hostname or "", url.port, timeout=_ANSWER_SECONDS)
+        connection.request("GET", "/")
+        connection.getresponse()  # any answer will do: the key is tried by the first run
+    except (OSError, ValueError, HTTPException, wandb.errors.Error):
         return False
+    return True

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -74,9 +78,6 @@ def test_each_trial_and_the_table_are_published_once(folders):
 
 
 def test_what_was_published_holds_config_scores_and_the_curve(folders):
-    import subprocess
-    import sys
-
     folder, trials = folders
     one = result(1)
     publish([one], build([one]), folder, trials, "k" * 64)
@@ -107,6 +108,52 @@ def test_a_server_that_is_not_there_costs_seconds_and_no_number(folders, monkeyp
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     results = [result(0)]
     assert "offline" in publish(results, build(results), folder, trials, "k" * 64)
+
+
+def test_a_server_that_never_answers_costs_seconds(folders, monkeypatch):
+    folder, trials = folders
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        started = time.monotonic()
+        assert "offline" in publish([result(0)], build([result(0)]), folder, trials, "k" * 64)
+        assert time.monotonic() - started < 60
+
+
+@pytest.fixture
+def wandb_server(shared_data, tmp_path):
+    script = shared_data.parent / "tools" / "wandb_fake_server.py"
+    if not script.is_file():
+        pytest.skip(f"no stand-in for the W&B server at {script}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, str(script), str(port), str(tmp_path / "state.json")])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(f"{url}/__state", timeout=1).read()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def test_online_each_trial_is_one_run_with_its_id(folders, wandb_server, monkeypatch):
+    folder, trials = folders
+    monkeypatch.setenv("WANDB_BASE_URL", wandb_server)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    results = [result(number) for number in range(2)]
+    for _ in range(2):
+        assert "online" in publish(results, build(results), folder, trials, "k" * 64)
+    state = json.loads(urllib.request.urlopen(f"{wandb_server}/__state", timeout=5).read())
+    assert set(state["runs"]) == {results[0].trial_id, results[1].trial_id, "leaderboard-" + "k" * 16}
 
 
 def test_switched_off_writes_nothing(folders, monkeypatch):
