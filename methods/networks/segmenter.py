@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import cast
 
 import segmentation_models_pytorch as smp
@@ -93,8 +94,9 @@ def build_segmenter(settings: NetworkSettings, n_classes: int) -> Segmenter:
 def _create(
     settings: NetworkSettings, n_classes: int
 ) -> tuple[nn.Module, tuple[float, float, float], tuple[float, float, float]]:
-    if settings.encoder not in timm.list_models(settings.encoder.split(".")[0]):
-        raise ConfigError(f"network.encoder: {unknown_name('timm encoder', settings.encoder, _near(settings.encoder))}")
+    if not timm.is_model(settings.encoder):
+        near = get_close_matches(settings.encoder, timm.list_models(), n=8, cutoff=0.3)
+        raise ConfigError(f"network.encoder: {unknown_name('timm encoder', settings.encoder, near)}")
     width = settings.decoder_channels
     common = {"encoder_name": f"tu-{settings.encoder}", "classes": n_classes, "encoder_depth": _DEPTH}
     weights = "imagenet" if settings.weights is Weights.TIMM else None
@@ -115,13 +117,13 @@ def _create(
             f"network.encoder {settings.encoder!r}: pretrained weights cannot be loaded "
             f"({str(error).splitlines()[0]}); set network.weights to 'package' or 'none'"
         ) from None
-    reference = timm.create_model(settings.encoder, pretrained=False)
     if settings.weights is Weights.PACKAGE:
-        state = packaged_weights(settings.encoder, list(reference.state_dict()))
+        timm_keys = list(timm.create_model(settings.encoder, pretrained=False).state_dict())
+        state = packaged_weights(settings.encoder, timm_keys)
         wanted = model.encoder.model.state_dict()
         model.encoder.model.load_state_dict({key: state[key] for key in wanted})
-    config = reference.pretrained_cfg
-    return model, tuple(config["mean"]), tuple(config["std"])
+    config = timm.get_pretrained_cfg(settings.encoder)
+    return model, tuple(config.mean), tuple(config.std)
 
 
 def _widen_norm_groups(decoder: nn.Module) -> None:
@@ -133,9 +135,3 @@ def _widen_norm_groups(decoder: nn.Module) -> None:
     for module in decoder.modules():
         if isinstance(module, nn.GroupNorm):
             module.num_groups = max(1, min(module.num_groups, module.num_channels // _MIN_CHANNELS_PER_GROUP))
-
-
-def _near(encoder: str) -> list[str]:
-    prefix = encoder.split("_")[0][:6]
-    names: list[str] = timm.list_models(f"*{prefix}*") or timm.list_models("resnet*")
-    return names[:20]
