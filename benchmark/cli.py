@@ -192,11 +192,33 @@ def table(
     dataset: str | None, everything: bool, as_json: bool, csv_path: Path | None, svg_path: Path | None, home: Path
 ) -> None:
     """Scores with 95 % intervals, and paired differences to the lower bound."""
-    from tissuebench.comparison import boards_on_disk, results_folder
+    from tissuebench.comparison import comparable_results, results_folder
+    from tissuebench.results.leaderboard import build
     from tissuebench.results.store import ResultStore
 
-    boards = boards_on_disk(ResultStore(results_folder(home)), dataset, everything)
+    groups = comparable_results(ResultStore(results_folder(home)), dataset, everything)
+    boards = [build(results) for results in groups]
     _print_boards(boards, as_json, csv_path, svg_path)
+
+
+@results.command()
+@click.argument("reference", default="full")
+@click.option("--budget", default="masks:all", show_default=True, help="Budget of the reference.")
+@click.option("--metric", "metrics", multiple=True, default=("miou", "balanced_accuracy"), show_default=True)
+@click.option("--dataset", default=None, help="Only this dataset.")
+@_HOME
+def compare(reference: str, budget: str, metrics: tuple[str, ...], dataset: str | None, home: Path) -> None:
+    """Paired differences of everything to REFERENCE (full): interval, Wilcoxon signed rank, Holm."""
+    from rich.console import Console
+
+    from tissuebench.comparison import comparable_results, results_folder
+    from tissuebench.results.compare import compare as compare_results
+    from tissuebench.results.store import ResultStore
+    from tissuebench.results.table import render_comparisons
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    for group in comparable_results(ResultStore(results_folder(home)), dataset):
+        render_comparisons(compare_results(group, reference=reference, reference_budget=budget), metrics, console)
 
 
 def _print_boards(

@@ -38,8 +38,10 @@ def board_of_trials(store: ResultStore, trials: Sequence[Trial]) -> Leaderboard:
     return build(store.load(ids), expected=expected, failures=failures)
 
 
-def boards_on_disk(store: ResultStore, dataset: str | None, everything: bool) -> list[Leaderboard]:
-    """Tables of all stored results: for each dataset the comparison that was added to last, or all of them."""
+def comparable_results(
+    store: ResultStore, dataset: str | None = None, everything: bool = False
+) -> list[list[TrialResult]]:
+    """Stored results that may be compared: for each dataset the group that was added to last, or all groups."""
     groups: dict[tuple[str, str], list[TrialResult]] = defaultdict(list)
     for result in store.load():
         if dataset is None or result.dataset == dataset:
@@ -49,10 +51,8 @@ def boards_on_disk(store: ResultStore, dataset: str | None, everything: bool) ->
         return max(store.path(result.trial_id).stat().st_mtime for result in results)
 
     ordered = sorted(groups.items(), key=lambda item: (item[0][0], -newest(item[1])))
-    chosen: dict[str, int] = {}
-    boards = []
+    chosen: dict[str, list[list[TrialResult]]] = defaultdict(list)
     for (name, _), results in ordered:
-        chosen[name] = chosen.get(name, 0) + 1
-        if everything or chosen[name] == 1:
-            boards.append(build(results))
-    return boards
+        if everything or not chosen[name]:
+            chosen[name].append(results)
+    return [results for groups_of_dataset in chosen.values() for results in groups_of_dataset]

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tissuebench.results.compare import Comparison
 from tissuebench.results.leaderboard import Gap, Leaderboard, Row
 
 _Key = tuple[str, str, str]  # dataset, method, budget
@@ -95,6 +96,23 @@ def render(board: Leaderboard, console: Console) -> None:
         console.print(Text(f"note: {note}"))
     if board.rows:
         console.print(Text(_reading(board, "•" if modern else "*")))
+
+
+def render_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], console: Console) -> None:
+    """Print paired differences to the reference in these metrics, with Holm-adjusted p where there is one."""
+    for dataset in dict.fromkeys(row.dataset for row in comparisons):
+        rows = [row for row in comparisons if row.dataset == dataset and row.metric in metrics]
+        against = f"{rows[0].reference} {rows[0].reference_budget}" if rows else ""
+        table = _table(f"\n{dataset}: difference to {against}")
+        for name in ("method", "budget", "metric", "difference [low, high]", "p (Wilcoxon, Holm)", "runs"):
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            interval = "-" if row.diff is None else signed(row.diff)
+            if row.low is not None and row.high is not None:
+                interval += f" [{signed(row.low)}, {signed(row.high)}]"
+            p = "-" if row.p_holm is None else f"{row.p_holm:.2g}"
+            table.add_row(*map(Text, (row.method, row.budget, row.metric, interval, p, str(row.n_runs))))
+        console.print(table)
 
 
 def _table(title: str, gap: int = 2) -> Table:

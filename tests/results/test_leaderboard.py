@@ -242,7 +242,7 @@ def test_everything_can_be_compared_with_full(results):
 
 
 def test_torch_is_never_imported():
-    modules = ["compare", "draws", "files", "leaderboard", "metrics", "panel", "schema", "stats", "store", "table"]
+    modules = ["compare", "draws", "leaderboard", "metrics", "panel", "schema", "stats", "store", "table"]
     imports = ", ".join(f"tissuebench.results.{name}" for name in modules)
     heavy = {"torch", "lightning", "zarr", "wandb", "pandas"}
     code = f"import sys, {imports}; print(sorted({heavy} & set(sys.modules)))"
