@@ -27,25 +27,6 @@ def test_golden_values_of_the_published_evaluator(golden, prefix, suffix):
         np.testing.assert_allclose(metrics.iou(counts), z[f"{prefix}iou"], rtol=1e-9)
 
 
-def test_golden_case_level_decisions(golden):
-    path = golden / "complementary_case_level.npz"
-    if not path.is_file():
-        pytest.skip("tests/golden/complementary_case_level.npz is not there; the rule is tested against a loop below")
-    with np.load(path) as z:
-        areas = np.zeros((40, 2))
-        np.add.at(areas, z["slides"][:, 0].astype(int), z["slides"][:, 1:])
-        np.testing.assert_array_equal(areas, z["area"])
-        calls = metrics.call_cases(areas)
-        np.testing.assert_array_equal(calls.predicted, z["pred"])
-        assert calls.n_empty >= 1
-        predicted, truth = calls.predicted[None], z["truth"].astype(np.int64)
-        point = metrics.balanced_accuracy(predicted, truth, np.ones((1, 40)))[0, 0]
-        np.testing.assert_allclose(point, z["bal_acc"], rtol=1e-9)
-        draws = metrics.balanced_accuracy(predicted, truth, weights_of(z["boot_idx"].astype(np.int64), 40))[:, 0]
-        np.testing.assert_array_equal(~np.isnan(draws), z["boot_ok"].astype(bool))
-        np.testing.assert_allclose(np.percentile(draws[~np.isnan(draws)], [2.5, 97.5]), z["ci_plain"], rtol=1e-9)
-
-
 def test_case_level_equals_a_loop():
     rng = np.random.default_rng(3)
     case = np.sort(np.concatenate([np.arange(40), rng.integers(0, 40, 43)]))
