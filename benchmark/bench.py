@@ -37,10 +37,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The table (none after a dry run) and how many trials failed."""
+    """The table and how many trials failed; after a dry run no table, but a line for each trial."""
 
     board: Leaderboard | None
     n_failed: int
+    listing: tuple[str, ...] = ()
 
 
 def open_data(dataset: str, data_root: Path | None, home: Path, display: ProgressDisplay) -> PlannedData:
@@ -63,9 +64,10 @@ def bench(request: Request) -> Outcome:
         trials = expand(plan, request.methods, data, request.home)
         store = ResultStore(results_folder(request.home))
         if request.dry_run:
-            for trial in trials:
-                display.note(f"{trial.id} {trial.label} {'finished' if store.has(trial.id) else 'to run'}")
-            return Outcome(None, 0)
+            states = ("finished" if store.has(trial.id) else "to run" for trial in trials)
+            return Outcome(
+                None, 0, tuple(f"{t.id} {t.label}: {state}" for t, state in zip(trials, states, strict=True))
+            )
         summary = run_trials(trials, plan, data, request.home, display, request.retry_failed)
         board = board_of_trials(store, trials)
         results = store.load({trial.id for trial in trials})

@@ -101,6 +101,8 @@ def run(
         dry_run=dry_run,
     )
     outcome = bench(request)
+    for line in outcome.listing:
+        click.echo(line)
     if outcome.board is not None:
         _print_boards([outcome.board], as_json)
     if outcome.n_failed:

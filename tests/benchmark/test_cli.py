@@ -74,7 +74,7 @@ def test_dry_run_lists_and_trains_nothing(bench, quiet_environment):
     command = bench.command("--method", "complementary", "--dry-run")
     done = subprocess.run(command, env=quiet_environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0
-    assert done.stderr.count("to run") == 2 * (2 + 2 + 1)
+    assert done.stdout.count(": to run") == 2 * (2 + 2 + 1)
     assert not (bench.home / "runs").exists()
 
 
