@@ -16,7 +16,7 @@ from tissuebench.hashing import Json
 
 _PACKAGES = (
     "tissuebench", "torch", "torchvision", "lightning", "timm", "segmentation-models-pytorch", "kornia", "numpy",
-    "zarr", "tifffile", "imagecodecs", "pandas",
+    "zarr", "tifffile", "imagecodecs",
 )  # fmt: skip
 
 
