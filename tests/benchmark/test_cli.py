@@ -52,6 +52,7 @@ def test_one_run_and_every_way_to_read_it(finished, tmp_path):
     written = list(csv.DictReader(io.StringIO(out.read_text())))
     assert len(written) == len(rows)
     assert svg.read_text().lstrip().startswith("<svg")
+    assert "url(http" not in svg.read_text()
     assert "difference to full masks:all" in invoke("results", "compare", "--home", home)
     assert "no results yet" in invoke("results", "table", "--home", home, "--dataset", "another")
 
