@@ -31,7 +31,7 @@ def comparison_key(result: TrialResult) -> str:
 def board_of_trials(store: ResultStore, trials: Sequence[Trial]) -> Leaderboard:
     """The table of one plan, gaps included."""
     counted = Counter((trial.dataset, trial.arm, trial.budget.spec) for trial in trials)
-    minutes = {(trial.dataset, trial.arm, trial.budget.spec): trial.budget.minutes for trial in trials}
+    minutes = {(trial.dataset, trial.arm, trial.budget.spec): trial.minutes for trial in trials}
     expected = [CellKey(*key, n_trials=count, minutes=minutes[key]) for key, count in counted.items()]
     ids = {trial.id for trial in trials}
     failures = [failure for failure in store.read_failures() if failure.trial_id in ids]

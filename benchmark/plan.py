@@ -11,6 +11,7 @@ from tissuebench.datasets.budgets import persisted_budget
 from tissuebench.datasets.ingest import dataset_folder
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import TileStore
+from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.methods.registry import find_method
 from tissuebench.trial import Trial
@@ -61,6 +62,7 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
                 fixed = find_method(name).fixed_budget
                 for spec in (fixed,) if fixed else plan.budgets:
                     budget = persisted_budget(folder, data.store, data.split, spec, replicate)
+                    minutes = budget.minutes + _diagnosis_minutes(name, data)
                     trial = Trial.of_plan(
                         plan,
                         data.store.info.dataset,
@@ -70,9 +72,16 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
                         name,
                         configs[name],
                         seed,
+                        minutes,
                     )
                     trials[trial.id] = trial
     return list(trials.values())
+
+
+def _diagnosis_minutes(method: str, data: PlannedData) -> float:
+    if Supervision.DIAGNOSIS not in find_method(method).consumes:
+        return 0.0
+    return data.store.info.costs.diagnosis_minutes_per_case * len(data.split.patients("train"))
 
 
 def check_part(data: PlannedData, part: str) -> None:

@@ -167,7 +167,7 @@ def run_trial(
         dataset=trial.dataset,
         method=trial.arm,
         budget=trial.budget.spec,
-        minutes=trial.budget.minutes,
+        minutes=trial.minutes,
         replicate=trial.budget.replicate,
         seed=trial.seed,
         classes=data.store.class_map.names,

@@ -19,7 +19,11 @@ _ID_LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Everything that determines one number; no path, device, executor or service."""
+    """Everything that determines one number; no path, device, executor or service.
+
+    ``minutes`` is what the labels it sees are assumed to have cost, masks and diagnoses together; it is told beside
+    the number and not part of the identity.
+    """
 
     dataset: str
     store_sha256: str
@@ -32,6 +36,7 @@ class Trial:
     augmentation: AugmentSettings
     evaluation: EvaluationSettings
     seed: int
+    minutes: float
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -72,6 +77,7 @@ class Trial:
         method: str,
         config: Settings,
         seed: int,
+        minutes: float,
     ) -> Trial:
         """A trial with the plan's shared settings."""
         return cls(
@@ -86,6 +92,7 @@ class Trial:
             augmentation=plan.augmentation,
             evaluation=plan.evaluation,
             seed=seed,
+            minutes=minutes,
         )
 
     @property

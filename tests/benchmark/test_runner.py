@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,23 @@ def test_seed_and_budget_and_method_change_the_id_and_paths_do_not(bench):
     assert [t.id for t in bench.trials(bench.plan(), "supervised")] == [t.id for t in bench.trials(plan, "supervised")]
     assert {t.id for t in bench.trials(bench.plan("training.compile=true"), "supervised")} <= {t.id for t in trials}
     assert not {t.id for t in bench.trials(bench.plan("training.steps=7"), "supervised")} & {t.id for t in trials}
+
+
+def test_a_diagnosis_costs_what_the_dataset_says(bench, monkeypatch):
+    free = {
+        trial.method: trial.minutes
+        for trial in bench.trials(bench.plan("budgets=['masks:2p']"), "supervised", "complementary")
+    }
+    assert free["supervised"] == free["complementary"] > 0
+    store = bench.data.store
+    costs = replace(store.info.costs, diagnosis_minutes_per_case=1.5)
+    monkeypatch.setattr(store, "info", replace(store.info, costs=costs))
+    priced = {
+        trial.method: trial.minutes
+        for trial in bench.trials(bench.plan("budgets=['masks:2p']"), "supervised", "complementary")
+    }
+    assert priced["supervised"] == free["supervised"]
+    assert priced["complementary"] == free["complementary"] + 1.5 * len(bench.data.split.patients("train"))
 
 
 def test_weight_zero_is_supervised_bit_for_bit(bench, tmp_path):
