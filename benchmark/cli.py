@@ -51,13 +51,13 @@ class _Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show the trace of an expected failure.")
 @click.version_option(package_name="tissuebench")
 def cli(debug: bool) -> None:
-    r"""Which weak-supervision strategy is worth a pathologist's time?
+    """Which weak-supervision strategy is worth a pathologist's time?
 
     \b
     tissuebench run --method complementary      compare it with its controls and print the table
     tissuebench results table                   the table again, from what is stored
     tissuebench method new NAME                 begin a method of your own, in one file
-    """
+    """  # noqa: D301 - \b is click's mark for lines to be kept as they are
 
 
 @cli.command()
@@ -194,7 +194,7 @@ def results() -> None:
 def table(
     dataset: str | None, everything: bool, as_json: bool, csv_path: Path | None, svg_path: Path | None, home: Path
 ) -> None:
-    """Scores with 95 % intervals, and paired differences to the lower bound."""
+    """Scores with intervals and paired differences to the lower bound."""
     from tissuebench.comparison import comparable_results, results_folder
     from tissuebench.results.leaderboard import build
     from tissuebench.results.store import ResultStore
@@ -211,7 +211,10 @@ def table(
 @click.option("--dataset", default=None, help="Only this dataset.")
 @_HOME
 def compare(reference: str, budget: str, metrics: tuple[str, ...], dataset: str | None, home: Path) -> None:
-    """Paired differences of everything to REFERENCE (full): interval, Wilcoxon signed rank, Holm."""
+    """Paired differences of everything to REFERENCE.
+
+    With 95 % intervals, and Wilcoxon signed-rank tests over patients after Holm.
+    """
     from rich.console import Console
 
     from tissuebench.comparison import comparable_results, results_folder
@@ -276,8 +279,12 @@ def main() -> None:
             raise
         click.echo(f"tissuebench: {' '.join(str(error).split())}", err=True)
         raise SystemExit(EXIT_BAD_INPUT) from None
-    except click.ClickException as error:
-        error.show()
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        raise SystemExit(0) from None
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "tissuebench"
+        click.echo(f"tissuebench: {error.format_message()} ('{where} --help' shows what there is)", err=True)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except (KeyboardInterrupt, click.Abort):
         click.echo("tissuebench: interrupted; the same command goes on where it was", err=True)

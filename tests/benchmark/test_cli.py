@@ -86,3 +86,34 @@ def test_lists():
     methods = invoke("method", "list")
     assert "complementary" in methods
     assert "upper bound" in methods
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nope"], "No such option"),
+        (["run", "--nope"], "'tissuebench run --help'"),
+        (["run"], "Missing option '--method'"),
+        (["results", "tabel"], "did you mean 'table'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(monkeypatch, capsys, arguments, said):
+    from tissuebench.cli import main
+
+    monkeypatch.setattr("sys.argv", ["tissuebench", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("tissuebench: ")
+    assert said in line
+
+
+def test_nothing_typed_shows_the_help(monkeypatch, capsys):
+    from tissuebench.cli import main
+
+    monkeypatch.setattr("sys.argv", ["tissuebench"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "\n  tissuebench results table" in capsys.readouterr().out
