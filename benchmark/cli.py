@@ -272,7 +272,7 @@ def main() -> None:
     """Run the command; expected failures become one line and exit code 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="tissuebench", standalone_mode=False)
         raise SystemExit(code if isinstance(code, int) else 0)
     except TissueBenchError as error:
         if "--debug" in sys.argv[:2]:
