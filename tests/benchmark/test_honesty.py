@@ -17,7 +17,7 @@ from tissuebench.plan import PlannedData
 from tissuebench.runner import build_datamodule, build_method
 from tissuebench.training import fit
 
-REAL_METHODS = [name for name in all_methods() if not name.endswith("_in_a_test")]
+REAL_METHODS = [name for name, kind in all_methods().items() if kind.__module__.startswith("tissuebench.")]
 
 
 def poisoned(data: PlannedData, budget, kinds, path) -> PlannedData:

@@ -259,7 +259,7 @@ def test_killed_and_typed_again_gives_the_same_table(bench, tmp_path, quiet_envi
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_in_the_middle_of_a_fit_says_so_and_goes_on_there(bench, quiet_environment, sent):
     command = bench.command(
-        "--method", "supervised", "--budget", "masks:2p", "--seed", "0", "--set", "training.steps=60"
+        "--method", "supervised", "--budget", "masks:2p", "--seed", "0", "--set", "training.steps=300"
     )
     process = subprocess.Popen(
         command, env=quiet_environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -267,14 +267,14 @@ def test_interrupted_in_the_middle_of_a_fit_says_so_and_goes_on_there(bench, qui
     for line in process.stderr:
         if "trial 1/" in line:
             break
-    time.sleep(0.4)
+    time.sleep(1.0)
     process.send_signal(sent)
     said = process.stderr.read()
     assert process.wait(timeout=60) == 130
     assert said.strip().splitlines()[-1] == "tissuebench: interrupted; the same command goes on where it was"
     (checkpoint,) = (bench.home / "runs" / "trials").rglob("last.ckpt")
     step = torch.load(checkpoint, weights_only=True)["global_step"]
-    assert 0 < step < 60
+    assert 0 < step < 300
     again = subprocess.run(command, env=quiet_environment, capture_output=True, text=True, timeout=400)
     assert again.returncode == 0
-    assert f" {step}/60" in again.stderr
+    assert f" {step}/300" in again.stderr
