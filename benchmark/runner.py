@@ -71,9 +71,8 @@ def run_trials(
     if not todo:
         return RunSummary((), skipped, kept)
     machine = detect_machine(plan.network.encoder_mode)
-    build_segmenter(
-        plan.network, len(data.store.class_map)
-    )  # a network that cannot be built is bad input, not a failed trial
+    # A network that cannot be built is bad input, not a failed trial.
+    build_segmenter(plan.network, len(data.store.class_map))
     features = None
     if plan.network.encoder_mode is EncoderMode.FROZEN:
         folder = home / "data" / data.store.info.dataset / "features"

@@ -53,7 +53,7 @@ class StepDataset(Dataset[TrainingBatch]):
         self._seed, self._features = seed, features
         self._tile_px = store.info.tile_px
         self._trees: dict[str, Tree] = {
-            name: stream_tree(name, stream, store, view, self._tile_px) for name, stream in self._streams.items()
+            name: stream_tree(name, stream, store, view, self._tile_px, seed) for name, stream in self._streams.items()
         }
 
     def __getitem__(self, step: int) -> TrainingBatch:
@@ -78,7 +78,7 @@ class StepDataset(Dataset[TrainingBatch]):
         if stream.supervision is Supervision.TAGS:
             return replace(batch, tags=torch.from_numpy(np.stack([self._view.tags(tile, size) for tile in tiles])))
         if stream.supervision is Supervision.DIAGNOSIS:
-            excluded = np.stack([self._view.excluded(tile.slide_id) for tile in tiles])
+            excluded = np.stack([self._view.excluded(tile.slide_id, stream.max_excluded, self._seed) for tile in tiles])
             return replace(batch, excluded=torch.from_numpy(excluded))
         return batch
 

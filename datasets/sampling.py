@@ -26,7 +26,7 @@ def draw(tree: Tree, rng: np.random.Generator) -> Tile:
     return tree
 
 
-def stream_tree(name: str, stream: Stream, store: TileStore, view: LabelView, tile_px: int) -> Tree:
+def stream_tree(name: str, stream: Stream, store: TileStore, view: LabelView, tile_px: int, seed: int) -> Tree:
     """The tiles of a stream, grouped for balanced sampling.
 
     ``masks`` and ``tags``: a class, then a tile that shows it. ``diagnosis``: an excluded class, then a case, then a
@@ -39,7 +39,7 @@ def stream_tree(name: str, stream: Stream, store: TileStore, view: LabelView, ti
     if stream.supervision in (Supervision.MASKS, Supervision.TAGS):
         tree = _by_class(store, view, tile_px)
     elif stream.supervision is Supervision.DIAGNOSIS:
-        tree = _by_excluded_class(store, view, tile_px)
+        tree = _by_excluded_class(stream, store, view, tile_px, seed)
     else:
         tree = _by_case(store, [slide.slide_id for slide in view.slides], tile_px)
     tiles = sorted(set(_leaves(tree)), key=lambda tile: (tile.slide_id, tile.y, tile.x))
@@ -57,10 +57,10 @@ def _by_class(store: TileStore, view: LabelView, tile_px: int) -> Tree:
     return tuple(tuple(groups[class_id]) for class_id in sorted(groups))
 
 
-def _by_excluded_class(store: TileStore, view: LabelView, tile_px: int) -> Tree:
+def _by_excluded_class(stream: Stream, store: TileStore, view: LabelView, tile_px: int, seed: int) -> Tree:
     groups: dict[int, list[str]] = defaultdict(list)
     for slide in view.slides:
-        for class_id in np.flatnonzero(view.excluded(slide.slide_id)):
+        for class_id in np.flatnonzero(view.excluded(slide.slide_id, stream.max_excluded, seed)):
             groups[int(class_id)].append(slide.slide_id)
     return tuple(_by_case(store, groups[class_id], tile_px) for class_id in sorted(groups))
 

@@ -77,11 +77,16 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One source of tiles in a training step: which label its tiles carry, and how many a step."""
+    """One source of tiles in a training step: which label its tiles carry, and how many a step.
+
+    ``max_excluded`` keeps at most so many of the classes that a case's diagnosis excludes: the same ones at every
+    step, as an annotator who says less would.
+    """
 
     supervision: Supervision
     batch_size: int
     balanced: bool = True
+    max_excluded: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from tissuebench.datasets.budgets import LabelBudget
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import SlideInfo, TileStore
 from tissuebench.datasets.types import Supervision, Tile
-from tissuebench.datasets.weaken import excluded_classes, tags_of_mask
+from tissuebench.datasets.weaken import excluded_classes, keep_at_most, tags_of_mask
 from tissuebench.errors import WithheldLabelError
+from tissuebench.hashing import derive_seed
 
 
 class LabelView:
@@ -34,7 +35,7 @@ class LabelView:
         self.class_map = store.class_map
         self.slides = slides
         self.kinds = kinds
-        self._ids = frozenset(slide.slide_id for slide in slides)
+        self._patients = {slide.slide_id: slide.patient_id for slide in slides}
         self._with_masks = frozenset(s.slide_id for s in slides if s.patient_id in mask_patients)
 
     @classmethod
@@ -92,12 +93,18 @@ class LabelView:
         self._require(Supervision.DIAGNOSIS, slide_id)
         return self._labels.diagnosis(slide_id)
 
-    def excluded(self, slide_id: str) -> NDArray[np.bool_]:
-        """Complementary label: the classes that the diagnosis rules out, (K,) bool; errors as ``diagnosis``."""
-        return excluded_classes(self.diagnosis(slide_id), self.class_map)
+    def excluded(self, slide_id: str, at_most: int | None = None, seed: int = 0) -> NDArray[np.bool_]:
+        """Complementary label: the classes that the diagnosis rules out, (K,) bool; errors as ``diagnosis``.
+
+        With ``at_most``, only so many of them; which ones depends on ``seed`` and the case, never on when it is asked.
+        """
+        excluded = excluded_classes(self.diagnosis(slide_id), self.class_map)
+        return keep_at_most(
+            excluded, at_most, derive_seed(seed, "excluded", self._patients[slide_id], excluded.tolist())
+        )
 
     def _require(self, kind: Supervision, slide_id: str) -> None:
-        if slide_id not in self._ids:
+        if slide_id not in self._patients:
             raise WithheldLabelError(f"slide {slide_id!r}: not in this part of the split")
         if kind not in self.kinds:
             raise WithheldLabelError(f"{kind} of slide {slide_id!r}: not among the labels this method consumes")

@@ -29,6 +29,16 @@ def excluded_classes(diagnoses: Sequence[str], class_map: ClassMap) -> NDArray[n
     return np.array(flags, dtype=np.bool_)
 
 
+def keep_at_most(excluded: NDArray[np.bool_], count: int | None, seed: int) -> NDArray[np.bool_]:
+    """A subset of ``count`` excluded classes that ``seed`` decides, (K,) bool; all of them where there are fewer."""
+    members = np.flatnonzero(excluded)
+    if count is None or len(members) <= count:
+        return excluded
+    kept = np.zeros_like(excluded)
+    kept[np.random.Generator(np.random.PCG64(seed)).choice(members, size=count, replace=False)] = True
+    return kept
+
+
 def tags_of_mask(mask: NDArray[np.uint8], n_classes: int, min_share: float = _MIN_TAG_SHARE) -> NDArray[np.bool_]:
     """Classes that cover at least ``min_share`` of a tile's annotated pixels, (K,) bool."""
     counts = np.bincount(mask.ravel(), minlength=256)[:n_classes]

@@ -55,8 +55,8 @@ class Complementary(Method):
             ramp: share of the steps over which ``weight`` grows linearly from 0, as a random network's probabilities
                 say nothing yet of what is excluded.
             balanced: draw excluded class, then case, then tile, so that large cases do not dominate.
-            max_excluded: keep at most this many of a case's excluded classes, drawn anew each step (an ablation of
-                how much the diagnosis says); null keeps all.
+            max_excluded: keep at most this many of a case's excluded classes, drawn once a case (an ablation of how
+                much the diagnosis says; with all but one excluded it names the class); null keeps all.
             official_clip: clip probabilities as the published code does (``forward_corrected`` only).
         """
 
@@ -79,7 +79,12 @@ class Complementary(Method):
 
     def streams(self) -> Mapping[str, Stream]:
         """Annotated tiles, and as many of diagnosed cases (annotated cases are among them)."""
-        diagnosed = Stream(Supervision.DIAGNOSIS, self.task.training.batch_size, balanced=self.settings.balanced)
+        diagnosed = Stream(
+            Supervision.DIAGNOSIS,
+            self.task.training.batch_size,
+            balanced=self.settings.balanced,
+            max_excluded=self.settings.max_excluded,
+        )
         return {ANNOTATED: self.annotated_stream(), DIAGNOSED: diagnosed}
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
@@ -100,7 +105,6 @@ class Complementary(Method):
             excluded: (B, K) bool.
         """
         settings, dependent = self.settings, cast("Tensor", self.dependent)
-        excluded = keep_at_most(excluded, settings.max_excluded)
         informative = excluded.any(dim=1) & ~excluded.all(dim=1)
         excluded = excluded & informative[:, None]
         if settings.form is Form.CONDITIONAL:
@@ -111,15 +115,6 @@ class Complementary(Method):
             observation = observation_probabilities(excluded, dependent)
             loss = forward_corrected(logits, observation, settings.gamma, settings.official_clip)
         return pooled_mean(loss, informative[:, None, None].expand_as(loss))
-
-
-def keep_at_most(excluded: Tensor, count: int | None) -> Tensor:
-    """A random subset of ``count`` excluded classes of each sample, (B, K) bool; all of them where there are fewer."""
-    if count is None:
-        return excluded
-    ranks = torch.rand(excluded.shape, device=excluded.device).masked_fill(~excluded, -1.0).argsort(1, descending=True)
-    chosen = torch.zeros_like(excluded).scatter(1, ranks[:, :count], True)
-    return chosen & excluded
 
 
 def observation_probabilities(excluded: Tensor, dependent: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ def test_only_bought_tiles_are_in_the_annotated_stream(tiny_data, dataset, view,
 
 
 def drawn(tiny_data, view, stream, n=6000):
-    tree = stream_tree("s", stream, tiny_data.store, view, 32)
+    tree = stream_tree("s", stream, tiny_data.store, view, 32, 0)
     rng = np.random.default_rng(0)
     return tree, Counter(draw(tree, rng) for _ in range(n))
 
@@ -208,7 +208,7 @@ def test_cases_that_exclude_nothing_are_left_out(tiny_data, view, monkeypatch):
     assert silent not in {tile.slide_id for tile in counts}
     monkeypatch.setattr(view, "diagnosis", lambda _: ())
     with pytest.raises(ConfigError, match=r"stream 's' .*has no tile"):
-        stream_tree("s", DIAGNOSED, tiny_data.store, view, 32)
+        stream_tree("s", DIAGNOSED, tiny_data.store, view, 32, 0)
 
 
 @settings(max_examples=50)

@@ -15,7 +15,7 @@ import tissuebench
 from tissuebench.datasets.budgets import draw_budget
 from tissuebench.datasets.types import ClassMap, Supervision, Tile
 from tissuebench.datasets.views import LabelView
-from tissuebench.datasets.weaken import excluded_classes, tags_of_mask
+from tissuebench.datasets.weaken import excluded_classes, keep_at_most, tags_of_mask
 from tissuebench.errors import WithheldLabelError
 
 CLASSES = ClassMap(
@@ -208,3 +208,22 @@ def test_supervision_and_class_maps_are_checked():
     for wrong in ({"names": ("a", "a")}, {"names": ("a",)}, {"colors": ((0, 0, 0),)}, {"diagnoses": {"A": ("z",)}}):
         with pytest.raises(ValueError, match=r"class|colour"):
             ClassMap(**{"names": ("a", "b"), "colors": ((0, 0, 0), (1, 1, 1)), **wrong})
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 9])
+def test_fewer_excluded_classes_are_the_same_ones_whenever_asked(count):
+    excluded = np.array([False, True, True, False, True, True, True])
+    kept = keep_at_most(excluded, count, seed=4)
+    assert kept.sum() == min(count, 5)
+    assert not (kept & ~excluded).any()
+    np.testing.assert_array_equal(kept, keep_at_most(excluded, count, seed=4))
+    assert excluded.sum() == 5  # the argument is left alone
+    if count < 5:
+        assert len({keep_at_most(excluded, count, seed).tobytes() for seed in range(30)}) > 1
+
+
+def test_all_excluded_classes_are_kept_unless_said(tiny_data):
+    view = LabelView.for_evaluation(tiny_data.store, tiny_data.split, "test")
+    for slide in view.slides:
+        np.testing.assert_array_equal(view.excluded(slide.slide_id), view.excluded(slide.slide_id, 1, 3))
+        assert view.excluded(slide.slide_id).sum() == 1

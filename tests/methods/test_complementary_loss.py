@@ -8,12 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tissuebench.methods.complementary import Form, observation_probabilities
+from tissuebench.methods.contract import make_task
 from tissuebench.methods.losses.complementary import (
     conditional_set_wise,
     forward_corrected,
     pooled_mean,
     set_wise,
 )
+from tissuebench.methods.registry import find_method
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -158,9 +161,9 @@ def test_set_wise_ignores_constants_and_the_order_inside_a_set(situation, consta
     loss = set_wise(logits, excluded, gamma)
     torch.testing.assert_close(set_wise(logits + constant, excluded, gamma), loss, rtol=1e-3, atol=1e-4)
     for sample in range(3):
-        members = torch.nonzero(excluded[sample]).flatten()
         order = torch.arange(5)
-        order[members] = members.flip(0)
+        for members in (torch.nonzero(excluded[sample]).flatten(), torch.nonzero(~excluded[sample]).flatten()):
+            order[members] = members.flip(0)
         permuted = set_wise(logits[sample : sample + 1, order], excluded[sample : sample + 1], gamma)
         torch.testing.assert_close(permuted, loss[sample : sample + 1], rtol=1e-3, atol=1e-4)
 
@@ -277,3 +280,44 @@ def test_pooled_mean_without_valid_pixels_is_a_connected_zero():
     total.backward()
     assert total == 0
     assert (loss.grad == 0).all()
+
+
+def test_pixels_left_out_get_exactly_no_gradient():
+    logits = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    excluded = torch.tensor([[True, False, False, False], [False, True, True, False]])
+    valid = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(2)) < 0.5
+    pooled_mean(set_wise(logits, excluded, 2.0), valid).backward()
+    outside = ~valid[:, None].expand_as(logits)
+    assert (logits.grad[outside] == 0).all()
+    assert (logits.grad[~outside] != 0).any()
+
+
+def test_a_shared_class_pays_under_forward_correction_and_the_diagnosed_one_does_not():
+    dependent = torch.tensor([False, True, True])
+    observation = observation_probabilities(torch.tensor([[False, False, True]]), dependent)
+    torch.testing.assert_close(observation, torch.tensor([[0.5, 1.0, 0.0]]))
+    sure_of_stroma, sure_of_the_kind = (torch.tensor(z).view(1, 3, 1, 1) for z in ([60.0, 0, 0], [0, 60.0, 0]))
+    close(forward_corrected(sure_of_stroma, observation, 2.0).flatten(), torch.tensor([0.25 * np.log(2)]))
+    close(forward_corrected(sure_of_the_kind, observation, 2.0).flatten(), torch.zeros(1))
+
+
+@pytest.mark.parametrize("form", list(Form))
+def test_every_form_moves_the_excluded_kind_down(form):
+    method_class = find_method("complementary")
+    method = method_class(make_task(), method_class.Config(form=form, ramp=0))
+    logits = torch.randn(2, 4, 5, 5, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    excluded = torch.tensor([[False, False, False, True], [False, False, True, False]])
+    method.complementary_loss(logits, excluded).backward()
+    assert (logits.grad[0, 3] > 0).all()
+    assert (logits.grad[0, 2] < 0).all()
+    assert (logits.grad[1, 2] > 0).all()
+    shared = logits.grad[:, :2]
+    assert (shared == 0).all() if form is Form.CONDITIONAL else (shared != 0).any()
+
+
+def test_samples_that_exclude_nothing_or_everything_do_not_count():
+    method_class = find_method("complementary")
+    method = method_class(make_task(), method_class.Config())
+    logits = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(5))
+    excluded = torch.tensor([[False, False, False, True], [False] * 4, [True] * 4])
+    close(method.complementary_loss(logits, excluded), method.complementary_loss(logits[:1], excluded[:1]))
