@@ -20,7 +20,7 @@ from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.tiling import grid
 from tissuebench.datasets.types import Tile
-from tissuebench.errors import DataError
+from tissuebench.errors import ConfigError, DataError
 from tissuebench.hashing import Json, content_hash, derive_seed
 from tissuebench.methods.networks import Segmenter, build_segmenter
 
@@ -71,7 +71,13 @@ def ensure_features(
 
     The key covers store, split, tile size, encoder weights, levels and augmentation: a changed one never reads an
     old bank. Variant 0 is the tile as it is; the others are augmented as ``augment`` does for images.
+
+    Raises:
+        ConfigError: the plan zooms, and cached maps come with masks that are turned but not zoomed.
+        DataError: a bank with this key has no index.
     """
+    if plan.augmentation.scale:
+        raise ConfigError("augmentation.scale needs network.encoder_mode: finetune; cached features are not zoomed")
     network = build_segmenter(plan.network, len(store.class_map)).to(device).eval()
     key: dict[str, Json] = {
         "version": _VERSION,
@@ -114,13 +120,12 @@ def _compute(
     maps: list[np.memmap[Any, np.dtype[np.float16]]] = []
     for start in range(0, len(tiles), _BATCH):
         chunk = slice(start, min(start + _BATCH, len(tiles)))
-        raw = np.stack([store.image(tile.slide_id, tile.y, tile.x, size, size) for tile in tiles[chunk]])
-        images = torch.from_numpy(raw).to(device)
+        images = torch.from_numpy(store.images(tiles[chunk], size)).to(device)
         for variant in range(n_variants):
             batch = images
             if variant > 0:
-                batch, turned = augment(images, derive_seed("features", variant, start), plan.augmentation)
-                orientations[chunk, variant] = turned.numpy()
+                batch, geometry = augment(images, derive_seed("features", variant, start), plan.augmentation)
+                orientations[chunk, variant] = geometry.orientations.numpy()
             features = [level.to(torch.float16).cpu().numpy() for level in network.encode(batch)]
             if not maps:
                 maps = [

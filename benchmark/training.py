@@ -29,8 +29,8 @@ from tissuebench.methods.base import Method
 _CHECKPOINT_MINUTES = 2.0
 _HISTORY_EVERY = 10
 _CHECKPOINT = "last.ckpt"
-_EXPECTED_WARNINGS = (  # what is meant here: few workers, a folder a trial, a frozen encoder, resuming mid-epoch
-    ".*(does not have many workers|LeafSpec|exists and is not empty|in eval mode|is not resumable|filename='last').*"
+_EXPECTED_WARNINGS = (  # what is meant here: few workers, a folder a trial, a frozen encoder
+    ".*(does not have many workers|LeafSpec|exists and is not empty|in eval mode|filename='last').*"
 )
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 

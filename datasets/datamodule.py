@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from tissuebench.datasets.sampling import Tree, draw, stream_tree
 from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.types import Stream, Supervision, Tile, TileBatch, TrainingBatch
 from tissuebench.datasets.views import LabelView
+from tissuebench.errors import ConfigError
 from tissuebench.hashing import derive_seed
 
 
@@ -36,10 +38,11 @@ class LoaderSettings:
 
     num_workers: int = 0
     pin_memory: bool = False
+    start_method: Literal["spawn", "fork"] = "spawn"
 
 
 class StepDataset(Dataset[TrainingBatch]):
-    """Item ``step`` is the whole batch of that step."""
+    """Item ``step`` is the whole batch of that step, or what ``shard`` left of it."""
 
     def __init__(
         self,
@@ -52,24 +55,42 @@ class StepDataset(Dataset[TrainingBatch]):
         self._store, self._view, self._streams = store, view, dict(streams)
         self._seed, self._features = seed, features
         self._tile_px = store.info.tile_px
+        self._rank, self._world_size = 0, 1
         self._trees: dict[str, Tree] = {
             name: stream_tree(name, stream, store, view, self._tile_px, seed) for name, stream in self._streams.items()
         }
+
+    def shard(self, rank: int, world_size: int) -> StepDataset:
+        """The part of one process: of every stream's B tiles those from r B // W up to, not with, (r + 1) B // W.
+
+        Raises:
+            ConfigError: a stream has fewer tiles a step than there are processes.
+        """
+        for name, stream in self._streams.items():
+            if stream.batch_size < world_size:
+                raise ConfigError(
+                    f"stream {name!r}: a batch size of {stream.batch_size} cannot be shared by {world_size} processes; "
+                    "raise the batch size or take fewer processes"
+                )
+        part = copy.copy(self)
+        part._rank, part._world_size = rank, world_size
+        return part
 
     def __getitem__(self, step: int) -> TrainingBatch:
         return {name: self._batch(name, stream, step) for name, stream in self._streams.items()}
 
     def _batch(self, name: str, stream: Stream, step: int) -> TileBatch:
         rng = np.random.Generator(np.random.PCG64(derive_seed(self._seed, "order", name, step)))
-        tiles = [draw(self._trees[name], rng) for _ in range(stream.batch_size)]
-        size = self._tile_px
-        batch = TileBatch(step=step)
+        total, size = stream.batch_size, self._tile_px
+        mine = slice(self._rank * total // self._world_size, (self._rank + 1) * total // self._world_size)
+        tiles = [draw(self._trees[name], rng) for _ in range(total)][mine]  # all are drawn, so all processes agree
+        batch = TileBatch(step=step, offset=mine.start, total=total)
         orientations: Tensor | None = None
         if self._features is None:
             images = np.stack([self._store.image(tile.slide_id, tile.y, tile.x, size, size) for tile in tiles])
             batch = replace(batch, images=torch.from_numpy(images))
         else:
-            variants = rng.integers(self._features.n_variants, size=len(tiles)).tolist()
+            variants = rng.integers(self._features.n_variants, size=total).tolist()[mine]
             features, orientations = self._features.read(tiles, variants)
             batch = replace(batch, features=features)
         if stream.supervision is Supervision.MASKS:
@@ -96,8 +117,64 @@ class StepSampler(Sampler[int]):
         return len(self._steps)
 
 
+class StepLoader:
+    """Batches of the steps that are left, with the ``state_dict`` that Lightning keeps in a checkpoint.
+
+    It is as long as the stage whatever it starts from: Lightning compares its length with the batches since the first
+    step, and a shorter loader would end the epoch early and start over. It holds a ``DataLoader`` and is none, because
+    Lightning gives those a sampler of its own when there are several processes.
+
+    Args:
+        dataset: this process's part.
+        start: first step.
+        stop: steps of the stage.
+        settings: workers and pinned memory.
+        done: tells how many steps are over; by default the batches that were handed out. Batches that wait in a worker
+            or in Lightning count in neither.
+    """
+
+    def __init__(
+        self,
+        dataset: StepDataset,
+        start: int,
+        stop: int,
+        settings: LoaderSettings,
+        done: Callable[[], int] | None = None,
+    ) -> None:
+        self._dataset, self._start, self._stop, self._settings = dataset, start, stop, settings
+        self._handed_out = start
+        self._done = done or (lambda: self._handed_out)
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        workers = self._settings.num_workers
+        loader: DataLoader[TrainingBatch] = DataLoader(
+            self._dataset,
+            batch_size=None,
+            sampler=StepSampler(self._start, self._stop),
+            num_workers=workers,
+            multiprocessing_context=self._settings.start_method if workers else None,
+            pin_memory=self._settings.pin_memory,
+        )
+        for step, batch in enumerate(loader, self._start):
+            self._handed_out = step + 1
+            yield batch
+
+    def __len__(self) -> int:
+        return self._stop
+
+    def state_dict(self) -> dict[str, int]:
+        """Where to go on."""
+        return {"step": self._done()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start at that step the next time."""
+        self._start = self._handed_out = state["step"]
+
+
 class TileDataModule(LightningDataModule):
-    """Batches of one training stage.
+    """Batches of one training stage; of several processes each gets its part of every batch.
+
+    The optimiser's step decides which batch is next. A resumed fit goes on with exactly that one.
 
     Args:
         store: the tiles.
@@ -125,28 +202,40 @@ class TileDataModule(LightningDataModule):
         self._dataset = StepDataset(store, view, streams, seed, features)
         self._seed, self._steps, self._augmentation = seed, steps, augmentation
         self._loader = loader or LoaderSettings()
+        self._restored = 0
 
-    def train_dataloader(self) -> DataLoader[TrainingBatch]:
-        """The steps that are left, one batch each."""
-        done = self.trainer.global_step if self.trainer is not None else 0
-        return DataLoader(
-            self._dataset,
-            batch_size=None,
-            sampler=StepSampler(done, self._steps),
-            num_workers=self._loader.num_workers,
-            persistent_workers=self._loader.num_workers > 0,
-            multiprocessing_context="spawn" if self._loader.num_workers else None,
-            pin_memory=self._loader.pin_memory,
-        )
+    @property
+    def _step(self) -> int:
+        """Optimiser steps that are over: the trainer's, or without one those of the state that was loaded."""
+        return self._restored if self.trainer is None else self.trainer.global_step
+
+    def train_dataloader(self) -> StepLoader:
+        """The steps that are left, one batch each.
+
+        Raises:
+            ConfigError: there are more processes than tiles in a stream's batch.
+        """
+        if self.trainer is None:
+            return StepLoader(self._dataset, self._step, self._steps, self._loader)
+        part = self._dataset.shard(self.trainer.global_rank, self.trainer.world_size)
+        return StepLoader(part, self._step, self._steps, self._loader, done=lambda: self._step)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where to go on."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on there; with a trainer, its own restored step says the same."""
+        self._restored = state_dict["step"]
 
     def on_after_batch_transfer(self, batch: TrainingBatch, dataloader_idx: int) -> TrainingBatch:
-        """Augment on the device; labels turn with their images."""
+        """Augment on the device; labels move with their images."""
         return {name: self._augmented(name, stream_batch) for name, stream_batch in batch.items()}
 
     def _augmented(self, name: str, batch: TileBatch) -> TileBatch:
         if batch.images is None:
             return batch
         seed = derive_seed(self._seed, "augment", name, batch.step)
-        images, orientations = augment(batch.images, seed, self._augmentation)
-        masks = None if batch.masks is None else orient_each(batch.masks, orientations)
+        images, geometry = augment(batch.images, seed, self._augmentation, batch.offset, batch.total or None)
+        masks = None if batch.masks is None else geometry.apply_to_labels(batch.masks)
         return replace(batch, images=images, masks=masks)

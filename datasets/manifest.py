@@ -12,32 +12,51 @@ from tissuebench.datasets.files import require_safe_id
 from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError, unknown_name
 
-_REQUIRED = ("slide_id", "patient_id", "image", "annotation")
-_OPTIONAL = ("diagnosis", "split", "mpp")
+_REQUIRED = ("slide_id", "patient_id", "image")
+_OPTIONAL = ("annotation", "diagnosis", "tags", "split", "mpp", "reader")
 PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """One slide of a manifest; paths are absolute, ``mpp`` overrides the file's, ``split`` may be empty."""
+    """One slide of a manifest; paths are absolute, ``mpp`` overrides the file's, ``split`` may be empty.
+
+    ``annotation`` None is a slide that nobody annotated. ``tags`` are the classes present, where they come with the
+    data and not from a mask; None where nothing was said, empty where no class is present. ``reader`` forces one of
+    the readers; empty goes by the file's suffix.
+    """
 
     slide_id: str
     patient_id: str
     image: Path
-    annotation: Path
+    annotation: Path | None
     diagnosis: tuple[str, ...] = ()
     split: str = ""
     mpp: float | None = None
+    tags: tuple[str, ...] | None = None
+    reader: str = ""
 
 
-def read_manifest(path: Path, class_map: ClassMap) -> list[ManifestRow]:
-    """Read and check a manifest.
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A slide that cannot be used, and why, in one line.
 
-    Columns: slide_id, patient_id, image, annotation (paths relative to the manifest); optional diagnosis (several
-    with ';'), split (train, val, test), mpp.
+    ``slide_id`` is what the source says, fit for a file name or not; ``files`` are those that the row names.
+    """
+
+    slide_id: str
+    reason: str
+    files: tuple[Path, ...] = ()
+
+
+def read_manifest(path: Path, class_map: ClassMap) -> list[ManifestRow | BadRow]:
+    """Read and check a manifest; a row that cannot be used is handed back with its reason.
+
+    Columns: slide_id, patient_id, image; optional annotation (empty: nobody annotated the slide), diagnosis and tags
+    (several with ';'), split (train, val, test), mpp, reader. Paths are relative to the manifest.
 
     Raises:
-        DataError: missing file or column, unknown column, unknown diagnosis, unusable value; names file and row.
+        DataError: the file as a whole is missing or unreadable, or has a missing or an unknown column.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; see 'Your own slides' in the README")
@@ -51,7 +70,7 @@ def read_manifest(path: Path, class_map: ClassMap) -> list[ManifestRow]:
         raise DataError(f"{path}: cannot be read as CSV ({error}); save it as 'CSV UTF-8'") from None
 
 
-def _rows(path: Path, reader: csv.DictReader[str], class_map: ClassMap) -> list[ManifestRow]:
+def _rows(path: Path, reader: csv.DictReader[str], class_map: ClassMap) -> list[ManifestRow | BadRow]:
     columns = reader.fieldnames or []
     missing = [name for name in _REQUIRED if name not in columns]
     if missing:
@@ -59,21 +78,32 @@ def _rows(path: Path, reader: csv.DictReader[str], class_map: ClassMap) -> list[
     for name in columns:
         if name not in _REQUIRED + _OPTIONAL:
             raise DataError(f"{path}: {unknown_name('column', name, _REQUIRED + _OPTIONAL)}")
-    rows = [_parse(path, number, row, class_map) for number, row in enumerate(reader, start=2)]
+    rows: list[ManifestRow | BadRow] = []
+    for number, row in enumerate(reader, start=2):
+        try:
+            rows.append(_parse(path, f"{path}: row {number}", row, class_map))
+        except DataError as error:
+            named = (row["image"], row.get("annotation"))
+            files = tuple(path.parent / name.strip() for name in named if name and name.strip())
+            rows.append(BadRow((row["slide_id"] or "").strip(), str(error), files))
     if not rows:
         raise DataError(f"{path}: has no rows")
     return rows
 
 
-def _parse(path: Path, number: int, row: dict[str, str], class_map: ClassMap) -> ManifestRow:
-    where = f"{path}: row {number}"
+def _parse(path: Path, where: str, row: dict[str, str], class_map: ClassMap) -> ManifestRow:
     for name in _REQUIRED:
         if not (row[name] or "").strip():
             raise DataError(f"{where}: {name} is empty")
-    diagnosis = tuple(part.strip() for part in (row.get("diagnosis") or "").split(";") if part.strip())
+    diagnosis = _listed(row, "diagnosis")
     for name in diagnosis:
         if name not in class_map.diagnoses:
             raise DataError(f"{where}: {unknown_name('diagnosis', name, class_map.diagnoses)}")
+    tags = _listed(row, "tags")
+    for name in tags:
+        if name not in class_map.names:
+            raise DataError(f"{where}: {unknown_name('class', name, class_map.names)} (column 'tags')")
+    annotation = (row.get("annotation") or "").strip()
     split = (row.get("split") or "").strip()
     if split and split not in PARTS:
         raise DataError(f"{where}: {unknown_name('split', split, PARTS)}")
@@ -88,8 +118,14 @@ def _parse(path: Path, number: int, row: dict[str, str], class_map: ClassMap) ->
         slide_id=require_safe_id("slide_id", row["slide_id"].strip(), where),
         patient_id=require_safe_id("patient_id", row["patient_id"].strip(), where),
         image=path.parent / row["image"].strip(),
-        annotation=path.parent / row["annotation"].strip(),
+        annotation=path.parent / annotation if annotation else None,
         diagnosis=diagnosis,
         split=split,
         mpp=mpp,
+        tags=tags or None,
+        reader=(row.get("reader") or "").strip(),
     )
+
+
+def _listed(row: dict[str, str], column: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (row.get(column) or "").split(";") if part.strip())

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tissuebench.datasets.store import TileStore
-from tissuebench.datasets.tiling import grid, tissue_share
+from tissuebench.datasets.tiling import grid
 from tissuebench.datasets.types import Stream, Supervision, Tile
 from tissuebench.datasets.views import LabelView
 from tissuebench.errors import ConfigError
@@ -70,7 +70,8 @@ def _by_case(store: TileStore, slide_ids: Iterable[str], tile_px: int) -> tuple[
     for slide_id in slide_ids:
         slide = store.slides[slide_id]
         tiles = grid(slide, tile_px)
-        with_tissue = [tile for tile in tiles if tissue_share(store, tile, tile_px) >= _MIN_TISSUE_SHARE]
+        shares = store.tile_tissue(slide_id)
+        with_tissue = [tile for tile, share in zip(tiles, shares, strict=True) if share >= _MIN_TISSUE_SHARE]
         cases[slide.patient_id].extend(with_tissue or tiles)
     return tuple(tuple(cases[patient]) for patient in sorted(cases))
 

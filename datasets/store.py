@@ -5,33 +5,37 @@ Layout (zarr v3, sharded)::
     store.zarr/manifest.json                      written last: its presence is the seal
     store.zarr/slides/<slide_id>/0..n             image pyramid, (3, Y, X) uint8
     store.zarr/slides/<slide_id>/labels/annotation/0..n   class ids, (Y, X) uint8, 255 = not annotated
-    store.zarr/slides/<slide_id>/labels/tissue/0  1 = tissue, (Y, X) uint8, at 1/16
+    store.zarr/slides/<slide_id>/labels/tissue/0..n       1 = tissue, (Y, X) uint8, from 1/16 on
+    store.zarr/tiles/                             for every tile of every slide: tissue share, pixels of each class
+    store.zarr/source.json                        which files it was made from; not part of the content hash
+    store.zarr/records/<slide_id>.json            what the slide was made from, and what was repaired
+    store.zarr/thumbnails/<slide_id>.jpg          tissue and annotation drawn over the slide, for people
 
 Source of the format: OME-NGFF 0.5, sections ``multiscales`` and ``image-label``.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from tissuebench.datasets.files import read_hashed_json
-from tissuebench.datasets.types import IGNORE_LABEL, ClassMap, LabelCosts
+from tissuebench.datasets.sharded import Pixels, ShardCache, read_into
+from tissuebench.datasets.types import ClassMap, LabelCosts, Tile
 from tissuebench.errors import DataError
-from tissuebench.hashing import Json, content_hash
+from tissuebench.hashing import Json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TISSUE_DOWNSAMPLE = 16
-MANIFEST = "manifest.json"
-
-Pixels = NDArray[np.uint8]
+MANIFEST, SOURCE = "manifest.json", "source.json"
+TILE_TISSUE, TILE_CLASSES = "tiles/tissue.npy", "tiles/class_pixels.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class SlideInfo:
 class StoreInfo:
     """What is known of a store as a whole.
 
-    ``mpp`` is None where the source does not publish it; ``source_sha256`` tells which manifest it was made from.
+    ``mpp`` is None where the source does not publish it; ``source_sha256`` tells which manifest and files it was made
+    from: a new one means that something may have changed.
     """
 
     dataset: str
@@ -68,29 +73,45 @@ class WithheldLabels:
 
     def mask(self, slide_id: str, y: int, x: int, height: int, width: int) -> Pixels:
         """Class ids of a region, (height, width) uint8."""
-        return self._store._region(slide_id, "labels/annotation/0", y, x, height, width)
+        return self._store._region(slide_id, "labels/annotation/0", (height, width), y, x)
+
+    def masks(self, tiles: Sequence[Tile], size: int) -> Pixels:
+        """Class ids of many tiles, (B, size, size) uint8."""
+        return self._store._batch(tiles, "labels/annotation/0", (size, size))
 
     def diagnosis(self, slide_id: str) -> tuple[str, ...]:
         """The diagnoses of a slide's case; several for a mixed one, none where it is unknown."""
         return tuple(cast("list[str]", self._records[slide_id]["diagnosis"]))
 
+    def tags(self, slide_id: str) -> tuple[str, ...] | None:
+        """Classes present in the slide, where its source says so as a label of its own; None elsewhere."""
+        tags = cast("list[str] | None", self._records[slide_id]["tags"])
+        return None if tags is None else tuple(tags)
+
     def class_pixels(self, slide_id: str) -> tuple[int, ...]:
         """Annotated pixels of each class."""
         return tuple(cast("list[int]", self._records[slide_id]["class_pixels"]))
 
+    def tile_class_pixels(self, slide_id: str) -> NDArray[np.uint32]:
+        """Annotated pixels of each class in each tile of ``tiling.grid``, (N, K), in its order."""
+        return self._all_tile_class_pixels[self._store._tile_rows[slide_id]]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if key != "_all_tile_class_pixels"}
+
+    @cached_property
+    def _all_tile_class_pixels(self) -> NDArray[np.uint32]:
+        return cast("NDArray[np.uint32]", _load_table(self._store.path / TILE_CLASSES))
+
 
 class TileStore:
-    """A sealed store, opened for reading. Arrays are opened lazily, so that a worker process opens its own.
-
-    Args:
-        path: the ``store.zarr`` folder.
-        cache_bytes: decoded slides kept in memory, least recently used out first.
+    """A sealed store, opened for reading. It may be pickled and forked: every process maps the files by itself.
 
     Raises:
         DataError: there is no store, or it was never sealed, or its manifest was edited.
     """
 
-    def __init__(self, path: Path, cache_bytes: int = 1 << 30) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_dir():
             raise DataError(f"{path}: no such store; run 'tissuebench data ingest'")
@@ -98,14 +119,17 @@ class TileStore:
             raise DataError(f"{path}: this store was never sealed; delete it and run 'tissuebench data ingest' again")
         manifest, self.content_hash = read_hashed_json(path / MANIFEST)
         if manifest.get("format") != FORMAT_VERSION:
-            raise DataError(f"{path}: store format {manifest.get('format')!r}, this version reads {FORMAT_VERSION}")
+            raise DataError(
+                f"{path}: store format {manifest.get('format')!r}, this version reads {FORMAT_VERSION}; delete it and "
+                "run the command again"
+            )
         document = cast("dict[str, Any]", manifest)
         self.info = StoreInfo(
             dataset=document["dataset"],
             mpp=document["mpp"],
             tile_px=document["tile_px"],
             costs=LabelCosts(**document["costs"]),
-            source_sha256=document["source_sha256"],
+            source_sha256=str(read_hashed_json(path / SOURCE)[0]["sha256"]),
         )
         self.class_map = ClassMap(
             names=tuple(document["classes"]["names"]),
@@ -117,63 +141,63 @@ class TileStore:
             slide_id: SlideInfo(slide_id, r["patient_id"], r["height"], r["width"], r["tissue_fraction"])
             for slide_id, r in records.items()
         }
+        ends = list(accumulate(record["n_tiles"] for record in records.values()))
+        self._tile_rows = {
+            slide_id: slice(end - record["n_tiles"], end)
+            for (slide_id, record), end in zip(records.items(), ends, strict=True)
+        }
         self.withheld = WithheldLabels(self, records)
-        self._cache: OrderedDict[tuple[str, str], Pixels] = OrderedDict()
-        self._cache_bytes = cache_bytes
+        self._shards = ShardCache()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_cache": OrderedDict()}
+        return {key: value for key, value in self.__dict__.items() if key != "_all_tile_tissue"}
 
     def image(self, slide_id: str, y: int, x: int, height: int, width: int) -> Pixels:
         """A region, (3, height, width) uint8 RGB; white beyond the slide's edge."""
-        return self._region(slide_id, "0", y, x, height, width)
+        return self._region(slide_id, "0", (3, height, width), y, x)
+
+    def images(self, tiles: Sequence[Tile], size: int) -> Pixels:
+        """Many tiles, (B, 3, size, size) uint8 RGB; white beyond the slides' edges."""
+        return self._batch(tiles, "0", (3, size, size))
 
     def tissue(self, slide_id: str) -> Pixels:
         """The tissue mask at 1/16, (ceil(H/16), ceil(W/16)) uint8 of 0 and 1."""
-        return self._array(slide_id, "labels/tissue/0")
+        slide = self._slide(slide_id)
+        size = (-(-slide.height // TISSUE_DOWNSAMPLE), -(-slide.width // TISSUE_DOWNSAMPLE))
+        return self._region(slide_id, "labels/tissue/0", size, 0, 0)
 
-    def verify(self) -> None:
-        """Read everything and compare with the manifest.
+    def tile_tissue(self, slide_id: str) -> NDArray[np.float32]:
+        """Share of tissue in each tile of ``tiling.grid``, (N,) in 0..1, in its order."""
+        return self._all_tile_tissue[self._tile_rows[slide_id]]
 
-        Raises:
-            DataError: a slide's pixels are not those that were sealed.
-        """
-        document = cast("dict[str, Any]", read_hashed_json(self.path / MANIFEST)[0])
-        for record in document["slides"]:
-            for name, key in (("0", "image_sha256"), ("labels/annotation/0", "label_sha256")):
-                if pixel_digest(self._read(record["slide_id"], name)) != record[key]:
-                    raise DataError(f"{self.path}: slide {record['slide_id']} has changed since it was sealed ({name})")
+    @cached_property
+    def _all_tile_tissue(self) -> NDArray[np.float32]:
+        return cast("NDArray[np.float32]", _load_table(self.path / TILE_TISSUE))
 
-    def _region(self, slide_id: str, name: str, y: int, x: int, height: int, width: int) -> Pixels:
-        array = self._array(slide_id, name)
-        region = array[..., y : y + height, x : x + width]
-        if region.shape[-2:] == (height, width):
-            return region
-        fill = IGNORE_LABEL  # white for images, "not annotated" for labels: both 255
-        padded = np.full((*region.shape[:-2], height, width), fill, dtype=np.uint8)
-        padded[..., : region.shape[-2], : region.shape[-1]] = region
-        return padded
+    def _region(self, slide_id: str, name: str, shape: tuple[int, ...], y: int, x: int) -> Pixels:
+        self._slide(slide_id)
+        out: Pixels = np.empty(shape, np.uint8)
+        read_into(out, self._shards, f"{self.path}/slides/{slide_id}/{name}", y, x)
+        return out
 
-    def _array(self, slide_id: str, name: str) -> Pixels:
-        key = (slide_id, name)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        array = self._read(slide_id, name)
-        array.setflags(write=False)  # regions are views of it
-        self._cache[key] = array
-        while sum(kept.nbytes for kept in self._cache.values()) > self._cache_bytes and len(self._cache) > 1:
-            self._cache.popitem(last=False)
-        return array
+    def _batch(self, tiles: Sequence[Tile], name: str, shape: tuple[int, ...]) -> Pixels:
+        out: Pixels = np.empty((len(tiles), *shape), np.uint8)
+        folder = f"{self.path}/slides/"
+        for target, tile in zip(out, tiles, strict=True):
+            self._slide(tile.slide_id)
+            read_into(target, self._shards, f"{folder}{tile.slide_id}/{name}", tile.y, tile.x)
+        return out
 
-    def _read(self, slide_id: str, name: str) -> Pixels:
-        if slide_id not in self.slides:
-            raise DataError(f"{self.path}: no slide {slide_id!r}")
-        opened = zarr.open_array(self.path / "slides" / slide_id / name, mode="r")
-        return np.asarray(opened[...], dtype=np.uint8)
+    def _slide(self, slide_id: str) -> SlideInfo:
+        try:
+            return self.slides[slide_id]
+        except KeyError:
+            raise DataError(f"{self.path}: no slide {slide_id!r}") from None
 
 
-def pixel_digest(array: Pixels) -> str:
-    """Sha256 of shape and pixels."""
-    shape = content_hash(list(array.shape))
-    return hashlib.sha256(shape.encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
+def _load_table(path: Path) -> NDArray[Any]:
+    try:
+        table: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); ingest again") from None
+    return table

@@ -1,62 +1,113 @@
-"""StoreWriter: writes a store aside and seals it; the layout stands in ``tissuebench.datasets.store``."""
+"""StoreWriter: gathers written slides into a store and seals it; the layout stands in ``tissuebench.datasets.store``."""
 
 from __future__ import annotations
 
+import json
 import shutil
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 import zarr
-from zarr.codecs import ZstdCodec
 
-from tissuebench.datasets.files import require_safe_id, write_hashed_json
+from tissuebench.datasets.files import read_hashed_json, write_hashed_json
+from tissuebench.datasets.pyramid import Codec
+from tissuebench.datasets.sharded import Pixels
+from tissuebench.datasets.slide_writer import Provenance, StoreSpec, drop_slide, write_slide, written_slides
 from tissuebench.datasets.store import (
     FORMAT_VERSION,
     MANIFEST,
-    TISSUE_DOWNSAMPLE,
-    Pixels,
+    SOURCE,
+    TILE_CLASSES,
+    TILE_TISSUE,
     StoreInfo,
     TileStore,
-    pixel_digest,
 )
-from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
+from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError
-from tissuebench.hashing import Json
+from tissuebench.files import write_aside
+from tissuebench.hashing import Json, content_hash
 
-_CHUNK_PX = 256
-_SHARD_PX = 4096
+_WRITTEN_AS = "written_as.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Whose slide it is and what is known of it without looking: patient, diagnoses, image-level tags if given."""
+
+    patient_id: str
+    diagnosis: tuple[str, ...] = ()
+    tags: tuple[str, ...] | None = None
 
 
 class StoreWriter:
     """Writes a store aside and seals it by renaming: a store is whole or not there.
 
+    Slides that an earlier writer finished under the same settings are kept, so an interrupted one goes on.
+
     Args:
-        path: where the sealed store will stand; must not exist yet.
+        path: where the sealed store will stand.
         info: dataset name, mpp, tile size, costs.
         class_map: the classes of its label rasters.
+        codec: how chunks are compressed; not part of the content hash, as the pixels are the same.
+        settings: what else decides the pixels of a slide; other ones begin anew.
+        update: open a sealed store again, to change, add or remove slides.
 
     Raises:
-        DataError: something stands at ``path`` already.
+        DataError: something stands at ``path`` already and ``update`` was not asked for.
     """
 
-    def __init__(self, path: Path, info: StoreInfo, class_map: ClassMap) -> None:
-        if path.exists():
-            raise DataError(f"{path}: a store stands here already and stores are immutable; delete it first")
+    def __init__(
+        self,
+        path: Path,
+        info: StoreInfo,
+        class_map: ClassMap,
+        codec: Codec = "lz4",
+        settings: Json = None,
+        update: bool = False,
+    ) -> None:
         self.path, self._info, self._class_map = path, info, class_map
-        self._aside = path.with_name(path.name + ".partial")
-        if self._aside.exists():
-            shutil.rmtree(self._aside)
-        self._aside.mkdir(parents=True)
-        zarr.create_group(self._aside)
-        zarr.create_group(self._aside / "slides")
-        self._records: dict[str, dict[str, Json]] = {}
+        self.folder = path.with_name(path.name + ".partial")
+        if path.exists() and not update:
+            raise DataError(f"{path}: a store stands here already and stores are immutable; delete it first")
+        if path.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            path.rename(self.folder)
+            (self.folder / MANIFEST).unlink(missing_ok=True)
+        self.spec = StoreSpec(self.folder, info.mpp, info.tile_px, class_map, codec)
+        written_as = json.dumps(
+            content_hash(
+                {
+                    "format": FORMAT_VERSION,
+                    "mpp": info.mpp,
+                    "tile_px": info.tile_px,
+                    "classes": [list(class_map.names), [list(color) for color in class_map.colors]],
+                    "codec": codec,
+                    "settings": settings,
+                }
+            )
+        ).encode()
+        marker = self.folder / _WRITTEN_AS
+        if not marker.is_file() or marker.read_bytes() != written_as:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            zarr.create_group(self.folder)
+            zarr.create_group(self.folder / "slides")
+            write_aside(marker, written_as)
+        for leftover in (self.folder / "slides").glob(".*.partial"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self._cases: dict[str, Case] = {}
+
+    def finished(self) -> dict[str, Provenance]:
+        """The slides that are written in full, by id."""
+        return written_slides(self.folder)
 
     def add(
         self, slide_id: str, patient_id: str, diagnosis: tuple[str, ...], image: Pixels, labels: Pixels, tissue: Pixels
     ) -> None:
-        """Write one slide.
+        """Write one slide that is in memory.
 
         Args:
             slide_id: unique, usable as a file name.
@@ -69,107 +120,87 @@ class StoreWriter:
         Raises:
             DataError: the slide id is unusable or was added before.
         """
-        require_safe_id("slide id", slide_id, str(self.path))
-        if slide_id in self._records:
+        if slide_id in self._cases:
             raise DataError(f"{self.path}: slide id {slide_id!r} appears twice; slide ids must be unique")
-        folder = self._aside / "slides" / slide_id
-        cyx = np.ascontiguousarray(image.transpose(2, 0, 1))
-        n_levels = self._write_pyramid(folder, cyx, label_name=None)
-        labels_group = zarr.create_group(folder / "labels")
-        labels_group.attrs["ome"] = {"version": "0.5", "labels": ["annotation", "tissue"]}
-        for name, raster, base_scale in (("annotation", labels, 1), ("tissue", tissue, TISSUE_DOWNSAMPLE)):
-            self._write_pyramid(folder / "labels" / name, raster, name, base_scale, n_levels)
-        counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL + 1)[: len(self._class_map)]
-        self._records[slide_id] = {
-            "slide_id": slide_id,
-            "patient_id": patient_id,
-            "diagnosis": list(diagnosis),
-            "height": image.shape[0],
-            "width": image.shape[1],
-            "tissue_fraction": round(float(tissue.mean()), 6),
-            "class_pixels": [int(count) for count in counts],
-            "image_sha256": pixel_digest(cyx),
-            "label_sha256": pixel_digest(labels),
-        }
+        write_slide(self.spec, slide_id, _InMemory(image, labels), Provenance(), tissue)
+        self._cases[slide_id] = Case(patient_id, diagnosis)
 
-    def seal(self) -> TileStore:
-        """Write the manifest, rename the folder, and open it for reading."""
+    def seal(self, cases: Mapping[str, Case] | None = None) -> TileStore:
+        """Write tables and manifest, rename the folder, and open it for reading.
+
+        Args:
+            cases: the slides that belong to the store; others that were written are removed. By default those that
+                ``add`` wrote.
+
+        Raises:
+            DataError: one of the slides was not written, or there is none.
+        """
+        cases = self._cases if cases is None else cases
+        for slide_id in set(self.finished()) - set(cases):
+            drop_slide(self.folder, slide_id)
+        records: dict[str, dict[str, Json]] = {}
+        for slide_id in sorted(cases):
+            document, _ = read_hashed_json(self.folder / "records" / f"{slide_id}.json")
+            case = cases[slide_id]
+            records[slide_id] = {
+                **cast("dict[str, Json]", document["facts"]),
+                "patient_id": case.patient_id,
+                "diagnosis": list(case.diagnosis),
+                "tags": None if case.tags is None else list(case.tags),
+            }
+        self._write_tables(records)
         manifest: dict[str, Json] = {
             "format": FORMAT_VERSION,
             "dataset": self._info.dataset,
             "mpp": self._info.mpp,
             "tile_px": self._info.tile_px,
             "costs": asdict(self._info.costs),
-            "source_sha256": self._info.source_sha256,
             "classes": {
                 "names": list(self._class_map.names),
                 "colors": [list(color) for color in self._class_map.colors],
                 "diagnoses": {name: list(allowed) for name, allowed in self._class_map.diagnoses.items()},
             },
-            "slides": [self._records[slide_id] for slide_id in sorted(self._records)],
+            "slides": [records[slide_id] for slide_id in sorted(records)],
         }
-        write_hashed_json(self._aside / MANIFEST, manifest)
-        self._aside.rename(self.path)
+        write_hashed_json(self.folder / SOURCE, {"sha256": self._info.source_sha256})
+        write_hashed_json(self.folder / MANIFEST, manifest)
+        self.folder.rename(self.path)
         return TileStore(self.path)
 
     def discard(self) -> None:
         """Remove what was written: after a failure nothing stays half-written."""
-        shutil.rmtree(self._aside, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _write_pyramid(
-        self, folder: Path, full: Pixels, label_name: str | None, base_scale: int = 1, n_levels: int | None = None
-    ) -> int:
-        # OME-NGFF wants a label to have as many levels as its image: the image decides, the labels follow.
-        group = zarr.create_group(folder)
-        level = full
-        datasets: list[dict[str, Any]] = []
-        while True:
-            index = len(datasets)
-            edge = min(_SHARD_PX, -(-max(level.shape[-2:]) // _CHUNK_PX) * _CHUNK_PX)
-            lead = level.shape[:-2]
-            group.create_array(
-                str(index),
-                data=level,
-                chunks=(*lead, _CHUNK_PX, _CHUNK_PX),
-                shards=(*lead, edge, edge),
-                compressors=ZstdCodec(level=1),
-                dimension_names=["c", "y", "x"][-level.ndim :],
-            )
-            scale = (self._info.mpp or 1.0) * base_scale * 2**index
-            datasets.append(
-                {
-                    "path": str(index),
-                    "coordinateTransformations": [{"type": "scale", "scale": [1.0] * len(lead) + [scale, scale]}],
-                }
-            )
-            if len(datasets) == n_levels or (n_levels is None and min(level.shape[-2:]) <= 2 * _CHUNK_PX):
-                break
-            level = _halve_image(level) if label_name is None else _halve_labels(level)
-        unit = {} if self._info.mpp is None else {"unit": "micrometer"}
-        channel = [{"name": "c", "type": "channel"}] if full.ndim == 3 else []
-        space: list[dict[str, str]] = [{"name": name, "type": "space", **unit} for name in ("y", "x")]
-        ome: dict[str, Any] = {
-            "version": "0.5",
-            "multiscales": [{"name": label_name or "image", "axes": [*channel, *space], "datasets": datasets}],
-        }
-        if label_name is not None:
-            ome["image-label"] = {"version": "0.5", "source": {"image": "../../"}}
-            if label_name == "annotation":
-                ome["image-label"]["colors"] = [
-                    {"label-value": value, "rgba": [*color, 255]} for value, color in enumerate(self._class_map.colors)
-                ]
-        group.attrs["ome"] = ome
-        return len(datasets)
+    def _write_tables(self, records: Mapping[str, dict[str, Json]]) -> None:
+        # One file for all slides: read through one memory map, whatever their number.
+        (self.folder / "tiles").mkdir(exist_ok=True)
+        total = sum(cast("int", record["n_tiles"]) for record in records.values())
+        for name, path, descr, shape in (
+            ("tissue", TILE_TISSUE, "<f4", (total,)),
+            ("class_pixels", TILE_CLASSES, "<u4", (total, len(self._class_map))),
+        ):
+            with (self.folder / path).open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+                for slide_id in sorted(records):
+                    with np.load(self.folder / "records" / f"{slide_id}.npz", allow_pickle=False) as part:
+                        file.write(np.ascontiguousarray(part[name], dtype=descr).data)
 
 
-def _halve_image(cyx: Pixels) -> Pixels:
-    """Mean of 2 x 2 pixels, rounded; an odd last row or column is left out."""
-    height, width = cyx.shape[1] // 2 * 2, cyx.shape[2] // 2 * 2
-    blocks = cyx[:, :height, :width].reshape(cyx.shape[0], height // 2, 2, width // 2, 2).astype(np.uint16)
-    return np.asarray((blocks.sum(axis=(2, 4), dtype=np.uint16) + 2) // 4, dtype=np.uint8)
+@dataclass(frozen=True, slots=True)
+class _InMemory:
+    pixels: Pixels
+    raster: Pixels
 
+    @property
+    def height(self) -> int:
+        return self.pixels.shape[0]
 
-def _halve_labels(labels: Pixels) -> Pixels:
-    """Every second pixel, of the same size as the halved image; one row or column is kept as it is."""
-    height, width = (max(1, side // 2 * 2) for side in labels.shape)
-    return np.ascontiguousarray(labels[:height:2, :width:2])
+    @property
+    def width(self) -> int:
+        return self.pixels.shape[1]
+
+    def image(self, y: int, x: int, height: int, width: int) -> Pixels:
+        return self.pixels[y : y + height, x : x + width]
+
+    def labels(self, y: int, x: int, height: int, width: int) -> Pixels:
+        return self.raster[y : y + height, x : x + width]

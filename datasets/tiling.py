@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tissuebench.datasets.store import TISSUE_DOWNSAMPLE, SlideInfo, TileStore
+from tissuebench.datasets.store import SlideInfo
 from tissuebench.datasets.types import Tile
 
 
@@ -17,13 +17,11 @@ def offsets(length: int, tile: int, stride: int | None = None) -> list[int]:
     return [*starts, length - tile]
 
 
+def origins(height: int, width: int, tile_px: int) -> NDArray[np.int64]:
+    """Upper left pixels (y, x) of all tiles of a slide, row by row, (N, 2)."""
+    return np.array([(y, x) for y in offsets(height, tile_px) for x in offsets(width, tile_px)], dtype=np.int64)
+
+
 def grid(slide: SlideInfo, tile_px: int) -> list[Tile]:
     """All tiles of a slide, row by row."""
-    return [Tile(slide.slide_id, y, x) for y in offsets(slide.height, tile_px) for x in offsets(slide.width, tile_px)]
-
-
-def tissue_share(store: TileStore, tile: Tile, tile_px: int) -> float:
-    """Share of a tile that the tissue mask marks, 0 to 1."""
-    mask: NDArray[np.uint8] = store.tissue(tile.slide_id)
-    y, x, size = tile.y // TISSUE_DOWNSAMPLE, tile.x // TISSUE_DOWNSAMPLE, max(1, tile_px // TISSUE_DOWNSAMPLE)
-    return float(mask[y : y + size, x : x + size].mean())
+    return [Tile(slide.slide_id, y, x) for y, x in origins(slide.height, slide.width, tile_px).tolist()]

@@ -100,6 +100,8 @@ class TileBatch:
         tags: (B, K) bool, classes present in the tile; only for a ``tags`` stream.
         excluded: (B, K) bool, classes the diagnosis excludes; only for a ``diagnosis`` stream.
         step: the optimiser step that the batch belongs to.
+        offset: index of the first tile in the stream's whole batch, which several processes may share.
+        total: tiles of the whole batch over all processes; 0 says that these are all.
     """
 
     step: int
@@ -108,6 +110,8 @@ class TileBatch:
     masks: torch.Tensor | None = None
     tags: torch.Tensor | None = None
     excluded: torch.Tensor | None = None
+    offset: int = 0
+    total: int = 0
 
     @property
     def inputs(self) -> torch.Tensor | tuple[torch.Tensor, ...]:

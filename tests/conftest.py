@@ -102,5 +102,5 @@ def tiny_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_data(tiny_source: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyData:
     """The tiny data set in a store. Read only: a test that changes something copies first."""
     home = tmp_path_factory.mktemp("tiny-home")
-    store, split = ensure_store(find_recipe("folder", tiny_source), home, tiny_source, lambda *_: None)
-    return TinyData(home, store, split, tiny_source)
+    made = ensure_store(find_recipe("folder", tiny_source), home, tiny_source, lambda *_: None)
+    return TinyData(home, made.store, made.split, tiny_source)

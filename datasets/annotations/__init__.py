@@ -1,6 +1,16 @@
-"""From annotation files to one raster of class ids."""
+"""From annotation files to one raster of class ids, block by block, and back to polygons."""
 
-from tissuebench.datasets.annotations.geojson import read_geojson
-from tissuebench.datasets.annotations.label_image import read_label_image
+from tissuebench.datasets.annotations.opening import ANNOTATION_SUFFIXES, open_annotation
+from tissuebench.datasets.annotations.outlines import polygons_of_raster, write_geojson
+from tissuebench.datasets.annotations.region import Region
+from tissuebench.datasets.annotations.source import Frame, LabelSource
 
-__all__ = ["read_geojson", "read_label_image"]
+__all__ = [
+    "ANNOTATION_SUFFIXES",
+    "Frame",
+    "LabelSource",
+    "Region",
+    "open_annotation",
+    "polygons_of_raster",
+    "write_geojson",
+]

@@ -1,92 +1,100 @@
-"""QuPath GeoJSON to a label raster: polygons with holes, drawn in file order, later over earlier."""
+"""QuPath GeoJSON to regions."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from rasterio import Affine
-from rasterio.features import rasterize
-from shapely import get_parts, make_valid
 from shapely.errors import ShapelyError
-from shapely.geometry import MultiPolygon, Polygon, shape
-from shapely.geometry.base import BaseGeometry, BaseMultipartGeometry
+from shapely.geometry import shape
 
-from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
-from tissuebench.errors import DataError, unknown_name
+from tissuebench.datasets.annotations.region import ClassNames, Drawing
+from tissuebench.datasets.annotations.repair import has_polygons
+from tissuebench.datasets.types import ClassMap
+from tissuebench.errors import DataError
 
 
-def read_geojson(path: Path, class_map: ClassMap, size: tuple[int, int], scale: float) -> NDArray[np.uint8]:
-    """Rasterise the annotations of one slide; a pixel belongs to a polygon if its centre does.
+def read_geojson(path: Path, class_map: ClassMap, region_class: str | None = None) -> Drawing:
+    """Read the polygons of a QuPath export; a parent comes before its children, as QuPath draws it below them.
+
+    The file is a FeatureCollection, a list, or one feature; features may hold features (``features``,
+    ``properties.childObjects``) and geometries may be collections. Annotations, cells, detections and tiles are read
+    alike, a cell by its outline and not by its nucleus. The class is ``properties.classification``: its ``name``, or
+    its ``names`` joined as QuPath shows a derived class ("Tumor: Positive"). ``properties.name`` is a remark of the
+    annotator and counts for nothing. Points and lines are left out with a note, whatever their class.
 
     Args:
-        path: a FeatureCollection, a list of features or one feature, in level-0 pixels.
-        class_map: names that ``properties.classification.name`` may take.
-        size: (height, width) of the raster.
-        scale: level-0 pixels per raster pixel.
-
-    Returns:
-        (height, width) uint8 class ids, ``IGNORE_LABEL`` where nothing was drawn.
+        path: the export; coordinates are level-0 pixels.
+        class_map: names that a class may take.
+        region_class: every polygon is this class, whatever the file calls it; None takes the file's names.
 
     Raises:
-        DataError: missing or broken file, feature without a class, unknown class name.
+        DataError: broken file, not a feature, feature without a class, unknown class.
     """
     try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the manifest's column 'annotation'") from None
-    except (OSError, ValueError) as error:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as GeoJSON ({error}); export it from QuPath again") from None
-    shapes = [
-        (geometry, class_map.names.index(name)) for geometry, name in _classified(path, _features(document), class_map)
-    ]
-    if not shapes:
-        raise DataError(f"{path}: holds no annotation with an area")
-    raster: NDArray[np.uint8] = rasterize(
-        shapes, out_shape=size, fill=IGNORE_LABEL, transform=Affine.scale(scale), dtype=np.uint8
-    )
-    return raster
-
-
-def _features(document: Any) -> list[Any]:  # noqa: ANN401 - bytes become objects here
-    if isinstance(document, list):
-        return document
-    if isinstance(document, dict):
-        features = document.get("features", [document])
-        return features if isinstance(features, list) else []
-    return []
-
-
-def _classified(path: Path, features: list[Any], class_map: ClassMap) -> list[tuple[BaseGeometry, str]]:
-    found: list[tuple[BaseGeometry, str]] = []
-    for number, feature in enumerate(features):
+    names = ClassNames(path, class_map, region_class, "QuPath")
+    drawing = Drawing(path)
+    for number, feature in enumerate(_features(document)):
+        where = f"feature {number}"
         try:
             properties = feature.get("properties") or {}
-            name = (properties.get("classification") or {}).get("name")
-            geometry = shape(feature["geometry"])
-        except (AttributeError, KeyError, TypeError, ValueError, ShapelyError) as error:
-            raise DataError(f"{path}: feature {number} is not a GeoJSON feature ({error})") from None
-        if not name:
-            raise DataError(f"{path}: feature {number} has no class; set one in QuPath")
-        if name not in class_map.names:
-            raise DataError(f"{path}: feature {number}: {unknown_name('class', str(name), class_map.names)}")
-        area = _area(geometry)
-        if not area.is_empty:
-            found.append((area, name))
+            if properties.get("objectType") == "root" and feature.get("geometry") is None:
+                continue  # the invisible object above all others of a QuPath hierarchy
+            name = _class_name(properties.get("classification") or {})
+            with np.errstate(invalid="ignore"):  # what is not finite is refused below
+                geometry = shape(feature["geometry"])
+        except (
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            RecursionError,
+            ShapelyError,
+        ) as error:
+            because = " ".join(str(error).split())
+            raise DataError(f"{path}: {where} is not a GeoJSON feature ({because})") from None
+        if not has_polygons(geometry):
+            drawing.leave_out(where, f"{geometry.geom_type} without an area")
+            continue
+        class_id = names.class_id(where, [name])
+        drawing.add(class_id, geometry, f"{where} ({class_map.names[class_id]!r})")
+    return drawing
+
+
+def _features(document: Any) -> Iterator[Any]:  # noqa: ANN401 - bytes become objects here
+    waiting = list(reversed(document)) if isinstance(document, list) else [document]
+    if not isinstance(document, list | dict):
+        return
+    while waiting:
+        item = waiting.pop()
+        if not isinstance(item, dict) or "features" not in item or "geometry" in item:
+            yield item
+        waiting.extend(reversed(_children(item)))
+
+
+def _children(item: Any) -> list[Any]:  # noqa: ANN401 - bytes become objects here
+    if not isinstance(item, dict):
+        return []
+    properties = item.get("properties")
+    holders = [(item, "features")]
+    if isinstance(properties, dict):
+        holders += [(properties, "childObjects"), (properties, "children")]
+    found: list[Any] = []
+    for holder, key in holders:
+        children = holder.get(key)
+        found += children if isinstance(children, list) else []
     return found
 
 
-def _area(geometry: BaseGeometry) -> MultiPolygon:
-    # A repair leaves lines where a polygon had spikes, and rasterize would burn those in as well.
-    parts = list(get_parts(geometry if geometry.is_valid else make_valid(geometry)))
-    polygons: list[Polygon] = []
-    while parts:
-        part = parts.pop(0)
-        if isinstance(part, Polygon):
-            polygons.append(part)
-        elif isinstance(part, BaseMultipartGeometry):
-            parts.extend(part.geoms)
-    return MultiPolygon([polygon for polygon in polygons if polygon.area > 0])
+def _class_name(classification: dict[str, Any]) -> str:
+    name = classification.get("name")
+    if name is None or name == "":
+        return ": ".join(str(part) for part in classification.get("names") or [])
+    return str(name)

@@ -1,4 +1,4 @@
-"""Label images: one class id a pixel, palette or grey."""
+"""Label images: one value a pixel, at the size of the slide, of the raster, or of a whole downsample of the slide."""
 
 from __future__ import annotations
 
@@ -6,46 +6,127 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
+from tissuebench.datasets.annotations.label_colors import ColorTable
+from tissuebench.datasets.annotations.label_pixels import open_plain, open_tiff
+from tissuebench.datasets.annotations.source import Frame, blank, block_inside
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
 from tissuebench.errors import DataError
 
+TIFF_SUFFIXES = (".tif", ".tiff")
+PLAIN_SUFFIXES = (".png", ".bmp")
+_OUTSIDE = -1
 
-def read_label_image(
-    path: Path, class_map: ClassMap, level0_size: tuple[int, int], size: tuple[int, int]
-) -> NDArray[np.uint8]:
-    """Read class ids; a palette image gives its indices, not its colours.
+
+class LabelImage:
+    """Labels from an image, by the pixel that holds the centre of the raster's pixel.
+
+    A palette image gives its indices, not its colours; grey gives its values; RGB gives the classes of its colours.
+    A mask that was cut to whole downsampled pixels says nothing of the strip that it lacks.
 
     Args:
-        path: 8-bit palette or grey image of the size of the slide's level 0.
-        class_map: its length bounds the ids; ``IGNORE_LABEL`` is allowed everywhere.
-        level0_size: (height, width) that the image must have.
-        size: (height, width) of the raster wanted, reached by nearest neighbour.
+        path: 8-bit PNG, BMP or TIFF. A tiled TIFF is decoded tile by tile, anything else once.
+        class_map: its length bounds the values; ``IGNORE_LABEL`` is allowed everywhere.
+        frame: where the raster lies.
+        instance_class: every value above 0 is this class id and 0 is class 0; None takes values as class ids.
+        ignore_index: value that means "not annotated" beside ``IGNORE_LABEL``.
 
     Raises:
-        DataError: missing or unreadable file, another size, another mode, an id outside the class map.
+        DataError: unreadable file, another kind of image, another size.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("P", "L"):
-                raise DataError(f"{path}: a label image is 8-bit palette or grey, this is {image.mode!r}")
-            found_size = (image.height, image.width)
-            if found_size != level0_size:
-                raise DataError(
-                    f"{path}: mask is {found_size[1]} x {found_size[0]} px but its image is "
-                    f"{level0_size[1]} x {level0_size[0]} px"
-                )
-            resized = image.resize((size[1], size[0]), Image.Resampling.NEAREST)
-            labels = np.asarray(resized, dtype=np.uint8)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the manifest's column 'annotation'") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({' '.join(str(error).split())}); replace it") from None
-    wrong = sorted(set(np.unique(labels).tolist()) - set(range(len(class_map))) - {IGNORE_LABEL})
-    if wrong:
+
+    def __init__(
+        self,
+        path: Path,
+        class_map: ClassMap,
+        frame: Frame,
+        instance_class: int | None = None,
+        ignore_index: int | None = None,
+    ) -> None:
+        self.notes: tuple[str, ...] = ()
+        self._path = path
+        self._frame = frame
+        self._classes = len(class_map)
+        # The colours of instances are arbitrary, those of classes are the class map's.
+        colors = ColorTable(path, class_map) if instance_class is None else None
+        self._pixels = (open_tiff if path.suffix.lower() in TIFF_SUFFIXES else open_plain)(path, colors)
+        self._downsample = _downsample(path, self._pixels.size, frame)
+        self._meaning = _meaning(len(class_map), instance_class, ignore_index)
+
+    def raster(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
+        """See ``LabelSource.raster``.
+
+        Raises:
+            DataError: a value of this block is outside the class map, or the block cannot be decoded.
+        """
+        labels = blank(height, width)
+        block = block_inside(self._frame, y, x, height, width)
+        if block.empty:
+            return labels
+        rows = self._sources(block.y0, block.y1, axis=0)
+        columns = self._sources(block.x0, block.x1, axis=1)
+        values = self._pixels.take(rows, columns)
+        ids = self._meaning[values]
+        if (ids == _OUTSIDE).any():
+            wrong = int(values[ids == _OUTSIDE].min())
+            raise DataError(
+                f"{self._path}: mask value {wrong} is outside the class map (0 to {self._classes - 1}, "
+                f"{IGNORE_LABEL} = not annotated)"
+            )
+        labels[block.within][: len(rows), : len(columns)] = ids
+        return labels
+
+    def _sources(self, start: int, stop: int, axis: int) -> NDArray[np.intp]:
+        """The image's pixels under the raster's ones, fewer at the end where the image lacks a strip."""
+        wanted = np.arange(start, stop)
+        if self._downsample is None:
+            return wanted
+        centres = np.floor((wanted + 0.5) * self._frame.scale).astype(np.intp)
+        # The raster's last pixel may reach over the slide's edge by a fraction.
+        found = np.minimum(centres, self._frame.level0_size[axis] - 1) // self._downsample
+        held: NDArray[np.intp] = found[found < self._pixels.size[axis]]
+        return held
+
+
+def _downsample(path: Path, size: tuple[int, int], frame: Frame) -> int | None:
+    """Level-0 pixels per pixel of the image; None where the image has the size of the raster."""
+    (height, width), (full_height, full_width) = size, frame.level0_size
+    if size == frame.level0_size:
+        return 1
+    if size == frame.size:
+        return None
+    ratios = (full_height / height, full_width / width)
+    fitting = [
+        factor
+        for factor in sorted({int(ratio) + step for ratio in ratios for step in (0, 1)})
+        if factor > 1 and _is_part(height, full_height, factor) and _is_part(width, full_width, factor)
+    ]
+    if not fitting:
         raise DataError(
-            f"{path}: mask value {wrong[0]} is outside the class map (0 to {len(class_map) - 1}, "
-            f"{IGNORE_LABEL} = not annotated)"
+            f"{path}: mask is {width} x {height} px but its image is {full_width} x {full_height} px; "
+            "save it at the size of the image or of a whole downsample"
         )
-    return labels
+    exact = [factor for factor in fitting if (height * factor, width * factor) == frame.level0_size]
+    if len(fitting) > 1 and not exact:  # with so few pixels a size says little
+        raise DataError(
+            f"{path}: mask of {width} x {height} px may be its image at 1/{fitting[0]} or at 1/{fitting[1]}; "
+            "save it at the size of the image"
+        )
+    return (exact or fitting)[0]
+
+
+def _is_part(side: int, full: int, factor: int) -> bool:
+    return side in (full // factor, -(-full // factor))
+
+
+def _meaning(classes: int, instance_class: int | None, ignore_index: int | None) -> NDArray[np.int16]:
+    """(256,) class id of every value, ``_OUTSIDE`` where it has none."""
+    meaning = np.full(256, _OUTSIDE, dtype=np.int16)
+    if instance_class is None:
+        meaning[:classes] = np.arange(classes)
+        meaning[IGNORE_LABEL] = IGNORE_LABEL
+    else:
+        meaning[0], meaning[1:] = 0, instance_class
+    if ignore_index is not None:
+        meaning[ignore_index] = IGNORE_LABEL
+    return meaning

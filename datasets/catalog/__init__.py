@@ -1,4 +1,7 @@
-"""One recipe a dataset: each module here has a function ``recipe(data_root)``, and adding one is adding a file."""
+"""One recipe a dataset: each module here has a function ``recipe(data_root)``, and adding one is adding a file.
+
+Modules whose name begins with ``_`` are what several recipes share.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from tissuebench.errors import ConfigError, unknown_name
 
 def recipe_names() -> list[str]:
     """Names that ``find_recipe`` knows."""
-    return sorted(name for _, name, _ in pkgutil.iter_modules(__path__) if name != "recipe")
+    return sorted(name for _, name, _ in pkgutil.iter_modules(__path__) if name != "recipe" and name[0] != "_")
 
 
 def find_recipe(name: str, data_root: Path | None = None) -> Recipe:

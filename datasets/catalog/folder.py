@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tissuebench.datasets.catalog.recipe import Recipe
 from tissuebench.datasets.files import require_safe_id
-from tissuebench.datasets.manifest import read_manifest
+from tissuebench.datasets.manifest import BadRow, ManifestRow, read_manifest
+from tissuebench.datasets.readers import SLIDE_SUFFIXES
 from tissuebench.datasets.types import ClassMap, LabelCosts
-from tissuebench.errors import DataError
+from tissuebench.errors import DataError, unknown_name
 
 _Channel = Annotated[int, Field(ge=0, le=255)]
 
@@ -26,6 +27,7 @@ class _DatasetFile(BaseModel):
     tile_px: int = Field(256, ge=32)
     classes: dict[str, tuple[_Channel, _Channel, _Channel]]
     diagnoses: dict[str, tuple[str, ...]] = {}
+    drawing_order: tuple[str, ...] | None = None
     costs: LabelCosts = LabelCosts()
 
 
@@ -50,6 +52,9 @@ def recipe(data_root: Path | None) -> Recipe:
         raise DataError(f"{path}: key {'.'.join(map(str, first['loc']))!r}: {first['msg']}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise DataError(f"{path}: {str(error).splitlines()[0]}") from None
+    unknown = [name for name in described.drawing_order or () if name not in described.classes]
+    if unknown:
+        raise DataError(f"{path}: key 'drawing_order': {unknown_name('class', unknown[0], described.classes)}")
     return Recipe(
         name=require_safe_id("name", described.name, str(path)),
         version=1,
@@ -59,6 +64,20 @@ def recipe(data_root: Path | None) -> Recipe:
         class_map=classes,
         tile_px=described.tile_px,
         mpp=described.mpp,
-        rows=lambda root: read_manifest(root / "manifest.csv", classes),
+        rows=lambda root: _rows(root, classes),
         costs=described.costs,
+        drawing_order=described.drawing_order or classes.names,
     )
+
+
+def _rows(root: Path, classes: ClassMap) -> list[ManifestRow | BadRow]:
+    """The manifest's rows, and the slides beside theirs that no row names: forgotten, or not meant to be here."""
+    path = root / "manifest.csv"
+    rows = read_manifest(path, classes)
+    known = {entry for row in rows if isinstance(row, ManifestRow) for entry in (row.image, row.annotation) if entry}
+    named = {name for row in rows if isinstance(row, BadRow) for name in row.files}
+    for folder in sorted({row.image.parent for row in rows if isinstance(row, ManifestRow) and row.image.is_file()}):
+        for found in sorted(folder.iterdir()):
+            if found.suffix.lower() in SLIDE_SUFFIXES and found not in known and found not in named:
+                rows.append(BadRow(found.stem, f"{found}: no row of {path} names this file; add one or move it away"))
+    return rows

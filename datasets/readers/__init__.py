@@ -1,5 +1,8 @@
-"""From a slide file to an RGB image at a target mpp."""
+"""From a slide file to regions of RGB at a target mpp."""
 
-from tissuebench.datasets.readers.slide import SlideImage, read_slide
+from tissuebench.datasets.readers.brightfield import require_brightfield
+from tissuebench.datasets.readers.formats import SLIDE_SUFFIXES
+from tissuebench.datasets.readers.reader import Level, SlideReader
+from tissuebench.datasets.readers.slide import Slide, open_slide
 
-__all__ = ["SlideImage", "read_slide"]
+__all__ = ["SLIDE_SUFFIXES", "Level", "Slide", "SlideReader", "open_slide", "require_brightfield"]

@@ -1,24 +1,59 @@
-"""PNG and JPEG images as slides of one level, without a resolution of their own."""
+"""PNG, JPEG, BMP and WebP images as slides of one level, without a resolution of their own."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from tissuebench.datasets.readers._raw import ChooseLevel, RawLevel
+from tissuebench.datasets.readers.failures import reading
+from tissuebench.datasets.readers.reader import Level, Pixels
+from tissuebench.datasets.readers.regions import inside, on_background, white
 from tissuebench.errors import DataError
 
-PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg")
+PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # by content; others may start programs or read further files
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def read_plain(path: Path, choose: ChooseLevel) -> RawLevel:
-    """Read an image file; see ``read_slide`` for the errors."""
-    choose(None, [1.0])
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({' '.join(str(error).split())}); replace it") from None
-    return RawLevel(pixels, None, (pixels.shape[0], pixels.shape[1]))
+class PlainReader:
+    """An image, decoded once when it is opened; the protocol is ``SlideReader``.
+
+    Raises:
+        DataError: unreadable, more than 8 bits a channel, or more pixels than Pillow decodes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with reading(path, "an image", SyntaxError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that of a bomb comes at half of what is refused
+                with Image.open(path, formats=_FORMATS) as image:
+                    if image.mode in _DEEP_MODES:
+                        raise DataError(
+                            f"{path}: more than 8 bits a channel (mode {image.mode}); convert it to 8-bit RGB"
+                        )
+                    if image.has_transparency_data:
+                        self._pixels = on_background(np.asarray(image.convert("RGBA")))
+                    else:
+                        self._pixels = np.asarray(image.convert("RGB"))
+        except Image.DecompressionBombError:
+            raise DataError(f"{path}: too many pixels for a plain image; convert it to a tiled TIFF") from None
+        height, width = self._pixels.shape[:2]
+        self.levels: tuple[Level, ...] = (Level(height, width, 1.0),)
+        self.mpp: float | None = None
+        self.metadata: Mapping[str, str] = {}
+
+    def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
+        """See ``SlideReader.read``."""
+        size, canvas = self.levels[level], white(height, width)
+        y0, y1 = inside(y, height, size.height)
+        x0, x1 = inside(x, width, size.width)
+        canvas[y0 - y : y1 - y, x0 - x : x1 - x] = self._pixels[y0:y1, x0:x1]
+        return canvas
+
+    def close(self) -> None:
+        """Let go of the pixels."""
+        self._pixels = white(0, 0)

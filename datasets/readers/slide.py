@@ -1,75 +1,113 @@
-"""One entrance for every slide format: pixels at the target mpp, and how they map to level 0."""
+"""One entrance for every slide format: regions at the target mpp, and how they map to level 0."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from tissuebench.datasets.readers.plain import PLAIN_SUFFIXES, read_plain
-from tissuebench.datasets.readers.tiff import TIFF_SUFFIXES, read_tiff
+from tissuebench.datasets.readers.formats import open_reader
+from tissuebench.datasets.readers.reader import Pixels, SlideReader
+from tissuebench.datasets.readers.resample import LevelView
 from tissuebench.errors import DataError
 
-
-@dataclass(frozen=True, slots=True)
-class SlideImage:
-    """A whole slide at the target resolution.
-
-    Attributes:
-        pixels: (H, W, 3) uint8 RGB.
-        mpp: micrometres per pixel of ``pixels``; None where the source does not say and none was asked for.
-        scale: pixels of level 0 per pixel of ``pixels``, as annotations are drawn in level-0 pixels.
-        level0_size: (height, width) of level 0.
-    """
-
-    pixels: NDArray[np.uint8]
-    mpp: float | None
-    scale: float
-    level0_size: tuple[int, int]
+_FINE_ENOUGH = 1.01  # a level 1 % coarser than asked still serves: scanners round their magnifications
 
 
-def read_slide(path: Path, target_mpp: float | None, mpp_override: float | None = None) -> SlideImage:
-    """Read a slide at ``target_mpp``, or as it is where that is None.
-
-    A pyramid is read at its coarsest level that is still fine enough, then resized with an area filter.
+def open_slide(path: Path, target_mpp: float | None, mpp_override: float | None = None, reader: str = "") -> Slide:
+    """Open a slide to read regions at ``target_mpp``, or at level 0 where that is None.
 
     Args:
-        path: tiled or plain TIFF, PNG or JPEG.
-        target_mpp: micrometres per pixel wanted; None takes level 0.
+        path: a slide file, or the folder of an OME-Zarr image; ``SLIDE_SUFFIXES`` are known.
+        target_mpp: micrometres per pixel wanted.
         mpp_override: replaces what the file says of its level 0 (the manifest's column ``mpp``).
+        reader: "tifffile", "openslide", "ome-zarr" or "plain"; empty goes by the suffix.
 
     Raises:
-        DataError: missing or unreadable file, not 8-bit RGB, or no mpp where one is needed.
+        DataError: missing, unreadable or unknown file, not 8-bit RGB, or no mpp where one is needed.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; check the manifest's column 'image'")
-    suffix = path.suffix.lower()
-    if suffix in TIFF_SUFFIXES:
-        read = read_tiff
-    elif suffix in PLAIN_SUFFIXES:
-        read = read_plain
-    else:
-        raise DataError(f"{path}: unknown slide format {suffix!r}; known: {', '.join(TIFF_SUFFIXES + PLAIN_SUFFIXES)}")
+    for mpp in (target_mpp, mpp_override):
+        if mpp is not None and not 0 < mpp < math.inf:
+            raise DataError(f"{path}: mpp {mpp} is not a resolution; micrometres per pixel are above 0")
+    opened = open_reader(path, reader)
+    try:
+        return Slide(path, opened, target_mpp, mpp_override)
+    except BaseException:
+        opened.close()
+        raise
 
-    def choose(file_mpp: float | None, downsamples: list[float]) -> int:
-        level0_mpp = mpp_override or file_mpp
-        if target_mpp is None:
-            return 0
-        if level0_mpp is None:
-            raise DataError(f"{path}: the file does not say its resolution; fill the manifest's column 'mpp'")
-        wanted = target_mpp / level0_mpp
-        fine_enough = [index for index, down in enumerate(downsamples) if down <= wanted * 1.01]
-        return max(fine_enough, key=lambda index: downsamples[index], default=0)
 
-    raw = read(path, choose)
-    level0_mpp = mpp_override or raw.mpp
-    if target_mpp is None or level0_mpp is None:
-        return SlideImage(raw.pixels, level0_mpp, 1.0, raw.level0_size)
-    height, width = (max(1, round(side * level0_mpp / target_mpp)) for side in raw.level0_size)
-    pixels = raw.pixels
-    if pixels.shape[:2] != (height, width):
-        pixels = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BOX, reducing_gap=None))
-    return SlideImage(pixels, target_mpp, target_mpp / level0_mpp, raw.level0_size)
+class Slide:
+    """An open slide at one resolution. Each process opens its own; one thread reads.
+
+    A pyramid is read at its coarsest level that is still fine enough, then resized with an area filter; a level of
+    just that resolution is passed on as it is. No more than about 4096 x 4096 source pixels are held at once.
+
+    Attributes:
+        height, width: in pixels of ``region``.
+        mpp: micrometres a pixel of ``region``; None where the file does not say and none was asked for.
+        level0_mpp: micrometres a pixel of level 0, or None.
+        scale: pixels of level 0 a pixel of ``region``, as annotations are drawn in level-0 pixels.
+        level0_size: (height, width) of level 0.
+        metadata: what else the file says of itself.
+
+    Raises:
+        DataError: a resolution is asked for, and neither the file nor the override says its own.
+    """
+
+    def __init__(
+        self, path: Path, reader: SlideReader, target_mpp: float | None, mpp_override: float | None = None
+    ) -> None:
+        self.path = path
+        self._reader = reader
+        base = reader.levels[0]
+        self.level0_size = (base.height, base.width)
+        self.level0_mpp = reader.mpp if mpp_override is None else mpp_override
+        self.metadata: Mapping[str, str] = reader.metadata
+        self.mpp = self.level0_mpp if target_mpp is None else target_mpp
+        self.scale = 1.0
+        if target_mpp is not None:
+            if self.level0_mpp is None:
+                raise DataError(f"{path}: the file does not say its resolution; fill the manifest's column 'mpp'")
+            self.scale = target_mpp / self.level0_mpp
+        self._view = self._view_at(self.scale)
+        self.height, self.width = self._view.height, self._view.width
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{self.path}: an open slide does not go to another process; open it there")
+
+    def region(self, y: int, x: int, height: int, width: int) -> Pixels:
+        """A region in pixels at ``mpp``, (height, width, 3) uint8 RGB; white beyond the slide's edge.
+
+        Its pixels do not depend on the region that they are asked for in.
+
+        Raises:
+            DataError: the file cannot be decoded there.
+        """
+        return self._view.region(y, x, height, width)
+
+    def thumbnail(self, max_px: int = 1024) -> Pixels:
+        """The whole slide, its longer side at most ``max_px`` (and level 0's), (h, w, 3) uint8."""
+        view = self._view_at(max(1.0, max(self.level0_size) / max_px))
+        return view.region(0, 0, view.height, view.width)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._reader.close()
+
+    def _view_at(self, scale: float) -> LevelView:
+        levels = self._reader.levels
+        fine_enough = [index for index, level in enumerate(levels) if level.downsample <= scale * _FINE_ENOUGH]
+        best = max(fine_enough, key=lambda index: levels[index].downsample, default=0)
+        height, width = (max(1, round(side / scale)) for side in self.level0_size)
+        return LevelView(self._reader, best, height, width)

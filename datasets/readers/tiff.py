@@ -1,57 +1,92 @@
-"""Tiled and pyramidal TIFF through tifffile: the level that serves best, and the resolution tag."""
+"""TIFF slides through tifffile: tiled, stripped, BigTIFF, plain and OME pyramids, Aperio SVS."""
 
 from __future__ import annotations
 
+import logging
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import tifffile
 
-from tissuebench.datasets.readers._raw import ChooseLevel, RawLevel
+from tissuebench.datasets.readers.failures import reading
+from tissuebench.datasets.readers.reader import Level, Pixels
+from tissuebench.datasets.readers.tiff_level import SegmentCache, TiffLevel
+from tissuebench.datasets.readers.tiff_resolution import aperio_fields, require_plain_xml, tiff_mpp
 from tissuebench.errors import DataError
 
-TIFF_SUFFIXES = (".tif", ".tiff", ".svs")
-_BROKEN = (
-    tifffile.TiffFileError, OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError, RuntimeError,
-    struct.error,
-)  # fmt: skip
-"""What tifffile and imagecodecs raise on files whose tags or tiles are damaged."""
-_MICROMETRES_PER_UNIT = {2: 25_400.0, 3: 10_000.0}  # TIFF ResolutionUnit: inch, centimetre
+TIFF_SUFFIXES = (".svs", ".tif", ".tiff")
+_KIND = "a TIFF slide"
+# What tifffile says of a damaged file would stand beside the one line of the error; a configured log still gets it.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
-def read_tiff(path: Path, choose: ChooseLevel) -> RawLevel:
-    """Read one level of the first series; see ``read_slide`` for the errors."""
-    try:
-        with tifffile.TiffFile(path) as tif:
-            levels = tif.series[0].levels
-            base = levels[0]
-            if base.dtype != np.uint8 or base.ndim != 3 or base.shape[-1] != 3:
-                raise DataError(f"{path}: not 8-bit RGB (shape {base.shape}, {base.dtype}); convert it or leave it out")
-            mpp = _level0_mpp(tif.pages[0])
-            index = choose(mpp, [base.shape[0] / level.shape[0] for level in levels])
-            _require_whole(path, levels[index])
-            pixels = np.asarray(levels[index].asarray(), dtype=np.uint8)
-    except _BROKEN as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path}: cannot be read as a TIFF slide ({reason}); replace the file") from None
-    return RawLevel(pixels, mpp, (int(base.shape[0]), int(base.shape[1])))
+class TiffReader:
+    """The first series of a TIFF and its levels; the protocol is ``SlideReader``.
+
+    Alpha is laid over white: what a scanner never took is transparent, and mostly black underneath.
+
+    Args:
+        path: the file. It stays open; one process and one thread read from it.
+
+    Raises:
+        DataError: unreadable, cut off at any level, not 8-bit RGB, or pixels that are not square.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._cache = SegmentCache()
+        with reading(path, _KIND, tifffile.TiffFileError):
+            # One file only: OME-XML may name others, and names in data are not followed.
+            self._tif = tifffile.TiffFile(path, _multifile=False)
+        try:
+            with reading(path, _KIND, tifffile.TiffFileError):
+                self._open()
+        except BaseException:
+            self._tif.close()
+            raise
+
+    def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
+        """See ``SlideReader.read``."""
+        with reading(self._path, _KIND, tifffile.TiffFileError):
+            return self._tiff_levels[level].read(y, x, height, width)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._cache.clear()
+        self._tif.close()
+
+    def _open(self) -> None:
+        tif, path = self._tif, self._path
+        require_plain_xml(path, tif.pages.first)
+        found = [TiffLevel(path, number, one, self._cache) for number, one in enumerate(tif.series[0].levels)]
+        _require_all_pages(path, tif)
+        self.mpp = tiff_mpp(path, tif)
+        self.metadata: Mapping[str, str] = _aperio(tif.pages.first) if tif.is_svs else {}
+        levels = [(_level(found[0], one), one) for one in found]
+        # Some scanners pad the small levels to whole tiles: their pixels do not lie where their size says.
+        fitting = [(level, one) for level, one in levels if level is not None]
+        self.levels = tuple(level for level, _ in fitting)
+        self._tiff_levels = tuple(one for _, one in fitting)
 
 
-def _require_whole(path: Path, level: tifffile.TiffPageSeries) -> None:
-    # A JPEG strip that is cut off decodes without an error, its rest grey.
-    length = path.stat().st_size
-    for page in level.pages:
-        if any(start + count > length for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)):
-            raise DataError(f"{path}: is cut off (pixels beyond the end of the file); replace the file")
+def _aperio(page: tifffile.TiffPage) -> dict[str, str]:
+    power = aperio_fields(page).get("AppMag")
+    return {"vendor": "aperio"} | ({} if power is None else {"objective_power": power})
 
 
-def _level0_mpp(page: tifffile.TiffPage) -> float | None:
-    unit, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
-    if unit is None or resolution is None or int(unit.value) not in _MICROMETRES_PER_UNIT:
-        return None
-    pixels, per_units = resolution.value
-    if not pixels or not per_units:
-        return None
-    mpp = float(_MICROMETRES_PER_UNIT[int(unit.value)] * per_units / pixels)
-    return mpp if 0.05 <= mpp <= 20.0 else None  # 72 dpi and the like are a camera's habit, not a microscope's
+def _level(base: TiffLevel, one: TiffLevel) -> Level | None:
+    downsample = (base.height / one.height + base.width / one.width) / 2
+    off = max(abs(base.height / downsample - one.height), abs(base.width / downsample - one.width))
+    return Level(one.height, one.width, downsample) if downsample >= 1 and off <= 2 else None
+
+
+def _require_all_pages(path: Path, tif: tifffile.TiffFile) -> None:
+    # tifffile stops at a link that leads nowhere and goes on with fewer levels.
+    end = tif.pages.next_page_offset
+    if end is None or tif.is_ndpi:  # Hamamatsu's links are written otherwise
+        return
+    tif.filehandle.seek(end)
+    link = tif.filehandle.read(tif.tiff.offsetsize)
+    if len(link) < tif.tiff.offsetsize or struct.unpack(tif.tiff.offsetformat, link)[0]:
+        raise DataError(f"{path}: is cut off (a page beyond the end of the file); replace the file")

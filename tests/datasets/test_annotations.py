@@ -1,15 +1,15 @@
+"""QuPath GeoJSON, the drawing order, and what stands for every kind of annotation."""
+
 from __future__ import annotations
 
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
-from scipy import ndimage
 
-from tissuebench.datasets.annotations import read_geojson, read_label_image
+from tissuebench.datasets.annotations import ANNOTATION_SUFFIXES, Frame, open_annotation
 from tissuebench.datasets.types import ClassMap
-from tissuebench.errors import DataError
+from tissuebench.errors import ConfigError, DataError
 
 CLASSES = ClassMap(("glass", "stroma", "tumour"), ((240, 240, 240), (200, 100, 150), (90, 20, 120)))
 
@@ -27,13 +27,22 @@ def feature(coordinates, name="tumour", kind="Polygon"):
 
 
 @pytest.fixture
-def rasterised(tmp_path):
-    def write_and_read(document, size=(20, 30), scale=1.0):
+def opened(tmp_path):
+    def write_and_open(document, size=(20, 30), scale=1.0, order=None, **options):
         path = tmp_path / "slide.geojson"
         path.write_text(document if isinstance(document, str) else json.dumps(document))
-        return read_geojson(path, CLASSES, size, scale)
+        level0 = (round(size[0] * scale), round(size[1] * scale))
+        return open_annotation(path, CLASSES, Frame(level0, size, scale), order, **options)
 
-    return write_and_read
+    return write_and_open
+
+
+@pytest.fixture
+def rasterised(opened):
+    def whole(document, size=(20, 30), scale=1.0, order=None, **options):
+        return opened(document, size, scale, order, **options).raster(0, 0, *size)
+
+    return whole
 
 
 def expected(size, *boxes):
@@ -66,16 +75,68 @@ def test_multipolygon_and_a_single_feature(rasterised):
     assert np.array_equal(raster, expected((20, 30), ((0, 0, 4, 4), 2), ((10, 10, 14, 20), 2)))
 
 
-def test_a_geometry_collection(rasterised):
+def test_a_geometry_collection_is_its_polygons_and_the_line_is_noted(opened):
     collected = feature([])
     collected["geometry"] = {
         "type": "GeometryCollection",
         "geometries": [
             {"type": "LineString", "coordinates": [[0, 15.5], [29, 15.5]]},
-            {"type": "MultiPolygon", "coordinates": [[ring(0, 0, 4, 4)], [ring(6, 6, 8, 8)]]},
+            {"type": "GeometryCollection", "geometries": [{"type": "Polygon", "coordinates": [ring(0, 0, 4, 4)]}]},
+            {"type": "MultiPolygon", "coordinates": [[ring(2, 2, 5, 5)], [ring(6, 6, 8, 8)]]},
         ],
     }
-    assert np.array_equal(rasterised([collected]), expected((20, 30), ((0, 0, 4, 4), 2), ((6, 6, 8, 8), 2)))
+    source = opened([collected])
+    drawn = expected((20, 30), ((0, 0, 4, 4), 2), ((2, 2, 5, 5), 2), ((6, 6, 8, 8), 2))
+    assert np.array_equal(source.raster(0, 0, 20, 30), drawn)
+    assert any("feature 0 ('tumour'): left out (LineString" in note for note in source.notes)
+
+
+def test_parts_of_a_multipolygon_that_overlap_are_united(opened):
+    """Repaired together they would cut a hole where both lie."""
+    source = opened([feature([[ring(0, 0, 6, 6)], [ring(3, 3, 9, 9)]], kind="MultiPolygon")])
+    assert np.array_equal(source.raster(0, 0, 20, 30), expected((20, 30), ((0, 0, 6, 6), 2), ((3, 3, 9, 9), 2)))
+    assert source.notes == ("feature 0 ('tumour') has parts that overlap or touch: repaired",)
+
+
+@pytest.mark.parametrize("key", ["childObjects", "children"])
+def test_children_are_drawn_over_their_parents(rasterised, key):
+    parent = feature([ring(0, 0, 10, 10)], "stroma")
+    parent["properties"][key] = [feature([ring(2, 2, 6, 6)])]
+    root = {"type": "Feature", "geometry": None, "properties": {"objectType": "root", key: [parent]}}
+    drawn = expected((20, 30), ((0, 0, 10, 10), 1), ((2, 2, 6, 6), 2))
+    assert np.array_equal(rasterised([parent]), drawn)
+    assert np.array_equal(rasterised({"type": "FeatureCollection", "features": [root]}), drawn)
+
+
+def test_collections_of_collections(rasterised):
+    inner = {"type": "FeatureCollection", "features": [feature([ring(0, 0, 2, 2)], "stroma")]}
+    holder = {**feature([ring(4, 4, 9, 9)], "glass"), "features": [feature([ring(5, 5, 6, 6)])]}
+    raster = rasterised({"type": "FeatureCollection", "features": [inner, holder]})
+    assert np.array_equal(raster, expected((20, 30), ((0, 0, 2, 2), 1), ((4, 4, 9, 9), 0), ((5, 5, 6, 6), 2)))
+
+
+@pytest.mark.parametrize("kind", ["cell", "detection", "tile", None])
+def test_objects_of_every_kind_count(rasterised, kind):
+    drawn = feature([ring(0, 0, 2, 2)])
+    drawn["properties"]["objectType"] = kind
+    assert np.array_equal(rasterised([drawn]), expected((20, 30), ((0, 0, 2, 2), 2)))
+
+
+def test_a_class_may_be_a_list_of_names_and_a_derived_class_is_not_its_base(rasterised):
+    drawn = feature([ring(0, 0, 2, 2)])
+    drawn["properties"]["classification"] = {"names": ["tumour"]}
+    assert np.array_equal(rasterised([drawn]), expected((20, 30), ((0, 0, 2, 2), 2)))
+    for classification in ({"names": ["tumour", "Positive"]}, {"name": "tumour: Positive"}):
+        drawn["properties"]["classification"] = classification
+        with pytest.raises(DataError, match=r"feature 0: unknown class 'tumour: Positive'.*known: glass, stroma"):
+            rasterised([drawn])
+
+
+def test_the_name_of_an_object_is_not_its_class(rasterised):
+    drawn = feature([ring(0, 0, 2, 2)])
+    drawn["properties"] = {"objectType": "annotation", "name": "tumour"}
+    with pytest.raises(DataError, match="feature 0 has no class"):
+        rasterised([drawn])
 
 
 def test_scale_is_level0_pixels_per_raster_pixel(rasterised):
@@ -88,18 +149,55 @@ def test_a_pixel_belongs_to_the_polygon_that_holds_its_centre(rasterised):
     assert np.array_equal(rasterised([feature([ring(1.6, 2.4, 4.4, 6.6)])]), expected((20, 30), ((2, 2, 4, 7), 2)))
 
 
-def test_what_reaches_beyond_the_slide_is_cut(rasterised):
-    assert np.array_equal(rasterised([feature([ring(-5, -5, 4, 99)])]), expected((20, 30), ((0, 0, 4, 30), 2)))
+def test_what_reaches_beyond_the_slide_is_cut_and_noted(opened):
+    source = opened([feature([ring(-5, -5, 4, 99)]), feature([ring(10, 10, 12, 30.9)])])
+    assert np.array_equal(source.raster(0, 0, 20, 30), expected((20, 30), ((0, 0, 4, 30), 2), ((10, 10, 12, 30), 2)))
+    assert source.notes == ("feature 0 ('tumour') reaches 69 px beyond the slide: clipped",)
 
 
-def test_a_polygon_that_crosses_itself_is_repaired(rasterised):
+@pytest.mark.parametrize(
+    "coordinates",
+    [
+        [ring(5, 31, 9, 40)],
+        [ring(-9, 2, -1, 4)],
+        [ring(20, 2, 22, 4)],  # shares the slide's edge and no area with it
+        [[[-5, 18], [15, 38], [-5, 38], [-5, 18]]],  # around the corner: the boxes overlap
+    ],
+)
+def test_a_polygon_outside_of_the_slide_is_refused(rasterised, coordinates):
+    with pytest.raises(
+        DataError, match=r"feature 1 .'tumour'. lies outside the slide \(x -?\d+ to \d+.*30 x 20"
+    ) as caught:
+        rasterised([feature([ring(0, 0, 2, 2)]), feature(coordinates)])
+    assert "another slide or another level" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_polygon_that_crosses_itself_is_repaired_and_noted(opened):
     bowtie = feature([[[0, 0], [20, 20], [20, 0], [0, 20], [0, 0]]])
     y, x = np.mgrid[0:20, 0:30] + 0.5
     inside = (x < 20) & (np.abs(y - 10) < np.abs(x - 10))
     edge = (np.abs(np.abs(y - 10) - np.abs(x - 10)) < 0.1) | (x > 20)
-    raster = rasterised([bowtie])
+    source = opened([feature([ring(0, 28, 2, 30)]), bowtie])
+    raster = source.raster(0, 0, 20, 30)
     assert np.array_equal((raster == 2)[~edge], inside[~edge])
     assert inside[~edge].any()
+    assert source.notes == ("feature 1 ('tumour') crosses itself: repaired",)
+
+
+def test_a_loop_closed_beyond_its_start_is_what_it_encloses(rasterised):
+    """Where the ends overlap the outline runs around twice; by odd and even crossings that would be a hole."""
+    twice = feature([[[2, 2], [12, 2], [12, 12], [2, 12], [2, 1], [13, 1], [13, 8], [2, 8], [2, 2]]])
+    drawn = (((2, 2, 12, 12), 2), ((1, 2, 8, 13), 2))
+    assert np.array_equal(rasterised([twice]), expected((20, 30), *drawn))
+
+
+def test_a_hole_that_shares_edges_with_its_polygon_is_a_hole(rasterised):
+    raster = rasterised(
+        [feature([ring(4, 4, 8, 8), ring(6, 6, 8, 8)]), feature([ring(10, 10, 16, 16), ring(14, 14, 19, 19)])]
+    )
+    drawn = (((4, 4, 8, 8), 2), ((6, 6, 8, 8), 255), ((10, 10, 16, 16), 2), ((14, 14, 16, 16), 255))
+    assert np.array_equal(raster, expected((20, 30), *drawn))
 
 
 def test_a_spike_of_a_polygon_labels_nothing(rasterised):
@@ -108,12 +206,17 @@ def test_a_spike_of_a_polygon_labels_nothing(rasterised):
     assert np.array_equal(rasterised([spiked]), expected((20, 30), ((0, 0, 4, 4), 2)))
 
 
-def test_points_and_lines_are_left_out(rasterised):
-    point = feature([5.5, 5.5], kind="Point")
-    line = feature([[0.5, 7.5], [20.5, 7.5]], kind="LineString")
-    assert np.array_equal(rasterised([point, feature([ring(0, 0, 2, 2)]), line]), expected((20, 30), ((0, 0, 2, 2), 2)))
-    with pytest.raises(DataError, match="no annotation with an area"):
-        rasterised([point, line])
+def test_points_lines_and_flat_polygons_are_left_out_with_a_note(opened):
+    point, line = feature([5.5, 5.5], None, "Point"), feature([[0.5, 7.5], [20.5, 7.5]], "mitosis", "LineString")
+    flat = feature([[[0, 0], [9, 9], [0, 0], [0, 0]]])
+    source = opened([point, feature([ring(0, 0, 2, 2)]), line, flat])
+    assert np.array_equal(source.raster(0, 0, 20, 30), expected((20, 30), ((0, 0, 2, 2), 2)))
+    assert len(source.notes) == 3
+    assert source.notes[0] == "feature 0: left out (Point without an area)"
+    assert source.notes[1] == "feature 2: left out (LineString without an area)"
+    assert source.notes[2] == "feature 3 ('tumour'): left out (no area)"
+    with pytest.raises(DataError, match="holds no annotation with an area"):
+        opened([point, line])
 
 
 @pytest.mark.parametrize(
@@ -124,16 +227,24 @@ def test_points_and_lines_are_left_out(rasterised):
         ([{**feature([ring(0, 0, 2, 2)]), "properties": {}}], "feature 0 has no class"),
         ([{**feature([ring(0, 0, 2, 2)]), "properties": None}], "feature 0 has no class"),
         ([feature([ring(0, 0, 2, 2)], 7)], "feature 0: unknown class '7'"),
+        ([feature([ring(0, 0, 2, 2)], "a\nb")], "feature 0: unknown class"),
         ("{broken", "cannot be read as GeoJSON"),
         ("\ufeff\x00", "cannot be read as GeoJSON"),
         ("", "cannot be read as GeoJSON"),
+        ("[" * 100_000, "cannot be read as GeoJSON"),
         ([], "no annotation"),
         ({"type": "FeatureCollection", "features": None}, "no annotation"),
         (7, "no annotation"),
         ([5], "feature 0 is not a GeoJSON feature"),
+        ({"type": "Feature"}, "feature 0 is not a GeoJSON feature"),
         ([{"geometry": None, "properties": {"classification": {"name": "tumour"}}}], "feature 0 is not"),
+        ([{**feature([ring(0, 0, 2, 2)]), "properties": {"classification": "tumour"}}], "feature 0 is not"),
         ([feature([[[0, 0], [1, 1]]])], "feature 0 is not"),
         ([feature([], kind="Pentagon")], "feature 0 is not"),
+        ([feature([ring(0, 0, 2, float("nan"))])], "feature 0 .'tumour'. has a coordinate that is not a finite"),
+        ([feature([ring(0, 0, 2, float("inf"))])], "feature 0 .'tumour'. has a coordinate that is not a finite"),
+        ([feature([ring(0, 0, 2, 10**400)])], "feature 0 is not"),
+        ([feature([ring(0, 0, 2, "wide")])], "feature 0 is not"),
     ],
 )
 def test_broken_annotations_are_one_line_that_names_the_file(rasterised, document, message):
@@ -143,102 +254,73 @@ def test_broken_annotations_are_one_line_that_names_the_file(rasterised, documen
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_annotation_names_the_column(tmp_path):
-    with pytest.raises(DataError, match=r"none\.geojson.*column 'annotation'"):
-        read_geojson(tmp_path / "none.geojson", CLASSES, (4, 4), 1.0)
-    with pytest.raises(DataError, match=r"none\.png.*column 'annotation'"):
-        read_label_image(tmp_path / "none.png", CLASSES, (4, 4), (4, 4))
+@pytest.mark.parametrize("suffix", ANNOTATION_SUFFIXES)
+def test_a_missing_annotation_names_the_column(tmp_path, suffix):
+    with pytest.raises(DataError, match=rf"none\{suffix}.*column 'annotation'"):
+        open_annotation(tmp_path / f"none{suffix}", CLASSES, Frame((4, 4), (4, 4), 1.0))
 
 
-@pytest.mark.parametrize("name", ["CMU-1-Small-Region", "TCGA-CR-7395-01A-01-TS1"])
-def test_real_annotations_give_the_mask_that_came_with_them(shared_data, name):
-    """All pixels agree but a boundary of 1 px, and that boundary is thin."""
-    folder = shared_data / "wsi_small" / "annotations"
-    truth = np.asarray(Image.open(folder / f"{name}.mask_ds4.png"))
-    classes = ClassMap(("Tissue", "Hematoxylin-rich"), ((1, 1, 1), (2, 2, 2)))
-    raster = read_geojson(folder / f"{name}.geojson", classes, truth.shape, 4.0)
-    found = np.where(raster == 255, 0, raster + 1)
-    assert set(np.unique(found)) == {0, 1, 2}
-    cross = ndimage.generate_binary_structure(2, 2)
-    low, high = (filtered(truth, footprint=cross) for filtered in (ndimage.minimum_filter, ndimage.maximum_filter))
-    boundary = low != high
-    wrong = found != truth
-    assert (wrong & ~boundary).mean() < 1e-4
-    assert wrong.mean() < 0.03
-    shifted = np.roll(found, 3, axis=1) != truth
-    assert shifted.mean() > 2 * wrong.mean()
+def test_an_unknown_ending_names_the_known_ones(tmp_path):
+    (tmp_path / "mask.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"mask\.jpg: unknown annotation format '\.jpg'; known: \.geojson, .*\.png"):
+        open_annotation(tmp_path / "mask.jpg", CLASSES, Frame((4, 4), (4, 4), 1.0))
 
 
-def save_palette(path, ids, palette):
-    image = Image.fromarray(ids, mode="P")
-    image.putpalette(bytes(np.array(palette, dtype=np.uint8).ravel()))
-    image.save(path)
+def nested(*names):
+    """Ever smaller squares in the order given; which one is seen says what was drawn last."""
+    return [feature([ring(0, 0, 10, 10)], name) for name in names]
 
 
-IDS = np.array([[0, 1, 2, 255], [2, 2, 1, 0], [1, 0, 255, 2]], dtype=np.uint8)
+@pytest.mark.parametrize(
+    ("names", "order", "seen"),
+    [
+        (("tumour", "stroma", "glass"), None, 0),
+        (("tumour", "stroma", "glass"), ("glass", "stroma", "tumour"), 2),
+        (("tumour", "stroma", "glass"), ("tumour", "glass", "stroma"), 1),
+        (("tumour", "stroma", "glass"), ("stroma",), 1),
+        (("stroma", "tumour", "glass"), ("stroma", "tumour"), 2),
+        (("stroma", "glass", "tumour"), ("glass",), 0),
+        (("glass", "stroma", "tumour"), (), 2),
+    ],
+)
+def test_the_drawing_order_says_what_lies_on_top(rasterised, names, order, seen):
+    assert (rasterised(nested(*names), order=order)[:10, :10] == seen).all()
 
 
-def test_a_palette_gives_ids_and_not_colours(tmp_path):
-    path = tmp_path / "mask.png"
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[:3] = (2, 2, 2), (0, 0, 0), (1, 1, 1)  # colours that would pass for other ids
-    save_palette(path, IDS, palette)
-    assert np.array_equal(read_label_image(path, CLASSES, (3, 4), (3, 4)), IDS)
+def test_within_a_class_and_among_unlisted_classes_the_order_of_the_file_stays(rasterised):
+    document = [
+        feature([ring(0, 0, 8, 8)], "tumour"),
+        feature([ring(0, 0, 4, 4)], "glass"),
+        feature([ring(2, 2, 6, 6)], "stroma"),
+        feature([ring(0, 6, 8, 8)], "glass"),
+    ]
+    raster = rasterised(document, order=("tumour",))
+    assert np.array_equal(raster, expected((20, 30), ((0, 0, 8, 8), 2)))
+    raster = rasterised(document[1:], order=("tumour",))
+    drawn = (((0, 0, 4, 4), 0), ((2, 2, 6, 6), 1), ((0, 6, 8, 8), 0))
+    assert np.array_equal(raster, expected((20, 30), *drawn))
 
 
-def test_a_short_palette_is_stored_with_few_bits_and_still_gives_ids(tmp_path):
-    path, ids = tmp_path / "mask.png", np.array([[0, 1, 2], [2, 1, 0]], dtype=np.uint8)
-    save_palette(path, ids, [(9, 9, 9), (200, 0, 0), (0, 0, 200)])
-    assert np.array_equal(read_label_image(path, CLASSES, (2, 3), (2, 3)), ids)
-
-
-def test_grey_ids(tmp_path):
-    path = tmp_path / "mask.png"
-    Image.fromarray(IDS).save(path)
-    labels = read_label_image(path, CLASSES, (3, 4), (3, 4))
-    assert np.array_equal(labels, IDS)
-    assert labels.dtype == np.uint8
-
-
-def test_another_size_is_reached_without_new_ids(tmp_path):
-    path = tmp_path / "mask.png"
-    ids = np.zeros((8, 8), dtype=np.uint8)
-    ids[:, 3:] = 2
-    Image.fromarray(ids).save(path)
-    small = read_label_image(path, CLASSES, (8, 8), (4, 4))
-    assert set(np.unique(small)) == {0, 2}  # a mean of 0 and 2 would be a 1
-    assert np.array_equal(small[:, [0, 2, 3]], ids[::2, [0, 4, 6]])
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "I;16", "1"])
-def test_another_mode_is_refused(tmp_path, mode):
-    path = tmp_path / "mask.png"
-    Image.new(mode, (4, 3)).save(path)
-    with pytest.raises(DataError, match=r"mask\.png.*palette or grey"):
-        read_label_image(path, CLASSES, (3, 4), (3, 4))
-
-
-def test_a_mask_of_another_size_than_its_image(tmp_path):
-    path = tmp_path / "mask.png"
-    Image.fromarray(IDS).save(path)
-    with pytest.raises(DataError, match=r"mask\.png: mask is 4 x 3 px but its image is 3 x 4 px"):
-        read_label_image(path, CLASSES, (4, 3), (4, 3))
-
-
-@pytest.mark.parametrize("value", [3, 254])
-def test_a_value_outside_the_class_map(tmp_path, value):
-    path, ids = tmp_path / "mask.png", IDS.copy()
-    ids[1, 1] = value
-    Image.fromarray(ids).save(path)
-    with pytest.raises(DataError, match=rf"mask value {value} is outside the class map \(0 to 2, 255"):
-        read_label_image(path, CLASSES, (3, 4), (3, 4))
-
-
-@pytest.mark.parametrize("content", [b"", b"text", None])
-def test_an_unreadable_mask_is_one_line(tmp_path, content):
-    path = tmp_path / "mask.png"
-    Image.fromarray(np.zeros((64, 64), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:60] if content is None else content)
-    with pytest.raises(DataError, match=r"mask\.png: cannot be read") as caught:
-        read_label_image(path, CLASSES, (64, 64), (64, 64))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"order": ("stroma", "tumor")},
+            r"drawing order: unknown class 'tumor': did you mean 'tumour'\?.*known: glass",
+        ),
+        ({"order": ("stroma", "stroma")}, "drawing order names class 'stroma' twice"),
+        ({"region_class": "nucleus"}, "unknown class 'nucleus'"),
+        ({"background": "Glass"}, r"did you mean 'glass'\?"),
+    ],
+)
+def test_options_that_name_no_class(rasterised, options, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        rasterised([feature([ring(0, 0, 2, 2)])], **options)
     assert "\n" not in str(caught.value)
+
+
+def test_every_polygon_may_be_declared_one_class_and_the_rest_background(rasterised):
+    document = [feature([ring(0, 0, 2, 2)], ""), feature([ring(4, 4, 6, 6), ring(5, 5, 6, 6)], "nucleus")]
+    raster = rasterised(document, region_class="tumour", background="glass")
+    drawn = (((0, 0, 20, 30), 0), ((0, 0, 2, 2), 2), ((4, 4, 6, 6), 2), ((5, 5, 6, 6), 0))
+    assert np.array_equal(raster, expected((20, 30), *drawn))

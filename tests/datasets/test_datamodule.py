@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -13,14 +14,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tissuebench.datasets.augment import AugmentSettings, orient_each
 from tissuebench.datasets.budgets import draw_budget
-from tissuebench.datasets.datamodule import LoaderSettings, StepDataset, StepSampler, TileDataModule
+from tissuebench.datasets.datamodule import LoaderSettings, StepDataset, StepLoader, StepSampler, TileDataModule
 from tissuebench.datasets.sampling import draw, stream_tree
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import TileStore
-from tissuebench.datasets.tiling import grid, tissue_share
+from tissuebench.datasets.tiling import grid
 from tissuebench.datasets.types import Stream, Supervision, Tile, TileBatch
 from tissuebench.datasets.views import LabelView
 from tissuebench.errors import ConfigError
@@ -49,6 +51,14 @@ def digest(batch: TileBatch) -> str:
 
 def digests(item) -> dict[str, str]:
     return {name: digest(batch) for name, batch in item.items()}
+
+
+def elsewhere(tiny_data, *arguments: str, **environment: str) -> str:
+    """What this file prints as a program, see its end."""
+    command = [sys.executable, "-P", __file__, arguments[0], str(tiny_data.home / "data" / "tiny"), *arguments[1:]]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found.stdout
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +92,10 @@ def test_a_step_is_a_pure_function_of_seed_and_step(tiny_data, dataset):
     assert digests(dataset_of(tiny_data.store, tiny_data.split, seed=13)[0]) != forward[0]
 
 
-def test_a_step_is_the_same_in_another_process(tiny_data, dataset):
-    environment = {**os.environ, "PYTHONHASHSEED": "321"}
-    arguments = [sys.executable, __file__, str(tiny_data.home / "data" / "tiny")]
-    found = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment)
-    assert found.stdout.split() == [value for step in (4, 1) for value in digests(dataset[step]).values()]
+@pytest.mark.parametrize("hash_seed", ["0", "321"])
+def test_a_step_is_the_same_in_another_process(tiny_data, dataset, hash_seed):
+    found = elsewhere(tiny_data, "draw", PYTHONHASHSEED=hash_seed)
+    assert found.split() == [value for step in (4, 1) for value in digests(dataset[step]).values()]
 
 
 def test_the_annotated_stream_is_the_same_whoever_stands_beside_it(tiny_data, dataset):
@@ -188,7 +197,8 @@ def test_cases_are_drawn_equally_often_without_labels(tiny_data, view):
 def test_weak_streams_draw_tissue(tiny_data, view, monkeypatch):
     _, counts = drawn(tiny_data, view, DIAGNOSED)
     for slide in view.slides:
-        shares = {tile: tissue_share(tiny_data.store, tile, 32) for tile in grid(slide, 32)}
+        tissue = tiny_data.store.tissue(slide.slide_id)  # at 1/16: a tile of 32 px is 2 x 2
+        shares = {tile: tissue[tile.y // 16 :, tile.x // 16 :][:2, :2].mean(dtype=float) for tile in grid(slide, 32)}
         expected = {tile for tile, share in shares.items() if share >= 0.25}
         assert {tile for tile in counts if tile.slide_id == slide.slide_id} == (expected or set(shares))
 
@@ -231,9 +241,41 @@ def test_a_resumed_fit_goes_on_with_the_next_step(done, steps):
     assert len(rest) == len([*rest])
 
 
+@settings(max_examples=30)
+@given(st.data())
+def test_the_parts_of_the_processes_are_the_whole_in_order(dataset, data):
+    """And what each process does to its part is what one process does to all of it."""
+    world_size, step = data.draw(st.integers(1, 2)), data.draw(st.integers(0, 50))
+    parts = [dataset.shard(rank, world_size)[step] for rank in range(world_size)]
+    for name, whole in dataset[step].items():
+        mine = [part[name] for part in parts]
+        assert {part.total for part in mine} == {STREAMS[name].batch_size} == {whole.total}
+        assert [part.offset for part in mine] == [r * whole.total // world_size for r in range(world_size)]
+        assert all(len(part.images) for part in mine)
+        for label in ("images", "masks", "tags", "excluded"):
+            if getattr(whole, label) is not None:
+                joined = torch.cat([getattr(part, label) for part in mine])
+                assert torch.equal(joined, getattr(whole, label))
+
+
+def test_cached_features_are_shared_out_too(tiny_data):
+    banked = StepDataset(tiny_data.store, view_of(tiny_data.store, tiny_data.split), STREAMS, SEED, _Bank())
+    whole, parts = banked[3]["annotated"], [banked.shard(rank, 2)[3]["annotated"] for rank in range(2)]
+    assert torch.equal(torch.cat([part.features[0] for part in parts]), whole.features[0])
+    assert torch.equal(torch.cat([part.masks for part in parts]), whole.masks)
+
+
+def test_more_processes_than_tiles_are_refused(dataset):
+    with pytest.raises(
+        ConfigError, match=r"^stream 'tagged': a batch size of 2 cannot be shared by 3 processes; [^\n]*$"
+    ):
+        dataset.shard(0, 3)
+    assert dataset.shard(0, 2)[0]["tagged"].offset == 0
+
+
 class _Trainer:
-    def __init__(self, global_step):
-        self.global_step = global_step
+    def __init__(self, global_step, global_rank=0, world_size=1):
+        self.global_step, self.global_rank, self.world_size = global_step, global_rank, world_size
 
 
 def module_of(tiny_data, augmentation, steps=5, **options):
@@ -249,9 +291,91 @@ def test_the_loader_gives_the_steps_that_are_left(tiny_data, dataset, done):
     assert [digests(batch) for batch in batches] == [digests(dataset[step]) for step in range(done, 5)]
 
 
-def test_worker_processes_change_nothing(tiny_data, dataset):
-    module = module_of(tiny_data, AugmentSettings(), steps=2, loader=LoaderSettings(num_workers=1))
-    assert [digests(batch) for batch in module.train_dataloader()] == [digests(dataset[step]) for step in range(2)]
+@pytest.mark.parametrize("start_method", ["spawn", "fork"])
+def test_worker_processes_change_nothing_and_what_they_prepared_is_not_over(tiny_data, dataset, start_method):
+    settings = LoaderSettings(num_workers=2, start_method=start_method)
+    loader = module_of(tiny_data, AugmentSettings(), steps=6, loader=settings).train_dataloader()
+    for step, batch in zip(range(3), loader, strict=False):
+        assert digests(batch) == digests(dataset[step])
+    # zip asked for steps 0 to 2; the workers have prepared more
+    assert loader.state_dict() == {"step": 3}
+    again = module_of(tiny_data, AugmentSettings(), steps=6, loader=settings).train_dataloader()
+    again.load_state_dict(loader.state_dict())
+    assert [digests(batch) for batch in again] == [digests(dataset[step]) for step in range(3, 6)]
+    assert again.state_dict() == {"step": 6}
+
+
+@given(st.data())
+def test_a_loader_goes_on_where_its_state_says(data):
+    """Interrupted any number of times, it hands out each step once, in order, and is as long as before."""
+
+    class Steps:
+        def __getitem__(self, step):
+            return step
+
+    steps = data.draw(st.integers(0, 30))
+    seen, state = [], {"step": 0}
+    while len(seen) < steps:
+        loader = StepLoader(Steps(), 0, steps, LoaderSettings())
+        loader.load_state_dict(json.loads(json.dumps(state)))
+        assert len(loader) == steps
+        for _, step in zip(range(data.draw(st.integers(1, steps))), loader, strict=False):
+            seen.append(step)
+        state = loader.state_dict()
+    assert seen == list(range(steps))
+
+
+def test_the_step_of_the_trainer_is_the_one_truth(tiny_data):
+    """Batches that Lightning holds back are not over before the optimiser's step is."""
+    module = module_of(tiny_data, AugmentSettings())
+    module.trainer = _Trainer(1)
+    loader = module.train_dataloader()
+    batches = iter(loader)
+    next(batches), next(batches)
+    assert loader.state_dict() == module.state_dict() == {"step": 1}
+    module.trainer.global_step = 3
+    assert loader.state_dict() == module.state_dict() == {"step": 3}
+    assert len(loader) == 5
+    fresh = module_of(tiny_data, AugmentSettings())
+    fresh.load_state_dict(module.state_dict())
+    assert fresh.state_dict() == {"step": 3}
+    assert next(iter(fresh.train_dataloader()))["annotated"].step == 3
+
+
+def test_a_process_gets_its_part_from_the_trainer(tiny_data, dataset):
+    module = module_of(tiny_data, AugmentSettings())
+    module.trainer = _Trainer(2, global_rank=1, world_size=2)
+    assert digests(next(iter(module.train_dataloader()))) == digests(dataset.shard(1, 2)[2])
+    module.trainer = _Trainer(0, world_size=3)
+    with pytest.raises(ConfigError, match="cannot be shared by 3 processes"):
+        module.train_dataloader()
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5])
+@pytest.mark.parametrize("workers", ["0", "2 fork"])
+def test_a_resumed_fit_sees_what_an_uninterrupted_one_sees(tiny_data, tmp_path, workers, stop, recwarn):
+    whole = fit_and_resume(tiny_data.store, tiny_data.split, workers, 1, stop, tmp_path)
+    assert len(whole["whole"]) == FIT_STEPS
+    assert whole["resumed"] == whole["whole"][stop:]
+    assert len({json.dumps(step) for step in whole["whole"]}) == FIT_STEPS
+    assert not [str(warning.message) for warning in recwarn if "not resumable" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    "workers", ["0", pytest.param("2 fork", marks=pytest.mark.slow), pytest.param("2 spawn", marks=pytest.mark.slow)]
+)
+def test_two_processes_see_together_what_one_sees_and_resume_there(tiny_data, tmp_path, workers):
+    """Real processes over gloo: parts of a step, augmented, are the whole step of one process, tile for tile."""
+    alone = fit_and_resume(tiny_data.store, tiny_data.split, "0", 1, 2, tmp_path / "alone")
+    elsewhere(tiny_data, "fit", workers, str(tmp_path), PYTHONHASHSEED="7", GLOO_SOCKET_IFNAME="lo")
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
+    for run in ("whole", "resumed"):
+        together = [
+            {name: first[name] + second[name] for name in first}
+            for first, second in zip(ranks[0][run], ranks[1][run], strict=True)
+        ]
+        assert together == alone[run]
+    assert all(rank["resumed"] == rank["whole"][2:] for rank in ranks)
 
 
 def test_masks_turn_with_their_images(tiny_data, dataset):
@@ -274,6 +398,9 @@ def test_augmentation_depends_on_seed_stream_and_step_alone(tiny_data, dataset):
     assert {step: digests(module.on_after_batch_transfer(dataset[step], 0)) for step in (1, 0)} == first
     moved = replace(dataset[0]["annotated"], step=9)
     assert digest(replace(module._augmented("annotated", moved), step=0)) != first[0]["annotated"]
+    parts = [dataset.shard(rank, 2)[0]["annotated"] for rank in range(2)]
+    images = torch.cat([module._augmented("annotated", part).images for part in parts])
+    assert torch.equal(images, module._augmented("annotated", dataset[0]["annotated"]).images)
     assert digest(module._augmented("other", dataset[0]["annotated"])) != first[0]["annotated"]
     assert not torch.equal(dataset[0]["any"].images.float() / 255, module._augmented("any", dataset[0]["any"]).images)
 
@@ -304,7 +431,89 @@ def test_cached_features_stand_in_for_images_and_masks_turn_with_them(tiny_data,
     assert module._augmented("annotated", batch) is batch
 
 
-if __name__ == "__main__":  # what another process draws
-    folder = Path(sys.argv[1])
-    elsewhere = dataset_of(TileStore(folder / "store.zarr"), Split.read(folder / "split.json"))
-    print(*(value for step in (4, 1) for value in digests(elsewhere[step]).values()))
+FIT_STEPS = 6
+EVERYTHING = AugmentSettings(color=0.3, hue=0.1, scale=0.3, blur=1, stain=0.1)
+
+
+class _Recorder(LightningModule):
+    """A network of one number, and what it was shown: by step and stream, a digest of each sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append({name: self._samples(one) for name, one in batch.items()})
+        return (self.weight - 1).square().sum()
+
+    @staticmethod
+    def _samples(batch):
+        tensors = [t for t in (batch.images, batch.masks, batch.tags, batch.excluded) if t is not None]
+        return [
+            hashlib.sha256(b"".join(t.numpy().tobytes() for t in one)).hexdigest() for one in zip(*tensors, strict=True)
+        ]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class _SaveAt(Callback):
+    """Writes a checkpoint in the middle, while batches are being prepared, and lets the fit go on."""
+
+    def __init__(self, step, path):
+        self._step, self._path = step, path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self._step:
+            trainer.save_checkpoint(self._path)
+
+
+def fit_and_resume(store, split, workers, processes, stop, folder):
+    """What an uninterrupted fit saw, and what one saw that went on from its checkpoint of step ``stop``."""
+    count, _, start_method = workers.partition(" ")
+    settings = LoaderSettings(int(count), start_method=start_method or "spawn")
+    folder.mkdir(exist_ok=True)
+    checkpoint = folder / "middle.ckpt"
+    seen = {}
+    for run in ("whole", "resumed"):
+        data = TileDataModule(store, view_of(store, split), STREAMS, SEED, FIT_STEPS, EVERYTHING, loader=settings)
+        model = _Recorder()
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=processes,
+            strategy="ddp" if processes > 1 else "auto",
+            max_steps=FIT_STEPS,
+            max_epochs=-1,
+            callbacks=[_SaveAt(stop, checkpoint)] if run == "whole" else [],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+        )
+        trainer.fit(model, data, ckpt_path=None if run == "whole" else checkpoint, weights_only=True)
+        assert trainer.global_step == FIT_STEPS
+        assert trainer.world_size == processes
+        if run == "resumed":
+            assert data.state_dict() == {"step": FIT_STEPS}
+        seen[run] = model.seen
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["TileDataModule"] == state["loops"]["fit_loop"]["state_dict"]["combined_loader"][0] == {"step": stop}
+    return seen
+
+
+def main(task, folder, *options):
+    """What another process draws; what two processes see in a fit (Lightning starts this program a second time)."""
+    store, split = TileStore(Path(folder) / "store.zarr"), Split.read(Path(folder) / "split.json")
+    if task == "draw":
+        drawn_there = dataset_of(store, split)
+        print(*(value for step in (4, 1) for value in digests(drawn_there[step]).values()))
+        return
+    workers, results = options
+    seen = fit_and_resume(store, split, workers, 2, 2, Path(results))
+    (Path(results) / f"rank{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -5,11 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tissuebench.datasets.store import SlideInfo, StoreInfo
-from tissuebench.datasets.store_writer import StoreWriter
-from tissuebench.datasets.tiling import grid, offsets, tissue_share
-from tissuebench.datasets.tissue import tissue_mask
-from tissuebench.datasets.types import ClassMap, LabelCosts, Tile
+from tissuebench.datasets.store import SlideInfo
+from tissuebench.datasets.tiling import grid, offsets, origins
+from tissuebench.datasets.tissue import shrink, tile_shares, tissue_mask
 
 sides = st.integers(1, 400)
 tile_sizes = st.integers(1, 96)
@@ -59,7 +57,7 @@ def stained(height, width, box):
 
 
 def test_stain_is_tissue_and_glass_is_not():
-    mask = tissue_mask(stained(320, 480, (96, 128, 224, 320)))
+    mask = tissue_mask(shrink(stained(320, 480, (96, 128, 224, 320))))
     assert (mask.dtype, mask.shape) == (np.uint8, (20, 30))
     expected = np.zeros((20, 30), dtype=np.uint8)
     expected[6:14, 8:20] = 1
@@ -71,33 +69,45 @@ def test_stain_is_tissue_and_glass_is_not():
 
 @given(st.integers(1, 100), st.integers(1, 100), st.integers(205, 255))
 def test_glass_alone_has_no_tissue_whatever_its_size(height, width, grey):
-    mask = tissue_mask(np.full((height, width, 3), grey, dtype=np.uint8))
+    mask = tissue_mask(shrink(np.full((height, width, 3), grey, dtype=np.uint8)))
     assert mask.shape == (-(-height // 16), -(-width // 16))
     assert not mask.any()
 
 
 def test_a_slide_that_is_all_tissue_is_all_tissue():
-    assert tissue_mask(np.full((64, 64, 3), (180, 110, 160), dtype=np.uint8)).all()
+    assert tissue_mask(shrink(np.full((64, 64, 3), (180, 110, 160), dtype=np.uint8))).all()
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.data())
+def test_shrinking_block_by_block_is_shrinking_the_whole(rows, columns, data):
+    height, width = (16 * count - data.draw(st.integers(0, 15)) for count in (rows, columns))
+    pixels = np.random.default_rng(rows * 7 + columns).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    whole = shrink(pixels)
+    assert whole.shape == (rows, columns, 3)
+    cut = 16 * data.draw(st.integers(0, rows - 1))
+    assert np.array_equal(np.concatenate([shrink(pixels[:cut]), shrink(pixels[cut:])]) if cut else whole, whole)
+    inner = pixels[: height // 16 * 16, : width // 16 * 16]
+    mean = inner.reshape(height // 16, 16, width // 16, 16, 3).mean(axis=(1, 3))
+    assert np.abs(whole[: height // 16, : width // 16] - mean).max(initial=0) <= 1
 
 
 @pytest.fixture(scope="module")
-def half_tissue(tmp_path_factory):
-    """70 x 100 px; the mask marks the left 48 px, that is 3 of 7 columns."""
-    classes = ClassMap(("a", "b"), ((0, 0, 0), (1, 1, 1)))
-    info = StoreInfo("toy", None, 32, LabelCosts())
-    writer = StoreWriter(tmp_path_factory.mktemp("tissue") / "store.zarr", info, classes)
+def half_tissue():
+    """Of a slide of 70 x 100 px; the mask marks the left 48 px, that is 3 of 7 columns."""
     tissue = np.zeros((5, 7), dtype=np.uint8)
     tissue[:, :3] = 1
-    writer.add("S1", "P1", (), np.zeros((70, 100, 3), np.uint8), np.zeros((70, 100), np.uint8), tissue)
-    return writer.seal()
+    return tissue
 
 
 @pytest.mark.parametrize(("y", "x", "share"), [(0, 0, 1.0), (32, 32, 0.5), (0, 64, 0.0), (38, 68, 0.0), (38, 0, 1.0)])
 def test_tissue_share_of_a_tile(half_tissue, y, x, share):
-    assert tissue_share(half_tissue, Tile("S1", y, x), 32) == share
+    assert tile_shares(half_tissue, np.array([[y, x]]), 32) == [share]
 
 
-@given(st.integers(1, 120))
-def test_tissue_share_is_a_share_for_any_tile_size(half_tissue, tile_px):
-    for tile in grid(half_tissue.slides["S1"], tile_px):
-        assert 0 <= tissue_share(half_tissue, tile, tile_px) <= 1
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 120), st.integers(0, 9))
+def test_tissue_shares_are_means_of_the_mask(height, width, tile_px, seed):
+    mask = np.random.default_rng(seed).integers(0, 2, (-(-height // 16), -(-width // 16)), dtype=np.uint8)
+    starts = origins(height, width, tile_px)
+    size = max(1, tile_px // 16)
+    for (y, x), share in zip(starts.tolist(), tile_shares(mask, starts, tile_px), strict=True):
+        assert share == pytest.approx(mask[y // 16 : y // 16 + size, x // 16 : x // 16 + size].mean())

@@ -1,0 +1,87 @@
+"""One entrance for every kind of annotation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tissuebench.datasets.annotations.aperio import read_aperio
+from tissuebench.datasets.annotations.asap import read_asap
+from tissuebench.datasets.annotations.geojson import read_geojson
+from tissuebench.datasets.annotations.label_image import PLAIN_SUFFIXES, TIFF_SUFFIXES, LabelImage
+from tissuebench.datasets.annotations.polygons import PolygonLabels, check_order, in_drawing_order, within_slide
+from tissuebench.datasets.annotations.region import Drawing
+from tissuebench.datasets.annotations.source import Frame, LabelSource
+from tissuebench.datasets.annotations.xml_file import read_root
+from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
+from tissuebench.errors import ConfigError, DataError, unknown_name
+
+_GEOJSON_SUFFIXES = (".geojson", ".json")
+_XML_SUFFIXES = (".xml",)
+ANNOTATION_SUFFIXES = _GEOJSON_SUFFIXES + _XML_SUFFIXES + PLAIN_SUFFIXES + TIFF_SUFFIXES
+"""Endings of the files that ``open_annotation`` reads, in lower case."""
+
+
+def open_annotation(
+    path: Path,
+    class_map: ClassMap,
+    frame: Frame,
+    drawing_order: tuple[str, ...] | None = None,
+    *,
+    region_class: str | None = None,
+    background: str | None = None,
+    instance_class: str | None = None,
+    ignore_index: int | None = None,
+) -> LabelSource:
+    """Open the annotation of one slide: QuPath GeoJSON, ASAP or Aperio XML, or a label image.
+
+    The last four arguments mean what they mean in a ``Recipe``. Those that speak of polygons are not used for label
+    images, and the other way round.
+
+    Args:
+        path: the file; its ending says what it is, and the root element of XML says whose.
+        class_map: names, or values and colours, that the file may use.
+        frame: where the raster lies.
+        drawing_order: class names, drawn first to last, so that later ones cover earlier ones; classes that are not
+            listed come before them. Within a class the order of the file stays; None keeps it altogether.
+        region_class: every polygon is this class, whatever the file calls it; None takes the file's names.
+        background: class of the pixels that no polygon covers; None leaves them not annotated.
+        instance_class: every value of a label image above 0 is this class, 0 is class 0; None takes class ids.
+        ignore_index: value of a label image that means "not annotated" beside 255.
+
+    Raises:
+        DataError: missing or unusable file.
+        ConfigError: a name among the arguments that is not a class.
+    """
+    for name in (region_class, background, instance_class):
+        if name is not None and name not in class_map.names:
+            raise ConfigError(unknown_name("class", name, class_map.names))
+    check_order(class_map, drawing_order or ())
+    suffix = path.suffix.lower()
+    if suffix not in ANNOTATION_SUFFIXES:
+        raise DataError(f"{path}: unknown annotation format {suffix!r}; known: {', '.join(ANNOTATION_SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; check the manifest's column 'annotation'")
+    if suffix in PLAIN_SUFFIXES + TIFF_SUFFIXES:
+        instance_id = None if instance_class is None else class_map.names.index(instance_class)
+        return LabelImage(path, class_map, frame, instance_id, ignore_index)
+    drawing = (_read_xml if suffix in _XML_SUFFIXES else read_geojson)(path, class_map, region_class)
+    if not drawing.regions:
+        raise DataError(f"{path}: holds no annotation with an area")
+    placed, clipped = within_slide(path, drawing.regions, frame)
+    return PolygonLabels(
+        in_drawing_order(placed, class_map, drawing_order),
+        frame,
+        (*drawing.notes, *clipped),
+        IGNORE_LABEL if background is None else class_map.names.index(background),
+    )
+
+
+def _read_xml(path: Path, class_map: ClassMap, region_class: str | None) -> Drawing:
+    root = read_root(path)
+    if root.tag == "ASAP_Annotations":
+        return read_asap(path, root, class_map, region_class)
+    if root.tag == "Annotations":
+        return read_aperio(path, root, class_map, region_class)
+    raise DataError(
+        f"{path}: its root element is {root.tag!r}; known: 'ASAP_Annotations' (ASAP), 'Annotations' (Aperio ImageScope)"
+    )

@@ -1,0 +1,68 @@
+"""Outlines in raster pixels, prepared so that every block is drawn from the same edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from shapely import STRtree, box, get_coordinates, get_parts, get_rings
+from shapely.geometry import MultiPolygon
+
+GRID = 256
+"""Steps per raster pixel that corners are rounded to.
+
+On this grid a block's offset is subtracted without rounding, and where an edge crosses the middle of a row is either
+exactly the middle of a pixel or further from it than the rounding of float64, up to 2**17 pixels a side. So a pixel
+is drawn alike in every block that holds it.
+"""
+
+Ring = NDArray[np.float64]
+"""Corners of a closed line, (N, 2) float64 of x and y; the first one is not repeated."""
+
+
+class Rings:
+    """The rings of all regions of a slide, found by place.
+
+    Args:
+        geometries: regions in drawing order, in level-0 pixels.
+        scale: level-0 pixels per raster pixel.
+    """
+
+    def __init__(self, geometries: Sequence[MultiPolygon], scale: float) -> None:
+        self._rings: list[Ring] = []
+        self._owners: list[int] = []
+        for owner, geometry in enumerate(geometries):
+            for ring in get_rings(get_parts(geometry)):
+                self._rings.append(np.round(get_coordinates(ring)[:-1] * (GRID / scale)) / GRID)
+                self._owners.append(owner)
+        lows = np.array([ring.min(axis=0) for ring in self._rings]).reshape(-1, 2)
+        highs = np.array([ring.max(axis=0) for ring in self._rings]).reshape(-1, 2)
+        self._tree = STRtree(box(lows[:, 0], lows[:, 1], highs[:, 0], highs[:, 1]))
+
+    def touching(self, y0: int, x0: int, y1: int, x1: int) -> Iterator[tuple[int, list[Ring]]]:
+        """What may cover a pixel of a block: (index of the region, its rings near the block), in drawing order.
+
+        A region covers what lies within an odd number of its rings.
+        """
+        hits = sorted(self._tree.query(box(x0, y0, x1, y1)).tolist())
+        for owner, indices in groupby(hits, key=self._owners.__getitem__):
+            near = [trimmed(self._rings[index], y0, x0, y1, x1) for index in indices]
+            kept = [ring for ring in near if len(ring) > 2]
+            if kept:
+                yield owner, kept
+
+
+def trimmed(ring: Ring, y0: int, x0: int, y1: int, x1: int) -> Ring:
+    """A ring without its detours on the far side of a block's edges; it covers the same pixels of the block.
+
+    Of corners in a row beyond one edge the inner ones are dropped. No edge that enters the block is changed, so that
+    the long outline of a whole tissue costs a block only what passes through it.
+    """
+    for axis, edge, sign in ((0, x0, -1), (0, x1, 1), (1, y0, -1), (1, y1, 1)):
+        beyond = (ring[:, axis] - edge) * sign >= 0
+        if beyond.all():
+            return ring[:0]
+        ring = ring[~(beyond & np.roll(beyond, 1) & np.roll(beyond, -1))]
+    return ring

@@ -1,0 +1,38 @@
+"""Where a published data set stands below the folder it was unpacked into."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tissuebench.errors import DataError
+
+_MAX_DEPTH = 3
+
+
+def find_below(root: Path, marker: str, what: str) -> Path:
+    """The folder that holds ``marker``: ``root``, or the only one at most three levels below it.
+
+    Archives wrap their files in a folder or two, and people unpack them once more; both are found.
+
+    Args:
+        root: the source folder.
+        marker: relative path, of a file or folder, that shows the published layout.
+        what: the data set, for the message.
+
+    Raises:
+        DataError: no folder holds it, or several do.
+    """
+    level = [root]
+    for _ in range(_MAX_DEPTH + 1):
+        found = [folder for folder in level if (folder / marker).exists()]
+        if len(found) > 1:
+            raise DataError(f"{root}: {what} stands here twice ({found[0]} and {found[1]}); keep one")
+        if found:
+            return found[0]
+        level = sorted(child for folder in level if folder.is_dir() for child in folder.iterdir() if _is_data(child))
+    raise DataError(f"{root}: holds no {what}: {marker!r} is nowhere below it; unpack the published archive there")
+
+
+def _is_data(path: Path) -> bool:
+    # A link could lead out of the source folder, and archives made on a Mac hold a shadow of themselves.
+    return path.is_dir() and not path.is_symlink() and path.name != "__MACOSX" and not path.name.startswith(".")

@@ -1,0 +1,65 @@
+"""Which reader opens which file: by its suffix, or by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tissuebench.datasets.readers.openslide import OPENSLIDE_SUFFIXES, OpenSlideReader
+from tissuebench.datasets.readers.plain import PLAIN_SUFFIXES, PlainReader
+from tissuebench.datasets.readers.reader import SlideReader
+from tissuebench.datasets.readers.tiff import TIFF_SUFFIXES, TiffReader
+from tissuebench.errors import DataError, unknown_name
+
+_OME_ZARR = "ome-zarr"
+
+
+def _open_ome_zarr(path: Path) -> SlideReader:
+    from tissuebench.datasets.readers.ome_zarr import OmeZarrReader  # zarr is slow to import, few slides need it
+
+    return OmeZarrReader(path)
+
+
+_READERS: dict[str, Callable[[Path], SlideReader]] = {
+    "tifffile": TiffReader,
+    "openslide": OpenSlideReader,
+    _OME_ZARR: _open_ome_zarr,
+    "plain": PlainReader,
+}
+_BY_SUFFIX = {
+    **dict.fromkeys(TIFF_SUFFIXES, "tifffile"),
+    **dict.fromkeys(OPENSLIDE_SUFFIXES, "openslide"),
+    ".zarr": _OME_ZARR,
+    **dict.fromkeys(PLAIN_SUFFIXES, "plain"),
+}
+SLIDE_SUFFIXES = tuple(_BY_SUFFIX)
+_ZARR_FILES = ("zarr.json", ".zgroup")
+
+
+def open_reader(path: Path, name: str = "") -> SlideReader:
+    """Open a file with the reader of its suffix, or with the one that is named.
+
+    Raises:
+        DataError: no such file, a folder in place of a file, empty, unknown suffix or name, or what the reader says.
+    """
+    if name and name not in _READERS:
+        raise DataError(f"{path}: {unknown_name('reader', name, _READERS)}")
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+        is_zarr = is_folder and any((path / one).is_file() for one in _ZARR_FILES)
+        is_empty = exists and not is_folder and path.stat().st_size == 0
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror}); check the manifest's column 'image'") from None
+    if not exists:
+        raise DataError(f"{path}: no such file; check the manifest's column 'image'")
+    suffix = path.suffix.lower()
+    name = name or (_OME_ZARR if is_zarr else _BY_SUFFIX.get(suffix, ""))  # slides of our own stores have no suffix
+    if not name:
+        raise DataError(f"{path}: {unknown_name('slide format', suffix, SLIDE_SUFFIXES)}")
+    if is_folder and name != _OME_ZARR:
+        raise DataError(f"{path}: is a folder, a slide file is needed; check the manifest's column 'image'")
+    if not is_folder and name == _OME_ZARR:
+        raise DataError(f"{path}: is a file, an OME-Zarr image is a folder; check the manifest's column 'image'")
+    if is_empty:
+        raise DataError(f"{path}: is empty (0 bytes); copy it again")
+    return _READERS[name](path)

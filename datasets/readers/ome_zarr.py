@@ -1,0 +1,145 @@
+"""OME-Zarr images (NGFF 0.4 in zarr v2, 0.5 in zarr v3), the slides of our own stores among them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import zarr
+
+from tissuebench.datasets.readers.failures import reading
+from tissuebench.datasets.readers.reader import Level, Pixels
+from tissuebench.datasets.readers.regions import inside, white
+from tissuebench.datasets.readers.resolution import micrometres, square_mpp
+from tissuebench.errors import DataError
+
+MAX_CHUNK_BYTES = 1 << 30
+_KIND = "an OME-Zarr image"
+_VERSIONS = ("0.4", "0.5")
+_SAFE_PATH = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class _Multiscale:
+    """A pyramid's metadata: one letter an axis, unit of each, and for each level its path and scale."""
+
+    axes: str
+    units: tuple[str, ...]
+    paths: tuple[str, ...]
+    scale: tuple[float, ...] | None
+
+
+class OmeZarrReader:
+    """The first multiscale image of a folder, of series 0 where there are several; the protocol is ``SlideReader``.
+
+    A chunk whose file is missing reads as the array's fill value: zarr leaves such chunks out on purpose, so a copy
+    that lost some cannot be told from a sparse image. Translations are ignored: pixel 0 is the corner.
+
+    Raises:
+        DataError: no such image, not 8-bit RGB, more than one time point or depth, or pixels that are not square.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with reading(path, _KIND):
+            group, document = _image_group(path, zarr.open_group(path, mode="r"))
+            found = _multiscale(path, document)
+            self._axes = found.axes
+            self._arrays = [_array(path, group, one, found.axes) for one in found.paths]
+            sizes = [(one.shape[found.axes.index("y")], one.shape[found.axes.index("x")]) for one in self._arrays]
+            height, width = sizes[0]
+            self.levels = tuple(Level(h, w, (height / h + width / w) / 2) for h, w in sizes)
+            self.mpp = _mpp(path, found)
+            self.metadata: Mapping[str, str] = {"ngff_version": str(document["version"])}
+
+    def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
+        """See ``SlideReader.read``."""
+        size, canvas = self.levels[level], white(height, width)
+        y0, y1 = inside(y, height, size.height)
+        x0, x1 = inside(x, width, size.width)
+        if y1 > y0 and x1 > x0:
+            where: dict[str, slice | int] = {"y": slice(y0, y1), "x": slice(x0, x1), "c": slice(0, 3)}
+            with reading(self._path, _KIND):
+                pixels = np.asarray(self._arrays[level][tuple(where.get(axis, 0) for axis in self._axes)])
+                left = [axis for axis in self._axes if axis in where]
+                pixels = pixels.transpose([left.index(axis) for axis in "yxc"])
+            canvas[y0 - y : y1 - y, x0 - x : x1 - x] = pixels
+        return canvas
+
+    def close(self) -> None:
+        """Nothing is held open: a chunk's file is opened when it is read."""
+
+
+def _image_group(path: Path, root: zarr.Group) -> tuple[zarr.Group, dict[str, Any]]:
+    document = _ome(root)
+    if "multiscales" not in document and "bioformats2raw.layout" in document:
+        series = root["0"]
+        if not isinstance(series, zarr.Group):
+            raise DataError(f"{path}: series 0 is no group; replace the folder")
+        root, document = series, _ome(series)
+    if not document.get("multiscales"):
+        slides = path / "slides"
+        advice = f"give one slide of it, {slides}/<slide_id>" if slides.is_dir() else "give the folder of one image"
+        raise DataError(f"{path}: holds no OME-Zarr image (no 'multiscales'); {advice}")
+    return root, document
+
+
+def _ome(group: zarr.Group) -> dict[str, Any]:
+    attributes = cast("dict[str, Any]", dict(group.attrs))
+    document = attributes.get("ome", attributes)  # 0.5 has a key of its own, 0.4 does not
+    if not isinstance(document, dict):
+        raise ValueError("'ome' is no mapping")
+    multiscales = document.get("multiscales") or [{}]
+    assumed = "0.4" if group.metadata.zarr_format == 2 else "?"  # 0.4 recommends the version, 0.5 demands it
+    return {**document, "version": document.get("version", multiscales[0].get("version", assumed))}
+
+
+def _multiscale(path: Path, document: dict[str, Any]) -> _Multiscale:
+    if document["version"] not in _VERSIONS:
+        raise DataError(f"{path}: OME-Zarr {document['version']!r}; {' and '.join(_VERSIONS)} are read, convert it")
+    multiscale = document["multiscales"][0]
+    axes = "".join(axis["name"] for axis in multiscale["axes"])
+    if sorted(axes.replace("t", "").replace("z", "")) != ["c", "x", "y"] or len(set(axes)) != len(axes):
+        raise DataError(f"{path}: not 8-bit RGB (axes {axes!r}); an image with axes c, y and x is needed")
+    datasets = multiscale["datasets"]
+    paths = [str(dataset["path"]) for dataset in datasets]
+    for name in paths:
+        if not _SAFE_PATH.fullmatch(name):
+            raise DataError(f"{path}: level path {name!r} leads out of the folder or is no plain name; replace it")
+    scale = np.ones(len(axes))
+    told = False
+    for step in (*datasets[0].get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())):
+        if step["type"] == "scale":
+            if len(step["scale"]) != len(axes):
+                raise DataError(f"{path}: scale {step['scale']} has not one number an axis ({axes!r}); correct it")
+            scale, told = scale * np.array(step["scale"], dtype=float), True
+    units = tuple(str(axis.get("unit", "")) for axis in multiscale["axes"])
+    return _Multiscale(axes, units, tuple(paths), tuple(scale.tolist()) if told else None)
+
+
+def _array(path: Path, group: zarr.Group, name: str, axes: str) -> zarr.Array[Any]:
+    array = group[name]
+    if not isinstance(array, zarr.Array) or array.ndim != len(axes):
+        raise DataError(f"{path}: level {name!r} is no array with the axes {axes!r}; replace the folder")
+    shape = dict(zip(axes, array.shape, strict=True))
+    if array.dtype != np.uint8 or shape["c"] != 3:
+        raise DataError(f"{path}: not 8-bit RGB (shape {array.shape}, {array.dtype}); convert it or leave it out")
+    for axis in ("t", "z"):
+        if shape.get(axis, 1) != 1:
+            raise DataError(f"{path}: {shape[axis]} planes along {axis!r}; a slide has one, extract it")
+    if min(array.shape) < 1:
+        raise DataError(f"{path}: level {name!r} has no pixels; replace the folder")
+    if int(np.prod(array.chunks)) > MAX_CHUNK_BYTES:
+        raise DataError(f"{path}: chunks of {array.chunks} are too large to read at once; write it in smaller ones")
+    return array
+
+
+def _mpp(path: Path, found: _Multiscale) -> float | None:
+    if found.scale is None:
+        return None
+    sides = [micrometres(found.scale[at], found.units[at]) for at in (found.axes.index("x"), found.axes.index("y"))]
+    return square_mpp(path, *sides)

@@ -1,0 +1,80 @@
+"""What a TIFF says of its resolution, in the order of trust: Aperio's text, OME-XML, the resolution tags."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+import defusedxml.ElementTree
+import tifffile
+
+from tissuebench.datasets.readers.resolution import micrometres, square_mpp
+from tissuebench.errors import DataError
+
+_TAG_UNITS = {2: "inch", 3: "cm"}  # TIFF 6.0, tag 296 ResolutionUnit; 1 means "no unit"
+
+
+def require_plain_xml(path: Path, page: tifffile.TiffPage) -> None:
+    """Refuse XML that defines entities, before any parser sees it.
+
+    Raises:
+        DataError: the description has a document type; no slide format's has one.
+    """
+    description = str(page.description).lower()
+    if "<!doctype" in description or "<!entity" in description:
+        raise DataError(f"{path}: its XML description defines entities; no scanner writes that, leave the file out")
+
+
+def tiff_mpp(path: Path, tif: tifffile.TiffFile) -> float | None:
+    """Micrometres a pixel of level 0; None if the file does not say, or says what no microscope has.
+
+    Raises:
+        DataError: pixels are not square.
+    """
+    page = tif.pages.first
+    found = None
+    if tif.is_svs and (text := aperio_fields(page).get("MPP")) is not None:
+        found = square_mpp(path, _number(text), None)
+    if found is None and tif.is_ome:
+        found = _ome_mpp(path, page)
+    return found if found is not None else _tag_mpp(path, page)
+
+
+def aperio_fields(page: tifffile.TiffPage) -> dict[str, str]:
+    """The ``key = value`` parts of Aperio's ImageDescription."""
+    parts = re.split(r"[|;\r\n]", str(page.description))
+    pairs = (part.partition("=") for part in parts)
+    return {key.strip(): value.strip() for key, sign, value in pairs if sign}
+
+
+def _ome_mpp(path: Path, page: tifffile.TiffPage) -> float | None:
+    root: Element = defusedxml.ElementTree.fromstring(page.description)
+    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
+    if pixels is None:
+        return None
+    sides = []
+    for axis in "XY":
+        value = _number(pixels.get(f"PhysicalSize{axis}", ""))
+        unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")  # the default of the schema
+        sides.append(None if value is None else micrometres(value, unit))
+    return square_mpp(path, *sides)
+
+
+def _tag_mpp(path: Path, page: tifffile.TiffPage) -> float | None:
+    unit = page.tags.get("ResolutionUnit")
+    if unit is None or int(unit.value) not in _TAG_UNITS:
+        return None
+    sides = []
+    for name in ("XResolution", "YResolution"):
+        tag = page.tags.get(name)
+        pixels, units = (0, 0) if tag is None else tag.value
+        sides.append(micrometres(units / pixels, _TAG_UNITS[int(unit.value)]) if pixels and units else None)
+    return square_mpp(path, *sides)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

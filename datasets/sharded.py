@@ -1,0 +1,194 @@
+"""Scattered regions out of a sharded zarr array, at the speed of the page cache.
+
+A general zarr library spends most of a tile's time on bookkeeping. This reader knows one layout, the one that
+``store_writer`` writes: zarr v3, uint8, chunks that span all leading axes, the ``sharding_indexed`` codec with its
+index at the end, chunks raw or compressed with Blosc or Zstandard. It maps the shards into memory, checks the
+checksum of a shard's index when it is first touched, and decodes a chunk straight into the caller's array.
+
+Source of the format: Zarr v3 core specification; "Sharding codec" (ZEP 2), version 1.0.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from google_crc32c import value as crc32c
+from numpy.typing import NDArray
+
+from tissuebench.errors import DataError
+
+Pixels = NDArray[np.uint8]
+
+_MISSING = np.uint64(2**64 - 1)
+_MAX_OPEN_SHARDS = 256
+_CODECS = ("none", "blosc", "zstd")
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    data: mmap.mmap
+    index: NDArray[np.uint64]  # (rows, columns, 2): offset and length of each chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How an array lies on disk. ``chunk_px`` and ``shard_px`` are edges; leading axes are never cut."""
+
+    shape: tuple[int, ...]
+    chunk_px: int
+    shard_px: int
+    codec: str
+    fill_value: int
+
+
+class ShardCache:
+    """Open shards, least recently used out first. Of one process: a copy in another process begins empty."""
+
+    def __init__(self, max_open: int = _MAX_OPEN_SHARDS) -> None:
+        self._max_open = max_open
+        self._open: OrderedDict[tuple[str, int, int], _Shard | None] = OrderedDict()
+        self._layouts: dict[str, Layout] = {}
+        self._pid = os.getpid()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"_max_open": self._max_open}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["_max_open"])  # type: ignore[misc]
+
+    def layout(self, array: str) -> Layout:
+        """The layout of the array in the folder ``array``; errors as ``read_layout``."""
+        if array not in self._layouts:
+            self._layouts[array] = read_layout(Path(array))
+        return self._layouts[array]
+
+    def shard(self, array: str, layout: Layout, row: int, column: int) -> _Shard | None:
+        """An open shard, None where nothing but the fill value was written."""
+        if self._pid != os.getpid():  # after a fork: mapped memory is shared safely, the bookkeeping is our own
+            self._pid = os.getpid()
+            self._open = OrderedDict()
+        key = (array, row, column)
+        if key in self._open:
+            self._open.move_to_end(key)
+            return self._open[key]
+        lead = ("0",) * (len(layout.shape) - 2)
+        opened = _open_shard(Path(array, "c", *lead, str(row), str(column)), layout)
+        self._open[key] = opened
+        if len(self._open) > self._max_open:
+            self._open.popitem(last=False)
+        return opened
+
+
+def read_layout(array: Path) -> Layout:
+    """Read ``zarr.json`` of an array.
+
+    Raises:
+        DataError: missing, or not of the layout that this reader knows.
+    """
+    try:
+        document = json.loads((array / "zarr.json").read_text())
+        (sharding,) = document["codecs"]
+        settings = sharding["configuration"]
+        names = [codec["name"] for codec in settings["codecs"]]
+        index_names = [codec["name"] for codec in settings["index_codecs"]]
+        chunk, shard = settings["chunk_shape"], document["chunk_grid"]["configuration"]["chunk_shape"]
+        shape = tuple(int(side) for side in document["shape"])
+        known = (
+            document["zarr_format"] == 3
+            and document["data_type"] == "uint8"
+            and document["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
+            and sharding["name"] == "sharding_indexed"
+            and settings.get("index_location", "end") == "end"
+            and index_names == ["bytes", "crc32c"]
+            and names[0] == "bytes"
+            and len(names) <= 2
+            and chunk[:-2] == shard[:-2] == list(shape[:-2])
+            and chunk[-1] == chunk[-2]
+            and shard[-1] == shard[-2]
+        )
+        codec = names[1] if len(names) == 2 else "none"
+        if not known or codec not in _CODECS:
+            raise ValueError("another layout")
+        return Layout(shape, int(chunk[-1]), int(shard[-1]), codec, int(document["fill_value"]))
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f"{array}: not an array of a tile store ({' '.join(str(error).split())})") from None
+
+
+def read_into(out: Pixels, cache: ShardCache, array: str, y: int, x: int) -> None:
+    """Fill ``out`` (..., height, width) with the region that begins at (``y``, ``x``); 255 beyond the edge.
+
+    Raises:
+        DataError: not such an array, or a shard is damaged.
+    """
+    layout = cache.layout(array)
+    height, width = out.shape[-2:]
+    total_y, total_x = layout.shape[-2:]
+    bottom, right = min(y + height, total_y), min(x + width, total_x)
+    if bottom < y + height or right < x + width:
+        out[...] = 255  # white in an image, "not annotated" in a label raster
+        if bottom <= y or right <= x:
+            return
+    edge, per_shard = layout.chunk_px, layout.shard_px // layout.chunk_px
+    for row in range(y // edge, -(-bottom // edge)):
+        for column in range(x // edge, -(-right // edge)):
+            top, left = row * edge, column * edge
+            target = out[
+                ...,
+                max(top, y) - y : min(top + edge, bottom) - y,
+                max(left, x) - x : min(left + edge, right) - x,
+            ]
+            shard = cache.shard(array, layout, row // per_shard, column // per_shard)
+            offset, length = (_MISSING, 0) if shard is None else shard.index[row % per_shard, column % per_shard]
+            if shard is None or offset == _MISSING:
+                target[...] = layout.fill_value
+                continue
+            start = int(offset)
+            encoded = memoryview(shard.data)[start : start + int(length)]
+            inside = slice(max(y - top, 0), max(y - top, 0) + target.shape[-2])
+            across = slice(max(x - left, 0), max(x - left, 0) + target.shape[-1])
+            try:
+                _decode(target, encoded, layout, inside, across)
+            except (ValueError, RuntimeError, imagecodecs.BloscError, imagecodecs.ZstdError) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(f"{array}: chunk ({row}, {column}) is damaged ({reason}); ingest again") from None
+
+
+def _decode(target: Pixels, encoded: memoryview, layout: Layout, inside: slice, across: slice) -> None:
+    shape = (*target.shape[:-2], layout.chunk_px, layout.chunk_px)
+    if layout.codec == "none":
+        target[...] = np.frombuffer(encoded, np.uint8).reshape(shape)[..., inside, across]
+        return
+    whole = target.shape == shape and target.flags.c_contiguous
+    chunk = target if whole else np.empty(shape, np.uint8)
+    if layout.codec == "blosc":
+        decoded = imagecodecs.blosc_decode(encoded, numthreads=1, out=chunk.reshape(-1))
+    else:
+        decoded = imagecodecs.zstd_decode(encoded, out=chunk.reshape(-1))
+    if decoded.size != chunk.size:
+        raise ValueError(f"{decoded.size} of {chunk.size} bytes")
+    if not whole:
+        target[...] = chunk[..., inside, across]
+
+
+def _open_shard(path: Path, layout: Layout) -> _Shard | None:
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); ingest again") from None
+    per_shard = layout.shard_px // layout.chunk_px
+    size = per_shard * per_shard * 16
+    tail = data[max(0, len(data) - size - 4) :]
+    if len(tail) != size + 4 or crc32c(tail[:size]) != int.from_bytes(tail[size:], "little"):
+        raise DataError(f"{path}: the shard's index is damaged (its checksum does not hold); ingest again")
+    return _Shard(data, np.frombuffer(tail[:size], "<u8").reshape(per_shard, per_shard, 2))
