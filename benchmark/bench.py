@@ -48,9 +48,7 @@ def open_data(dataset: str, data_root: Path | None, home: Path, display: Progres
     """The dataset's store and split, made first if they are not there; errors as ``ensure_store``."""
     made = ensure_store(find_recipe(dataset, data_root), home, data_root, display.phase)
     if made.quarantine:
-        display.note(
-            f"{len(made.quarantine)} slides were refused and are left out; 'tissuebench data inspect {dataset}' says why"
-        )
+        display.note(f"{len(made.quarantine)} slides are left out; 'tissuebench data inspect {dataset}' says why")
     return PlannedData(made.store, made.split)
 
 

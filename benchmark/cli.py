@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from tissuebench.cli_common import (
+    DATA_ROOT,
+    DATASET,
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    HOME,
+    Commands,
+    listed,
+    stdout,
+)
+from tissuebench.cli_data import data
 from tissuebench.errors import TissueBenchError
 
 if TYPE_CHECKING:
     from tissuebench.results.leaderboard import Leaderboard
 
-EXIT_BAD_INPUT, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 2, 3, 130
 
-_HOME = click.option(
-    "--home",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=lambda: Path(os.environ.get("TISSUEBENCH_HOME", ".")),
-    show_default="TISSUEBENCH_HOME or here",
-    help="Folder that holds data/ and runs/.",
-)
-_DATASET = click.option("--dataset", default="synthetic", show_default=True, help="See 'tissuebench data list'.")
-_DATA_ROOT = click.option(
-    "--data-root", type=click.Path(path_type=Path), default=None, help="Folder with the dataset's source files."
-)
-
-
-class _Commands(click.Group):
-    """A group that suggests the nearest command for a mistyped one."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        from tissuebench.errors import unknown_name
-
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            raise TissueBenchError(unknown_name("command", args[0], self.list_commands(ctx)))
-        return super().resolve_command(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--debug", is_flag=True, help="Show the trace of an expected failure.")
 @click.version_option(package_name="tissuebench")
 def cli(debug: bool) -> None:
@@ -62,8 +43,8 @@ def cli(debug: bool) -> None:
 
 @cli.command()
 @click.option("--method", "methods", multiple=True, required=True, help="May be given several times, or as a,b.")
-@_DATASET
-@_DATA_ROOT
+@DATASET
+@DATA_ROOT
 @click.option("--plan", "plan_name", default="smoke", show_default=True, help="A plan that ships, or a YAML file.")
 @click.option("--budget", "budgets", multiple=True, help="Replaces the plan's budgets: masks:3p, masks:25%, masks:all.")
 @click.option("--seed", "seeds", multiple=True, help="Replaces the plan's seeds.")
@@ -71,7 +52,7 @@ def cli(debug: bool) -> None:
 @click.option("--retry-failed", is_flag=True, help="Run trials again that failed before.")
 @click.option("--dry-run", is_flag=True, help="List the trials and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-@_HOME
+@HOME
 def run(
     methods: tuple[str, ...],
     dataset: str,
@@ -92,7 +73,7 @@ def run(
     from tissuebench.bench import Request, bench
 
     request = Request(
-        methods=_listed(methods),
+        methods=listed(methods),
         dataset=dataset,
         data_root=data_root,
         plan=plan_name,
@@ -110,42 +91,10 @@ def run(
         raise SystemExit(EXIT_SOME_FAILED)
 
 
-@cli.group(cls=_Commands)
-def data() -> None:
-    """Datasets: what there is, and how it becomes a store."""
+cli.add_command(data)
 
 
-@data.command("list")
-@_HOME
-def data_list(home: Path) -> None:
-    """The datasets that have a recipe."""
-    from tissuebench.datasets.catalog import find_recipe, recipe_names
-
-    for name in recipe_names():
-        if name == "folder":
-            click.echo(f"{name:12} your own slides: manifest.csv and dataset.yaml in DATA_ROOT")
-            continue
-        recipe = find_recipe(name)
-        state = "ready" if (home / "data" / name / "store.zarr" / "manifest.json").is_file() else "not ingested"
-        click.echo(f"{name:12} {recipe.title}; {recipe.licence}; {state}")
-
-
-@data.command()
-@click.argument("dataset")
-@_DATA_ROOT
-@_HOME
-def ingest(dataset: str, data_root: Path | None, home: Path) -> None:
-    """Make DATASET's store from its slides and annotations."""
-    from tissuebench.bench import open_data
-    from tissuebench.progress import ProgressDisplay
-
-    with ProgressDisplay(_stderr()) as display:
-        opened = open_data(dataset, data_root, home, display)
-    store = opened.store
-    click.echo(f"{store.path}: {len(store.slides)} slides, content {store.content_hash[:16]}, sealed")
-
-
-@cli.group(cls=_Commands)
+@cli.group(cls=Commands)
 def method() -> None:
     """Methods: what is compared, and how to add one."""
 
@@ -179,7 +128,7 @@ def check(name: str) -> None:
     raise SystemExit(check_method(name))
 
 
-@cli.group(cls=_Commands)
+@cli.group(cls=Commands)
 def results() -> None:
     """Results: the leaderboard from what is stored."""
 
@@ -190,7 +139,7 @@ def results() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a CSV file.")
 @click.option("--svg", "svg_path", type=click.Path(dir_okay=False, path_type=Path), help="Also draw an SVG file.")
-@_HOME
+@HOME
 def table(
     dataset: str | None, everything: bool, as_json: bool, csv_path: Path | None, svg_path: Path | None, home: Path
 ) -> None:
@@ -209,20 +158,18 @@ def table(
 @click.option("--budget", default="masks:all", show_default=True, help="Budget of the reference.")
 @click.option("--metric", "metrics", multiple=True, default=("miou", "balanced_accuracy"), show_default=True)
 @click.option("--dataset", default=None, help="Only this dataset.")
-@_HOME
+@HOME
 def compare(reference: str, budget: str, metrics: tuple[str, ...], dataset: str | None, home: Path) -> None:
     """Paired differences of everything to REFERENCE.
 
     With 95 % intervals, and Wilcoxon signed-rank tests over patients after Holm.
     """
-    from rich.console import Console
-
     from tissuebench.comparison import comparable_results, results_folder
     from tissuebench.results.compare import compare as compare_results
     from tissuebench.results.store import ResultStore
     from tissuebench.results.table import render_comparisons
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = stdout()
     for group in comparable_results(ResultStore(results_folder(home)), dataset):
         render_comparisons(compare_results(group, reference=reference, reference_budget=budget), metrics, console)
 
@@ -230,8 +177,6 @@ def compare(reference: str, budget: str, metrics: tuple[str, ...], dataset: str 
 def _print_boards(
     boards: list[Leaderboard], as_json: bool, csv_path: Path | None = None, svg_path: Path | None = None
 ) -> None:
-    from rich.console import Console
-
     from tissuebench.results.table import render, to_csv, to_json
 
     rows = [row for board in boards for row in board.rows]
@@ -240,7 +185,7 @@ def _print_boards(
     if as_json:
         click.echo(to_json(rows))
         return
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, record=svg_path is not None)
+    console = stdout(record=svg_path is not None)
     if not boards:
         console.print("no results yet: 'tissuebench run --method complementary' makes some")
     for board in boards:
@@ -250,22 +195,12 @@ def _print_boards(
         svg_path.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))  # they would be fetched from afar
 
 
-def _listed(values: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
-
-
 def _axis(key: str, values: tuple[str, ...], option: str) -> tuple[str, ...]:
-    listed = _listed(values)
-    if key == "seeds" and not all(value.isdigit() for value in listed):
-        raise TissueBenchError(f"{option}: seeds are whole numbers, got {', '.join(listed)}")
-    quoted = ", ".join(listed if key == "seeds" else (f'"{value}"' for value in listed))
-    return (f"{key}=[{quoted}]",) if listed else ()
-
-
-def _stderr() -> Any:  # noqa: ANN401 - rich is imported late
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
+    given = listed(values)
+    if key == "seeds" and not all(value.isdigit() for value in given):
+        raise TissueBenchError(f"{option}: seeds are whole numbers, got {', '.join(given)}")
+    quoted = ", ".join(given if key == "seeds" else (f'"{value}"' for value in given))
+    return (f"{key}=[{quoted}]",) if given else ()
 
 
 def main() -> None:

@@ -101,7 +101,7 @@ class PyramidWriter:
     def finish(self) -> None:
         """Write the other levels, each from the one before."""
         halve = _halve_labels if self._label else _halve_image
-        cache = ShardCache()
+        cache = ShardCache(max_open=4)  # mapped pages count as memory: a block touches no more shards than that
         for index in range(1, len(self._levels)):
             below, above = self._levels[index - 1], self._levels[index]
             total_y, total_x = above.shape[-2:]

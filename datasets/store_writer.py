@@ -1,4 +1,4 @@
-"""StoreWriter: gathers written slides into a store and seals it; the layout stands in ``tissuebench.datasets.store``."""
+"""StoreWriter: gathers written slides into a store and seals it; ``tissuebench.datasets.store`` shows the layout."""
 
 from __future__ import annotations
 

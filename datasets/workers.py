@@ -108,14 +108,12 @@ def _serve(function: Callable[[Job], Result], pipe: Connection) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:  # a parent that is killed cannot tell its children
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-    pipe.send(None)  # ready
-    while True:
-        try:
+    with suppress(EOFError, OSError):  # the other end is closed: there is nothing left to do
+        pipe.send(None)  # ready
+        while True:
             job = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            result: Result | Exception = function(job)
-        except Exception as error:
-            result = error
-        pipe.send(result)
+            try:
+                result: Result | Exception = function(job)
+            except Exception as error:
+                result = error
+            pipe.send(result)
