@@ -16,7 +16,7 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
                $(call each,--seed,$(SEEDS)) $(foreach pair,$(SET),--set '$(pair)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench leaderboard report data method check test test-all lint typecheck clean
+.PHONY: help setup bench leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader clean
 
 help:  ## this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
@@ -41,7 +41,7 @@ leaderboard: $(READY)  ## the table again, from what is stored
 report: $(READY)  ## the table as CSV in runs/leaderboard.csv
 	@mkdir -p runs && $(BIN)/tissuebench results table --all --csv runs/leaderboard.csv
 
-data: $(READY)  ## make the store of DATASET (from DATA_ROOT), or list the datasets
+data: $(READY)  ## make the store of DATASET (from DATA_ROOT), or list the datasets; `tissuebench data` has more
 	@$(BIN)/tissuebench data $(if $(DATASET),ingest '$(DATASET)' $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'),list)
 
 method: $(READY)  ## begin a method of your own: make method NAME=mine
@@ -55,6 +55,12 @@ test: lint typecheck  ## everything that is quick: minutes
 
 test-all: lint typecheck  ## everything, with what is slow and valuable
 	$(PYTEST)
+
+perf-tiles: $(READY)  ## how fast tiles are read, against other ways (JSON=1)
+	@$(BIN)/tissuebench perf tiles $(if $(JSON),--json)
+
+perf-loader: $(READY)  ## what the data module costs a training (JSON=1)
+	@$(BIN)/tissuebench perf loader $(if $(JSON),--json)
 
 # The four mapped folders as one tree of links: tools that read source do not see through an editable install.
 $(FARM): $(READY)

@@ -35,6 +35,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command named first among ``args``."""
         from tissuebench.errors import unknown_name
 
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
@@ -42,6 +43,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which they were written."""
         return list(self.commands)
 
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tissuebench.config import Plan, validated
-from tissuebench.datasets.budgets import persisted_budget
+from tissuebench.datasets.budget_specs import Spending, parse_spec
+from tissuebench.datasets.budgets import diagnosis_purchase, persisted_budget
 from tissuebench.datasets.ingest import dataset_folder
+from tissuebench.datasets.label_budget import LabelBudget
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.methods.registry import find_method
+from tissuebench.methods.settings import Settings
 from tissuebench.trial import Trial
 
 
@@ -45,8 +48,10 @@ def with_controls(names: Sequence[str]) -> list[str]:
 def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) -> list[Trial]:
     """All trials of a plan, in the order they are run: seed by seed, so that a first table is there early.
 
+    A control that nobody asked for by name is left out at budgets that it cannot use.
+
     Raises:
-        ConfigError: unknown method or setting, or a budget that cannot be bought.
+        ConfigError: unknown method or setting, a budget that cannot be bought, or that a method cannot use.
     """
     names = with_controls(methods)
     for name in plan.methods:
@@ -54,15 +59,15 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
     configs = {
         name: validated(find_method(name).Config, plan.methods.get(name, {}), f"plan: methods.{name}") for name in names
     }
+    budgets = {name: _usable_budgets(name, plan.budgets, name in methods) for name in names}
+    spending = {name: spending_of(name, configs[name]) for name in names}
     folder = dataset_folder(home, data.store.info.dataset) / "budgets"
     trials: dict[str, Trial] = {}
     for seed in plan.seeds:
         for replicate in (seed,) if plan.replicates == "per_seed" else plan.replicates:
             for name in names:
-                fixed = find_method(name).fixed_budget
-                for spec in (fixed,) if fixed else plan.budgets:
-                    budget = persisted_budget(folder, data.store, data.split, spec, replicate)
-                    minutes = budget.minutes + _diagnosis_minutes(name, data)
+                for spec in budgets[name]:
+                    budget = persisted_budget(folder, data.store, data.split, spec, replicate, spending[name])
                     trial = Trial.of_plan(
                         plan,
                         data.store.info.dataset,
@@ -72,16 +77,58 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
                         name,
                         configs[name],
                         seed,
-                        minutes,
+                        _minutes_of_labels(name, budget, data),
                     )
                     trials[trial.id] = trial
     return list(trials.values())
 
 
-def _diagnosis_minutes(method: str, data: PlannedData) -> float:
-    if Supervision.DIAGNOSIS not in find_method(method).consumes:
-        return 0.0
-    return data.store.info.costs.diagnosis_minutes_per_case * len(data.split.patients("train"))
+def spending_of(method: str, config: Settings) -> Spending:
+    """What a method spends minutes on, under these settings.
+
+    Raises:
+        ConfigError: unknown method, or shares that do not add up or go to labels that it does not consume.
+    """
+    kind = find_method(method)
+    shares = kind.spending(config)
+    strange = sorted(set(shares) - (kind.consumes & {Supervision.MASKS, Supervision.TAGS}))
+    if strange:
+        raise ConfigError(f"method {method!r} spends minutes on {strange[0]}, which it does not consume or cannot buy")
+    try:
+        return Spending(
+            masks=shares.get(Supervision.MASKS, 0.0),
+            tags=shares.get(Supervision.TAGS, 0.0),
+            diagnoses=Supervision.DIAGNOSIS in kind.consumes,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"method {method!r}: {error}") from None
+
+
+def _usable_budgets(method: str, specs: Sequence[str], asked_for: bool) -> list[str]:
+    kind = find_method(method)
+    if kind.fixed_budget is not None:
+        return [kind.fixed_budget]
+    usable: list[str] = []
+    for spec in specs:
+        wanted = {
+            Supervision.MASKS: {Supervision.MASKS, Supervision.TAGS},  # tags follow from masks
+            Supervision.TAGS: {Supervision.TAGS},
+            None: {Supervision.MASKS, Supervision.TAGS, Supervision.DIAGNOSIS},
+        }[parse_spec(spec).kind]
+        if kind.consumes & wanted:
+            usable.append(spec)
+        elif asked_for:
+            consumed = ", ".join(sorted(kind.consumes - {Supervision.NONE})) or "no label"
+            raise ConfigError(f"method {method!r} cannot use budget {spec!r}: it consumes {consumed}")
+    return usable
+
+
+def _minutes_of_labels(method: str, budget: LabelBudget, data: PlannedData) -> float:
+    """All labels that a trial sees: a budget in patients does not pay the diagnoses, but the method looks at them."""
+    minutes = budget.mask_minutes + budget.tags.minutes
+    if Supervision.DIAGNOSIS in find_method(method).consumes:
+        minutes += diagnosis_purchase(data.store, data.split).minutes
+    return minutes
 
 
 def check_part(data: PlannedData, part: str) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from lightning.pytorch import LightningModule
+
 from tissuebench.comparison import results_folder
 from tissuebench.config import Plan
 from tissuebench.datasets.datamodule import TileDataModule
@@ -25,9 +28,11 @@ from tissuebench.methods.registry import find_method
 from tissuebench.methods.settings import EncoderMode
 from tissuebench.plan import PlannedData
 from tissuebench.progress import ProgressDisplay
+from tissuebench.results.metrics import miou
 from tissuebench.results.schema import SlideCounts as SlideRow
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.store import Failure, ResultStore
+from tissuebench.selection import KeepBest, held_out_patients
 from tissuebench.training import fit, seed_everything, write_history
 from tissuebench.trial import Trial
 
@@ -123,9 +128,10 @@ def build_datamodule(
     for name, stream in method.streams().items():
         if stream.supervision not in method.consumes and stream.supervision != "none":
             raise ConfigError(f"method {trial.method!r}: stream {name!r} wants {stream.supervision}, not in consumes")
+    held_out = held_out_patients(trial.budget, trial.training.selection_share)
     return TileDataModule(
         data.store,
-        LabelView.for_training(data.store, data.split, trial.budget, method.consumes),
+        LabelView.for_training(data.store, data.split, trial.budget, method.consumes, held_out),
         method.streams(),
         trial.seed,
         trial.training.steps,
@@ -149,7 +155,16 @@ def run_trial(
     datamodule = build_datamodule(trial, method, data, features, machine)
     folder.mkdir(parents=True, exist_ok=True)
     steps = trial.training.steps
-    fitted = fit(method, datamodule, folder, trial.seed, machine, lambda done: display.steps(title, done, steps))
+    keep_best = _selection(trial, data, machine)
+    fitted = fit(
+        method,
+        datamodule,
+        folder,
+        trial.seed,
+        machine,
+        lambda done: display.steps(title, done, steps),
+        keep_best=keep_best,
+    )
     write_history(folder / "history.jsonl", fitted.history)
     started = time.perf_counter()
     method.to(machine.device)
@@ -178,8 +193,27 @@ def run_trial(
         identity=trial.identity(),
         environment=environment,
         seconds={"fit": fitted.seconds, "evaluate": time.perf_counter() - started},
-        compute={"steps": fitted.steps, "samples": fitted.samples},
+        compute={
+            "steps": fitted.steps,
+            "samples": fitted.samples,
+            **({"selected_step": keep_best.step} if keep_best else {}),
+        },
     )
+
+
+def _selection(trial: Trial, data: PlannedData, machine: Machine) -> KeepBest | None:
+    patients = held_out_patients(trial.budget, trial.training.selection_share)
+    if not patients:
+        return None
+    view = LabelView.for_selection(data.store, data.split, trial.budget, patients)
+
+    def miou_of(module: LightningModule) -> float:
+        if not isinstance(module, Method):
+            raise TypeError(f"{type(module).__name__} is no Method")
+        scored = evaluate(module, data.store, view, trial.evaluation, machine.device, machine.precision)
+        return float(miou(np.sum([slide.counts for slide in scored], axis=0)))
+
+    return KeepBest(miou_of, trial.training.selection_every)
 
 
 def _failure(trial: Trial, reason: str) -> Failure:

@@ -25,6 +25,7 @@ from tissuebench.errors import TissueBenchError
 from tissuebench.hashing import derive_seed
 from tissuebench.machine import Machine
 from tissuebench.methods.base import Method
+from tissuebench.selection import KeepBest
 
 _CHECKPOINT_MINUTES = 2.0
 _HISTORY_EVERY = 10
@@ -128,10 +129,11 @@ def fit(
     machine: Machine,
     report: Callable[[int], None],
     checkpoint_minutes: float = _CHECKPOINT_MINUTES,
+    keep_best: KeepBest | None = None,
 ) -> Fit:
     """Train ``method`` to the end of its step budget, from the checkpoint in ``folder`` if there is one.
 
-    The network after the last step is the result; nothing is selected. The folder belongs to one trial.
+    The network after the last step is the result, or the best that ``keep_best`` saw. The folder belongs to one trial.
 
     Raises:
         TrainingError: the loss became NaN or infinite.
@@ -159,7 +161,7 @@ def fit(
             max_steps=training.steps,
             max_epochs=-1,
             gradient_clip_val=training.gradient_clip,
-            callbacks=[StepSeeds(seed), history, StepReport(report), checkpoint],
+            callbacks=[StepSeeds(seed), history, StepReport(report), *([keep_best] if keep_best else []), checkpoint],
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,

@@ -7,7 +7,7 @@ from typing import Any
 
 from tissuebench.config import EvaluationSettings, Plan
 from tissuebench.datasets.augment import AugmentSettings
-from tissuebench.datasets.budgets import LabelBudget
+from tissuebench.datasets.label_budget import LabelBudget
 from tissuebench.hashing import Json, content_hash
 from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
 
@@ -21,8 +21,8 @@ _ID_LENGTH = 16
 class Trial:
     """Everything that determines one number; no path, device, executor or service.
 
-    ``minutes`` is what the labels it sees are assumed to have cost, masks and diagnoses together; it is told beside
-    the number and not part of the identity.
+    ``minutes`` is what the labels it sees are assumed to have cost, masks, tags and diagnoses together; it is told
+    beside the number and not part of the identity.
     """
 
     dataset: str

@@ -1,151 +1,201 @@
-"""Label budgets: which training patients' masks an annotator's time has bought. Nested, stratified, seeded, on file."""
+"""Drawing label budgets from the training part: nested, stratified, seeded, kept on file."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tissuebench.datasets.budget_specs import BudgetSpec, Spending, parse_spec
 from tissuebench.datasets.files import read_hashed_json, write_hashed_json
+from tissuebench.datasets.label_budget import LabelBudget
+from tissuebench.datasets.purchases import Offer, Purchase, Unit, buy_minutes, buy_patients, least_minutes
+from tissuebench.datasets.sampling import MIN_TISSUE_SHARE
 from tissuebench.datasets.splits import Split
-from tissuebench.datasets.store import TileStore
+from tissuebench.datasets.store import SlideInfo, TileStore
 from tissuebench.datasets.tiling import grid
+from tissuebench.datasets.types import Supervision
+from tissuebench.datasets.weaken import tags_of_counts
 from tissuebench.errors import ConfigError, DataError
-from tissuebench.hashing import Json, content_hash, derive_seed
+from tissuebench.hashing import Json, content_hash
 
-_SPEC = re.compile(r"masks:(?:(?P<patients>\d+)p|(?P<share>\d+(?:\.\d+)?)%|(?P<all>all))")
-
-
-@dataclass(frozen=True, slots=True)
-class LabelBudget:
-    """What was bought: patients in the order of purchase, what it cost, and where it came from."""
-
-    spec: str
-    replicate: int
-    split_sha256: str
-    patients: tuple[str, ...]
-    tiles: int
-    minutes: float
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the content, as it stands in the file and in every result."""
-        return content_hash(self._document())
-
-    def _document(self) -> dict[str, Json]:
-        return {
-            "spec": self.spec,
-            "replicate": self.replicate,
-            "split_sha256": self.split_sha256,
-            "patients": list(self.patients),
-            "tiles": self.tiles,
-            "minutes": self.minutes,
-        }
+ALL_ON_MASKS = Spending()
 
 
-def patients_bought(spec: str, n_patients: int) -> int:
-    """How many patients ``masks:3p``, ``masks:25%`` (rounded up) or ``masks:all`` buys out of ``n_patients``.
+def annotated_tiles(store: TileStore, slide_id: str) -> NDArray[np.bool_]:
+    """Tiles of ``tiling.grid`` that have at least one annotated pixel, (N,) bool: those whose mask can be bought."""
+    annotated: NDArray[np.bool_] = store.withheld.tile_class_pixels(slide_id).sum(axis=1) > 0
+    return annotated
 
-    Raises:
-        ConfigError: another spelling, nothing bought, or more than there are.
+
+def taggable_tiles(store: TileStore, slide_id: str) -> NDArray[np.bool_]:
+    """Tiles of ``tiling.grid`` whose tags can be bought, (N,) bool.
+
+    Where the source tags the slide as a whole these are all its tiles, elsewhere the annotated ones that are tissue:
+    what a tile shows that nobody annotated is not known.
     """
-    match = _SPEC.fullmatch(spec)
-    if match is None:
-        raise ConfigError(f"budget {spec!r}: say 'masks:3p' (patients), 'masks:25%' (a share) or 'masks:all'")
-    if match["all"]:
-        return n_patients
-    if match["patients"]:
-        wanted = int(match["patients"])
-    else:
-        wanted = math.ceil(float(match["share"]) / 100 * n_patients - 1e-9)
-    if not 1 <= wanted <= n_patients:
-        raise ConfigError(f"budget {spec!r} asks for {wanted} patients, the training part has {n_patients}")
-    return wanted
+    tissue = store.tile_tissue(slide_id)
+    if store.withheld.tags(slide_id) is not None:
+        return np.ones(len(tissue), dtype=np.bool_)
+    return annotated_tiles(store, slide_id) & (tissue >= MIN_TISSUE_SHARE)
 
 
-def purchase_order(
-    diagnoses: Mapping[str, str], classes: Mapping[str, frozenset[int]], replicate: int
-) -> tuple[str, ...]:
-    """The order in which patients are annotated; every budget is a prefix of it, so budgets are nested.
-
-    At each step the patients that show most classes not seen yet come first; among them those whose diagnosis is most
-    under-represented so far; among them the draw of ``replicate`` decides.
-
-    Args:
-        diagnoses: stratum of each patient.
-        classes: classes present in each patient's masks.
-        replicate: number of the draw.
-    """
-    rng = np.random.Generator(np.random.PCG64(derive_seed(replicate, "budget")))
-    shuffled = sorted(diagnoses)
-    rng.shuffle(shuffled)
-    sizes = Counter(diagnoses.values())
-    taken: Counter[str] = Counter()
-    seen: set[int] = set()
-    order: list[str] = []
-    while shuffled:
-        best = max(
-            shuffled,
-            key=lambda patient: (len(classes[patient] - seen), -taken[diagnoses[patient]] / sizes[diagnoses[patient]]),
-        )
-        shuffled.remove(best)
-        order.append(best)
-        seen |= classes[best]
-        taken[diagnoses[best]] += 1
-    return tuple(order)
+def slide_tags(store: TileStore, slide_id: str) -> NDArray[np.bool_] | None:
+    """What the source says of the slide as a whole, (K,) bool; None where it says nothing."""
+    tags = store.withheld.tags(slide_id)
+    return None if tags is None else np.array([name in tags for name in store.class_map.names])
 
 
-def draw_budget(store: TileStore, split: Split, spec: str, replicate: int) -> LabelBudget:
+def offer(store: TileStore, split: Split, kind: Supervision) -> Offer:
+    """The ``masks`` or ``tags`` of the training part that can be bought."""
+    masks = kind is Supervision.MASKS
+    tiles_for_sale = annotated_tiles if masks else taggable_tiles
+    slides: dict[str, list[SlideInfo]] = defaultdict(list)
+    strata: dict[str, str] = {}
+    classes: dict[str, frozenset[int]] = defaultdict(frozenset)
+    n_tiles: dict[str, int] = defaultdict(int)
+    for slide in _training_slides(store, split):
+        slides[slide.patient_id].append(slide)
+        diagnosis = ";".join(sorted(store.withheld.diagnosis(slide.slide_id)))
+        strata[slide.patient_id] = max(diagnosis, strata.get(slide.patient_id, ""))
+        for_sale = tiles_for_sale(store, slide.slide_id)
+        n_tiles[slide.patient_id] += int(np.count_nonzero(for_sale))
+        classes[slide.patient_id] |= _classes_shown(store, slide.slide_id, kind, for_sale)
+
+    def units(patient: str) -> list[Unit]:
+        found: list[Unit] = []
+        for slide in slides[patient]:
+            flags = tiles_for_sale(store, slide.slide_id).tolist()
+            tiles = tuple(t for t, sold in zip(grid(slide, store.info.tile_px), flags, strict=True) if sold)
+            whole = not masks and store.withheld.tags(slide.slide_id) is not None
+            found += [tiles] if whole else [(tile,) for tile in tiles]
+        return found
+
+    costs = store.info.costs
+    return Offer(
+        minutes_per_tile=costs.mask_minutes_per_tile if masks else costs.tags_minutes_per_tile,
+        n_tiles={patient: count for patient, count in n_tiles.items() if count},
+        strata={patient: stratum for patient, stratum in strata.items() if n_tiles[patient]},
+        classes=classes,
+        units=units,
+    )
+
+
+def _classes_shown(store: TileStore, slide_id: str, kind: Supervision, for_sale: NDArray[np.bool_]) -> frozenset[int]:
+    if kind is Supervision.MASKS:
+        return frozenset(index for index, count in enumerate(store.withheld.class_pixels(slide_id)) if count)
+    given = slide_tags(store, slide_id)
+    shown = tags_of_counts(store.withheld.tile_class_pixels(slide_id)[for_sale]) if given is None else given[None]
+    return frozenset(np.flatnonzero(shown.any(axis=0)).tolist())
+
+
+def diagnosis_purchase(store: TileStore, split: Split) -> Purchase:
+    """The diagnoses of all training patients who have one: a method that looks at diagnoses sees them all."""
+    slides = _training_slides(store, split)
+    patients = sorted({slide.patient_id for slide in slides if store.withheld.diagnosis(slide.slide_id)})
+    return Purchase(tuple(patients), minutes=len(patients) * store.info.costs.diagnosis_minutes_per_case)
+
+
+def draw_budget(
+    store: TileStore, split: Split, spec: str, replicate: int, spending: Spending = ALL_ON_MASKS
+) -> LabelBudget:
     """Draw a budget from the training part.
 
+    Args:
+        store: the labels.
+        split: whose training part is sold.
+        spec: see ``budget_specs``.
+        replicate: number of the draw.
+        spending: what a budget in minutes is spent on; others ignore it.
+
     Raises:
-        ConfigError: the budget is larger than the training part, or spelt otherwise.
+        ConfigError: another spelling, more than there is, or minutes that do not buy one tile of every kind.
     """
-    train = set(split.patients("train"))
-    slides = [slide for slide in store.slides.values() if slide.patient_id in train]
-    diagnoses: dict[str, str] = {}
-    classes: dict[str, frozenset[int]] = {}
-    for slide in slides:
-        diagnosis = ";".join(sorted(store.withheld.diagnosis(slide.slide_id)))
-        diagnoses[slide.patient_id] = max(diagnosis, diagnoses.get(slide.patient_id, ""))
-        present = {index for index, count in enumerate(store.withheld.class_pixels(slide.slide_id)) if count}
-        classes[slide.patient_id] = classes.get(slide.patient_id, frozenset()) | present
-    count = patients_bought(spec, len(diagnoses))
-    bought = purchase_order(diagnoses, classes, replicate)[:count]
-    tiles = sum(len(grid(slide, store.info.tile_px)) for slide in slides if slide.patient_id in set(bought))
-    minutes = tiles * store.info.costs.mask_minutes_per_tile
-    return LabelBudget(spec, replicate, split.sha256, bought, tiles, minutes)
+    parsed = parse_spec(spec)
+    if parsed.kind is None:
+        purchases = _spend(store, split, parsed, replicate, spending)
+    else:
+        found = offer(store, split, parsed.kind)
+        purchases = {parsed.kind: buy_patients(found, parsed.patients_of(len(found.n_tiles)), replicate)}
+    spent_on = "" if parsed.kind else str(spending)
+    return LabelBudget.of_purchases(spec, replicate, split.sha256, spent_on, purchases)
 
 
-def persisted_budget(folder: Path, store: TileStore, split: Split, spec: str, replicate: int) -> LabelBudget:
+def _spend(
+    store: TileStore, split: Split, spec: BudgetSpec, replicate: int, spending: Spending
+) -> dict[Supervision, Purchase]:
+    purchases: dict[Supervision, Purchase] = {}
+    left = spec.minutes or 0.0
+    if spending.diagnoses:
+        diagnoses = purchases[Supervision.DIAGNOSIS] = diagnosis_purchase(store, split)
+        left -= diagnoses.minutes
+        if left < 0:
+            raise ConfigError(
+                f"budget {spec.text!r} does not pay the diagnoses of {len(diagnoses.patients)} training patients, "
+                f"which come first and cost {_rounded_up(diagnoses.minutes)} minutes"
+            )
+    least: dict[Supervision, float] = {}
+    for kind, share in spending.shares.items():
+        found = offer(store, split, kind)
+        if not found.n_tiles:
+            raise ConfigError(f"budget {spec.text!r}: no patient of the training part has {kind}")
+        purchases[kind] = buy_minutes(found, share * left, replicate)
+        if not purchases[kind].n_tiles:
+            least[kind] = (spec.minutes or 0.0) - left + least_minutes(found, replicate) / share
+    if least:
+        kind = max(least, key=lambda one: least[one])
+        raise ConfigError(
+            f"budget {spec.text!r} buys no tile with {kind}; "
+            f"the least that does is 'minutes:{_rounded_up(least[kind])}'"
+        )
+    return purchases
+
+
+def persisted_budget(
+    folder: Path, store: TileStore, split: Split, spec: str, replicate: int, spending: Spending = ALL_ON_MASKS
+) -> LabelBudget:
     """The budget on file, drawn and written first if it is not there yet.
 
     Raises:
-        DataError: the file was edited.
+        DataError: the file was edited, or holds another budget.
         ConfigError: see ``draw_budget``.
     """
-    patients_bought(spec, len(split.patients("train")))  # a spec that passes can be a file name
-    name = spec.removeprefix("masks:").replace("%", "pct")
+    parsed = parse_spec(spec)  # a spec that passes can be a file name
+    spent_on = "" if parsed.kind else str(spending)
     drawn_from = content_hash([store.content_hash, split.sha256])
-    path = folder / drawn_from[:12] / f"masks-{name}-r{replicate}.json"
+    name = "-".join(filter(None, (parsed.file_name, spent_on, f"r{replicate}")))
+    path = folder / drawn_from[:12] / f"{name}.json"
     if not path.exists():
-        budget = draw_budget(store, split, spec, replicate)
-        write_hashed_json(path, budget._document())
+        budget = draw_budget(store, split, spec, replicate, spending)
+        write_hashed_json(path, budget.document())
         return budget
     document, _ = read_hashed_json(path)
-    if [document["spec"], document["replicate"], document["split_sha256"]] != [spec, replicate, split.sha256]:
+    asked: dict[str, Json] = {
+        "spec": spec,
+        "replicate": replicate,
+        "split_sha256": split.sha256,
+        "spending": spent_on,
+    }
+    if {key: document.get(key) for key in asked} != asked:
         raise DataError(f"{path}: holds another budget than its name says; delete it")
-    return LabelBudget(
-        spec=spec,
-        replicate=replicate,
-        split_sha256=split.sha256,
-        patients=tuple(cast("list[str]", document["patients"])),
-        tiles=cast("int", document["tiles"]),
-        minutes=float(cast("float", document["minutes"])),
-    )
+    try:
+        kinds = cast("Mapping[str, Json]", document["purchases"])
+        purchases = {Supervision(kind): Purchase.of_document(bought) for kind, bought in kinds.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DataError(f"{path}: is not a budget of this version; delete it") from None
+    return LabelBudget.of_purchases(spec, replicate, split.sha256, spent_on, purchases)
+
+
+def _training_slides(store: TileStore, split: Split) -> list[SlideInfo]:
+    train = set(split.patients("train"))
+    return [slide for slide in store.slides.values() if slide.patient_id in train]
+
+
+def _rounded_up(minutes: float) -> str:
+    """As few digits as a budget may have, never too little."""
+    return f"{math.ceil(minutes * 1e6 - 1e-6) / 1e6:.6f}".rstrip("0").rstrip(".")

@@ -91,8 +91,9 @@ def ensure_store(
     store_path, split_path, raw = folder / "store.zarr", folder / "split.json", folder / "raw"
     if data_root is not None and not data_root.is_dir():
         raise DataError(f"data root {data_root}: no such folder")
-    if data_root is None:
-        if recipe.generate is not None and not raw.is_dir() and not (store_path.exists() and split_path.exists()):
+    ready = store_path.exists() and split_path.exists() and not options.update
+    if data_root is None and not ready:  # the files that came with a sealed store are not looked at again
+        if recipe.generate is not None and not raw.is_dir():
             _generate(recipe, raw, progress)
         data_root = raw if raw.is_dir() else None
     notes: tuple[str, ...] = ()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.tiling import grid
 from tissuebench.datasets.types import Stream, Supervision, Tile
-from tissuebench.datasets.views import LabelView
 from tissuebench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tissuebench.datasets.views import LabelView
 
 Tree = Tile | tuple["Tree", ...]
 """Tiles in nested groups; a draw chooses uniformly at each level, so small groups count as much as large ones."""
 
-_MIN_TISSUE_SHARE = 0.25
+MIN_TISSUE_SHARE = 0.25
+"""Share of tissue from which on a tile counts as tissue."""
 
 
 def draw(tree: Tree, rng: np.random.Generator) -> Tile:
@@ -29,15 +33,17 @@ def draw(tree: Tree, rng: np.random.Generator) -> Tile:
 def stream_tree(name: str, stream: Stream, store: TileStore, view: LabelView, tile_px: int, seed: int) -> Tree:
     """The tiles of a stream, grouped for balanced sampling.
 
-    ``masks`` and ``tags``: a class, then a tile that shows it. ``diagnosis``: an excluded class, then a case, then a
-    tissue tile, so that large cases and common diagnoses do not dominate; cases that exclude nothing are left out.
-    ``none``: a case, then a tissue tile. With ``balanced=False`` all these tiles form one group.
+    ``masks`` and ``tags``: a class, then a bought tile that shows it. ``diagnosis``: an excluded class, then a case,
+    then a tissue tile, so that large cases and common diagnoses do not dominate; cases that exclude nothing are left
+    out. ``none``: a case, then a tissue tile. With ``balanced=False`` all these tiles form one group.
 
     Raises:
         ConfigError: the stream has no tile.
     """
-    if stream.supervision in (Supervision.MASKS, Supervision.TAGS):
-        tree = _by_class(store, view, tile_px)
+    if stream.supervision is Supervision.MASKS:
+        tree = _by_class(view, view.mask_tiles())
+    elif stream.supervision is Supervision.TAGS:
+        tree = _by_class(view, view.tag_tiles())
     elif stream.supervision is Supervision.DIAGNOSIS:
         tree = _by_excluded_class(stream, store, view, tile_px, seed)
     else:
@@ -48,13 +54,10 @@ def stream_tree(name: str, stream: Stream, store: TileStore, view: LabelView, ti
     return tree if stream.balanced else tuple(tiles)
 
 
-def _by_class(store: TileStore, view: LabelView, tile_px: int) -> Tree:
-    groups: dict[int, list[Tile]] = defaultdict(list)
-    for slide in view.mask_slides:
-        for tile in grid(slide, tile_px):
-            for class_id in np.flatnonzero(view.tags(tile, tile_px)):
-                groups[int(class_id)].append(tile)
-    return tuple(tuple(groups[class_id]) for class_id in sorted(groups))
+def _by_class(view: LabelView, tiles: list[Tile]) -> Tree:
+    present = view.tags_of(tiles)
+    groups = (tuple(tiles[index] for index in np.flatnonzero(shown)) for shown in present.T)
+    return tuple(group for group in groups if group)
 
 
 def _by_excluded_class(stream: Stream, store: TileStore, view: LabelView, tile_px: int, seed: int) -> Tree:
@@ -71,7 +74,7 @@ def _by_case(store: TileStore, slide_ids: Iterable[str], tile_px: int) -> tuple[
         slide = store.slides[slide_id]
         tiles = grid(slide, tile_px)
         shares = store.tile_tissue(slide_id)
-        with_tissue = [tile for tile, share in zip(tiles, shares, strict=True) if share >= _MIN_TISSUE_SHARE]
+        with_tissue = [tile for tile, share in zip(tiles, shares, strict=True) if share >= MIN_TISSUE_SHARE]
         cases[slide.patient_id].extend(with_tissue or tiles)
     return tuple(tuple(cases[patient]) for patient in sorted(cases))
 

@@ -27,15 +27,16 @@ from tissuebench.errors import DataError
 
 Pixels = NDArray[np.uint8]
 
-_MISSING = np.uint64(2**64 - 1)
+_MISSING = 2**64 - 1
 _MAX_OPEN_SHARDS = 256
 _CODECS = ("none", "blosc", "zstd")
+_decoders: Any = imagecodecs  # its stubs do not know that arrays pass in and out without a copy
 
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    data: mmap.mmap
-    index: NDArray[np.uint64]  # (rows, columns, 2): offset and length of each chunk
+    data: Pixels  # the mapped file
+    index: list[tuple[int, int]]  # offset and length of each chunk, row by row
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,53 +130,55 @@ def read_into(out: Pixels, cache: ShardCache, array: str, y: int, x: int) -> Non
         DataError: not such an array, or a shard is damaged.
     """
     layout = cache.layout(array)
+    edge = layout.chunk_px
     height, width = out.shape[-2:]
     total_y, total_x = layout.shape[-2:]
     bottom, right = min(y + height, total_y), min(x + width, total_x)
+    aligned = height == edge == width and bottom - y == edge == right - x and not (y % edge or x % edge)
+    if aligned and out.flags.c_contiguous:  # a tile of the grid: decoded in place, nothing to cut
+        chunk = _chunk(out, cache, array, layout, y // edge, x // edge)
+        if chunk is not out:
+            np.copyto(out, chunk)
+        return
     if bottom < y + height or right < x + width:
         out[...] = 255  # white in an image, "not annotated" in a label raster
         if bottom <= y or right <= x:
             return
-    edge, per_shard = layout.chunk_px, layout.shard_px // layout.chunk_px
+    scratch: Pixels = np.empty((*out.shape[:-2], edge, edge), np.uint8)
     for row in range(y // edge, -(-bottom // edge)):
+        top = row * edge
+        first, last = max(top, y), min(top + edge, bottom)
         for column in range(x // edge, -(-right // edge)):
-            top, left = row * edge, column * edge
-            target = out[
-                ...,
-                max(top, y) - y : min(top + edge, bottom) - y,
-                max(left, x) - x : min(left + edge, right) - x,
-            ]
-            shard = cache.shard(array, layout, row // per_shard, column // per_shard)
-            offset, length = (_MISSING, 0) if shard is None else shard.index[row % per_shard, column % per_shard]
-            if shard is None or offset == _MISSING:
-                target[...] = layout.fill_value
-                continue
-            start = int(offset)
-            encoded = memoryview(shard.data)[start : start + int(length)]
-            inside = slice(max(y - top, 0), max(y - top, 0) + target.shape[-2])
-            across = slice(max(x - left, 0), max(x - left, 0) + target.shape[-1])
-            try:
-                _decode(target, encoded, layout, inside, across)
-            except (ValueError, RuntimeError, imagecodecs.BloscError, imagecodecs.ZstdError) as error:
-                reason = " ".join(str(error).split())
-                raise DataError(f"{array}: chunk ({row}, {column}) is damaged ({reason}); ingest again") from None
+            left = column * edge
+            start, stop = max(left, x), min(left + edge, right)
+            chunk = _chunk(scratch, cache, array, layout, row, column)
+            part = chunk[..., first - top : last - top, start - left : stop - left]
+            out[..., first - y : last - y, start - x : stop - x] = part
 
 
-def _decode(target: Pixels, encoded: memoryview, layout: Layout, inside: slice, across: slice) -> None:
-    shape = (*target.shape[:-2], layout.chunk_px, layout.chunk_px)
-    if layout.codec == "none":
-        target[...] = np.frombuffer(encoded, np.uint8).reshape(shape)[..., inside, across]
-        return
-    whole = target.shape == shape and target.flags.c_contiguous
-    chunk = target if whole else np.empty(shape, np.uint8)
-    if layout.codec == "blosc":
-        decoded = imagecodecs.blosc_decode(encoded, numthreads=1, out=chunk.reshape(-1))
-    else:
-        decoded = imagecodecs.zstd_decode(encoded, out=chunk.reshape(-1))
-    if decoded.size != chunk.size:
-        raise ValueError(f"{decoded.size} of {chunk.size} bytes")
-    if not whole:
-        target[...] = chunk[..., inside, across]
+def _chunk(scratch: Pixels, cache: ShardCache, array: str, layout: Layout, row: int, column: int) -> Pixels:
+    """A whole chunk: a raw one as it lies in the file, any other one in ``scratch``, contiguous and of its shape."""
+    per_shard = layout.shard_px // layout.chunk_px
+    shard = cache.shard(array, layout, row // per_shard, column // per_shard)
+    start, length = (_MISSING, 0) if shard is None else shard.index[row % per_shard * per_shard + column % per_shard]
+    if shard is None or start == _MISSING:
+        scratch[...] = layout.fill_value
+        return scratch
+    encoded = shard.data[start : start + length]
+    try:
+        if layout.codec == "none":
+            return encoded.reshape(scratch.shape)
+        flat = scratch.reshape(-1)
+        if layout.codec == "blosc":
+            decoded = _decoders.blosc_decode(encoded, numthreads=1, out=flat)
+        else:
+            decoded = _decoders.zstd_decode(encoded, out=flat)
+        if decoded.size != flat.size:
+            raise ValueError(f"{decoded.size} of {flat.size} bytes")
+    except (ValueError, RuntimeError, imagecodecs.BloscError, imagecodecs.ZstdError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{array}: chunk ({row}, {column}) is damaged ({reason}); ingest again") from None
+    return scratch
 
 
 def _open_shard(path: Path, layout: Layout) -> _Shard | None:
@@ -191,4 +194,5 @@ def _open_shard(path: Path, layout: Layout) -> _Shard | None:
     tail = data[max(0, len(data) - size - 4) :]
     if len(tail) != size + 4 or crc32c(tail[:size]) != int.from_bytes(tail[size:], "little"):
         raise DataError(f"{path}: the shard's index is damaged (its checksum does not hold); ingest again")
-    return _Shard(data, np.frombuffer(tail[:size], "<u8").reshape(per_shard, per_shard, 2))
+    entries = np.frombuffer(tail[:size], "<u8").tolist()  # Python's integers: looked up at every tile
+    return _Shard(np.frombuffer(data, np.uint8), list(zip(entries[::2], entries[1::2], strict=True)))

@@ -193,11 +193,11 @@ class _InMemory:
 
     @property
     def height(self) -> int:
-        return self.pixels.shape[0]
+        return int(self.pixels.shape[0])
 
     @property
     def width(self) -> int:
-        return self.pixels.shape[1]
+        return int(self.pixels.shape[1])
 
     def image(self, y: int, x: int, height: int, width: int) -> Pixels:
         return self.pixels[y : y + height, x : x + width]

@@ -1,4 +1,4 @@
-"""Weak labels derived from stronger ones: complementary classes from diagnoses, tags from masks."""
+"""Weak labels derived from stronger ones: complementary classes from diagnoses, tags from masks or their counts."""
 
 from __future__ import annotations
 
@@ -39,8 +39,18 @@ def keep_at_most(excluded: NDArray[np.bool_], count: int | None, seed: int) -> N
     return kept
 
 
-def tags_of_mask(mask: NDArray[np.uint8], n_classes: int, min_share: float = _MIN_TAG_SHARE) -> NDArray[np.bool_]:
-    """Classes that cover at least ``min_share`` of a tile's annotated pixels, (K,) bool."""
-    counts = np.bincount(mask.ravel(), minlength=256)[:n_classes]
-    present: NDArray[np.bool_] = counts >= max(1.0, min_share * counts.sum())
+def tags_of_counts(counts: NDArray[np.integer], min_share: float = _MIN_TAG_SHARE) -> NDArray[np.bool_]:
+    """Classes that cover at least ``min_share`` of a tile's annotated pixels, and one pixel, (..., K) bool.
+
+    Args:
+        counts: annotated pixels of each class, (..., K), of one tile or of many.
+        min_share: of the annotated pixels.
+    """
+    annotated = counts.sum(axis=-1, keepdims=True, dtype=np.int64)
+    present: NDArray[np.bool_] = counts >= np.maximum(1.0, min_share * annotated)
     return present
+
+
+def tags_of_mask(mask: NDArray[np.uint8], n_classes: int, min_share: float = _MIN_TAG_SHARE) -> NDArray[np.bool_]:
+    """``tags_of_counts`` of one tile's mask, (K,) bool."""
+    return tags_of_counts(np.bincount(mask.ravel(), minlength=256)[:n_classes], min_share)

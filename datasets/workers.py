@@ -59,13 +59,13 @@ def run_each(
                 workers.append(_start(function))
             ready = wait([worker.pipe for worker in workers])
             for worker in [worker for worker in workers if worker.pipe in ready]:
-                job, worker.job = worker.job, None
+                held, worker.job = worker.job, None
                 try:
                     message = worker.pipe.recv()
                 except (EOFError, OSError):
                     worker.process.join()
                     message = Died(worker.process.exitcode)
-                    if job is None:
+                    if held is None:
                         raise RuntimeError(f"a worker process did not start (exit {message.exit_code})") from None
                 if isinstance(message, Exception):
                     raise message
@@ -76,8 +76,8 @@ def run_each(
                 else:
                     _stop(worker)
                     workers.remove(worker)
-                if job is not None:
-                    yield job, message
+                if held is not None:
+                    yield held, message
     finally:
         for worker in workers:
             _stop(worker)

@@ -59,6 +59,22 @@ class Method(LightningModule, ABC):
         self.task, self.config = task, config
         self.network: Segmenter = build_segmenter(task.network, len(task.class_map))
 
+    @classmethod
+    def spending(cls, config: Settings) -> Mapping[Supervision, float]:
+        """How the method spends a budget in minutes: shares of ``masks`` and ``tags`` that add up to 1.
+
+        By default all on masks if it consumes them, else all on tags, else nothing. A method that learns from both
+        overrides this, with the split as one of its settings::
+
+            return {Supervision.MASKS: config.mask_share, Supervision.TAGS: 1 - config.mask_share}
+
+        Diagnoses are no part of it: where a method consumes them, those of all training patients are paid first.
+        """
+        for kind in (Supervision.MASKS, Supervision.TAGS):
+            if kind in cls.consumes:
+                return {kind: 1.0}
+        return {}
+
     @abstractmethod
     def streams(self) -> Mapping[str, Stream]:
         """The tiles wanted in each step; a stream's supervision must be in ``consumes``."""

@@ -72,6 +72,9 @@ class TrainingSettings(Settings):
         batch_size: tiles a step of each stream.
         learning_rate, weight_decay: AdamW; the rate follows one cycle (5 % warm-up, cosine to 0).
         gradient_clip: maximum norm of the gradient.
+        selection_share: share of the bought patients who are not trained on but choose the checkpoint by their mIoU:
+            their masks are inside the budget, hence paid for. 0 chooses nothing and keeps the last state.
+        selection_every: steps between two looks at them.
         compile: torch.compile the network (GPU: minutes of warm-up for long trials only).
     """
 
@@ -80,4 +83,6 @@ class TrainingSettings(Settings):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
+    selection_share: float = Field(0.0, ge=0, le=0.5)
+    selection_every: int = Field(100, ge=1)
     compile: bool = False

@@ -21,10 +21,12 @@ def read_root(path: Path) -> Element:
         DataError: unreadable, not XML, or with entities, which no annotation program writes.
     """
     try:
-        root: Element = parse(path).getroot()
+        root = parse(path).getroot()
     except (OSError, ParseError, ValueError, LookupError) as error:
         because = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as XML ({because}); export it again") from None
+    if root is None:
+        raise DataError(f"{path}: cannot be read as XML (it holds no element); export it again")
     return root
 
 

@@ -127,29 +127,56 @@ def test_an_unknown_command(command):
     assert "did you mean 'ingest'?" in command("data", "ingst").complaint
 
 
+@pytest.fixture
+def left_out(command, home, source):
+    """Ingest the tiny folder strictly, which refuses, and not, which leaves a slide out; hands back the line."""
+
+    def run() -> str:
+        ingest = ("data", "ingest", "folder", "--data-root", source, "--home", home)
+        strict = command(*ingest, "--strict")
+        assert (strict.code, strict.out) == (2, "")
+        assert not list(home.rglob("store.zarr"))
+        lenient = command(*ingest)
+        assert lenient.code == 3
+        assert "11 slides, 1 left out" in lenient.out
+        assert "left out: slide05: " in lenient.err
+        assert command("data", "ingest", "folder", "--data-root", source, "--home", home).code == 3
+        return strict.complaint
+
+    return run
+
+
 @pytest.mark.parametrize("content", [b"", b"no image", None])
-def test_an_unreadable_image(source, refused, content):
+def test_an_unreadable_image(source, left_out, content):
     path = source / "slide05.png"
     path.write_bytes(path.read_bytes()[:500] if content is None else content)
-    line = refused()
-    assert "slide05.png: cannot be read as an image" in line
+    assert re.search(r"slide05\.png: (cannot be read as an image|is empty)", left_out())
 
 
-def test_an_image_that_is_not_there(source, refused):
+def test_an_image_that_is_not_there(source, left_out):
     (source / "slide05.png").unlink()
-    assert "slide05.png: no such file; check the manifest's column 'image'" in refused()
+    assert "slide05.png: no such file; check the manifest's column 'image'" in left_out()
 
 
-def test_a_mask_of_another_size(source, refused):
+def test_a_mask_of_another_size(source, left_out):
     Image.fromarray(np.zeros((64, 95), dtype=np.uint8)).save(source / "slide05_mask.png")
-    assert "slide05_mask.png: mask is 95 x 64 px but its image is 96 x 64 px" in refused()
+    assert "slide05_mask.png: mask is 95 x 64 px but its image is 96 x 64 px" in left_out()
 
 
-def test_a_mask_value_outside_the_class_map(source, refused):
+def test_a_mask_value_outside_the_class_map(source, left_out):
     mask = np.zeros((64, 96), dtype=np.uint8)
     mask[3, 4] = 9
     Image.fromarray(mask).save(source / "slide05_mask.png")
-    assert "slide05_mask.png: mask value 9 is outside the class map (0 to 3" in refused()
+    assert "slide05_mask.png: mask value 9 is outside the class map (0 to 3" in left_out()
+
+
+def test_a_run_goes_on_without_a_bad_slide_and_says_so(command, home, source):
+    (source / "slide05.png").write_bytes(b"")
+    arguments = ("--dataset", "folder", "--data-root", source, "--home", home, "--dry-run")
+    ran = command("run", "--method", "supervised", *arguments)
+    assert ran.code == 0
+    assert "1 slides are left out; 'tissuebench data inspect folder' says why" in ran.err
+    assert ran.out.count("to run") > 0
 
 
 def edit_manifest(source, old, new):
@@ -165,8 +192,8 @@ def test_one_patient_in_two_parts(source, refused):
 
 
 def test_a_missing_column(source, refused):
-    edit_manifest(source, "annotation", "annotations")
-    assert "manifest.csv: column 'annotation' is missing" in refused()
+    edit_manifest(source, "image", "images")
+    assert "manifest.csv: column 'image' is missing" in refused()
 
 
 def test_no_manifest(source, refused):
@@ -177,7 +204,9 @@ def test_no_manifest(source, refused):
 def test_a_resolution_that_is_asked_for_and_not_known(source, refused):
     text = (source / "dataset.yaml").read_text()
     (source / "dataset.yaml").write_text(text.replace("mpp: null", "mpp: 1.0"))
-    assert "slide00.png: the file does not say its resolution; fill the manifest's column 'mpp'" in refused()
+    line = refused()
+    assert "none of 12 slides can be used; the first: " in line
+    assert "slide00.png: the file does not say its resolution; fill the manifest's column 'mpp'" in line
 
 
 def test_a_budget_larger_than_the_training_part(refused, home):

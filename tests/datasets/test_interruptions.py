@@ -148,6 +148,19 @@ def test_kill_9_changes_nothing(tissue, tmp_path, workers):
     assert not [path for path in home.rglob("*") if ".partial" in path.name]
 
 
+def test_two_at_once_do_not_get_in_each_others_way(tissue, tmp_path):
+    root, home = tmp_path / "source", tmp_path / "home"
+    write_source(root, tissue, n_slides=3, side=1024)
+    both = [start(root, home, 1), start(root, home, 2)]
+    for process in both:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    alone, _ = whole(root, tmp_path / "alone", 1)
+    store = TileStore(home / "data" / "large" / "store.zarr")
+    assert store.content_hash == alone.content_hash
+    verify(store)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_ctrl_c_says_so_and_leaves_no_process(tissue, tmp_path):
     root = tmp_path / "source"

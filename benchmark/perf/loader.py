@@ -1,0 +1,176 @@
+"""What the data loader costs: training from the store against training on one constant batch.
+
+Both kinds of step run in one ``Trainer.fit`` of the runner, through the same module, network, optimiser and callbacks.
+
+*Loader*, and therefore left out of a constant step: drawing the tiles, reading images or cached features, reading
+labels, looking up diagnoses, and collation. *Training*, and therefore part of both: the transfer to the device,
+augmentation there (with random numbers of its own at every step), forward, backward, optimiser, the seeding of every
+step, and what Lightning adds.
+
+Blocks of steps alternate, real and constant. A block's time runs from the end of the step before it to the end of its
+last step, so fetching its batches counts, and load on the machine hits neighbours alike.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from rich.console import Console
+
+from tissuebench.bench import open_data
+from tissuebench.config import load_plan
+from tissuebench.datasets.datamodule import StepLoader, TileDataModule
+from tissuebench.datasets.ingest import dataset_folder
+from tissuebench.datasets.types import TrainingBatch
+from tissuebench.features import FeatureBank, ensure_features
+from tissuebench.machine import Machine, detect_machine
+from tissuebench.methods.settings import EncoderMode
+from tissuebench.perf.table import Line, Rates, ratio, show
+from tissuebench.plan import PlannedData, expand
+from tissuebench.progress import ProgressDisplay
+from tissuebench.runner import build_datamodule, build_method
+from tissuebench.training import fit
+from tissuebench.trial import Trial
+
+GOAL = 0.97
+_METHOD = "complementary"
+"""The method with the most to read: tiles with masks, and as many with a diagnosis."""
+_ROUNDS = {EncoderMode.FROZEN: 30, EncoderMode.FINETUNE: 8}
+_BLOCK = 10
+_BATCHES_AHEAD = 2
+"""Batches that a worker of a ``DataLoader`` holds ready."""
+_NEVER_MINUTES = 1e6
+
+
+class HalfConstant(LightningDataModule):
+    """Another module's batches in every second block of steps, its first batch again and again in the others."""
+
+    def __init__(self, real: TileDataModule, block: int) -> None:
+        super().__init__()
+        self._real, self._block = real, block
+        self._constant = next(iter(real.train_dataloader()))
+
+    def train_dataloader(self) -> _Alternating:
+        """As many steps as the real module has."""
+        return _Alternating(self._real.train_dataloader(), self._constant, self._block)
+
+    def on_after_batch_transfer(self, batch: TrainingBatch, dataloader_idx: int) -> TrainingBatch:
+        """The real module's augmentation, for both kinds of batch."""
+        return self._real.on_after_batch_transfer(batch, dataloader_idx)
+
+
+class _Alternating:
+    def __init__(self, real: StepLoader, constant: TrainingBatch, block: int) -> None:
+        self._real, self._constant, self._block = real, constant, block
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        batches = iter(self._real)
+        for step in range(len(self)):
+            if step // self._block % 2 == 0:
+                yield next(batches)
+            else:
+                yield {name: replace(batch, step=step) for name, batch in self._constant.items()}
+
+    def __len__(self) -> int:
+        return len(self._real)
+
+
+def run(
+    console: Console,
+    as_json: bool,
+    home: Path | None = None,
+    dataset: str = "synthetic",
+    data_root: Path | None = None,
+    plan_name: str = "smoke",
+) -> list[Line]:
+    """Measure with the plan's cached features and with its encoder trained along, and print one table.
+
+    Args:
+        console: where the table goes; progress goes to standard error.
+        as_json: print JSON and nothing else.
+        home: holds the data set and its features, which are made there if missing; None makes them for this run only.
+        dataset: what to train on.
+        data_root: its source files.
+        plan_name: whose network and training settings.
+
+    Raises:
+        TissueBenchError: as ``tissuebench run``.
+    """
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="tissuebench-perf-") as scratch:
+        folder = Path(scratch)
+        with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
+            data = open_data(dataset, data_root, home or folder, display)
+            for mode, rounds in _ROUNDS.items():
+                machine = detect_machine(mode)
+                steps = 2 * (rounds + 1) * block_of(machine)
+                overrides = (f"network.encoder_mode={mode}", f"training.steps={steps}", "seeds=[0]")
+                plan = load_plan(plan_name, overrides)
+                trial = next(trial for trial in expand(plan, (_METHOD,), data, folder) if trial.method == _METHOD)
+                features = None
+                if mode is EncoderMode.FROZEN:
+                    bank = dataset_folder(home or folder, data.store.info.dataset) / "features"
+                    features = ensure_features(
+                        bank,
+                        plan,
+                        data.store,
+                        data.split,
+                        machine.device,
+                        lambda done, total: display.phase("features of the frozen encoder, tiles", done, total),
+                    )
+                real, constant = measure(trial, data, features, machine, folder / f"fit-{mode}", display)
+                lines.append(ratio(f"samples/s from the store to a constant batch, {mode}", real, constant, GOAL))
+    show(f"Training with the data loader, relative (plan {plan_name}, {_METHOD})", lines, console, as_json)
+    return lines
+
+
+def block_of(machine: Machine) -> int:
+    """Steps a block: with workers ten times what they may have fetched during the constant block before."""
+    return _BLOCK * max(1, _BATCHES_AHEAD * machine.loader.num_workers)
+
+
+def measure(
+    trial: Trial,
+    data: PlannedData,
+    features: FeatureBank | None,
+    machine: Machine,
+    folder: Path,
+    display: ProgressDisplay,
+) -> tuple[Rates, Rates]:
+    """Samples a second of the blocks with real batches and of those with the constant one; the first two are left out.
+
+    Args:
+        trial: what to train; its steps are an even number of blocks.
+        data: store and split.
+        features: for a frozen encoder.
+        machine: as the runner has it.
+        folder: a new one.
+        display: told of the steps.
+    """
+    block, steps = block_of(machine), trial.training.steps
+    method = build_method(trial, data)
+    halves = HalfConstant(build_datamodule(trial, method, data, features, machine), block)
+    ends: list[float] = []
+
+    def report(step: int) -> None:
+        ends.append(time.perf_counter())
+        display.steps(f"training, {trial.network.encoder_mode}", step, steps)
+
+    folder.mkdir()
+    # Of a data module ``fit`` asks no more than its loader and its hook.
+    fit(method, cast("TileDataModule", halves), folder, trial.seed, machine, report, _NEVER_MINUTES)
+    per_step = sum(stream.batch_size for stream in method.streams().values())
+    return block_rates(ends, block, per_step)
+
+
+def block_rates(ends: list[float], block: int, per_step: int) -> tuple[Rates, Rates]:
+    """Samples a second, real and constant, from the end of each step (seconds; the first is where training began)."""
+    rates = block * per_step / np.diff(np.array(ends)[::block])
+    return rates[2::2], rates[3::2]

@@ -1,0 +1,119 @@
+"""How budgets are spelt, and how minutes are shared out between kinds of labels."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tissuebench.datasets.types import Supervision
+from tissuebench.errors import ConfigError
+
+_KIND, _NUMBER = r"(?P<kind>masks|tags)", r"[0-9]{1,7}(?:\.[0-9]{1,6})?"
+_SPELLINGS = (
+    re.compile(_KIND + r":(?P<patients>[0-9]{1,7})p"),
+    re.compile(_KIND + rf":(?P<share>{_NUMBER})%"),
+    re.compile(_KIND + r":(?P<all>all)"),
+    re.compile(rf"minutes:(?P<minutes>{_NUMBER})"),
+)
+_HELP = (
+    "say 'masks:3p' (patients), 'masks:25%' (a share) or 'masks:all', the same with 'tags:', "
+    "or 'minutes:60' (of an annotator's time)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetSpec:
+    """A budget as it stands in a plan. Exactly one of ``patients``, ``share`` and ``minutes`` is given.
+
+    Attributes:
+        text: as it was typed; it holds nothing but letters, digits and ``:.%``.
+        kind: ``masks`` or ``tags``; None for minutes, which the method spends as it likes.
+        patients: how many.
+        share: of the patients that have such labels, 1 is all.
+        minutes: of an annotator's time.
+    """
+
+    text: str
+    kind: Supervision | None = None
+    patients: int | None = None
+    share: float | None = None
+    minutes: float | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The spelling as part of a file name; no two spellings share one."""
+        return self.text.replace(":", "-").replace("%", "pct")
+
+    def patients_of(self, n_patients: int) -> int:
+        """How many patients it buys out of ``n_patients`` that have such labels; a share is rounded up.
+
+        Raises:
+            ConfigError: none, or more than there are.
+        """
+        if self.patients is not None:
+            wanted = self.patients
+        elif self.share is not None:
+            wanted = math.ceil(self.share * n_patients - 1e-9)
+        else:
+            raise ValueError(f"{self.text!r} counts minutes, not patients")
+        if not 1 <= wanted <= n_patients:
+            raise ConfigError(
+                f"budget {self.text!r} asks for {wanted} patients, "
+                f"the training part has {n_patients} patients with {self.kind}"
+            )
+        return wanted
+
+
+def parse_spec(text: str) -> BudgetSpec:
+    """Read a spelling: ``masks:3p``, ``masks:25%``, ``masks:all``, the same with ``tags:``, ``minutes:60``.
+
+    Raises:
+        ConfigError: another spelling; the message lists them.
+    """
+    match = next((found for form in _SPELLINGS if (found := form.fullmatch(text))), None)
+    if match is None:
+        raise ConfigError(f"budget {text!r}: {_HELP}")
+    given = match.groupdict()
+    if "minutes" in given:
+        return BudgetSpec(text, minutes=float(given["minutes"]))
+    kind = Supervision(given["kind"])
+    if "patients" in given:
+        return BudgetSpec(text, kind, patients=int(given["patients"]))
+    return BudgetSpec(text, kind, share=float(given["share"]) / 100 if "share" in given else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What minutes are spent on: the diagnoses first, what is left in shares.
+
+    Attributes:
+        masks, tags: shares of what the diagnoses leave; they add up to 1, or both are 0.
+        diagnoses: the diagnosis of every training patient is paid before anything else.
+
+    Raises:
+        ConfigError: the shares do not add up.
+    """
+
+    masks: float = 1.0
+    tags: float = 0.0
+    diagnoses: bool = False
+
+    def __post_init__(self) -> None:
+        total = self.masks + self.tags
+        if not (min(self.masks, self.tags) >= 0 and (math.isclose(total, 1, rel_tol=0, abs_tol=1e-9) or total == 0)):
+            raise ConfigError(
+                f"shares of the minutes are masks {self.masks:g} and tags {self.tags:g}; "
+                "they must not be negative and add up to 1"
+            )
+
+    @property
+    def shares(self) -> Mapping[Supervision, float]:
+        """The kinds that get a share, the dearer one first."""
+        shares = {Supervision.MASKS: self.masks, Supervision.TAGS: self.tags}
+        return {kind: share for kind, share in shares.items() if share > 0}
+
+    def __str__(self) -> str:
+        parts = [f"{kind}{'' if share == 1 else repr(share)}" for kind, share in self.shares.items()]
+        return "-".join([*parts, *(["diagnosis"] if self.diagnoses else [])]) or "nothing"

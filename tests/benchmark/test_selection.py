@@ -1,0 +1,106 @@
+"""Choosing a checkpoint: on patients that were bought, never on others, and the same after an interruption."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from tissuebench.datasets.views import LabelView
+from tissuebench.errors import ConfigError, WithheldLabelError
+from tissuebench.machine import detect_machine
+from tissuebench.runner import build_datamodule, build_method, run_trial, trial_folder
+from tissuebench.selection import KeepBest, held_out_patients
+from tissuebench.training import fit
+
+SHARE = ("training.selection_share=0.34", "training.selection_every=2", "budgets=['masks:3p']", "seeds=[0]")
+
+
+@pytest.fixture
+def trial(bench):
+    (trial,) = bench.trials(bench.plan(*SHARE), "supervised")
+    return trial
+
+
+def test_the_default_chooses_nothing(bench):
+    (plain,) = bench.trials(bench.plan("budgets=['masks:3p']", "seeds=[0]"), "supervised")
+    assert plain.training.selection_share == 0
+    assert held_out_patients(plain.budget, 0) == ()
+
+
+def test_who_chooses_is_paid_for_and_not_trained_on(bench, trial):
+    (chosen,) = held_out_patients(trial.budget, trial.training.selection_share)
+    assert chosen == trial.budget.patients[2]
+    (plain,) = bench.trials(bench.plan("budgets=['masks:3p']", "seeds=[0]"), "supervised")
+    assert trial.minutes == plain.minutes  # of the same three patients
+    assert trial.id != plain.id
+    method = build_method(trial, bench.data)
+    datamodule = build_datamodule(trial, method, bench.data, None, detect_machine(trial.network.encoder_mode))
+    seen = {slide.patient_id for slide in datamodule._dataset._view.mask_slides}
+    assert seen == set(trial.budget.patients) - {chosen}
+
+
+def test_a_budget_too_small_to_hold_out_anybody(bench):
+    (trial,) = bench.trials(bench.plan(*SHARE, "budgets=['masks:2p']"), "supervised")
+    with pytest.raises(ConfigError, match=r"holds out every 3th patient .* 'masks:2p' bought 2 in full"):
+        held_out_patients(trial.budget, trial.training.selection_share)
+
+
+def test_only_bought_patients_may_choose(bench, trial):
+    stranger = next(p for p in bench.data.split.patients("train") if p not in trial.budget.patients)
+    with pytest.raises(WithheldLabelError, match="not bought"):
+        LabelView.for_selection(bench.data.store, bench.data.split, trial.budget, [stranger])
+
+
+def run(bench, trial, scores, folder, stop_at=None):
+    """Fit with made-up scores, step by step; hands back the callback and the final weights."""
+    machine = detect_machine(trial.network.encoder_mode)
+    method = build_method(trial, bench.data)
+    datamodule = build_datamodule(trial, method, bench.data, None, machine)
+    snapshots = {}
+
+    def score(module):
+        step = module.trainer.global_step
+        snapshots[step] = torch.cat([p.detach().flatten() for p in module.parameters()]).clone()
+        return scores[step]
+
+    def report(step):
+        if step == stop_at:
+            raise KeyboardInterrupt
+
+    keep = KeepBest(score, 2)
+    folder.mkdir(exist_ok=True)
+    try:
+        fit(method, datamodule, folder, trial.seed, machine, report, keep_best=keep)
+    except KeyboardInterrupt:
+        assert stop_at
+    return keep, snapshots, torch.cat([p.detach().flatten() for p in method.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [({2: 0.1, 4: 0.9, 6: 0.3}, 4), ({2: 0.5, 4: 0.5, 6: 0.1}, 4), ({2: math.nan, 4: 0.0, 6: math.nan}, 4)],
+)
+def test_the_best_state_is_the_result(bench, trial, tmp_path, scores, best):
+    keep, snapshots, final = run(bench, trial, scores, tmp_path / "fit")
+    assert keep.step == best
+    assert torch.equal(final, snapshots[best])
+    assert not torch.equal(snapshots[2], snapshots[4])
+
+
+def test_an_interrupted_fit_chooses_as_an_uninterrupted_one(bench, trial, tmp_path):
+    scores = {2: 0.9, 4: 0.2, 6: 0.3}
+    _, snapshots, _ = run(bench, trial, scores, tmp_path / "whole")
+    run(bench, trial, scores, tmp_path / "cut", stop_at=4)
+    keep, _, final = run(bench, trial, scores, tmp_path / "cut")
+    assert [step for step, _ in keep.points] == [2, 4, 6]
+    assert keep.step == 2
+    assert torch.equal(final, snapshots[2])
+
+
+def test_a_trial_says_which_step_it_kept(bench, trial, display):
+    machine = detect_machine(trial.network.encoder_mode)
+    result = run_trial(trial, bench.data, None, machine, trial_folder(bench.home, trial.id), display, "trial")
+    assert result.compute["selected_step"] in (2, 4, 6)
+    assert result.compute["steps"] == 6
