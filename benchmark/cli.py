@@ -22,6 +22,7 @@ from tissuebench.cli_common import (
     stdout,
 )
 from tissuebench.cli_data import data
+from tissuebench.cli_perf import perf
 from tissuebench.errors import TissueBenchError
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def run(
 
 
 cli.add_command(data)
+cli.add_command(perf)
 
 
 @cli.group(cls=Commands)

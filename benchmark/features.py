@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -24,13 +24,13 @@ from tissuebench.errors import ConfigError, DataError
 from tissuebench.hashing import Json, content_hash, derive_seed
 from tissuebench.methods.networks import Segmenter, build_segmenter
 
-_VERSION = 1
+_VERSION = 2
 _BATCH = 16
-_INDEX = "index.json"
+_INDEX, _MAPS, _ORIENTATIONS = "index.json", "maps.f16", "orientations.npy"
 
 
 class FeatureBank:
-    """Memory-mapped float16 maps: one file a level, (tiles, variants, C, H, W). A ``FeatureSource``."""
+    """Float16 maps, a record for each tile and variant with all its levels: one read a sample. A ``FeatureSource``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,15 +38,20 @@ class FeatureBank:
         tiles = cast("list[list[str | int]]", index["tiles"])
         self._rows = {Tile(str(t[0]), int(t[1]), int(t[2])): row for row, t in enumerate(tiles)}
         self.n_variants = cast("int", index["variants"])
-        self._n_levels = cast("int", index["levels"])
+        self._levels: list[tuple[tuple[int, ...], tuple[int, ...], int]] = []  # shape, strides, where it begins
+        self._length = 0
+        for channels, height, width in cast("list[list[int]]", index["shapes"]):
+            self._levels.append(((channels, height, width), (height * width, width, 1), self._length))
+            self._length += channels * height * width
         self._open()
 
     def _open(self) -> None:
-        self._maps = [np.load(self._folder / f"level{level}.npy", mmap_mode="r") for level in range(self._n_levels)]
-        self._orientations: NDArray[np.int64] = np.load(self._folder / "orientations.npy")
+        mapped = np.memmap(self._folder / _MAPS, np.float16, "r").reshape(-1, self._length)
+        self._records: NDArray[np.float16] = mapped.view(np.ndarray)  # indexing a memmap costs more than the copy
+        self._orientations: NDArray[np.int64] = np.load(self._folder / _ORIENTATIONS)
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_maps", "_orientations")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("_records", "_orientations")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
@@ -55,7 +60,13 @@ class FeatureBank:
     def read(self, tiles: Sequence[Tile], variants: Sequence[int]) -> tuple[tuple[Tensor, ...], Tensor]:
         """Maps, finest first, each (B, C, H, W) float16, and the orientation of each variant, (B,) int64."""
         rows = [self._rows[tile] for tile in tiles]
-        maps = tuple(torch.from_numpy(np.ascontiguousarray(level[rows, list(variants)])) for level in self._maps)
+        records = torch.from_numpy(
+            self._records[[r * self.n_variants + v for r, v in zip(rows, variants, strict=True)]]
+        )
+        maps = tuple(
+            records.as_strided((len(rows), *shape), (records.shape[1], *strides), start)
+            for shape, strides, start in self._levels
+        )
         return maps, torch.from_numpy(self._orientations[rows, list(variants)])
 
 
@@ -117,34 +128,25 @@ def _compute(
     size, n_variants = store.info.tile_px, plan.network.feature_variants
     tiles = [tile for slide in store.slides.values() if slide.patient_id in train for tile in grid(slide, size)]
     orientations = np.zeros((len(tiles), n_variants), dtype=np.int64)
-    maps: list[np.memmap[Any, np.dtype[np.float16]]] = []
-    for start in range(0, len(tiles), _BATCH):
-        chunk = slice(start, min(start + _BATCH, len(tiles)))
-        images = torch.from_numpy(store.images(tiles[chunk], size)).to(device)
-        for variant in range(n_variants):
-            batch = images
-            if variant > 0:
-                batch, geometry = augment(images, derive_seed("features", variant, start), plan.augmentation)
-                orientations[chunk, variant] = geometry.orientations.numpy()
-            features = [level.to(torch.float16).cpu().numpy() for level in network.encode(batch)]
-            if not maps:
-                maps = [
-                    np.lib.format.open_memmap(
-                        folder / f"level{number}.npy",
-                        mode="w+",
-                        dtype=np.float16,
-                        shape=(len(tiles), n_variants, *level.shape[1:]),
-                    )
-                    for number, level in enumerate(features)
-                ]
-            for bank, level in zip(maps, features, strict=True):
-                bank[chunk, variant] = level
-        progress(chunk.stop, len(tiles))
-    for bank in maps:
-        bank.flush()
-    np.save(folder / "orientations.npy", orientations)
+    shapes: list[list[int]] = []
+    with (folder / _MAPS).open("wb") as file:
+        for start in range(0, len(tiles), _BATCH):
+            chunk = slice(start, min(start + _BATCH, len(tiles)))
+            images = torch.from_numpy(store.images(tiles[chunk], size)).to(device)
+            records: list[NDArray[np.float16]] = []
+            for variant in range(n_variants):
+                batch = images
+                if variant > 0:
+                    batch, geometry = augment(images, derive_seed("features", variant, start), plan.augmentation)
+                    orientations[chunk, variant] = geometry.orientations.numpy()
+                levels = [level.to(torch.float16).cpu() for level in network.encode(batch)]
+                shapes = [list(level.shape[1:]) for level in levels]
+                records.append(torch.cat([level.flatten(1) for level in levels], dim=1).numpy())
+            file.write(np.ascontiguousarray(np.stack(records, axis=1)).data)
+            progress(chunk.stop, len(tiles))
+    np.save(folder / _ORIENTATIONS, orientations)
     listed: Json = [[tile.slide_id, tile.y, tile.x] for tile in tiles]
-    write_hashed_json(folder / _INDEX, {**key, "levels": len(maps), "tiles": listed})
+    write_hashed_json(folder / _INDEX, {**key, "shapes": shapes, "tiles": listed})
 
 
 def _weights_hash(network: Segmenter) -> str:

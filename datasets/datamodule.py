@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tissuebench.datasets.augment import AugmentSettings, augment, orient_each
+from tissuebench.datasets.augment import AugmentSettings, augment, orient_arrays
 from tissuebench.datasets.sampling import Tree, draw, stream_tree
 from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.types import Stream, Supervision, Tile, TileBatch, TrainingBatch
@@ -87,17 +87,18 @@ class StepDataset(Dataset[TrainingBatch]):
         batch = TileBatch(step=step, offset=mine.start, total=total)
         orientations: Tensor | None = None
         if self._features is None:
-            images = np.stack([self._store.image(tile.slide_id, tile.y, tile.x, size, size) for tile in tiles])
-            batch = replace(batch, images=torch.from_numpy(images))
+            batch = replace(batch, images=torch.from_numpy(self._store.images(tiles, size)))
         else:
             variants = rng.integers(self._features.n_variants, size=total).tolist()[mine]
             features, orientations = self._features.read(tiles, variants)
             batch = replace(batch, features=features)
         if stream.supervision is Supervision.MASKS:
-            masks = torch.from_numpy(np.stack([self._view.mask(tile, size, size) for tile in tiles])).long()
-            return replace(batch, masks=masks if orientations is None else orient_each(masks, orientations))
+            masks = self._view.masks(tiles, size)
+            if orientations is not None:
+                masks = orient_arrays(masks, orientations.tolist())
+            return replace(batch, masks=torch.from_numpy(masks))
         if stream.supervision is Supervision.TAGS:
-            return replace(batch, tags=torch.from_numpy(np.stack([self._view.tags(tile, size) for tile in tiles])))
+            return replace(batch, tags=torch.from_numpy(self._view.tags_of(tiles)))
         if stream.supervision is Supervision.DIAGNOSIS:
             excluded = np.stack([self._view.excluded(tile.slide_id, stream.max_excluded, self._seed) for tile in tiles])
             return replace(batch, excluded=torch.from_numpy(excluded))
@@ -233,9 +234,9 @@ class TileDataModule(LightningDataModule):
         return {name: self._augmented(name, stream_batch) for name, stream_batch in batch.items()}
 
     def _augmented(self, name: str, batch: TileBatch) -> TileBatch:
-        if batch.images is None:
-            return batch
-        seed = derive_seed(self._seed, "augment", name, batch.step)
-        images, geometry = augment(batch.images, seed, self._augmentation, batch.offset, batch.total or None)
-        masks = None if batch.masks is None else geometry.apply_to_labels(batch.masks)
-        return replace(batch, images=images, masks=masks)
+        images, masks = batch.images, batch.masks
+        if images is not None:
+            seed = derive_seed(self._seed, "augment", name, batch.step)
+            images, geometry = augment(images, seed, self._augmentation, batch.offset, batch.total or None)
+            masks = None if masks is None else geometry.apply_to_labels(masks)
+        return replace(batch, images=images, masks=None if masks is None else masks.long())

@@ -96,7 +96,8 @@ class TileBatch:
     Attributes:
         images: (B, 3, H, W) uint8 from the store, float in 0..1 once augmented; absent when ``features`` stand in.
         features: maps of a frozen encoder, finest first, each (B, C_i, H_i, W_i); absent when ``images`` are given.
-        masks: (B, H, W) int64 class ids, ``IGNORE_LABEL`` where unlabelled; only for a ``masks`` stream.
+        masks: (B, H, W) class ids, ``IGNORE_LABEL`` where unlabelled, uint8 from the store, int64 on the device; only
+            for a ``masks`` stream.
         tags: (B, K) bool, classes present in the tile; only for a ``tags`` stream.
         excluded: (B, K) bool, classes the diagnosis excludes; only for a ``diagnosis`` stream.
         step: the optimiser step that the batch belongs to.

@@ -46,6 +46,7 @@ class LabelView:
         self.kinds = kinds
         self._slides = {slide.slide_id: slide for slide in slides}
         self._masks, self._tags = masks, tags
+        self._excluded: dict[tuple[str, int | None, int], Flags] = {}
 
     @classmethod
     def for_training(
@@ -63,7 +64,7 @@ class LabelView:
             split: its training part is looked at.
             budget: what was bought.
             kinds: what the method consumes.
-            held_out: patients who choose a checkpoint (``budgets.selection_patients``): their masks and tags stay
+            held_out: patients who choose a checkpoint (``label_budget.selection_patients``): their masks and tags stay
                 closed. Their diagnoses do not, as these were not bought with the masks.
         """
 
@@ -193,6 +194,12 @@ class LabelView:
 
         With ``at_most``, only so many of them; which ones depends on ``seed`` and the case, never on when it is asked.
         """
+        key = (slide_id, at_most, seed)
+        if key not in self._excluded:  # asked for at every step, and always the same
+            self._excluded[key] = self._excluded_by_diagnosis(slide_id, at_most, seed)
+        return self._excluded[key]
+
+    def _excluded_by_diagnosis(self, slide_id: str, at_most: int | None, seed: int) -> Flags:
         excluded = excluded_classes(self.diagnosis(slide_id), self.class_map)
         return keep_at_most(
             excluded, at_most, derive_seed(seed, "excluded", self._slides[slide_id].patient_id, excluded.tolist())

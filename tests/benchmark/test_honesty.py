@@ -61,11 +61,35 @@ def test_an_open_door_is_noticed(bench, tmp_path, monkeypatch):
     bad = poisoned(bench.data, trial.budget, frozenset({Supervision.MASKS}), tmp_path / "poisoned.zarr")
     real = LabelView.for_training.__func__
 
-    def open_door(cls, store, split, budget, kinds):
-        return real(cls, store, split, replace(budget, patients=split.patients("train")), kinds)
+    def open_door(cls, store, split, budget, kinds, held_out=()):
+        return real(cls, store, split, replace(budget, patients=split.patients("train")), kinds, held_out)
 
     monkeypatch.setattr(LabelView, "for_training", classmethod(open_door))
     assert not torch.equal(trained(trial, bench.data, tmp_path / "a"), trained(trial, bad, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("garbage", ["around", "inside"])
+def test_what_minutes_did_not_buy_of_a_slide_changes_no_bit(bench, tmp_path, garbage):
+    """Ten minutes are five of a slide's six tiles: garbage around them is never seen, garbage inside is."""
+    (trial,) = bench.trials(bench.plan("seeds=[0]", "budgets=['minutes:10']"), "supervised")
+    assert trial.budget.patients == ()
+    assert len(trial.budget.mask_tiles) == 5
+    store, rng = bench.data.store, np.random.default_rng(0)
+    writer = StoreWriter(tmp_path / "poisoned.zarr", store.info, store.class_map)
+    for slide in store.slides.values():
+        truth = store.withheld.mask(slide.slide_id, 0, 0, slide.height, slide.width)
+        bought = np.zeros(truth.shape, dtype=bool)
+        for tile in trial.budget.mask_tiles:
+            if tile.slide_id == slide.slide_id:
+                bought[tile.y : tile.y + 32, tile.x : tile.x + 32] = True
+        kept = bought if garbage == "around" else ~bought
+        labels = np.where(kept, truth, rng.integers(0, len(store.class_map), truth.shape, dtype=np.uint8))
+        image = store.image(slide.slide_id, 0, 0, slide.height, slide.width).transpose(1, 2, 0)
+        diagnosis = store.withheld.diagnosis(slide.slide_id)
+        writer.add(slide.slide_id, slide.patient_id, diagnosis, image, labels, store.tissue(slide.slide_id))
+    bad = PlannedData(writer.seal(), bench.data.split)
+    same = torch.equal(trained(trial, bench.data, tmp_path / "a"), trained(trial, bad, tmp_path / "b"))
+    assert same is (garbage == "around")
 
 
 def test_labels_that_were_bought_do_matter(bench, tmp_path):

@@ -203,6 +203,7 @@ def test_withheld_labels_are_named_behind_the_door_only():
     benchmark = Path(tissuebench.__file__).parent
     root = benchmark.parent
     allowed = {f"datasets/{name}.py" for name in ("store", "views", "budgets", "splits", "ingest", "verify")}
+    allowed |= {"benchmark/inspection.py", "benchmark/perf/tiles.py"}  # a page for people, a benchmark: no training
     pattern = re.compile(r"\.withheld\b|\bwithheld\s*\(|labels/annotation|WithheldLabels\b|['\"]withheld['\"]")
     files = [
         path for folder in ("benchmark", "methods", "datasets", "results") for path in (root / folder).rglob("*.py")

@@ -1,0 +1,41 @@
+"""``tissuebench perf``: what speed costs and gives, as ratios measured within one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tissuebench.cli_common import DATA_ROOT, DATASET, Commands, stdout
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(cls=Commands)
+def perf() -> None:
+    """Benchmarks: ratios measured in one run on this machine."""
+
+
+@perf.command()
+@click.option(
+    "--size", "size_px", type=click.IntRange(min=2048), default=8192, show_default=True, help="Slide edge, px."
+)
+@_JSON
+def tiles(size_px: int, as_json: bool) -> None:
+    """How fast tiles are read from a store, against OpenSlide, PNG files and memory maps."""
+    from tissuebench.perf.tiles import run
+
+    run(stdout(), as_json, size_px)
+
+
+@perf.command()
+@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Use the store of this home.")
+@DATASET
+@DATA_ROOT
+@click.option("--plan", "plan_name", default="smoke", show_default=True)
+@_JSON
+def loader(home: Path | None, dataset: str, data_root: Path | None, plan_name: str, as_json: bool) -> None:
+    """What the data module costs a training, against the same training on one batch."""
+    from tissuebench.perf.loader import run
+
+    run(stdout(), as_json, home, dataset, data_root, plan_name)
