@@ -137,6 +137,7 @@ def inspect(dataset: str, data_root: Path | None, verified: bool, home: Path) ->
 @DATA_ROOT
 @click.option("--budget", "budgets", multiple=True, help="May be given several times, or as a,b.")
 @click.option("--replicate", "replicates", multiple=True, type=click.IntRange(min=0), default=(0, 1, 2))
+@click.option("--method", "methods", multiple=True, help="Who spends the minutes of budgets like minutes:60.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @HOME
 def budgets(
@@ -144,18 +145,23 @@ def budgets(
     data_root: Path | None,
     budgets: tuple[str, ...],
     replicates: tuple[int, ...],
+    methods: tuple[str, ...],
     as_json: bool,
     home: Path,
 ) -> None:
     """What each budget buys: patients, slides, tiles and pixels of each class, and what it is assumed to cost."""
     from tissuebench.bench import open_data
     from tissuebench.data_budgets import describe_budgets, print_budgets, to_json
+    from tissuebench.datasets.budgets import ALL_ON_MASKS
+    from tissuebench.methods.registry import find_method
+    from tissuebench.plan import spending_of
     from tissuebench.progress import ProgressDisplay
 
+    spendings = [spending_of(name, find_method(name).Config()) for name in listed(methods)] or [ALL_ON_MASKS]
     with ProgressDisplay(stderr()) as display:
         opened = open_data(dataset, data_root, home, display)
     specs = listed(budgets) or ("masks:1p", "masks:3p", "masks:25%", "masks:all")
-    rows = describe_budgets(opened.store, opened.split, specs, replicates)
+    rows = describe_budgets(opened.store, opened.split, specs, replicates, spendings)
     if as_json:
         click.echo(to_json(rows))
     else:

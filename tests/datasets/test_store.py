@@ -356,6 +356,21 @@ def test_zarr_reads_the_same_pixels(big):
     assert np.array_equal(group["labels/tissue/0"][...], tissue)
 
 
+def test_an_independent_reader_opens_image_and_labels(big):
+    """ome-zarr-py, which knows nothing of this suite."""
+    from ome_zarr.io import parse_url
+    from ome_zarr.reader import Reader
+
+    store, (image, labels, tissue) = big
+    found, *rasters = list(Reader(parse_url(store.path / "slides" / "S1", mode="r"))())
+    assert [level.shape for level in found.data] == [(3, 1100, 1301), (3, 550, 650), (3, 275, 325)]
+    assert np.array_equal(found.data[0].compute(), image.transpose(2, 0, 1))
+    named = {node.zarr.path.rstrip("/").rsplit("/", 1)[-1]: node.data for node in rasters}
+    assert np.array_equal(named["annotation"][0].compute(), labels)
+    assert np.array_equal(named["tissue"][0].compute(), tissue)
+    assert {name: len(levels) for name, levels in named.items()} == {"annotation": 3, "tissue": 3}
+
+
 def test_what_is_blank_takes_no_room(tmp_path):
     image, labels = np.full((1200, 1200, 3), 255, np.uint8), np.full((1200, 1200), 255, np.uint8)
     image[:40, :40] = 100
