@@ -125,7 +125,7 @@ def test_what_each_stream_carries(dataset):
     assert carried == {"annotated": {"masks"}, "diagnosed": {"excluded"}, "tagged": {"tags"}, "any": set()}
     annotated, diagnosed, tagged = batch["annotated"], batch["diagnosed"], batch["tagged"]
     assert (annotated.images.shape, annotated.images.dtype) == ((4, 3, 32, 32), torch.uint8)
-    assert (annotated.masks.shape, annotated.masks.dtype) == ((4, 32, 32), torch.int64)
+    assert (annotated.masks.shape, annotated.masks.dtype) == ((4, 32, 32), torch.uint8)
     assert (diagnosed.excluded.shape, diagnosed.excluded.dtype) == ((3, 4), torch.bool)
     assert (tagged.tags.shape, tagged.tags.dtype) == ((2, 4), torch.bool)
 
@@ -213,9 +213,11 @@ def test_unbalanced_is_uniform_over_tiles(tiny_data, view):
 def test_cases_that_exclude_nothing_are_left_out(tiny_data, view, monkeypatch):
     silent = next(slide.slide_id for slide in view.slides if view.diagnosis(slide.slide_id) == ("A",))
     diagnosis = view.diagnosis
+    monkeypatch.setattr(view, "_excluded", {})  # what was asked for before
     monkeypatch.setattr(view, "diagnosis", lambda slide_id: () if slide_id == silent else diagnosis(slide_id))
     _, counts = drawn(tiny_data, view, DIAGNOSED, 500)
     assert silent not in {tile.slide_id for tile in counts}
+    monkeypatch.setattr(view, "_excluded", {})
     monkeypatch.setattr(view, "diagnosis", lambda _: ())
     with pytest.raises(ConfigError, match=r"stream 's' .*has no tile"):
         stream_tree("s", DIAGNOSED, tiny_data.store, view, 32, 0)
@@ -428,7 +430,10 @@ def test_cached_features_stand_in_for_images_and_masks_turn_with_them(tiny_data,
         variants_seen |= set(marks[:, 2].tolist())
     assert variants_seen == {0, 1, 2, 3}
     module = module_of(tiny_data, AugmentSettings(), features=_Bank())
-    assert module._augmented("annotated", batch) is batch
+    on_device = module._augmented("annotated", batch)
+    assert on_device.features is batch.features
+    assert on_device.masks.dtype == torch.int64
+    assert torch.equal(on_device.masks, batch.masks)
 
 
 FIT_STEPS = 6

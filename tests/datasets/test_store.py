@@ -368,7 +368,7 @@ def test_an_independent_reader_opens_image_and_labels(big):
     named = {node.zarr.path.rstrip("/").rsplit("/", 1)[-1]: node.data for node in rasters}
     assert np.array_equal(named["annotation"][0].compute(), labels)
     assert np.array_equal(named["tissue"][0].compute(), tissue)
-    assert {name: len(levels) for name, levels in named.items()} == {"annotation": 3, "tissue": 3}
+    assert {name: len(levels) for name, levels in named.items() if levels} == {"annotation": 3, "tissue": 3}
 
 
 def test_what_is_blank_takes_no_room(tmp_path):
