@@ -15,10 +15,10 @@ from tissuebench.datasets.budget_specs import BudgetSpec, Spending, parse_spec
 from tissuebench.datasets.files import read_hashed_json, write_hashed_json
 from tissuebench.datasets.label_budget import LabelBudget
 from tissuebench.datasets.purchases import Offer, Purchase, Unit, buy_minutes, buy_patients, least_minutes
-from tissuebench.datasets.sampling import MIN_TISSUE_SHARE
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import SlideInfo, TileStore
 from tissuebench.datasets.tiling import grid
+from tissuebench.datasets.tissue import MIN_TISSUE_SHARE
 from tissuebench.datasets.types import Supervision
 from tissuebench.datasets.weaken import tags_of_counts
 from tissuebench.errors import ConfigError, DataError

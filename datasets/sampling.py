@@ -4,23 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.tiling import grid
+from tissuebench.datasets.tissue import MIN_TISSUE_SHARE
 from tissuebench.datasets.types import Stream, Supervision, Tile
+from tissuebench.datasets.views import LabelView
 from tissuebench.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tissuebench.datasets.views import LabelView
 
 Tree = Tile | tuple["Tree", ...]
 """Tiles in nested groups; a draw chooses uniformly at each level, so small groups count as much as large ones."""
-
-MIN_TISSUE_SHARE = 0.25
-"""Share of tissue from which on a tile counts as tissue."""
 
 
 def draw(tree: Tree, rng: np.random.Generator) -> Tile:

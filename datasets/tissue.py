@@ -11,6 +11,9 @@ from tissuebench.datasets.store import TISSUE_DOWNSAMPLE
 _MIN_OPTICAL_DENSITY = 0.06
 """Mean optical density above the slide's own white that counts as tissue. H&E stroma has .15 to .3."""
 
+MIN_TISSUE_SHARE = 0.25
+"""Share of tissue from which on a tile counts as tissue."""
+
 
 def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Mean of blocks of 16 x 16 pixels, (ceil(H/16), ceil(W/16), 3); what is missing of a last block is repeated."""
