@@ -117,6 +117,8 @@ def ensure_store(
         if not split_path.exists():
             there = TileStore(store_path).slides
             _split_of(recipe, [row for row in rows if row.slide_id in there]).write(split_path)
+    elif options.update:
+        raise DataError(f"--update of dataset {recipe.name!r} needs its files (DATA_ROOT=… or --data-root …)")
     elif not store_path.exists():
         way = "run 'tissuebench data fetch " + recipe.name + "' or " if recipe.downloads else ""
         raise DataError(

@@ -91,6 +91,14 @@ def test_an_update_takes_in_what_changed_and_nothing_else(source, ingest, tiny_d
     assert afresh.content_hash == updated.content_hash
 
 
+def test_an_update_needs_the_files(source, ingest, tmp_path):
+    ingest(source)
+    with pytest.raises(DataError, match="--update of dataset 'tiny' needs its files"):
+        ensure_store(
+            find_recipe("folder", source), tmp_path / "home", None, lambda *_: None, IngestOptions(update=True)
+        )
+
+
 def test_a_changed_diagnosis_converts_no_slide_again(source, ingest):
     store, _ = ingest(source)
     before = {path: path.stat().st_mtime_ns for path in store.path.glob("slides/*/0/zarr.json")}
