@@ -82,13 +82,12 @@ def start(root: Path, home: Path, workers: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def whole(root: Path, home: Path, workers: int) -> tuple[TileStore, float]:
-    """Ingest without disturbance; the store and the seconds it took."""
-    started = time.monotonic()
+def whole(root: Path, home: Path, workers: int) -> TileStore:
+    """Ingest without disturbance."""
     process = start(root, home, workers)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors.decode()
-    return TileStore(home / "data" / "large" / "store.zarr"), time.monotonic() - started
+    return TileStore(home / "data" / "large" / "store.zarr")
 
 
 def children(pid: int) -> list[int]:
@@ -111,20 +110,22 @@ def gone(pid: int) -> bool:
         return True
 
 
-def killed_again_and_again(root: Path, home: Path, workers: int, moments: list[float]) -> int:
-    """Start, kill -9 the command (not its workers) after so many seconds, again; how often it was still running."""
-    hit = 0
+def killed_again_and_again(root: Path, home: Path, workers: int, moments: list[int]) -> None:
+    """Start, kill -9 the command (not its workers) once so many files are written, again; no run may end before."""
+    slides = home / "data" / "large" / "store.zarr.partial" / "slides"
     for moment in moments:
         process = start(root, home, workers)
-        try:
-            process.wait(timeout=moment)
-        except subprocess.TimeoutExpired:
-            hit += 1
+        while sum(path.is_file() for path in slides.rglob("*")) < moment:
+            assert process.poll() is None, f"ended before it had written {moment} files"
+            time.sleep(0.005)
         below = children(process.pid)
         process.kill()
         process.communicate()
         wait_until_gone(below)
-    return hit
+
+
+def files_of(store: TileStore) -> int:
+    return sum(path.is_file() for path in (store.path / "slides").rglob("*"))
 
 
 def wait_until_gone(pids: list[int]) -> None:
@@ -138,11 +139,11 @@ def wait_until_gone(pids: list[int]) -> None:
 def test_kill_9_changes_nothing(tissue, tmp_path, workers):
     root = tmp_path / "source"
     write_source(root, tissue, n_slides=4, side=2048)
-    undisturbed, seconds = whole(root, tmp_path / "undisturbed", workers)
+    undisturbed = whole(root, tmp_path / "undisturbed", workers)
     home = tmp_path / "home"
-    moments = [seconds * share for share in (0.35, 0.5, 0.65, 0.8)]
-    assert killed_again_and_again(root, home, workers, moments) >= 1
-    finished, _ = whole(root, home, 3 - workers)
+    total = files_of(undisturbed)
+    killed_again_and_again(root, home, workers, [total * tenths // 10 for tenths in (1, 3, 5, 8)])
+    finished = whole(root, home, 3 - workers)
     assert finished.content_hash == undisturbed.content_hash
     verify(finished)
     assert not [path for path in home.rglob("*") if ".partial" in path.name]
@@ -155,7 +156,7 @@ def test_two_at_once_do_not_get_in_each_others_way(tissue, tmp_path):
     for process in both:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
-    alone, _ = whole(root, tmp_path / "alone", 1)
+    alone = whole(root, tmp_path / "alone", 1)
     store = TileStore(home / "data" / "large" / "store.zarr")
     assert store.content_hash == alone.content_hash
     verify(store)
@@ -194,9 +195,8 @@ def test_a_slide_of_20000_px_in_bounded_memory_and_killed_ten_times(tissue, tmp_
     assert peak_gb < 1.5
     undisturbed = TileStore(tmp_path / "undisturbed" / "data" / "large" / "store.zarr")
     rng = random.Random(20_000)
-    moments = [rng.uniform(0.05, 0.98) * seconds for _ in range(10)]
-    hit = killed_again_and_again(root, tmp_path / "home", 1, moments)
-    assert hit >= 8
-    finished, _ = whole(root, tmp_path / "home", 1)
+    moments = [rng.randint(1, files_of(undisturbed) - 2) for _ in range(10)]
+    killed_again_and_again(root, tmp_path / "home", 1, moments)
+    finished = whole(root, tmp_path / "home", 1)
     assert finished.content_hash == undisturbed.content_hash
     verify(finished)
