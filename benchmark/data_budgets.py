@@ -93,20 +93,21 @@ def print_budgets(console: Console, rows: Sequence[BudgetRow]) -> None:
     classes = list(dict.fromkeys(name for row in rows for name in row.class_tiles))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for name in ("budget", "draw", "labels"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=True)
     for name in ("patients", "slides", "tiles", "minutes", "hours"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in classes:
-        table.add_column(Text(f"{name}\npx/tiles"), justify="right", overflow="fold")
+        table.add_column(Text(name), justify="right", overflow="fold", min_width=6)
     for row in rows:
         partly = "" if row.whole_patients == row.patients else f" ({row.patients - row.whole_patients} in part)"
         cells = [row.budget, str(row.replicate), row.kind, f"{row.patients}{partly}", str(row.slides)]
         cells += [str(row.tiles) if row.class_tiles else "-", f"{row.minutes:.4g}", f"{row.hours:.3g}"]
         table.add_row(*map(Text, [*cells, *(_of_class(row, name) for name in classes)]))
     console.print(table)
+    console.print(Text("\nOf each class: tiles that show it, and below them its annotated pixels."))
     prices = {row.kind: row.assumed_minutes for row in rows}
     said = [f"{_LABELS[kind]} {minutes:g} min a {_UNITS[kind]}" for kind, minutes in prices.items()]
-    console.print(Text(f"\nMinutes are assumptions, not measured: {', '.join(said)} (costs of the dataset)."))
+    console.print(Text(f"Minutes are assumptions, not measured: {', '.join(said)} (costs of the dataset)."))
 
 
 _LABELS = {"masks": "a mask takes", "tags": "tags take", "diagnosis": "a diagnosis takes"}
@@ -117,7 +118,7 @@ def _of_class(row: BudgetRow, name: str) -> str:
     if not row.class_tiles:
         return "-"
     pixels = _short(row.class_pixels[name]) if row.class_pixels else "-"
-    return f"{pixels}/{row.class_tiles[name]}"
+    return f"{row.class_tiles[name]}\n{pixels}"
 
 
 def _short(count: int) -> str:
