@@ -1,47 +1,77 @@
-"""The main job: open the data, expand the plan, run what is missing, publish, hand back the table."""
+"""The main job: open the data, expand the plan, run what is missing, publish, hand back the tables."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
-from tissuebench.comparison import board_of_trials, comparison_key, results_folder
-from tissuebench.config import load_plan
+from tissuebench.comparison import board_of_trials, results_folder
+from tissuebench.config import Plan, load_plan
 from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.ingest import ensure_store
+from tissuebench.errors import ConfigError
+from tissuebench.executors.registry import find_executor
 from tissuebench.files import write_aside
-from tissuebench.plan import PlannedData, check_part, expand, with_controls
+from tissuebench.plan import PlannedData, check_part, expand
 from tissuebench.progress import ProgressDisplay
+from tissuebench.publisher import Publisher
 from tissuebench.results.leaderboard import Leaderboard
 from tissuebench.results.store import ResultStore
 from tissuebench.results.table import to_csv, to_json
-from tissuebench.runner import run_trials
-from tissuebench.tracking import publish
+from tissuebench.sweep.graph import Graph, build_graph
+from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.live import SweepDisplay
+from tissuebench.sweep.record import write_sweep
+from tissuebench.sweep.runner import Runner, RunSummary
+from tissuebench.trial import Trial
+
+_PUBLISH_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for."""
+    """What the user asked for.
+
+    Attributes:
+        methods: to compare; none takes those of the plan.
+        datasets: on which; none takes those of the plan.
+        data_roots: folders with source files, by dataset.
+        plan: name or path.
+        overrides: ``key=value`` of the plan.
+        home: folder with ``data/`` and ``runs/``.
+        retry_failed: run again what failed before.
+    """
 
     methods: tuple[str, ...]
-    dataset: str
-    data_root: Path | None
     plan: str
-    overrides: tuple[str, ...]
     home: Path
+    datasets: tuple[str, ...] = ()
+    data_roots: Mapping[str, Path] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
     retry_failed: bool = False
-    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A plan that is ready to be run: its trials by dataset, and the graph of all of them."""
+
+    plan: Plan
+    trials: Mapping[str, Sequence[Trial]]
+    data: Mapping[str, PlannedData]
+    graph: Graph
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The table and how many trials failed; after a dry run no table, but a line for each trial."""
+    """A table for each dataset, and what was run."""
 
-    board: Leaderboard | None
-    n_failed: int
-    listing: tuple[str, ...] = ()
+    boards: tuple[Leaderboard, ...]
+    summary: RunSummary
 
 
 def open_data(dataset: str, data_root: Path | None, home: Path, display: ProgressDisplay) -> PlannedData:
@@ -52,31 +82,69 @@ def open_data(dataset: str, data_root: Path | None, home: Path, display: Progres
     return PlannedData(made.store, made.split)
 
 
-def bench(request: Request) -> Outcome:
-    """Run a plan to its end.
+def prepare(request: Request) -> Sweep:
+    """Read the plan, open the data, and lay out what is to be run.
 
     Raises:
         TissueBenchError: bad input or configuration; found before anything is trained.
     """
     plan = load_plan(request.plan, request.overrides)
-    with_controls(request.methods)
+    methods = request.methods or tuple(plan.methods)
+    if not methods:
+        raise ConfigError(f"plan {request.plan!r} names no methods; say which (METHOD=… or --method …)")
+    trials: dict[str, list[Trial]] = defaultdict(list)
+    opened: dict[str, PlannedData] = {}
+    nodes = {}
     with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
-        data = open_data(request.dataset, request.data_root, request.home, display)
-        check_part(data, plan.evaluation.part)
-        trials = expand(plan, request.methods, data, request.home)
-        store = ResultStore(results_folder(request.home))
-        if request.dry_run:
-            states = ("finished" if store.has(trial.id) else "to run" for trial in trials)
-            return Outcome(
-                None, 0, tuple(f"{t.id} {t.label}: {state}" for t, state in zip(trials, states, strict=True))
-            )
-        summary = run_trials(trials, plan, data, request.home, display, request.retry_failed)
-        board = board_of_trials(store, trials)
-        results = store.load({trial.id for trial in trials})
-        runs = request.home / "runs"
-        tables = runs / "tables"
-        write_aside(tables / f"{data.store.info.dataset}.csv", to_csv(board.rows).encode())
-        write_aside(tables / f"{data.store.info.dataset}.json", to_json(board.rows).encode())
-        if results:
-            display.note(publish(results, board, runs, runs / "trials", comparison_key(results[0])))
-    return Outcome(board, len(summary.failed))
+        for name in request.datasets or plan.datasets:
+            data = open_data(name, request.data_roots.get(name), request.home, display)
+            dataset = data.store.info.dataset
+            check_part(data, plan.evaluation.part)
+            trials[dataset] += expand(plan, methods, data, request.home)
+            opened[dataset] = data
+            nodes.update(build_graph(trials[dataset], data, request.home))
+    return Sweep(plan, trials, opened, Graph(nodes))
+
+
+def bench(request: Request) -> Outcome:
+    """Run a plan to its end.
+
+    Raises:
+        TissueBenchError: bad input or configuration; found before anything is trained.
+        KeyboardInterrupt: interrupted; the same request goes on where it was.
+    """
+    sweep = prepare(request)
+    compute = sweep.plan.compute
+    find = find_executor(compute.executor)
+    write_sweep(request.home, sweep.graph, f"{request.plan} on {', '.join(sweep.trials)}")
+    with (
+        SweepDisplay(Console(stderr=True, highlight=False), sweep.graph) as display,
+        Publisher(request.home) as publisher,
+    ):
+        with closing(find(compute, request.home)) as executor:
+            summary = Runner(
+                sweep.graph, executor, display, compute.retries, request.retry_failed, publisher.trial
+            ).run()
+        boards = tuple(_board(request.home, dataset, trials, publisher) for dataset, trials in sweep.trials.items())
+        if any(board.rows for board in boards):
+            display.note(publisher.close(_PUBLISH_SECONDS))
+    return Outcome(boards, summary)
+
+
+def _board(home: Path, dataset: str, trials: Sequence[Trial], publisher: Publisher) -> Leaderboard:
+    """The table of one dataset, written to ``runs/tables`` and handed to W&B."""
+    store = ResultStore(results_folder(home))
+    board = board_of_trials(store, trials)
+    tables = home / "runs" / "tables"
+    write_aside(tables / f"{dataset}.csv", to_csv(board.rows).encode())
+    write_aside(tables / f"{dataset}.json", to_json(board.rows).encode())
+    if board.rows:
+        publisher.board(board.rows, [trial.id for trial in trials if store.has(trial.id)])
+    return board
+
+
+def states_of_trials(sweep: Sweep, home: Path) -> list[str]:
+    """A line for each trial: its id, what it is, and whether it has a result."""
+    store = ResultStore(results_folder(home))
+    states = {node.key: "finished" if store.has(node.key) else "to run" for node in sweep.graph.of_kind(NodeKind.TRIAL)}
+    return [f"{key} {sweep.graph[key].job.title}: {state}" for key, state in states.items()]

@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 import click
 
 from tissuebench.cli_common import (
-    DATA_ROOT,
-    DATASET,
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     HOME,
     Commands,
-    listed,
     stdout,
 )
 from tissuebench.cli_data import data
 from tissuebench.cli_perf import perf
+from tissuebench.cli_plan import PLAN_OPTIONS, Planned
 from tissuebench.errors import TissueBenchError
 
 if TYPE_CHECKING:
@@ -43,52 +41,26 @@ def cli(debug: bool) -> None:
 
 
 @cli.command()
-@click.option("--method", "methods", multiple=True, required=True, help="May be given several times, or as a,b.")
-@DATASET
-@DATA_ROOT
-@click.option("--plan", "plan_name", default="smoke", show_default=True, help="A plan that ships, or a YAML file.")
-@click.option("--budget", "budgets", multiple=True, help="Replaces the plan's budgets: masks:3p, masks:25%, masks:all.")
-@click.option("--seed", "seeds", multiple=True, help="Replaces the plan's seeds.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replaces one key of the plan.")
-@click.option("--retry-failed", is_flag=True, help="Run trials again that failed before.")
+@PLAN_OPTIONS
+@click.option("--retry-failed", is_flag=True, help="Run nodes again that failed before.")
 @click.option("--dry-run", is_flag=True, help="List the trials and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 @HOME
-def run(
-    methods: tuple[str, ...],
-    dataset: str,
-    data_root: Path | None,
-    plan_name: str,
-    budgets: tuple[str, ...],
-    seeds: tuple[str, ...],
-    overrides: tuple[str, ...],
-    retry_failed: bool,
-    dry_run: bool,
-    as_json: bool,
-    home: Path,
-) -> None:
+def run(planned: Planned, retry_failed: bool, dry_run: bool, as_json: bool, home: Path) -> None:
     """Train and score what is not finished yet, then print the table.
 
-    Interrupted or killed, the same command goes on where it was.
+    Interrupted or killed, the same command goes on where it was. Typed twice at once, the two share the work.
     """
-    from tissuebench.bench import Request, bench
+    from tissuebench.bench import bench, prepare, states_of_trials
 
-    request = Request(
-        methods=listed(methods),
-        dataset=dataset,
-        data_root=data_root,
-        plan=plan_name,
-        overrides=(*overrides, *_axis("budgets", budgets, "--budget"), *_axis("seeds", seeds, "--seed")),
-        home=home,
-        retry_failed=retry_failed,
-        dry_run=dry_run,
-    )
+    request = planned.request(home, retry_failed)
+    if dry_run:
+        for line in states_of_trials(prepare(request), home):
+            click.echo(line)
+        return
     outcome = bench(request)
-    for line in outcome.listing:
-        click.echo(line)
-    if outcome.board is not None:
-        _print_boards([outcome.board], as_json)
-    if outcome.n_failed:
+    _print_boards(list(outcome.boards), as_json)
+    if outcome.summary.failed:
         raise SystemExit(EXIT_SOME_FAILED)
 
 
@@ -197,17 +169,10 @@ def _print_boards(
         svg_path.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))  # they would be fetched from afar
 
 
-def _axis(key: str, values: tuple[str, ...], option: str) -> tuple[str, ...]:
-    given = listed(values)
-    if key == "seeds" and not all(value.isdigit() for value in given):
-        raise TissueBenchError(f"{option}: seeds are whole numbers, got {', '.join(given)}")
-    quoted = ", ".join(given if key == "seeds" else (f'"{value}"' for value in given))
-    return (f"{key}=[{quoted}]",) if given else ()
-
-
 def main() -> None:
     """Run the command; expected failures become one line and exit code 2."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         code = cli.main(prog_name="tissuebench", standalone_mode=False)
         raise SystemExit(code if isinstance(code, int) else 0)

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, cast
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from tissuebench.compute import ComputeSettings
 from tissuebench.datasets.augment import AugmentSettings
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
@@ -37,13 +38,17 @@ class Plan(Settings):
     """A grid of trials, and the settings that all its arms share.
 
     Attributes:
+        datasets: names of recipes; a sweep of several trains every method on each of them.
         budgets: label budgets, see ``LabelBudget``.
         seeds: of the trials.
         replicates: draws of the budgets. ``per_seed`` gives every seed its own draw; a list crosses draws and seeds.
         network, training, augmentation, evaluation: shared settings.
-        methods: settings of single methods that differ from their defaults.
+        methods: settings of single methods that differ from their defaults; their names are what a sweep compares
+            when the command names no methods.
+        compute: where and how it runs; no number depends on it.
     """
 
+    datasets: tuple[str, ...] = Field(("synthetic",), min_length=1)
     budgets: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     replicates: Literal["per_seed"] | tuple[int, ...] = "per_seed"
@@ -52,6 +57,7 @@ class Plan(Settings):
     augmentation: AugmentSettings = AugmentSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     methods: dict[str, dict[str, Any]] = {}
+    compute: ComputeSettings = ComputeSettings()
 
 
 def plan_names() -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -16,6 +16,7 @@ from tissuebench.datasets.tiling import offsets
 from tissuebench.datasets.types import IGNORE_LABEL, Tile
 from tissuebench.datasets.views import LabelView
 from tissuebench.methods.base import Method
+from tissuebench.world import ALONE, World, sum_over_processes
 
 _PIXELS_PER_BATCH = 1 << 19
 
@@ -64,13 +65,48 @@ def evaluate(
     settings: EvaluationSettings,
     device: torch.device,
     precision: str,
-) -> Iterator[SlideCounts]:
-    """Predict every slide of ``view`` and count, one slide at a time."""
+    world: World = ALONE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[SlideCounts]:
+    """Predict every slide of ``view`` and count, in the order of the view.
+
+    With several processes each predicts its share and has the counts of all; no slide is predicted twice.
+
+    Args:
+        method: what predicts.
+        store: its input.
+        view: the slides, and the masks to compare with.
+        settings: windows.
+        device: to predict on.
+        precision: of the prediction, in Lightning's spelling.
+        world: the processes; by default this one alone.
+        progress: told how many slides of this process's share are done, and how many it has.
+    """
     method.eval()
-    for slide in view.slides:
+    n_classes = len(view.class_map)
+    mine = shares([slide.height * slide.width for slide in view.slides], world.size)[world.rank]
+    counts = np.zeros((len(view.slides), n_classes, n_classes), dtype=np.int64)
+    for done, index in enumerate(mine, start=1):
+        slide = view.slides[index]
         predicted = predict_slide(method, store, slide, settings, device, precision)
         truth = view.mask(Tile(slide.slide_id, 0, 0), slide.height, slide.width)
-        yield SlideCounts(slide, view.diagnosis(slide.slide_id), confusion(truth, predicted, len(view.class_map)))
+        counts[index] = confusion(truth, predicted, n_classes)
+        progress(done, len(mine))
+    everywhere = sum_over_processes(torch.from_numpy(counts)).numpy()
+    return [
+        SlideCounts(slide, view.diagnosis(slide.slide_id), everywhere[index]) for index, slide in enumerate(view.slides)
+    ]
+
+
+def shares(costs: Sequence[int], n: int) -> list[list[int]]:
+    """Indices of ``costs`` in ``n`` shares of about the same sum: the dearest first, each to the cheapest share."""
+    dealt: list[list[int]] = [[] for _ in range(n)]
+    sums = [0] * n
+    for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        cheapest = sums.index(min(sums))
+        dealt[cheapest].append(index)
+        sums[cheapest] += costs[index]
+    return [sorted(share) for share in dealt]
 
 
 @torch.inference_mode()

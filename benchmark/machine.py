@@ -10,6 +10,7 @@ import torch
 
 from tissuebench.datasets.datamodule import LoaderSettings
 from tissuebench.methods.settings import EncoderMode
+from tissuebench.world import ALONE, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +23,8 @@ class Machine:
     loader: LoaderSettings
 
 
-def detect_machine(encoder_mode: EncoderMode) -> Machine:
-    """The settings for this machine.
+def detect_machine(encoder_mode: EncoderMode, world: World = ALONE) -> Machine:
+    """The settings for this machine; of several processes of a trial each takes the GPU of its rank on the machine.
 
     CUDA: bf16 mixed precision where the GPU has it, TF32, pinned memory, persistent workers. CPU: no workers (the
     tiles come from memory faster than they are trained on), bf16 only if the processor multiplies in it and the
@@ -31,12 +32,13 @@ def detect_machine(encoder_mode: EncoderMode) -> Machine:
     """
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = True  # picks the fastest kernels: two runs of a trial may differ in last bits
         precision = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
         workers = min(8, max(1, (os.cpu_count() or 2) // max(1, torch.cuda.device_count()) - 1))
         if encoder_mode is EncoderMode.FROZEN:
             workers = 0
-        return Machine("gpu", torch.device("cuda"), precision, LoaderSettings(workers, pin_memory=True))
+        device = torch.device("cuda", world.local_rank)
+        return Machine("gpu", device, precision, LoaderSettings(workers, pin_memory=True))
     bf16 = encoder_mode is EncoderMode.FINETUNE and _cpu_multiplies_bf16()
     return Machine("cpu", torch.device("cpu"), "bf16-mixed" if bf16 else "32-true", LoaderSettings())
 

@@ -4,125 +4,69 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import random
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
+from lightning.pytorch import Callback, Trainer
 
+from tissuebench.batch_norm import SharedStatistics
+from tissuebench.callbacks import History, StepReport, StepSeeds, TrainingError, seed_everything
+from tissuebench.checkpoints import (
+    FITTED,
+    LAST,
+    Checkpoints,
+    Stopped,
+    read_torch,
+    remove_leftovers,
+    signals_as_before,
+    usable,
+    weights_of,
+    write_torch,
+)
 from tissuebench.datasets.datamodule import TileDataModule
-from tissuebench.errors import TissueBenchError
-from tissuebench.hashing import derive_seed
 from tissuebench.machine import Machine
-from tissuebench.methods.base import Method
+from tissuebench.methods.base import Method, Trainable
+from tissuebench.methods.settings import TrainingSettings
 from tissuebench.selection import KeepBest
+from tissuebench.strategy import CheckpointsAside, OneDeviceDDP, WorldEnvironment
+from tissuebench.world import ALONE, World, any_over_processes, sum_over_processes
+
+__all__ = ["Fit", "Interrupted", "TrainingError", "fit", "seed_everything", "weights_of", "write_history"]
 
 _CHECKPOINT_MINUTES = 2.0
-_HISTORY_EVERY = 10
-_CHECKPOINT = "last.ckpt"
-_EXPECTED_WARNINGS = (  # what is meant here: few workers, a folder a trial, a frozen encoder
-    ".*(does not have many workers|LeafSpec|exists and is not empty|in eval mode|filename='last').*"
+_EXPECTED_WARNINGS = (  # what is meant here: few workers, a folder a trial, a frozen encoder, no srun
+    ".*(does not have many workers|LeafSpec|exists and is not empty|in eval mode|srun).*"
 )
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
-class TrainingError(TissueBenchError):
-    """Training cannot go on: the loss is no longer a number."""
+class Interrupted(KeyboardInterrupt):
+    """The fit was asked to stop and did, with everything stored that the same call needs to go on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What a stage took: seconds of this process, optimiser steps, tiles seen, loss every few steps."""
+    """What a stage took.
+
+    Attributes:
+        seconds: over all resumptions, without what a kill threw away.
+        steps, samples: optimiser steps; tiles seen by all processes.
+        history: (step, loss) every few steps.
+        selected_step: whose state is the result, where one was chosen.
+    """
 
     seconds: float
     steps: int
     samples: int
     history: tuple[tuple[int, float], ...]
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every global generator; called once a trial and once a step, by the benchmark only."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code may draw from it
-    torch.manual_seed(seed)
-
-
-class StepSeeds(Callback):
-    """Seeds the global generators anew for every step, as a function of trial seed and step.
-
-    Dropout and anything a method draws then depend on the step alone: a resumed trial continues with the same bits,
-    and what one method draws never moves what another sees.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Seed for the step that begins."""
-        seed_everything(derive_seed(self._seed, "step", trainer.global_step))
-
-
-class History(Callback):
-    """Keeps the loss every few steps in the checkpoint, and stops a trial whose loss is no number."""
-
-    def __init__(self) -> None:
-        self.points: list[tuple[int, float]] = []
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Tensor | Mapping[str, Any] | None,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        """Record the loss; reading it waits for the device, so not at every step."""
-        step = trainer.global_step
-        if step % _HISTORY_EVERY and step != trainer.max_steps:
-            return
-        loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs) if outputs is not None else math.nan
-        if not math.isfinite(loss):
-            raise TrainingError(f"loss is {loss} at step {step}")
-        self.points.append((step, loss))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The points so far."""
-        return {"points": [list(point) for point in self.points]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The points of the fit that is resumed."""
-        self.points = [(int(step), float(loss)) for step, loss in state_dict["points"]]
-
-
-class StepReport(Callback):
-    """Tells the progress display of every step."""
-
-    def __init__(self, report: Callable[[int], None]) -> None:
-        self._report = report
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A resumed fit starts further on."""
-        self._report(trainer.global_step)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        """One more step."""
-        self._report(trainer.global_step)
+    selected_step: int | None = None
 
 
 def fit(
-    method: Method,
+    method: Trainable,
     data: TileDataModule,
     folder: Path,
     seed: int,
@@ -130,56 +74,106 @@ def fit(
     report: Callable[[int], None],
     checkpoint_minutes: float = _CHECKPOINT_MINUTES,
     keep_best: KeepBest | None = None,
+    world: World = ALONE,
+    stop: Callable[[], bool] | None = None,
 ) -> Fit:
     """Train ``method`` to the end of its step budget, from the checkpoint in ``folder`` if there is one.
 
-    The network after the last step is the result, or the best that ``keep_best`` saw. The folder belongs to one trial.
+    The network after the last step is the result, or the best that ``keep_best`` saw. It is written to ``fitted.pt``;
+    where that file is, nothing is trained. The folder belongs to one stage. Steps, batches and results do not depend on
+    the number of processes, which must be connected (``world.connected``) and all call this.
+
+    Args:
+        method: of the trial, or a stage before it.
+        data: its batches.
+        folder: for checkpoint and result.
+        seed: of the trial.
+        machine: device and precision.
+        report: told the steps that are over.
+        checkpoint_minutes: between two checkpoints.
+        keep_best: chooses the result; by default the last state is it.
+        world: the processes; by default this one alone.
+        stop: asked after every step; a process that answers SIGTERM itself passes it.
 
     Raises:
         TrainingError: the loss became NaN or infinite.
-        KeyboardInterrupt: interrupted; a checkpoint of the last step stands in ``folder``.
+        Interrupted: ``stop`` said so; a checkpoint of the last step stands in ``folder``, or the result if it was over.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM without ``stop``; one process alone has written a checkpoint.
     """
+    found = _found(folder, world)
+    if found == FITTED:
+        return _fitted(method, folder)
     training = method.task.training
-    history = History()
-    checkpoint = ModelCheckpoint(
-        dirpath=folder,
-        filename="last",
-        save_top_k=1,
-        every_n_train_steps=None,
-        train_time_interval=timedelta(minutes=checkpoint_minutes),
-        save_on_exception=True,
-        enable_version_counter=False,
-    )
-    if training.compile:
+    if training.compile and isinstance(method, Method):
         method.network.compile()
-    with warnings.catch_warnings():
+    history, checkpoints = History(world), Checkpoints(folder / LAST, checkpoint_minutes, world, stop)
+    callbacks = [StepSeeds(seed, world), history, StepReport(report), *([keep_best] if keep_best else []), checkpoints]
+    with warnings.catch_warnings(), signals_as_before():
         warnings.filterwarnings("ignore", message=_EXPECTED_WARNINGS)
-        trainer = Trainer(
-            accelerator=machine.accelerator,
-            devices=1,
-            precision=machine.precision,  # type: ignore[arg-type]
-            max_steps=training.steps,
-            max_epochs=-1,
-            gradient_clip_val=training.gradient_clip,
-            callbacks=[StepSeeds(seed), history, StepReport(report), *([keep_best] if keep_best else []), checkpoint],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-        )
-        resume_from = folder / _CHECKPOINT
-        started = time.perf_counter()
+        trainer = _trainer(training, machine, world, folder, callbacks)
         try:
-            trainer.fit(method, data, ckpt_path=resume_from if resume_from.is_file() else None, weights_only=True)
-        except SystemExit as interrupted:  # Lightning's answer to Ctrl-C and SIGTERM, after it wrote a checkpoint
+            trainer.fit(method, data, ckpt_path=folder / LAST if found == LAST else None, weights_only=True)
+        except Stopped:
+            raise Interrupted(f"stopped at step {trainer.global_step} of {training.steps}") from None
+        except SystemExit as interrupted:  # Lightning's answer to Ctrl-C and SIGTERM
             raise KeyboardInterrupt from interrupted
     if trainer.global_step != training.steps:
         raise TrainingError(f"stopped at step {trainer.global_step} of {training.steps}")
-    per_step = sum(stream.batch_size for stream in method.streams().values())
-    return Fit(time.perf_counter() - started, training.steps, training.steps * per_step, tuple(history.points))
+    selected = keep_best.step if keep_best else None
+    fitted = Fit(checkpoints.seconds, training.steps, _samples(method), tuple(history.points), selected)
+    if world.rank == 0:
+        points = [list(point) for point in fitted.history]
+        kept = {"state": method.state_dict(), "history": points, "seconds": fitted.seconds, "selected_step": selected}
+        write_torch(folder / FITTED, kept)
+        (folder / LAST).unlink(missing_ok=True)
+    if any_over_processes(checkpoints.stopped):  # asked once more, as nobody goes on before the result is written
+        raise Interrupted(f"stopped after the last step, {training.steps}")
+    return fitted
+
+
+def _found(folder: Path, world: World) -> str | None:
+    """What there is to start from. Process 0 looks and all believe it, as others may look later or see less."""
+    choices = (None, LAST, FITTED)
+    choice = 0
+    if world.rank == 0:
+        remove_leftovers(folder)
+        choice = 2 if usable(folder / FITTED) else int(usable(folder / LAST))
+    return choices[int(sum_over_processes(torch.tensor(choice)))]
+
+
+def _fitted(method: Trainable, folder: Path) -> Fit:
+    kept = read_torch(folder / FITTED)
+    method.load_state_dict(kept["state"])
+    history = tuple((int(step), float(loss)) for step, loss in kept["history"])
+    return Fit(kept["seconds"], method.task.training.steps, _samples(method), history, kept["selected_step"])
+
+
+def _samples(method: Trainable) -> int:
+    return method.task.training.steps * sum(stream.batch_size for stream in method.streams().values())
+
+
+def _trainer(
+    training: TrainingSettings, machine: Machine, world: World, folder: Path, callbacks: list[Callback]
+) -> Trainer:
+    shared = [SharedStatistics()] if world.size > 1 else []
+    return Trainer(
+        accelerator=machine.accelerator,
+        devices=[machine.device.index or 0] if machine.accelerator == "gpu" else 1,
+        strategy=OneDeviceDDP(machine.device) if world.size > 1 else "auto",
+        plugins=[WorldEnvironment(world), CheckpointsAside(), *shared],
+        precision=machine.precision,  # type: ignore[arg-type]
+        max_steps=training.steps,
+        max_epochs=-1,
+        gradient_clip_val=training.gradient_clip,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
 
 
 def write_history(path: Path, history: tuple[tuple[int, float], ...]) -> None:

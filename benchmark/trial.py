@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tissuebench.config import EvaluationSettings, Plan
+from pydantic import BaseModel
+
+from tissuebench.config import EvaluationSettings, Plan, validated
 from tissuebench.datasets.augment import AugmentSettings
 from tissuebench.datasets.label_budget import LabelBudget
 from tissuebench.hashing import Json, content_hash
+from tissuebench.methods.registry import find_method
 from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
 
 PROTOCOL_VERSION = 1
 """Raised when the same inputs would give another number: results of different versions never meet in a table."""
 
 _ID_LENGTH = 16
+
+
+def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
+    """The settings of a training that determine its result."""
+    settings: dict[str, Json] = training.model_dump(mode="json")
+    settings.pop("compile")  # how fast, not what
+    return settings
+
+
+def short_hash(identity: Json) -> str:
+    """The key of a trial or stage: 64 bits of the content hash."""
+    return content_hash(identity)[:_ID_LENGTH]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +56,10 @@ class Trial:
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "id", content_hash(self.identity())[:_ID_LENGTH])
+        object.__setattr__(self, "id", short_hash(self.identity()))
 
     def identity(self) -> dict[str, Json]:
         """The hashed inputs."""
-
-        def dump(settings: Any) -> Json:  # noqa: ANN401 - any pydantic model
-            dumped: Json = settings.model_dump(mode="json")
-            return dumped
-
-        training = self.training.model_dump(mode="json")
-        training.pop("compile")  # how fast, not what
         return {
             "protocol": PROTOCOL_VERSION,
             "dataset": self.dataset,
@@ -58,13 +67,53 @@ class Trial:
             "split": self.split_sha256,
             "budget": self.budget.sha256,
             "method": self.method,
-            "config": dump(self.config),
-            "network": dump(self.network),
-            "training": training,
-            "augmentation": dump(self.augmentation),
-            "evaluation": dump(self.evaluation),
+            "config": _dump(self.config),
+            "network": _dump(self.network),
+            "training": identity_of_training(self.training),
+            "augmentation": _dump(self.augmentation),
+            "evaluation": _dump(self.evaluation),
             "seed": self.seed,
         }
+
+    def document(self) -> dict[str, Json]:
+        """All of it, for a process that has nothing but the home folder."""
+        return {
+            "dataset": self.dataset,
+            "store_sha256": self.store_sha256,
+            "split_sha256": self.split_sha256,
+            "budget": self.budget.document(),
+            "method": self.method,
+            "config": _dump(self.config),
+            "network": _dump(self.network),
+            "training": _dump(self.training),
+            "augmentation": _dump(self.augmentation),
+            "evaluation": _dump(self.evaluation),
+            "seed": self.seed,
+            "minutes": self.minutes,
+        }
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> Trial:
+        """What ``document`` described.
+
+        Raises:
+            ConfigError: its method is not known here, or has other settings here.
+        """
+        method = document["method"]
+        return cls(
+            dataset=document["dataset"],
+            store_sha256=document["store_sha256"],
+            split_sha256=document["split_sha256"],
+            budget=LabelBudget.of_document(document["budget"]),
+            method=method,
+            config=validated(find_method(method).Config, document["config"], f"trial: config of {method}"),
+            network=validated(NetworkSettings, document["network"], "trial: network"),
+            training=validated(TrainingSettings, document["training"], "trial: training"),
+            augmentation=validated(AugmentSettings, document["augmentation"], "trial: augmentation"),
+            evaluation=validated(EvaluationSettings, document["evaluation"], "trial: evaluation"),
+            seed=document["seed"],
+            minutes=document["minutes"],
+        )
 
     @classmethod
     def of_plan(
@@ -107,3 +156,8 @@ class Trial:
     def label(self) -> str:
         """What people read: method, budget, draw, seed."""
         return f"{self.arm} {self.budget.spec} draw {self.budget.replicate} seed {self.seed}"
+
+
+def _dump(settings: BaseModel) -> Json:
+    dumped: Json = settings.model_dump(mode="json")
+    return dumped

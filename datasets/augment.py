@@ -60,11 +60,15 @@ class Geometry:
     zooms: Tensor
 
     def apply_to_labels(self, masks: Tensor) -> Tensor:
-        """The same for masks, (B, S, S) integers: by the nearest pixel, so no label comes out that did not go in."""
+        """The same for masks, (B, S, S) or (B, L, S, S) integers.
+
+        By the nearest pixel, so no label comes out that did not go in.
+        """
         turned = orient_each(masks, self.orientations)
         if bool((self.zooms == 1).all()):
             return turned
-        return _zoom(turned[:, None].float(), self.zooms, "nearest")[:, 0].to(masks.dtype)  # exact up to 2**24
+        layers = turned.reshape(len(masks), -1, *masks.shape[-2:])
+        return _zoom(layers.float(), self.zooms, "nearest").reshape(masks.shape).to(masks.dtype)  # exact up to 2**24
 
 
 def orient(tensor: Tensor, orientation: int) -> Tensor:

@@ -6,7 +6,6 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,11 +183,9 @@ def persisted_budget(
     if {key: document.get(key) for key in asked} != asked:
         raise DataError(f"{path}: holds another budget than its name says; delete it")
     try:
-        kinds = cast("Mapping[str, Json]", document["purchases"])
-        purchases = {Supervision(kind): Purchase.of_document(bought) for kind, bought in kinds.items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise DataError(f"{path}: is not a budget of this version; delete it") from None
-    return LabelBudget.of_purchases(spec, replicate, split.sha256, spent_on, purchases)
+        return LabelBudget.of_document(document)
+    except DataError as error:
+        raise DataError(f"{path}: {error}; delete it") from None
 
 
 def _training_slides(store: TileStore, split: Split) -> list[SlideInfo]:

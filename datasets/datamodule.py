@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tissuebench.datasets.augment import AugmentSettings, augment, orient_arrays
-from tissuebench.datasets.sampling import Tree, draw, stream_tree
+from tissuebench.datasets.sampling import Tree, distinct_tiles, draw, stream_tree
 from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.types import Stream, Supervision, Tile, TileBatch, TrainingBatch
 from tissuebench.datasets.views import LabelView
@@ -29,6 +30,19 @@ class FeatureSource(Protocol):
 
     def read(self, tiles: Sequence[Tile], variants: Sequence[int]) -> tuple[tuple[Tensor, ...], Tensor]:
         """Maps, finest first, each (B, C, H, W), and the orientation of each variant, (B,) int64."""
+        ...
+
+
+class PseudoSource(Protocol):
+    """Pseudo-masks that an earlier stage gave to tiles."""
+
+    @property
+    def tiles(self) -> Collection[Tile]:
+        """Whose there are."""
+        ...
+
+    def read(self, tiles: Sequence[Tile]) -> NDArray[np.uint8]:
+        """(B, L, H, W) class ids."""
         ...
 
 
@@ -51,14 +65,18 @@ class StepDataset(Dataset[TrainingBatch]):
         streams: Mapping[str, Stream],
         seed: int,
         features: FeatureSource | None,
+        pseudo: Mapping[str, PseudoSource] | None = None,
     ) -> None:
         self._store, self._view, self._streams = store, view, dict(streams)
-        self._seed, self._features = seed, features
+        self._seed, self._features, self._pseudo = seed, features, dict(pseudo or {})
         self._tile_px = store.info.tile_px
         self._rank, self._world_size = 0, 1
-        self._trees: dict[str, Tree] = {
-            name: stream_tree(name, stream, store, view, self._tile_px, seed) for name, stream in self._streams.items()
-        }
+        self._trees: dict[str, Tree] = {}
+        for name, stream in self._streams.items():
+            if stream.pseudo is not None and stream.pseudo not in self._pseudo:
+                raise ConfigError(f"stream {name!r} wants pseudo-masks of {stream.pseudo!r}, no earlier stage makes them")
+            among = None if stream.pseudo is None else self._pseudo[stream.pseudo].tiles
+            self._trees[name] = stream_tree(name, stream, store, view, self._tile_px, seed, among)
 
     def shard(self, rank: int, world_size: int) -> StepDataset:
         """The part of one process: of every stream's B tiles those from r B // W up to, not with, (r + 1) B // W.
@@ -81,28 +99,45 @@ class StepDataset(Dataset[TrainingBatch]):
 
     def _batch(self, name: str, stream: Stream, step: int) -> TileBatch:
         rng = np.random.Generator(np.random.PCG64(derive_seed(self._seed, "order", name, step)))
-        total, size = stream.batch_size, self._tile_px
+        total = stream.batch_size
         mine = slice(self._rank * total // self._world_size, (self._rank + 1) * total // self._world_size)
         tiles = [draw(self._trees[name], rng) for _ in range(total)][mine]  # all are drawn, so all processes agree
-        batch = TileBatch(step=step, offset=mine.start, total=total)
-        orientations: Tensor | None = None
-        if self._features is None:
+        variants = None
+        if self._features is not None:
+            variants = rng.integers(self._features.n_variants, size=total).tolist()[mine]
+        return replace(self._load(stream, tiles, variants), step=step, offset=mine.start, total=total)
+
+    def tiles(self, name: str) -> list[Tile]:
+        """The tiles that a stream could draw, each once, slide by slide."""
+        return distinct_tiles(self._trees[name])
+
+    def load(self, name: str, tiles: Sequence[Tile]) -> TileBatch:
+        """Tiles of a stream as they are in the store, with the label that the stream asks for."""
+        return self._load(self._streams[name], tiles, None if self._features is None else [0] * len(tiles))
+
+    def _load(self, stream: Stream, tiles: Sequence[Tile], variants: Sequence[int] | None) -> TileBatch:
+        batch, size = TileBatch(step=0), self._tile_px
+        orientations: list[int] | None = None
+        if self._features is None or variants is None:
             batch = replace(batch, images=torch.from_numpy(self._store.images(tiles, size)))
         else:
-            variants = rng.integers(self._features.n_variants, size=total).tolist()[mine]
-            features, orientations = self._features.read(tiles, variants)
+            features, turned = self._features.read(tiles, variants)
+            orientations = turned.tolist()
             batch = replace(batch, features=features)
+        if stream.pseudo is not None:
+            batch = replace(batch, pseudo_masks=_oriented(self._pseudo[stream.pseudo].read(tiles), orientations))
         if stream.supervision is Supervision.MASKS:
-            masks = self._view.masks(tiles, size)
-            if orientations is not None:
-                masks = orient_arrays(masks, orientations.tolist())
-            return replace(batch, masks=torch.from_numpy(masks))
+            return replace(batch, masks=_oriented(self._view.masks(tiles, size), orientations))
         if stream.supervision is Supervision.TAGS:
             return replace(batch, tags=torch.from_numpy(self._view.tags_of(tiles)))
         if stream.supervision is Supervision.DIAGNOSIS:
             excluded = np.stack([self._view.excluded(tile.slide_id, stream.max_excluded, self._seed) for tile in tiles])
             return replace(batch, excluded=torch.from_numpy(excluded))
         return batch
+
+
+def _oriented(labels: NDArray[np.uint8], orientations: Sequence[int] | None) -> Tensor:
+    return torch.from_numpy(labels if orientations is None else orient_arrays(labels, orientations))
 
 
 class StepSampler(Sampler[int]):
@@ -186,6 +221,7 @@ class TileDataModule(LightningDataModule):
         augmentation: strength; unused with ``features``, which were augmented when they were computed.
         features: maps of a frozen encoder in place of images.
         loader: workers and pinned memory.
+        pseudo: pseudo-masks of earlier stages, by the stage's name.
     """
 
     def __init__(
@@ -198,9 +234,10 @@ class TileDataModule(LightningDataModule):
         augmentation: AugmentSettings,
         features: FeatureSource | None = None,
         loader: LoaderSettings | None = None,
+        pseudo: Mapping[str, PseudoSource] | None = None,
     ) -> None:
         super().__init__()
-        self._dataset = StepDataset(store, view, streams, seed, features)
+        self.steps = StepDataset(store, view, streams, seed, features, pseudo)
         self._seed, self._steps, self._augmentation = seed, steps, augmentation
         self._loader = loader or LoaderSettings()
         self._restored = 0
@@ -217,8 +254,8 @@ class TileDataModule(LightningDataModule):
             ConfigError: there are more processes than tiles in a stream's batch.
         """
         if self.trainer is None:
-            return StepLoader(self._dataset, self._step, self._steps, self._loader)
-        part = self._dataset.shard(self.trainer.global_rank, self.trainer.world_size)
+            return StepLoader(self.steps, self._step, self._steps, self._loader)
+        part = self.steps.shard(self.trainer.global_rank, self.trainer.world_size)
         return StepLoader(part, self._step, self._steps, self._loader, done=lambda: self._step)
 
     def state_dict(self) -> dict[str, int]:
@@ -234,9 +271,15 @@ class TileDataModule(LightningDataModule):
         return {name: self._augmented(name, stream_batch) for name, stream_batch in batch.items()}
 
     def _augmented(self, name: str, batch: TileBatch) -> TileBatch:
-        images, masks = batch.images, batch.masks
+        images, masks, pseudo_masks = batch.images, batch.masks, batch.pseudo_masks
         if images is not None:
             seed = derive_seed(self._seed, "augment", name, batch.step)
             images, geometry = augment(images, seed, self._augmentation, batch.offset, batch.total or None)
             masks = None if masks is None else geometry.apply_to_labels(masks)
-        return replace(batch, images=images, masks=None if masks is None else masks.long())
+            pseudo_masks = None if pseudo_masks is None else geometry.apply_to_labels(pseudo_masks)
+        return replace(
+            batch,
+            images=images,
+            masks=None if masks is None else masks.long(),
+            pseudo_masks=None if pseudo_masks is None else pseudo_masks.long(),
+        )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from tissuebench.datasets.purchases import NOTHING, Purchase
 from tissuebench.datasets.types import Supervision, Tile
-from tissuebench.errors import ConfigError
+from tissuebench.errors import ConfigError, DataError
 from tissuebench.hashing import Json, content_hash
 
 
@@ -60,6 +61,25 @@ class LabelBudget:
             tags=purchases.get(Supervision.TAGS, NOTHING),
             diagnoses=purchases.get(Supervision.DIAGNOSIS, NOTHING),
         )
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Json]) -> LabelBudget:
+        """The budget that ``document`` describes.
+
+        Raises:
+            DataError: it is not one of this version.
+        """
+        try:
+            bought = cast("Mapping[str, Json]", document["purchases"])
+            return cls.of_purchases(
+                cast("str", document["spec"]),
+                cast("int", document["replicate"]),
+                cast("str", document["split_sha256"]),
+                cast("str", document["spending"]),
+                {Supervision(kind): Purchase.of_document(purchase) for kind, purchase in bought.items()},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise DataError("not a budget of this version") from None
 
     @property
     def purchases(self) -> dict[Supervision, Purchase]:

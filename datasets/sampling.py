@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 
@@ -25,8 +25,16 @@ def draw(tree: Tree, rng: np.random.Generator) -> Tile:
     return tree
 
 
-def stream_tree(name: str, stream: Stream, store: TileStore, view: LabelView, tile_px: int, seed: int) -> Tree:
-    """The tiles of a stream, grouped for balanced sampling.
+def stream_tree(
+    name: str,
+    stream: Stream,
+    store: TileStore,
+    view: LabelView,
+    tile_px: int,
+    seed: int,
+    among: Collection[Tile] | None = None,
+) -> Tree:
+    """The tiles of a stream, grouped for balanced sampling; only those ``among`` the given ones, if any are given.
 
     ``masks`` and ``tags``: a class, then a bought tile that shows it. ``diagnosis``: an excluded class, then a case,
     then a tissue tile, so that large cases and common diagnoses do not dominate; cases that exclude nothing are left
@@ -43,10 +51,17 @@ def stream_tree(name: str, stream: Stream, store: TileStore, view: LabelView, ti
         tree = _by_excluded_class(stream, store, view, tile_px, seed)
     else:
         tree = _by_case(store, [slide.slide_id for slide in view.slides], tile_px)
-    tiles = sorted(set(_leaves(tree)), key=lambda tile: (tile.slide_id, tile.y, tile.x))
+    if among is not None:
+        tree = _pruned(tree, among)
+    tiles = distinct_tiles(tree)
     if not tiles:
         raise ConfigError(f"stream {name!r} ({stream.supervision}) has no tile in this budget")
     return tree if stream.balanced else tuple(tiles)
+
+
+def distinct_tiles(tree: Tree) -> list[Tile]:
+    """Each tile of a tree once, slide by slide."""
+    return sorted(set(_leaves(tree)), key=lambda tile: (tile.slide_id, tile.y, tile.x))
 
 
 def _by_class(view: LabelView, tiles: list[Tile]) -> Tree:
@@ -72,6 +87,18 @@ def _by_case(store: TileStore, slide_ids: Iterable[str], tile_px: int) -> tuple[
         with_tissue = [tile for tile, share in zip(tiles, shares, strict=True) if share >= MIN_TISSUE_SHARE]
         cases[slide.patient_id].extend(with_tissue or tiles)
     return tuple(tuple(cases[patient]) for patient in sorted(cases))
+
+
+def _pruned(tree: Tree, among: Collection[Tile]) -> tuple[Tree, ...]:
+    """The tree without other tiles, and without the groups that this empties."""
+    if isinstance(tree, Tile):
+        return (tree,) if tree in among else ()
+    kept: list[Tree] = []
+    for branch in tree:
+        inside = _pruned(branch, among)
+        if inside:
+            kept.append(inside[0] if isinstance(branch, Tile) else inside)
+    return tuple(kept)
 
 
 def _leaves(tree: Tree) -> Iterable[Tile]:

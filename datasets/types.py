@@ -80,13 +80,15 @@ class Stream:
     """One source of tiles in a training step: which label its tiles carry, and how many a step.
 
     ``max_excluded`` keeps at most so many of the classes that a case's diagnosis excludes: the same ones at every
-    step, as an annotator who says less would.
+    step, as an annotator who says less would. ``pseudo`` names an earlier stage: only tiles that it annotated are drawn,
+    and they carry its pseudo-masks beside their label.
     """
 
     supervision: Supervision
     batch_size: int
     balanced: bool = True
     max_excluded: int | None = None
+    pseudo: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ class TileBatch:
             for a ``masks`` stream.
         tags: (B, K) bool, classes present in the tile; only for a ``tags`` stream.
         excluded: (B, K) bool, classes the diagnosis excludes; only for a ``diagnosis`` stream.
+        pseudo_masks: (B, L, H, W) class ids that an earlier stage gave the tile, typed as ``masks``; only for a
+            stream with ``pseudo``.
         step: the optimiser step that the batch belongs to.
         offset: index of the first tile in the stream's whole batch, which several processes may share.
         total: tiles of the whole batch over all processes; 0 says that these are all.
@@ -111,6 +115,7 @@ class TileBatch:
     masks: torch.Tensor | None = None
     tags: torch.Tensor | None = None
     excluded: torch.Tensor | None = None
+    pseudo_masks: torch.Tensor | None = None
     offset: int = 0
     total: int = 0
 
@@ -139,6 +144,7 @@ class TileBatch:
             masks=move(self.masks),
             tags=move(self.tags),
             excluded=move(self.excluded),
+            pseudo_masks=move(self.pseudo_masks),
         )
 
     def pin_memory(self) -> TileBatch:
@@ -155,6 +161,7 @@ class TileBatch:
             masks=pin(self.masks),
             tags=pin(self.tags),
             excluded=pin(self.excluded),
+            pseudo_masks=pin(self.pseudo_masks),
         )
 
 

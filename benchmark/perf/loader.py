@@ -13,6 +13,7 @@ last step, so fetching its batches counts, and load on the machine hits neighbou
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,15 +28,14 @@ from rich.console import Console
 from tissuebench.bench import open_data
 from tissuebench.config import load_plan
 from tissuebench.datasets.datamodule import StepLoader, TileDataModule
-from tissuebench.datasets.ingest import dataset_folder
 from tissuebench.datasets.types import TrainingBatch
-from tissuebench.features import FeatureBank, ensure_features
+from tissuebench.features import FeatureBank, compute_features, plan_features, training_tiles
 from tissuebench.machine import Machine, detect_machine
 from tissuebench.methods.settings import EncoderMode
 from tissuebench.perf.table import Line, Rates, ratio, show
 from tissuebench.plan import PlannedData, expand
 from tissuebench.progress import ProgressDisplay
-from tissuebench.runner import build_datamodule, build_method
+from tissuebench.sweep.nodes import build_datamodule, build_method
 from tissuebench.training import fit
 from tissuebench.trial import Trial
 
@@ -95,7 +95,7 @@ def run(
     Args:
         console: where the table goes; progress goes to standard error.
         as_json: print JSON and nothing else.
-        home: holds the data set and its features, which are made there if missing; None makes them for this run only.
+        home: holds the data set, which is made there if missing; None makes it for this run only.
         dataset: what to train on.
         data_root: its source files.
         plan_name: whose network and training settings.
@@ -116,19 +116,26 @@ def run(
                 trial = next(trial for trial in expand(plan, (_METHOD,), data, folder) if trial.method == _METHOD)
                 features = None
                 if mode is EncoderMode.FROZEN:
-                    bank = dataset_folder(home or folder, data.store.info.dataset) / "features"
-                    features = ensure_features(
-                        bank,
-                        plan,
-                        data.store,
-                        data.split,
-                        machine.device,
-                        lambda done, total: display.phase("features of the frozen encoder, tiles", done, total),
-                    )
+                    features = _features(trial, data, folder, machine, display)
                 real, constant = measure(trial, data, features, machine, folder / f"fit-{mode}", display)
                 lines.append(ratio(f"samples/s from the store to a constant batch, {mode}", real, constant, GOAL))
     show(f"Training with the data loader, relative (plan {plan_name}, {_METHOD})", lines, console, as_json)
     return lines
+
+
+def _features(
+    trial: Trial, data: PlannedData, folder: Path, machine: Machine, display: ProgressDisplay
+) -> FeatureBank:
+    folders = []
+    for shard in plan_features(trial.network, trial.augmentation, data.store, data.split):
+        folders.append(folder / shard.key)
+        folders[-1].mkdir()
+        title = f"features of the frozen encoder, shard {len(folders)}, tiles"
+        told = functools.partial(display.phase, title)
+        compute_features(
+            folders[-1], shard, trial.network, trial.augmentation, data.store, data.split, machine.device, told
+        )
+    return FeatureBank(folders, training_tiles(data.store, data.split))
 
 
 def block_of(machine: Machine) -> int:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tissuebench.methods.losses.pooling import pooled
+
 _OFFICIAL_EPS = 1e-5
 
 
@@ -91,9 +93,9 @@ def forward_corrected(logits: Tensor, observation: Tensor, gamma: float, officia
 
 
 def pooled_mean(loss: Tensor, valid: Tensor) -> Tensor:
-    """Mean over all valid pixels of the batch together; a graph-connected 0 where there are none."""
+    """Mean over all valid pixels of the whole batch together; a graph-connected 0 where there are none."""
     weights = valid.to(loss.dtype)
-    return (loss * weights).sum() / weights.sum().clamp(min=1.0)
+    return pooled((loss * weights).sum(), weights.sum())
 
 
 def _exclusion(logits: Tensor, excluded: Tensor, allowed: Tensor, gamma: float) -> Tensor:

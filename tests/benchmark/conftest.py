@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import yaml
 from rich.console import Console
 
+from tissuebench.compute import ComputeSettings
 from tissuebench.config import Plan, load_plan
+from tissuebench.executors.inline import InlineExecutor
 from tissuebench.plan import PlannedData, expand
 from tissuebench.progress import ProgressDisplay
+from tissuebench.sweep.graph import Graph, build_graph
+from tissuebench.sweep.runner import Runner, RunSummary
 
 TINY_PLAN = {
     "budgets": ["masks:2p", "masks:3p"],
@@ -30,6 +34,25 @@ TINY_PLAN = {
 }
 
 
+class Seen:
+    """An observer that remembers."""
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self):
+        self.changes, self.notes = [], []
+
+    def changed(self, node, state, detail, seconds):
+        self.changes.append((node.job.title, state, detail))
+
+    def tick(self):
+        pass
+
+    def note(self, text):
+        self.notes.append(text)
+
+
 @dataclass(frozen=True)
 class Bench:
     """A home of its own with the tiny data ingested, and the tiny plan."""
@@ -37,12 +60,33 @@ class Bench:
     home: Path
     plan_path: Path
     data: PlannedData
+    seen: Seen = field(default_factory=lambda: Seen())
 
     def plan(self, *overrides: str) -> Plan:
         return load_plan(str(self.plan_path), overrides)
 
     def trials(self, plan: Plan, *methods: str):
         return [trial for trial in expand(plan, methods, self.data, self.home) if trial.method in methods]
+
+    def graph(self, trials, home: Path | None = None) -> Graph:
+        return build_graph(trials, self.data, home or self.home)
+
+    def run(self, trials, home: Path | None = None, executor=None, retries: int = 2, retry_failed=False) -> RunSummary:
+        """Run trials, by default in this process; what the runner says is in ``self.seen``."""
+        home = home or self.home
+        executor = executor or InlineExecutor(ComputeSettings(), home)
+        self.seen.clear()
+        try:
+            return Runner(self.graph(trials, home), executor, self.seen, retries, retry_failed).run()
+        finally:
+            executor.close()
+
+    def elsewhere(self, home: Path) -> Path:
+        """Another home with the same data."""
+        home.mkdir()
+        (home / "data").symlink_to(self.home / "data")
+        (home / "source.txt").write_text(str(self.data_root))
+        return home
 
     def command(self, *extra: str) -> list[str]:
         return [

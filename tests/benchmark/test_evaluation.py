@@ -15,7 +15,7 @@ from tissuebench.datasets.store import StoreInfo
 from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.datasets.views import LabelView
-from tissuebench.evaluation import confusion, evaluate, predict_slide, windows
+from tissuebench.evaluation import confusion, evaluate, predict_slide, shares, windows
 
 CPU = torch.device("cpu")
 COLOURS = ((240, 240, 240), (230, 150, 190), (110, 60, 160), (200, 60, 70))
@@ -119,14 +119,32 @@ def test_evaluate_counts_the_part_and_nothing_else(tiny_data):
     method = ByColour()
     view = LabelView.for_evaluation(tiny_data.store, tiny_data.split, "test")
     settings = EvaluationSettings(window_px=40, overlap=0.2)
-    scored = list(evaluate(method, tiny_data.store, view, settings, CPU, "32-true"))
+    told = []
+    scored = evaluate(
+        method, tiny_data.store, view, settings, CPU, "32-true", progress=lambda done, total: told.append((done, total))
+    )
     assert method.evaluating
+    assert told == [(1, 3), (2, 3), (3, 3)]
     assert tuple(row.slide.patient_id for row in scored) == tiny_data.split.patients("test")
     for row in scored:
         assert row.counts.sum() == 64 * 96
         assert np.array_equal(row.counts, np.diag(np.diag(row.counts)))  # colours are far apart: no error
         assert tuple(np.diag(row.counts)) == tiny_data.store.withheld.class_pixels(row.slide.slide_id)
         assert row.diagnosis == tiny_data.store.withheld.diagnosis(row.slide.slide_id)
+
+
+@given(st.lists(st.integers(1, 10**9), max_size=40), st.integers(1, 9))
+def test_shares_are_balanced_and_every_slide_is_in_one(areas, n):
+    dealt = shares(areas, n)
+    assert len(dealt) == n
+    assert sorted(index for share in dealt for index in share) == list(range(len(areas)))
+    sums = [sum(areas[index] for index in share) for share in dealt]
+    assert max(sums) - min(sums) <= max(areas, default=0)
+    assert dealt == shares(areas, n)
+
+
+def test_the_largest_slides_are_dealt_first():
+    assert shares([1, 1, 1, 1, 4], 2) == [[4], [0, 1, 2, 3]]
 
 
 @given(

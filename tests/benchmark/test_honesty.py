@@ -14,7 +14,7 @@ from tissuebench.datasets.views import LabelView
 from tissuebench.machine import detect_machine
 from tissuebench.methods.registry import all_methods
 from tissuebench.plan import PlannedData
-from tissuebench.runner import build_datamodule, build_method
+from tissuebench.sweep.nodes import build_datamodule, build_method
 from tissuebench.training import fit
 
 REAL_METHODS = [name for name, kind in all_methods().items() if kind.__module__.startswith("tissuebench.")]

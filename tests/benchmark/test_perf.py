@@ -23,7 +23,7 @@ from tissuebench.perf import loader, table, tiles
 from tissuebench.perf.loader import HalfConstant, block_of, block_rates, measure
 from tissuebench.perf.slide import CODECS, SLIDE_ID, TILE_PX, draw, write_forms
 from tissuebench.perf.table import Line, in_turn, ratio, show
-from tissuebench.runner import build_datamodule, build_method
+from tissuebench.sweep.nodes import build_datamodule, build_method
 
 
 @pytest.fixture(scope="module")

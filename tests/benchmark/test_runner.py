@@ -19,7 +19,7 @@ from tissuebench.machine import detect_machine
 from tissuebench.methods.registry import register
 from tissuebench.methods.supervised import Supervised
 from tissuebench.results.store import ResultStore
-from tissuebench.runner import build_datamodule, build_method, run_trials
+from tissuebench.sweep.nodes import build_datamodule, build_method
 from tissuebench.training import fit
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
@@ -51,15 +51,16 @@ def assert_same_state(one, other):
         assert torch.equal(tensor, other[name]), name
 
 
-def test_a_finished_trial_is_not_run_again_and_the_table_stays(bench, display):
+def test_a_finished_trial_is_not_run_again_and_the_table_stays(bench):
     plan = bench.plan("seeds=[0]")
     trials = bench.trials(plan, "supervised", "full")
-    first = run_trials(trials, plan, bench.data, bench.home, display)
+    first = bench.run(trials)
     assert set(first.done) == {trial.id for trial in trials}
+    assert first.steps == 6 * len(trials)
     store = ResultStore(results_folder(bench.home))
     stamps = {trial.id: store.path(trial.id).stat().st_mtime_ns for trial in trials}
     table = board_of_trials(store, trials)
-    second = run_trials(trials, plan, bench.data, bench.home, display)
+    second = bench.run(trials)
     assert second.done == ()
     assert set(second.skipped) == set(first.done)
     assert {trial.id: store.path(trial.id).stat().st_mtime_ns for trial in trials} == stamps
@@ -67,13 +68,14 @@ def test_a_finished_trial_is_not_run_again_and_the_table_stays(bench, display):
     assert not list((bench.home / "runs").rglob("*.ckpt"))
 
 
-def test_order_of_trials_in_a_process_does_not_matter(bench, display, tmp_path):
+def test_order_of_trials_in_a_process_does_not_matter(bench, tmp_path):
     plan = bench.plan("budgets=['masks:2p']", "seeds=[0]")
     trials = bench.trials(plan, "supervised", "complementary", "full")
-    run_trials(trials, plan, bench.data, bench.home, display)
+    elsewhere = bench.elsewhere(tmp_path / "other")
+    bench.run(trials)
     torch.rand(5), np.random.rand(3), random.random()  # noqa: NPY002
-    run_trials(trials[::-1], plan, bench.data, tmp_path / "other", display)
-    assert_same_counts(counts_of(bench.home), counts_of(tmp_path / "other"))
+    bench.run(trials[::-1], elsewhere)
+    assert_same_counts(counts_of(bench.home), counts_of(elsewhere))
 
 
 def test_seed_and_budget_and_method_change_the_id_and_paths_do_not(bench):
@@ -142,14 +144,6 @@ def test_a_fit_stopped_in_the_middle_resumes_with_the_same_bits(bench, tmp_path,
     assert again.history == fitted.history
 
 
-def test_checkpoints_are_written_by_the_clock(bench, tmp_path):
-    plan = bench.plan("seeds=[0]", "budgets=['masks:2p']")
-    (trial,) = bench.trials(plan, "supervised")
-    trained_state(bench, trial, tmp_path, checkpoint_minutes=1e-9)
-    assert (tmp_path / "last.ckpt").is_file()
-    torch.load(tmp_path / "last.ckpt", weights_only=True)
-
-
 @register
 class _Failing(Supervised):
     name = "failing_in_a_test"
@@ -181,11 +175,11 @@ class _Greedy(Supervised):
         return {**super().streams(), "more": Stream(Supervision.DIAGNOSIS, 2)}
 
 
-def test_a_failing_trial_keeps_its_reason_and_the_others_finish(bench, display):
+def test_a_failing_trial_keeps_its_reason_and_the_others_finish(bench):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']")
     names = ("failing_in_a_test", "nan_in_a_test", "greedy_in_a_test", "supervised")
     trials = bench.trials(plan, *names)
-    summary = run_trials(trials, plan, bench.data, bench.home, display)
+    summary = bench.run(trials)
     by_method = {trial.method: trial.id for trial in trials}
     assert summary.done == (by_method["supervised"],)
     store = ResultStore(results_folder(bench.home))
@@ -194,32 +188,32 @@ def test_a_failing_trial_keeps_its_reason_and_the_others_finish(bench, display):
     assert "training_step" in reasons["failing_in_a_test"].traceback
     assert "nan" in reasons["nan_in_a_test"].reason
     assert "not in consumes" in reasons["greedy_in_a_test"].reason
-    left_alone = run_trials(trials, plan, bench.data, bench.home, display)
+    left_alone = bench.run(trials)
     assert left_alone.done == ()
     assert len(left_alone.failed) == 3
-    retried = run_trials(trials, plan, bench.data, bench.home, display, retry_failed=True)
+    retried = bench.run(trials, retry_failed=True)
     assert retried.done == ()
     assert len(retried.failed) == 3
     board = board_of_trials(store, trials)
     assert {gap.method for gap in board.gaps} == set(names) - {"supervised"}
 
 
-def test_frozen_encoder_trains_on_cached_features_and_a_second_run_reads_them(bench, display, tmp_path):
+def test_frozen_encoder_trains_on_cached_features_and_a_second_run_reads_them(bench, tmp_path):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", *FROZEN)
     trials = bench.trials(plan, "supervised", "complementary")
-    summary = run_trials(trials, plan, bench.data, bench.home, display)
-    assert len(summary.done) == 2
-    (bank,) = (bench.home / "data" / "tiny" / "features").iterdir()
+    summary = bench.run(trials)
+    assert len(summary.done) == 3  # one shard of features, two trials
+    (bank,) = (bench.home / "runs" / "stages").iterdir()
     stamp = (bank / "index.json").stat().st_mtime_ns
     results = ResultStore(results_folder(bench.home))
     kept = counts_of(bench.home)
     for trial in trials:
         results.path(trial.id).unlink()
-    run_trials(trials, plan, bench.data, bench.home, display)
+    bench.run(trials)
     assert (bank / "index.json").stat().st_mtime_ns == stamp
     assert_same_counts(kept, counts_of(bench.home))
     changed = bench.plan("seeds=[0]", "budgets=['masks:2p']", *FROZEN, "augmentation.color=0.1")
-    run_trials(bench.trials(changed, "supervised"), changed, bench.data, bench.home, display)
+    bench.run(bench.trials(changed, "supervised"))
     assert len(list(bank.parent.iterdir())) == 2
 
 

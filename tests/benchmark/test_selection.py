@@ -7,12 +7,15 @@ import math
 import pytest
 import torch
 
+from tissuebench.datasets.datamodule import TileDataModule
 from tissuebench.datasets.views import LabelView
 from tissuebench.errors import ConfigError, WithheldLabelError
+from tissuebench.hashing import derive_seed
 from tissuebench.machine import detect_machine
-from tissuebench.runner import build_datamodule, build_method, run_trial, trial_folder
+from tissuebench.methods.base import Task
+from tissuebench.methods.registry import find_method
 from tissuebench.selection import KeepBest, held_out_patients
-from tissuebench.training import fit
+from tissuebench.training import fit, seed_everything
 
 SHARE = ("training.selection_share=0.34", "training.selection_every=2", "budgets=['masks:3p']", "seeds=[0]")
 
@@ -35,10 +38,10 @@ def test_who_chooses_is_paid_for_and_not_trained_on(bench, trial):
     (plain,) = bench.trials(bench.plan("budgets=['masks:3p']", "seeds=[0]"), "supervised")
     assert trial.minutes == plain.minutes  # of the same three patients
     assert trial.id != plain.id
-    method = build_method(trial, bench.data)
-    datamodule = build_datamodule(trial, method, bench.data, None, detect_machine(trial.network.encoder_mode))
-    seen = {slide.patient_id for slide in datamodule._dataset._view.mask_slides}
-    assert seen == set(trial.budget.patients) - {chosen}
+    held_out = held_out_patients(trial.budget, trial.training.selection_share)
+    kinds = find_method(trial.method).consumes
+    view = LabelView.for_training(bench.data.store, bench.data.split, trial.budget, kinds, held_out)
+    assert {slide.patient_id for slide in view.mask_slides} == set(trial.budget.patients) - {chosen}
 
 
 def test_a_budget_too_small_to_hold_out_anybody(bench):
@@ -54,10 +57,14 @@ def test_only_bought_patients_may_choose(bench, trial):
 
 
 def run(bench, trial, scores, folder, stop_at=None):
-    """Fit with made-up scores, step by step; hands back the callback and the final weights."""
-    machine = detect_machine(trial.network.encoder_mode)
-    method = build_method(trial, bench.data)
-    datamodule = build_datamodule(trial, method, bench.data, None, machine)
+    """Fit with made-up scores, step by step; hands back what it took, the callback, weights on the way and at last."""
+    seed_everything(derive_seed(trial.seed, "init"))
+    method = find_method(trial.method)(Task(bench.data.store.class_map, trial.network, trial.training), trial.config)
+    held_out = held_out_patients(trial.budget, trial.training.selection_share)
+    view = LabelView.for_training(bench.data.store, bench.data.split, trial.budget, method.consumes, held_out)
+    steps = trial.training.steps
+    datamodule = TileDataModule(bench.data.store, view, method.streams(), trial.seed, steps, trial.augmentation)
+    machine, fitted = detect_machine(trial.network.encoder_mode), None
     snapshots = {}
 
     def score(module):
@@ -72,10 +79,10 @@ def run(bench, trial, scores, folder, stop_at=None):
     keep = KeepBest(score, 2)
     folder.mkdir(exist_ok=True)
     try:
-        fit(method, datamodule, folder, trial.seed, machine, report, keep_best=keep)
+        fitted = fit(method, datamodule, folder, trial.seed, machine, report, keep_best=keep)
     except KeyboardInterrupt:
         assert stop_at
-    return keep, snapshots, torch.cat([p.detach().flatten() for p in method.parameters()])
+    return fitted, keep, snapshots, torch.cat([p.detach().flatten() for p in method.parameters()])
 
 
 @pytest.mark.parametrize(
@@ -83,24 +90,28 @@ def run(bench, trial, scores, folder, stop_at=None):
     [({2: 0.1, 4: 0.9, 6: 0.3}, 4), ({2: 0.5, 4: 0.5, 6: 0.1}, 4), ({2: math.nan, 4: 0.0, 6: math.nan}, 4)],
 )
 def test_the_best_state_is_the_result(bench, trial, tmp_path, scores, best):
-    keep, snapshots, final = run(bench, trial, scores, tmp_path / "fit")
-    assert keep.step == best
+    fitted, keep, snapshots, final = run(bench, trial, scores, tmp_path / "fit")
+    assert keep.step == fitted.selected_step == best
     assert torch.equal(final, snapshots[best])
     assert not torch.equal(snapshots[2], snapshots[4])
 
 
 def test_an_interrupted_fit_chooses_as_an_uninterrupted_one(bench, trial, tmp_path):
     scores = {2: 0.9, 4: 0.2, 6: 0.3}
-    _, snapshots, _ = run(bench, trial, scores, tmp_path / "whole")
+    _, _, snapshots, _ = run(bench, trial, scores, tmp_path / "whole")
     run(bench, trial, scores, tmp_path / "cut", stop_at=4)
-    keep, _, final = run(bench, trial, scores, tmp_path / "cut")
+    fitted, keep, _, final = run(bench, trial, scores, tmp_path / "cut")
     assert [step for step, _ in keep.points] == [2, 4, 6]
-    assert keep.step == 2
+    assert keep.step == fitted.selected_step == 2
     assert torch.equal(final, snapshots[2])
 
 
-def test_a_trial_says_which_step_it_kept(bench, trial, display):
-    machine = detect_machine(trial.network.encoder_mode)
-    result = run_trial(trial, bench.data, None, machine, trial_folder(bench.home, trial.id), display, "trial")
-    assert result.compute["selected_step"] in (2, 4, 6)
-    assert result.compute["steps"] == 6
+def test_a_choice_is_not_made_twice(bench, trial, tmp_path):
+    """A fit that is over says what it chose, and its scores are not asked for again."""
+    scores = {2: 0.2, 4: 0.9, 6: 0.3}
+    first, _, snapshots, _ = run(bench, trial, scores, tmp_path)
+    again, _, looked_at, final = run(bench, trial, scores, tmp_path)
+    assert again == first
+    assert again.selected_step == 4
+    assert looked_at == {}
+    assert torch.equal(final, snapshots[4])

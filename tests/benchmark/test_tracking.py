@@ -1,23 +1,39 @@
-"""W&B, offline first: one run a trial, published once, and never a reason for a run to fail."""
+"""W&B beside a run: every trial once, whatever the server does, and never a reason to wait or to lose a number.
+
+The real client talks to a stand-in for the server (``tests/wandb_server.py``).
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import shutil
+import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tissuebench.results.leaderboard import build
+from tissuebench.comparison import comparison_key, results_folder
+from tissuebench.publisher import Publisher
+from tissuebench.results.leaderboard import Row, build
 from tissuebench.results.schema import TrialResult
-from tissuebench.tracking import publish
+from tissuebench.results.store import ResultStore
+
+_spec = importlib.util.spec_from_file_location("wandb_server", Path(__file__).parents[1] / "wandb_server.py")
+wandb_server = sys.modules["wandb_server"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(wandb_server)
+Fault, WandbServer = wandb_server.Fault, wandb_server.WandbServer
 
 CLASSES = ("glass", "tumour_a", "tumour_b")
+KEY = "feedc0de" * 5
+SECONDS = 120.0  # far more than anything here takes; a publisher that needed them all says so in its line
+STALL = 2.0
+CURVE = {10: 1.5, 20: 0.5}
 
 
 def result(number: int, method: str = "supervised") -> TrialResult:
@@ -36,128 +52,331 @@ def result(number: int, method: str = "supervised") -> TrialResult:
         slide_ids=("s1", "s2"),
         slide_diagnoses=("A", "B"),
         counts=rng.integers(1, 50, (2, 3, 3)),
-        identity={"split": "x", "config": {"gamma": 2.0}},
-        environment={},
+        identity={"protocol": 7, "split": "x", "method": method, "config": {"gamma": 2.0}, "seed": number % 3},
+        environment={"packages": {"tissuebench": "9.8.7"}},
         seconds={"fit": 1.0},
         compute={"steps": 10, "samples": 80},
     )
 
 
+class Home:
+    """A home with finished trials in its store."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs = path / "runs"
+        self.store = ResultStore(results_folder(path))
+        self.results: list[TrialResult] = []
+
+    def add(self, *results: TrialResult) -> None:
+        for one in results:
+            self.store.write(one)
+            folder = self.runs / "trials" / one.trial_id
+            folder.mkdir(parents=True)
+            folder.joinpath("history.jsonl").write_text(
+                "".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in CURVE.items())
+            )
+            self.results.append(one)
+
+    def publish(self, seconds: float = SECONDS) -> str:
+        """As a sweep does it: every trial when it is over, the table at the end."""
+        with Publisher(self.path, stall_seconds=STALL) as publisher:
+            return self.publish_with(publisher, seconds)
+
+    def publish_with(self, publisher: Publisher, seconds: float = SECONDS) -> str:
+        for one in self.results:
+            publisher.trial(one.trial_id)
+        publisher.board(build(self.results).rows, [one.trial_id for one in self.results])
+        return publisher.close(seconds)
+
+    def sync(self) -> None:
+        """What the line tells the user to type."""
+        command = [sys.executable, "-P", "-m", "wandb", "sync", str(self.runs / "wandb")]
+        subprocess.run(command, check=True, timeout=SECONDS, cwd=self.path, capture_output=True)
+
+    def folders(self) -> list[str]:
+        """Run ids by folder: an id that is here twice was written twice."""
+        return sorted(path.stem.removeprefix("run-") for path in self.runs.glob("wandb/offline-run-*/*.wandb"))
+
+    def run_ids(self) -> list[str]:
+        return sorted([one.trial_id for one in self.results] + [self.board_id])
+
+    @property
+    def board_id(self) -> str:
+        return f"leaderboard-{comparison_key(self.results[0])[:16]}"
+
+    def processes(self) -> dict[int, str]:
+        """Pid -> command of what still works on this home, the service of wandb included."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if str(self.path).encode() in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+        return found
+
+
 @pytest.fixture
-def folders(tmp_path, monkeypatch):
-    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
+def home(tmp_path, monkeypatch) -> Home:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    trials = tmp_path / "trials"
-    for number in range(3):
-        (trials / f"{number:016x}").mkdir(parents=True)
-        (trials / f"{number:016x}" / "history.jsonl").write_text(
-            '{"step": 10, "loss": 1.5}\n{"step": 20, "loss": 0.5}\n'
-        )
-    return tmp_path / "runs", trials
-
-
-def offline_runs(folder):
-    return sorted(path.name.rsplit("-", 1)[-1] for path in (folder / "wandb").glob("offline-run-*"))
-
-
-def test_each_trial_and_the_table_are_published_once(folders):
-    folder, trials = folders
-    results = [result(number) for number in range(3)]
-    said = publish(results, build(results), folder, trials, "k" * 64)
-    assert "offline" in said
-    runs = [path.name for path in (folder / "wandb").glob("offline-run-*")]
-    assert len(runs) == 4
-    for one in results:
-        assert sum(name.endswith(one.trial_id) for name in runs) == 1
-    assert sum("leaderboard-" in name for name in runs) == 1
-    publish(results, build(results), folder, trials, "k" * 64)
-    assert len(list((folder / "wandb").glob("offline-run-*"))) == 4
-    assert len(json.loads((folder / "published.json").read_text())) == 4
-
-
-def test_what_was_published_holds_config_scores_and_the_curve(folders):
-    folder, trials = folders
-    one = result(1)
-    publish([one], build([one]), folder, trials, "k" * 64)
-    (path,) = (folder / "wandb").glob(f"offline-run-*{one.trial_id}")
-    command = [
-        shutil.which("wandb", path=str(sys.prefix) + "/bin") or "wandb",
-        "leet",
-        "inspect",
-        "--summary",
-        "--json",
-        str(path),
-    ]
-    shown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
-    text = json.dumps(shown)
-    board = build([one], n_boot=2)
-    miou = next(row.mean for row in board.rows if row.metric == "miou")
-    assert f"{miou:.6f}"[:6] in text
-    assert "gamma" in text
-    assert "train/loss" in text
-
-
-def test_a_server_that_is_not_there_costs_seconds_and_no_number(folders, monkeypatch):
-    folder, trials = folders
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    results = [result(0)]
-    assert "offline" in publish(results, build(results), folder, trials, "k" * 64)
-
-
-def test_a_server_that_never_answers_costs_seconds(folders, monkeypatch):
-    folder, trials = folders
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-        started = time.monotonic()
-        assert "offline" in publish([result(0)], build([result(0)]), folder, trials, "k" * 64)
-        assert time.monotonic() - started < 60
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = Home(tmp_path / "bench")
+    made.add(*map(result, range(3)))
+    yield made
+    wait_until(lambda: not made.processes(), f"processes left: {made.processes()}")
 
 
 @pytest.fixture
-def wandb_server(shared_data, tmp_path):
-    script = shared_data.parent / "tools" / "wandb_fake_server.py"
-    if not script.is_file():
-        pytest.skip(f"no stand-in for the W&B server at {script}")
+def connect(monkeypatch):
+    """Use this server from now on."""
+
+    def use(url: str, key: str = KEY) -> None:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        monkeypatch.setenv("WANDB_API_KEY", key)
+
+    return use
+
+
+def wait_until(condition, complaint: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.05)
+
+
+def assert_complete(server, home: Home) -> None:
+    """The server has every trial and the table, whole, and nothing else."""
+    assert sorted(server.runs) == home.run_ids()
+    assert server.unknown == []
+    for one in home.results:
+        run = server.runs[one.trial_id]
+        assert (run.project, run.job_type, run.exit_code) == ("tissuebench", "train", 0)
+        assert run.group == f"tiny/{one.method}/masks:3p"[:128]
+        assert set(run.tags) == {"tissuebench 9.8.7", "tiny", one.method[:64], "masks:3p", "protocol 7"}
+        assert run.config["config"] == {"gamma": 2.0}
+        assert run.config["budget"] == "masks:3p"
+        assert run.curve("train/loss") == CURVE
+        scores = {row.metric: row.mean for row in build([one], n_boot=2).rows if row.mean is not None}
+        assert {name: run.summary[f"test/{name}"] for name in scores} == scores
+        assert run.summary["compute/steps"] == 10
+    board = server.runs[home.board_id]
+    rows = build(home.results).rows
+    assert (board.group, board.job_type, board.exit_code) == ("tiny/leaderboard", "leaderboard", 0)
+    artifact = json.loads(server.uploads["/storage/artifact/leaderboard.table.json"])
+    assert artifact["columns"] == list(Row.__dataclass_fields__)
+    assert artifact["data"] == [[getattr(row, name) for name in artifact["columns"]] for row in rows]
+
+
+def test_online_each_trial_is_one_run_however_often_the_command_is_typed(home, connect, monkeypatch):
+    home.add(result(3, method=f"supervised[{','.join(f'option_{i}=1' for i in range(20))}]"))
+    for name in ("WANDB_RUN_ID", "WANDB_RUN_GROUP", "WANDB_SWEEP_ID", "WANDB_TAGS", "WANDB_NAME"):
+        monkeypatch.setenv(name, "someone_elses")  # typed within another W&B session
+    with WandbServer() as server:
+        connect(server.url)
+        assert home.publish() == "W&B: 4 runs and the leaderboard are online"
+        assert_complete(server, home)
+        assert server.keys == {KEY}
+        received = server.operations.copy()
+        print("REQUESTS", server.n_requests)
+        assert "online" in home.publish()
+        assert server.operations == received
+        assert home.folders() == home.run_ids()
+
+        home.add(result(4, method="other"))
+        assert "5 runs and the leaderboard are online" in home.publish()
+        assert_complete(server, home)
+        assert all(server.runs[one.trial_id].n_completed == 1 for one in home.results)
+        assert all(server.runs[one.trial_id].n_lines == len(CURVE) for one in home.results)
+
+
+def test_offline_everything_waits_once_and_sync_sends_it_from_any_account(home, connect, monkeypatch, tmp_path):
+    for _ in range(2):
+        assert "offline (no API key); 4 runs wait: 'wandb sync" in home.publish()
+        assert home.folders() == home.run_ids()
+    monkeypatch.setenv("HOME", str(tmp_path / "another"))
+    with WandbServer() as server:
+        connect(server.url)
+        home.sync()
+        assert_complete(server, home)
+        received = server.operations.copy()
+        assert "online" in home.publish()
+        assert server.operations == received
+
+
+def test_what_was_offline_goes_out_with_the_next_run(home, connect):
+    home.publish()
+    with WandbServer() as server:
+        connect(server.url)
+        assert "online" in home.publish()
+        assert_complete(server, home)
+    assert home.folders() == home.run_ids()
+
+
+def test_offline_by_request_asks_no_server(home, connect, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with WandbServer() as server:
+        connect(server.url)
+        assert "offline (WANDB_MODE=offline)" in home.publish()
+        assert not server.keys
+        assert not server.operations
+
+
+def test_switched_off_writes_nothing_and_starts_nothing(home, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    before = sorted(home.path.rglob("*"))
+    assert home.publish() == "W&B: switched off (WANDB_MODE=disabled)"
+    assert sorted(home.path.rglob("*")) == before
+
+
+def test_a_port_that_refuses(home, connect):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, str(script), str(port), str(tmp_path / "state.json")])
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(f"{url}/__state", timeout=1).read()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    connect(f"http://127.0.0.1:{port}")
+    assert "offline (no answer from 127.0.0.1); 4 runs wait" in home.publish()
+    with WandbServer(port) as server:
+        home.sync()
+        assert_complete(server, home)
 
 
-def test_online_each_trial_is_one_run_with_its_id(folders, wandb_server, monkeypatch):
-    folder, trials = folders
-    monkeypatch.setenv("WANDB_BASE_URL", wandb_server)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    results = [result(number) for number in range(2)]
-    for _ in range(2):
-        assert "online" in publish(results, build(results), folder, trials, "k" * 64)
-    state = json.loads(urllib.request.urlopen(f"{wandb_server}/__state", timeout=5).read())
-    assert set(state["runs"]) == {results[0].trial_id, results[1].trial_id, "leaderboard-" + "k" * 16}
+@pytest.mark.parametrize(
+    ("fault", "key", "reason"),
+    [
+        (Fault.SILENT, KEY, "no answer from 127.0.0.1"),
+        (Fault.SILENT_TO_POSTS, KEY, f"no answer for {STALL:g} s"),
+        (Fault.UNAUTHORISED, KEY, "the server or the key was refused"),
+        (Fault.NONE, "feedc0de", "the API key is malformed"),
+    ],
+)
+def test_a_server_that_fails_costs_seconds_once_and_no_run(home, connect, fault, key, reason):
+    with WandbServer(fault=fault) as server:
+        connect(server.url, key)
+        said = home.publish()
+        assert f"offline ({reason}); 4 runs wait" in said
+        assert server.runs == {}
+    written = [path.read_bytes() for path in home.path.parent.rglob("*") if path.is_file()]
+    assert not any(key.encode() in text for text in [said.encode(), *written])
+    with WandbServer(server.port) as server:
+        connect(server.url)
+        home.sync()
+        assert_complete(server, home)
 
 
-def test_switched_off_writes_nothing(folders, monkeypatch):
-    folder, trials = folders
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert "switched off" in publish([result(0)], build([result(0)]), folder, trials, "k" * 64)
-    assert not folder.exists()
+LAST_REQUESTS = [pytest.param(n, marks=() if n in (4, 15, 26) else pytest.mark.slow) for n in range(2, 36)]
+
+
+@pytest.mark.parametrize("dies_after", LAST_REQUESTS)
+def test_a_server_that_dies_in_the_middle_is_completed_later(home, connect, dies_after):
+    with WandbServer(dies_after=dies_after) as server:
+        connect(server.url)
+        assert f"offline (no answer for {STALL:g} s)" in home.publish()
+        assert server.closed.is_set()
+    with WandbServer(server.port, keeps=server) as server:
+        again = Home.sync if dies_after % 2 else Home.publish
+        again(home)
+        assert_complete(server, home)
+    assert home.folders() == home.run_ids()
+
+
+def test_after_a_failure_no_trial_asks_the_server_again(home, connect):
+    with WandbServer(fault=Fault.UNAUTHORISED) as server:
+        connect(server.url)
+        with Publisher(home.path, stall_seconds=STALL) as publisher:
+            publisher.trial(home.results[0].trial_id)
+            wait_until(lambda: server.n_refused == 1, "nothing was sent")
+            assert "4 runs wait" in home.publish_with(publisher)
+        assert server.n_refused == 1
+
+
+def child_of(home: Home) -> int:
+    def found() -> list[int]:
+        return [pid for pid, command in home.processes().items() if "tissuebench.publisher" in command]
+
+    wait_until(found, "no child")
+    return found()[0]
+
+
+def test_a_child_that_hangs_is_noticed_by_nobody_and_loses_nothing(home):
+    with Publisher(home.path) as publisher:
+        os.kill(child_of(home), signal.SIGSTOP)
+        for _ in range(20_000):  # more than any pipe holds
+            publisher.trial(home.results[0].trial_id)
+        assert "not finished within 0.1 s; nothing is lost" in publisher.close(0.1)
+    assert "4 runs wait" in home.publish()
+
+
+def test_a_child_that_is_killed_loses_nothing(home):
+    with Publisher(home.path) as publisher:
+        publisher.trial(home.results[0].trial_id)
+        wait_until(lambda: (home.runs / "published.json").exists(), "the first trial was not published")
+        os.kill(child_of(home), signal.SIGKILL)
+        assert "its process ended early; nothing is lost" in home.publish_with(publisher)
+    half = home.runs / "wandb" / f"offline-run-20260101_000000-{home.results[1].trial_id}"
+    half.mkdir()
+    (half / f"run-{home.results[1].trial_id}.wandb").write_bytes(b":W&B")
+    assert "4 runs wait" in home.publish()
+    assert home.folders() == home.run_ids()
+    assert not half.exists()
+
+
+def test_the_child_is_polite_and_deaf_to_ctrl_c(home):
+    with Publisher(home.path) as publisher:
+        child = child_of(home)
+        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, child) == 19, "not at low priority")
+        assert os.getpgid(child) != os.getpgid(0)
+        os.kill(child, signal.SIGINT)
+        assert "4 runs wait" in home.publish_with(publisher)
+
+
+def test_the_child_ends_with_its_parent_in_the_middle_of_anything(home, connect):
+    script = (
+        "import sys, time; from pathlib import Path; from tissuebench.publisher import Publisher\n"
+        "publisher = Publisher(Path(sys.argv[1]), stall_seconds=1e6)\n"
+        "publisher.trial(sys.argv[2]); time.sleep(1e6)"
+    )
+    with WandbServer(fault=Fault.SILENT_TO_POSTS) as server:
+        connect(server.url)
+        command = [sys.executable, "-P", "-c", script, str(home.path), home.results[0].trial_id]
+        parent = subprocess.Popen(command)
+        wait_until(lambda: any("wandb sync" in text for text in home.processes().values()), "nothing was sent")
+        assert child_of(home)
+        parent.kill()
+        parent.wait()
+        wait_until(lambda: not home.processes(), "outlived its parent")
+
+
+def test_a_damaged_result_costs_its_own_run_only(home):
+    damaged = home.store.path(home.results[1].trial_id)
+    damaged.write_bytes(b"PAR1")
+    said = home.publish()
+    assert "3 runs wait" in said
+    assert f"1 could not be written, among them {damaged.stem}" in said
+    assert damaged.stem not in home.folders()
+
+
+def test_a_damaged_memory_is_named(home):
+    (home.runs / "published.json").write_text("{")
+    assert "published.json: damaged" in home.publish()
+
+
+def test_two_runs_at_once_write_each_trial_once(home):
+    with Publisher(home.path) as one, Publisher(home.path) as other:
+        for publisher in (one, other):
+            publisher.board(build(home.results).rows, [trial.trial_id for trial in home.results])
+        for publisher in (one, other):
+            assert "4 runs wait" in publisher.close(SECONDS)
+    assert home.folders() == home.run_ids()
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("tracking", {"torch", "lightning", "zarr", "pandas"}), ("publisher", {"torch", "lightning", "wandb"})],
+)
+def test_publishing_imports_nothing_heavy(module, heavy):
+    script = f"import sys, tissuebench.{module}; print(sorted({heavy!r} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"

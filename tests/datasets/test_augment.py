@@ -272,12 +272,11 @@ def test_settings_out_of_bounds_are_refused(key, value):
         AugmentSettings(**{key: value})
 
 
-def test_cached_features_refuse_to_be_zoomed(tmp_path, tiny_data):
+def test_cached_features_refuse_to_be_zoomed(tiny_data):
     from tissuebench.config import Plan
     from tissuebench.errors import ConfigError
-    from tissuebench.features import ensure_features
+    from tissuebench.features import plan_features
 
     plan = Plan(budgets=("masks:1p",), augmentation=AugmentSettings(scale=0.1))
     with pytest.raises(ConfigError, match=r"^augmentation\.scale needs network\.encoder_mode: finetune[^\n]*$"):
-        ensure_features(tmp_path, plan, tiny_data.store, tiny_data.split, torch.device("cpu"), lambda *_: None)
-    assert not list(tmp_path.iterdir())
+        plan_features(plan.network, plan.augmentation, tiny_data.store, tiny_data.split)

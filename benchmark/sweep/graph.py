@@ -1,0 +1,201 @@
+"""The graph of a sweep: trials, and the stages and features that they share; a shared one appears once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tissuebench.errors import ConfigError, unknown_name
+from tissuebench.features import FeatureShard, plan_features
+from tissuebench.hashing import Json
+from tissuebench.methods.registry import find_method
+from tissuebench.methods.settings import EncoderMode
+from tissuebench.methods.trainable import Stage
+from tissuebench.plan import PlannedData
+from tissuebench.selection import held_out_patients
+from tissuebench.sweep.jobs import Job, NodeKind
+from tissuebench.trial import PROTOCOL_VERSION, Trial, identity_of_training, short_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node: what a worker runs, what must be finished before, and how much it is.
+
+    Attributes:
+        job: what a worker gets.
+        needs: keys of nodes that come before.
+        steps: optimiser steps; 0 for features.
+        tiles: tiles to encode; 0 for the others.
+        trial: of a trial node; of a shared one, one that needs it.
+    """
+
+    job: Job
+    needs: tuple[str, ...]
+    steps: int
+    tiles: int
+    trial: Trial
+
+    @property
+    def key(self) -> str:
+        """Content hash; also the name of its folder."""
+        return self.job.key
+
+
+class Graph(Mapping[str, Node]):
+    """Nodes by key, each after those that it needs: features first, then stages, then trials in the plan's order."""
+
+    def __init__(self, nodes: Mapping[str, Node]) -> None:
+        rank = {kind: place for place, kind in enumerate(NodeKind)}
+        self._nodes = dict(sorted(nodes.items(), key=lambda item: rank[item[1].job.kind]))
+
+    def __getitem__(self, key: str) -> Node:
+        return self._nodes[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def of_kind(self, kind: NodeKind) -> list[Node]:
+        """Its nodes of one kind."""
+        return [node for node in self.values() if node.job.kind is kind]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all nodes: what is executed."""
+        return sum(node.steps for node in self.values())
+
+    @property
+    def independent_steps(self) -> int:
+        """Optimiser steps if every trial ran all of its stages itself."""
+        return sum(
+            trial.training.steps + sum(stage.training.steps for stage in stages_of(trial))
+            for trial in (node.trial for node in self.of_kind(NodeKind.TRIAL))
+        )
+
+    def dependents(self, key: str) -> set[str]:
+        """All nodes that cannot be run without this one."""
+        found: set[str] = set()
+        for node in self.values():  # in order, so that those in between are met first
+            if key in node.needs or found & set(node.needs):
+                found.add(node.key)
+        return found
+
+
+def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph:
+    """The nodes of these trials; all of one dataset.
+
+    Raises:
+        ConfigError: a network that cannot be built, or a method whose stages contradict each other.
+    """
+    nodes: dict[str, Node] = {}
+    banks: dict[str, list[FeatureShard]] = {}
+    for trial in trials:
+        features: list[str] = []
+        if trial.network.encoder_mode is EncoderMode.FROZEN:
+            bank = short_hash([trial.network.model_dump(mode="json"), trial.augmentation.model_dump(mode="json")])
+            if bank not in banks:
+                banks[bank] = plan_features(trial.network, trial.augmentation, data.store, data.split)
+            for number, shard in enumerate(banks[bank], start=1):
+                title = f"features {number}/{len(banks[bank])} of {trial.network.encoder}"
+                nodes.setdefault(shard.key, _shard_node(shard, title, trial, home))
+                features.append(shard.key)
+        keys: dict[str, str] = {}
+        for stage in stages_of(trial):
+            key = keys[stage.name] = stage_key(trial, stage, keys)
+            if key not in nodes:
+                needs = {name: keys[name] for name in stage.needs}
+                nodes[key] = _stage_node(key, trial, stage, needs, () if stage.module.wants_images else features, home)
+        kind = find_method(trial.method)
+        nodes[trial.id] = _trial_node(trial, keys, () if kind.wants_images else features, home)
+    return Graph(nodes)
+
+
+def stages_of(trial: Trial) -> tuple[Stage, ...]:
+    """The stages before a trial's last one.
+
+    Raises:
+        ConfigError: names that are no file names or come twice, a stage that needs a later one or consumes labels
+            that the method does not.
+    """
+    kind = find_method(trial.method)
+    stages = kind.stages(trial.config, trial.training)
+    seen: list[str] = []
+    for stage in stages:
+        where = f"method {trial.method!r}: stage {stage.name!r}"
+        if not stage.name.isidentifier() or stage.name in seen:
+            raise ConfigError(f"{where}: stages need different names of letters, digits and '_'")
+        missing = next((name for name in stage.needs if name not in seen), None)
+        if missing is not None:
+            raise ConfigError(f"{where} needs {unknown_name('earlier stage', missing, seen)}")
+        if not stage.consumes <= kind.consumes:
+            raise ConfigError(f"{where} consumes {', '.join(sorted(stage.consumes - kind.consumes))}, the method does not")
+        seen.append(stage.name)
+    return stages
+
+
+def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
+    """Hash of everything that a stage's result depends on.
+
+    Args:
+        trial: one that needs the stage.
+        stage: of its method.
+        earlier: keys of the stages before it, by name.
+    """
+    identity: dict[str, Json] = {
+        "protocol": PROTOCOL_VERSION,
+        "dataset": trial.dataset,
+        "store": trial.store_sha256,
+        "split": trial.split_sha256,
+        "stage": stage.name,
+        "module": f"{stage.module.__module__}:{stage.module.__qualname__}",
+        "config": stage.config.model_dump(mode="json"),
+        "training": identity_of_training(stage.training),
+        "annotates": stage.annotates,
+        "consumes": sorted(stage.consumes),
+        "needs": {name: earlier[name] for name in stage.needs},
+        "network": trial.network.model_dump(mode="json"),
+        "augmentation": trial.augmentation.model_dump(mode="json"),
+        "budget": trial.budget.sha256 if stage.depends_on_budget else None,
+        "held_out": list(held_out_of(trial, stage)),
+        "seed": trial.seed,
+    }
+    return short_hash(identity)
+
+
+def held_out_of(trial: Trial, stage: Stage) -> tuple[str, ...]:
+    """The patients who choose the trial's checkpoint: their bought labels are closed to the stages before, too."""
+    if not stage.depends_on_budget:
+        return ()
+    return held_out_patients(trial.budget, trial.training.selection_share)
+
+
+def _shard_node(shard: FeatureShard, title: str, trial: Trial, home: Path) -> Node:
+    document: dict[str, Json] = {
+        "trial": trial.document(),
+        "shard": {"start": shard.start, "stop": shard.stop, "identity": shard.identity},
+    }
+    job = Job(shard.key, NodeKind.FEATURES, title, home, document)
+    return Node(job, (), 0, shard.stop - shard.start, trial)
+
+
+def _stage_node(
+    key: str, trial: Trial, stage: Stage, needs: Mapping[str, str], features: Sequence[str], home: Path
+) -> Node:
+    label = f"{stage.name} seed {trial.seed}" + (f" {trial.budget.spec}" if stage.depends_on_budget else "")
+    document: dict[str, Json] = {
+        "trial": trial.document(),
+        "stage": stage.name,
+        "needs": dict(needs),
+        "features": list(features),
+    }
+    job = Job(key, NodeKind.STAGE, label, home, document)
+    return Node(job, (*features, *needs.values()), stage.training.steps, 0, trial)
+
+
+def _trial_node(trial: Trial, stages: Mapping[str, str], features: Sequence[str], home: Path) -> Node:
+    document: dict[str, Json] = {"trial": trial.document(), "needs": dict(stages), "features": list(features)}
+    job = Job(trial.id, NodeKind.TRIAL, trial.label, home, document)
+    return Node(job, (*features, *stages.values()), trial.training.steps, 0, trial)

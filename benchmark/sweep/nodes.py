@@ -1,0 +1,357 @@
+"""What a worker does with a node: features of a shard, one stage, or the last stage of a trial and its evaluation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tissuebench.comparison import results_folder
+from tissuebench.datasets.datamodule import TileDataModule
+from tissuebench.datasets.ingest import dataset_folder
+from tissuebench.datasets.splits import Split
+from tissuebench.datasets.store import TileStore
+from tissuebench.datasets.types import Supervision, Tile
+from tissuebench.datasets.views import LabelView
+from tissuebench.environment import describe_environment
+from tissuebench.errors import ConfigError, DataError
+from tissuebench.evaluation import evaluate
+from tissuebench.features import FeatureBank, FeatureShard, compute_features, training_tiles
+from tissuebench.hashing import Json, derive_seed
+from tissuebench.machine import Machine, detect_machine
+from tissuebench.methods.base import Method
+from tissuebench.methods.registry import find_method
+from tissuebench.methods.trainable import Stage, Task, Trainable
+from tissuebench.plan import PlannedData
+from tissuebench.pseudo_masks import PseudoMasks, write_pseudo_masks
+from tissuebench.results.metrics import miou
+from tissuebench.results.schema import SlideCounts as SlideRow
+from tissuebench.results.schema import TrialResult
+from tissuebench.results.store import ResultStore
+from tissuebench.selection import KeepBest, held_out_patients
+from tissuebench.sweep.folders import node_folder, read_record, write_record
+from tissuebench.sweep.graph import held_out_of, stages_of
+from tissuebench.sweep.jobs import Job, NodeKind
+from tissuebench.training import Fit, Interrupted, fit, seed_everything, weights_of, write_history
+from tissuebench.trial import Trial
+from tissuebench.world import World
+
+_ANNOTATED_AT_ONCE = 16
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What a worker process offers to every node that it runs.
+
+    Attributes:
+        world: this process among those of the trial.
+        checkpoint_minutes: between two checkpoints.
+        report: told of every phase: its name, what is done, and of how much.
+        stop: whether the node is to be handed back.
+        peak_memory: bytes, the most that was seen since the node was started.
+        stores: datasets that are open; a sealed store never changes.
+    """
+
+    world: World
+    checkpoint_minutes: float
+    report: Callable[[str, int, int], None]
+    stop: Callable[[], bool]
+    peak_memory: Callable[[], int]
+    stores: dict[tuple[Path, str, str], PlannedData] = field(default_factory=dict)
+
+    def moved(self, phase: str, done: int, total: int) -> None:
+        """Report, and hand the node back if that is asked for.
+
+        Raises:
+            Interrupted: it is.
+        """
+        self.report(phase, done, total)
+        if self.world.size == 1 and self.stop():
+            raise Interrupted
+
+
+def run_node(job: Job, around: Surroundings, may_store: Callable[[], None]) -> dict[str, Json]:
+    """Run one node to its end; returns what it took, for the journal.
+
+    Args:
+        job: the node.
+        around: what this process offers.
+        may_store: called just before the artefact is sealed; raises if the node is no longer ours.
+    """
+    trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
+    data = _opened(job.home, trial, around)
+    folder = node_folder(job.home, job.kind, job.key)
+    if job.kind is NodeKind.FEATURES:
+        return _run_shard(job, trial, data, folder, around, may_store)
+    if job.kind is NodeKind.STAGE:
+        return _run_stage(job, trial, data, folder, around, may_store)
+    return _run_trial(job, trial, data, folder, around, may_store)
+
+
+def build_method(trial: Trial, data: PlannedData) -> Method:
+    """The trial's method with its initial weights, which depend on the seed alone."""
+    task = Task(data.store.class_map, trial.network, trial.training)
+    seed_everything(derive_seed(trial.seed, "init"))
+    return find_method(trial.method)(task, trial.config)
+
+
+def build_datamodule(
+    trial: Trial,
+    method: Method,
+    data: PlannedData,
+    features: FeatureBank | None,
+    machine: Machine,
+    pseudo: Mapping[str, PseudoMasks] | None = None,
+) -> TileDataModule:
+    """The batches of a trial's last stage, behind the door that its budget opens.
+
+    Raises:
+        ConfigError: a stream wants labels that the method does not declare to consume.
+    """
+    held_out = held_out_patients(trial.budget, trial.training.selection_share)
+    view = LabelView.for_training(data.store, data.split, trial.budget, method.consumes, held_out)
+    return _datamodule(
+        f"method {trial.method!r}", method, method.consumes, view, trial.seed, trial, data, features, machine, pseudo
+    )
+
+
+def _datamodule(
+    where: str,
+    stage: Trainable,
+    consumes: frozenset[Supervision],
+    view: LabelView,
+    seed: int,
+    trial: Trial,
+    data: PlannedData,
+    features: FeatureBank | None,
+    machine: Machine,
+    pseudo: Mapping[str, PseudoMasks] | None,
+) -> TileDataModule:
+    streams = stage.streams()
+    for name, stream in streams.items():
+        if stream.supervision not in consumes and stream.supervision != Supervision.NONE:
+            raise ConfigError(f"{where}: stream {name!r} wants {stream.supervision}, not in consumes")
+    return TileDataModule(
+        data.store,
+        view,
+        streams,
+        seed,
+        stage.task.training.steps,
+        trial.augmentation,
+        features,
+        machine.loader,
+        pseudo,
+    )
+
+
+def _run_shard(
+    job: Job, trial: Trial, data: PlannedData, folder: Path, around: Surroundings, may_store: Callable[[], None]
+) -> dict[str, Json]:
+    shard: Any = job.document["shard"]
+    planned = FeatureShard(job.key, shard["start"], shard["stop"], shard["identity"])
+    machine = detect_machine(trial.network.encoder_mode)
+    started = time.perf_counter()
+    compute_features(
+        folder,
+        planned,
+        trial.network,
+        trial.augmentation,
+        data.store,
+        data.split,
+        machine.device,
+        partial(around.moved, "encoding tiles"),
+    )
+    took: dict[str, Json] = {"tiles": planned.stop - planned.start, "seconds": time.perf_counter() - started}
+    may_store()
+    write_record(folder, {**took, "identity": planned.identity})
+    return took
+
+
+def _run_stage(
+    job: Job, trial: Trial, data: PlannedData, folder: Path, around: Surroundings, may_store: Callable[[], None]
+) -> dict[str, Json]:
+    stage = next(stage for stage in stages_of(trial) if stage.name == job.document["stage"])
+    seed = derive_seed(trial.seed, "stage", stage.name)
+    seed_everything(derive_seed(seed, "init"))
+    module = stage.module(Task(data.store.class_map, trial.network, stage.training), stage.config)
+    machine = detect_machine(trial.network.encoder_mode, around.world)
+    weights, pseudo = _inherited(job)
+    if stage.needs:
+        module.inherit(weights)
+    held_out = held_out_of(trial, stage)
+    view = LabelView.for_training(data.store, data.split, trial.budget, stage.consumes, held_out)
+    datamodule = _datamodule(
+        f"stage {stage.name!r}", module, stage.consumes, view, seed, trial, data, _bank(job, data), machine, pseudo
+    )
+    fitted = _fit(module, datamodule, folder, seed, machine, around)
+    started = time.perf_counter()
+    if stage.annotates is not None and around.world.rank == 0:
+        module.to(machine.device)
+        write_pseudo_masks(folder, _annotated(stage, stage.annotates, module, datamodule, machine, around))
+    took: dict[str, Json] = {
+        "steps": fitted.steps,
+        "samples": fitted.samples,
+        "seconds": fitted.seconds + time.perf_counter() - started,
+        "peak_memory": around.peak_memory(),
+    }
+    if around.world.rank == 0:
+        may_store()
+        write_record(folder, {**took, "stage": stage.name, "environment": describe_environment()})
+    return took
+
+
+def _annotated(
+    stage: Stage, stream: str, module: Trainable, datamodule: TileDataModule, machine: Machine, around: Surroundings
+) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+    module.eval()
+    tiles = datamodule.steps.tiles(stream)
+    for start in range(0, len(tiles), _ANNOTATED_AT_ONCE):
+        chunk = tiles[start : start + _ANNOTATED_AT_ONCE]
+        batch = datamodule.steps.load(stream, chunk).to(machine.device)
+        layers = module.annotate(batch)  # gradients are the method's business: class activation maps need them
+        yield from zip(chunk, layers.detach().cpu().numpy(), strict=True)
+        around.moved(f"{stage.name}: annotating tiles", start + len(chunk), len(tiles))
+
+
+def _run_trial(
+    job: Job, trial: Trial, data: PlannedData, folder: Path, around: Surroundings, may_store: Callable[[], None]
+) -> dict[str, Json]:
+    machine = detect_machine(trial.network.encoder_mode, around.world)
+    method = build_method(trial, data)
+    weights, pseudo = _inherited(job)
+    if weights:
+        method.inherit(weights)
+    datamodule = build_datamodule(trial, method, data, _bank(job, data), machine, pseudo)
+    keep_best = _selection(trial, data, machine, around.world)
+    fitted = _fit(method, datamodule, folder, trial.seed, machine, around, keep_best)
+    started = time.perf_counter()
+    method.to(machine.device)
+    view = LabelView.for_evaluation(data.store, data.split, trial.evaluation.part)
+    scored = evaluate(
+        method,
+        data.store,
+        view,
+        trial.evaluation,
+        machine.device,
+        machine.precision,
+        around.world,
+        partial(around.moved, "scoring slides"),
+    )
+    rows = [SlideRow(one.slide.patient_id, one.slide.slide_id, ";".join(one.diagnosis), one.counts) for one in scored]
+    seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
+    compute = {"steps": fitted.steps, "samples": fitted.samples, "peak_memory": around.peak_memory()}
+    if keep_best is not None:
+        compute["selected_step"] = fitted.selected_step or keep_best.step
+    for stage, key in _needs(job).items():
+        record = read_record(node_folder(job.home, NodeKind.STAGE, key))
+        seconds[f"stage/{stage}"] = record["seconds"]
+        compute |= {f"{what}/{stage}": record[what] for what in ("steps", "samples", "peak_memory")}
+    if around.world.rank == 0:
+        patient_ids, slide_ids, diagnoses, counts = TrialResult.columns(rows)
+        may_store()
+        ResultStore(results_folder(job.home)).write(
+            TrialResult(
+                trial_id=trial.id,
+                dataset=trial.dataset,
+                method=trial.arm,
+                budget=trial.budget.spec,
+                minutes=trial.minutes,
+                replicate=trial.budget.replicate,
+                seed=trial.seed,
+                classes=data.store.class_map.names,
+                diagnoses=data.store.class_map.diagnoses,
+                patient_ids=patient_ids,
+                slide_ids=slide_ids,
+                slide_diagnoses=diagnoses,
+                counts=counts,
+                identity=trial.identity(),
+                environment={
+                    **describe_environment(), "precision": machine.precision, "processes": around.world.size
+                },
+                seconds=seconds,
+                compute=compute,
+            )
+        )
+    return {"steps": fitted.steps, "seconds": sum(seconds[name] for name in ("fit", "evaluate"))}
+
+
+def _fit(
+    module: Trainable,
+    datamodule: TileDataModule,
+    folder: Path,
+    seed: int,
+    machine: Machine,
+    around: Surroundings,
+    keep_best: KeepBest | None = None,
+) -> Fit:
+    steps = module.task.training.steps
+    fitted = fit(
+        module,
+        datamodule,
+        folder,
+        seed,
+        machine,
+        lambda done: around.report("training", done, steps),
+        checkpoint_minutes=around.checkpoint_minutes,
+        keep_best=keep_best,
+        world=around.world,
+        stop=around.stop,
+    )
+    if around.world.rank == 0:
+        write_history(folder / "history.jsonl", fitted.history)
+    return fitted
+
+
+def _needs(job: Job) -> dict[str, str]:
+    needs: Any = job.document["needs"]
+    return dict(needs)
+
+
+def _inherited(job: Job) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, PseudoMasks]]:
+    """Weights and pseudo-masks of the stages before, by name."""
+    folders = {name: node_folder(job.home, NodeKind.STAGE, key) for name, key in _needs(job).items()}
+    weights = {name: weights_of(folder) for name, folder in folders.items()}
+    return weights, {name: PseudoMasks(folder) for name, folder in folders.items() if PseudoMasks.stand_in(folder)}
+
+
+def _bank(job: Job, data: PlannedData) -> FeatureBank | None:
+    keys: Any = job.document["features"]
+    if not keys:
+        return None
+    folders = [node_folder(job.home, NodeKind.FEATURES, key) for key in keys]
+    return FeatureBank(folders, training_tiles(data.store, data.split))
+
+
+def _opened(home: Path, trial: Trial, around: Surroundings) -> PlannedData:
+    key = (home, trial.store_sha256, trial.split_sha256)
+    if key not in around.stores:
+        folder = dataset_folder(home, trial.dataset)
+        opened = PlannedData(TileStore(folder / "store.zarr"), Split.read(folder / "split.json"))
+        if (opened.store.content_hash, opened.split.sha256) != key[1:]:
+            raise DataError(f"{folder}: store or split is no longer the one that the plan was made for; run it again")
+        around.stores[key] = opened
+    return around.stores[key]
+
+
+def _selection(trial: Trial, data: PlannedData, machine: Machine, world: World) -> KeepBest | None:
+    patients = held_out_patients(trial.budget, trial.training.selection_share)
+    if not patients:
+        return None
+    view = LabelView.for_selection(data.store, data.split, trial.budget, patients)
+
+    def miou_of(module: LightningModule) -> float:
+        if not isinstance(module, Method):
+            raise TypeError(f"{type(module).__name__} is no Method")
+        scored = evaluate(module, data.store, view, trial.evaluation, machine.device, machine.precision, world)
+        return float(miou(np.sum([slide.counts for slide in scored], axis=0)))
+
+    return KeepBest(miou_of, trial.training.selection_every)

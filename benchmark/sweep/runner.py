@@ -1,0 +1,283 @@
+"""Walks the graph of a sweep: what is finished is never run again, what fails is kept with its reason.
+
+What is true stands in files: results, records of stages, failures, leases. The runner starts what is ready and believes
+the files; any number of runners may work on the same graph, and each node is run by one of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tissuebench.executors.base import Executor
+from tissuebench.sweep import journal
+from tissuebench.sweep.failures import NodeFailure, forget_failure, keep_failure, read_failure
+from tissuebench.sweep.folders import clear_attempt, is_finished, node_folder
+from tissuebench.sweep.graph import Graph, Node
+from tissuebench.sweep.jobs import Ended, NodeKind, Outcome, State
+from tissuebench.sweep.leases import ABANDONED_SECONDS, Owner, holder_of
+
+_POLL_SECONDS = 0.5
+_LOOK_ELSEWHERE_SECONDS = 1.0
+_STOP_SECONDS = 120.0
+
+
+class Observer(Protocol):
+    """Who wants to see a sweep."""
+
+    def changed(self, node: Node, state: State, detail: str, seconds: float) -> None:
+        """A node is in another state."""
+        ...
+
+    def tick(self) -> None:
+        """Time has passed."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something to be said once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a run did, by key of the node.
+
+    Attributes:
+        done: finished by this run, or by another while it waited.
+        skipped: finished before.
+        failed: failed now or before, or could not be run as a node that they need has failed.
+        steps: optimiser steps of the nodes in ``done``.
+    """
+
+    done: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: tuple[str, ...]
+    steps: int = 0
+
+
+class Runner:
+    """One run of a graph.
+
+    Args:
+        graph: what is to be run.
+        executor: where.
+        observer: who is told.
+        retries: how often a node that was lost is started again.
+        retry_failed: run again what failed in earlier runs.
+        finished: told the id of each trial that this run, or another meanwhile, has finished.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        executor: Executor,
+        observer: Observer,
+        retries: int,
+        retry_failed: bool = False,
+        finished: Callable[[str], None] = lambda trial_id: None,
+    ) -> None:
+        self._finished = finished
+        self._graph, self._executor, self._observer = graph, executor, observer
+        self._retries, self._retry_failed = retries, retry_failed
+        self._states = dict.fromkeys(graph, State.WAITING)
+        self._lost = dict.fromkeys(graph, 0)
+        self._finished_before: list[str] = []
+        self._looked_elsewhere = 0.0
+        self._seen: dict[str, tuple[Owner, float]] = {}
+
+    def run(self) -> RunSummary:
+        """Run what is not finished.
+
+        Raises:
+            KeyboardInterrupt: interrupted; every node that ran was checkpointed and handed back.
+            TissueBenchError: the executor cannot be used.
+        """
+        self._take_stock()
+        try:
+            while any(state in (State.WAITING, State.RUNNING, State.ELSEWHERE) for state in self._states.values()):
+                self._start_what_is_ready()
+                for ended in self._executor.poll(_POLL_SECONDS):
+                    self._take(ended)
+                self._look_elsewhere()
+                self._observer.tick()
+        except KeyboardInterrupt:
+            self._hand_back()
+            raise
+        return self._summary()
+
+    def _take_stock(self) -> None:
+        for key, node in self._graph.items():
+            if is_finished(node.job.home, node.job.kind, key):
+                self._finished_before.append(key)
+                self._set(node, State.DONE, "finished already")
+        needed = self._needed()
+        failed_before = 0
+        for key in needed:
+            node = self._graph[key]
+            failure = read_failure(node.job.home, node.job.kind, key)
+            if failure is None or self._states[key] is not State.WAITING:
+                continue
+            if self._retry_failed:
+                forget_failure(node.job.home, node.job.kind, key)
+                continue
+            failed_before += 1
+            self._fail(node, failure.reason, "", keep=False)
+        unneeded = [key for key, state in self._states.items() if state is State.WAITING and key not in needed]
+        for key in unneeded:  # all trials that would use it are finished
+            self._set(self._graph[key], State.DONE, "not needed any more")
+            self._finished_before.append(key)
+        n_finished = sum(self._graph[key].job.kind is NodeKind.TRIAL for key in self._finished_before)
+        if n_finished:
+            self._observer.note(f"{n_finished} of {len(self._graph.of_kind(NodeKind.TRIAL))} trials are finished already")
+        if failed_before:
+            self._observer.note(f"{failed_before} nodes failed before and are left alone; --retry-failed runs them again")
+
+    def _needed(self) -> list[str]:
+        """Keys of unfinished trials, and of what they need."""
+        wanted = {
+            node.key for node in self._graph.of_kind(NodeKind.TRIAL) if self._states[node.key] is not State.DONE
+        }
+        for key in reversed(list(self._graph)):
+            if key in wanted and self._states[key] is not State.DONE:
+                wanted |= set(self._graph[key].needs)
+        return [key for key in self._graph if key in wanted]
+
+    def _start_what_is_ready(self) -> None:
+        room = self._executor.capacity - sum(state is State.RUNNING for state in self._states.values())
+        for key, node in self._graph.items():
+            if room <= 0:
+                return
+            if self._states[key] is not State.WAITING:
+                continue
+            if any(self._states[need] is not State.DONE for need in node.needs):
+                continue
+            if is_finished(node.job.home, node.job.kind, key):
+                self._set(node, State.DONE, "finished elsewhere")
+                continue
+            holder = holder_of(node_folder(node.job.home, node.job.kind, key))
+            if holder is not None and not self._is_abandoned(key, holder):
+                self._set(node, State.ELSEWHERE, str(holder))
+                continue
+            self._executor.start(node.job)
+            self._set(node, State.RUNNING, "")
+            room -= 1
+
+    def _take(self, ended: Ended) -> None:
+        node = self._graph[ended.key]
+        match ended.outcome:
+            case Outcome.DONE:
+                self._set(node, State.DONE, ended.detail, ended.seconds)
+            case Outcome.HELD:
+                self._set(node, State.ELSEWHERE, ended.detail)
+            case Outcome.INTERRUPTED:
+                self._set(node, State.WAITING, "handed back")
+            case Outcome.FAILED:
+                # The worker has kept the reason, unless it could not write.
+                kept = read_failure(node.job.home, node.job.kind, node.key) is not None
+                self._fail(node, ended.detail, "", keep=not kept, seconds=ended.seconds)
+            case Outcome.LOST:
+                self._lost[node.key] += 1
+                self._journal(node, "lost", ended.detail)
+                if self._lost[node.key] <= self._retries:
+                    self._set(node, State.WAITING, f"{ended.detail}; started again")
+                else:
+                    times = f"{self._lost[node.key]} times: " if self._lost[node.key] > 1 else ""
+                    self._fail(node, f"lost {times}{ended.detail}", _end_of_log(node), keep=True, seconds=ended.seconds)
+            case Outcome.STALLED | Outcome.MEMORY:
+                self._journal(node, ended.outcome.value, ended.detail)
+                self._fail(node, ended.detail, _end_of_log(node), keep=True, seconds=ended.seconds)
+
+    def _fail(self, node: Node, reason: str, trace: str, keep: bool, seconds: float = 0.0) -> None:
+        if keep:
+            self._keep(node, NodeFailure(reason, trace))
+        self._set(node, State.FAILED, reason, seconds)
+        for key in self._graph.dependents(node.key):
+            dependent = self._graph[key]
+            if self._states[key] is State.WAITING:
+                why = f"not run: {node.job.title} failed ({reason})"
+                self._keep(dependent, NodeFailure(why, skipped=True))
+                self._set(dependent, State.SKIPPED, why)
+
+    def _keep(self, node: Node, failure: NodeFailure) -> None:
+        try:
+            if not failure.skipped:
+                clear_attempt(node_folder(node.job.home, node.job.kind, node.key))
+            keep_failure(node.job, failure)
+        except OSError as error:  # it is still said and counted
+            self._observer.note(f"{node.job.title}: its failure could not be written down ({error})")
+
+    def _look_elsewhere(self) -> None:
+        """Nodes that others run: finished, failed or given up there."""
+        if time.monotonic() - self._looked_elsewhere < _LOOK_ELSEWHERE_SECONDS:
+            return
+        self._looked_elsewhere = time.monotonic()
+        for key, state in self._states.items():
+            if state is not State.ELSEWHERE:
+                continue
+            node = self._graph[key]
+            folder = node_folder(node.job.home, node.job.kind, key)
+            if is_finished(node.job.home, node.job.kind, key):
+                self._set(node, State.DONE, "finished elsewhere")
+            elif (holder := holder_of(folder)) is None:
+                failure = read_failure(node.job.home, node.job.kind, key)
+                if failure is None:
+                    self._set(node, State.WAITING, "given up elsewhere")
+                else:
+                    self._fail(node, failure.reason, "", keep=False)
+            elif self._is_abandoned(key, holder):
+                self._set(node, State.WAITING, "given up elsewhere")
+
+    def _is_abandoned(self, key: str, holder: Owner) -> bool:
+        """Whether a lease of another machine has not been renewed for too long; the worker looks once more."""
+        seen, since = self._seen.get(key, (None, 0.0))
+        if seen != holder:
+            self._seen[key] = (holder, time.monotonic())
+            return False
+        return time.monotonic() - since > ABANDONED_SECONDS
+
+    @property
+    def _is_busy(self) -> bool:
+        return any(state is State.RUNNING for state in self._states.values())
+
+    def _hand_back(self) -> None:
+        running = sum(state is State.RUNNING for state in self._states.values())
+        if not running:
+            return
+        self._observer.note(f"interrupted: waiting for the checkpoints of {running} nodes")
+        self._executor.stop()
+        until = time.monotonic() + _STOP_SECONDS
+        while self._is_busy and time.monotonic() < until:
+            for ended in self._executor.poll(_POLL_SECONDS):
+                if ended.outcome is Outcome.LOST:
+                    ended = Ended(ended.key, Outcome.INTERRUPTED)
+                self._take(ended)
+            self._observer.tick()
+
+    def _set(self, node: Node, state: State, detail: str, seconds: float = 0.0) -> None:
+        self._states[node.key] = state
+        if state is State.DONE and node.job.kind is NodeKind.TRIAL and node.key not in self._finished_before:
+            self._finished(node.key)
+        self._observer.changed(node, state, detail, seconds)
+
+    def _journal(self, node: Node, event: str, detail: str) -> None:
+        try:
+            journal.note(node_folder(node.job.home, node.job.kind, node.key), event, reason=detail)
+        except OSError as error:
+            self._observer.note(f"{node.job.title}: journal could not be written ({error})")
+
+    def _summary(self) -> RunSummary:
+        before = set(self._finished_before)
+        done = tuple(key for key, state in self._states.items() if state is State.DONE and key not in before)
+        failed = tuple(key for key, state in self._states.items() if state in (State.FAILED, State.SKIPPED))
+        steps = sum(self._graph[key].steps for key in done)
+        return RunSummary(done, tuple(self._finished_before), failed, steps)
+
+
+def _end_of_log(node: Node, n_lines: int = 40) -> str:
+    path = node_folder(node.job.home, node.job.kind, node.key) / "log.txt"
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
+    except OSError:
+        return ""

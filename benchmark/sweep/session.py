@@ -1,0 +1,157 @@
+"""What a worker process remembers between nodes, and the care it takes that no node sees what ran before it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from tissuebench.errors import TissueBenchError
+from tissuebench.hashing import Json
+from tissuebench.machine import detect_machine
+from tissuebench.methods.settings import EncoderMode
+from tissuebench.sweep import journal
+from tissuebench.sweep.failures import NodeFailure, forget_failure, keep_failure
+from tissuebench.sweep.folders import JOB, LOG, clear_attempt, is_finished, node_folder
+from tissuebench.sweep.jobs import Job, Outcome
+from tissuebench.sweep.leases import Lease, acquire
+from tissuebench.sweep.nodes import Surroundings, run_node
+from tissuebench.sweep.reporter import Reporter, own_memory
+from tissuebench.sweep.supervisor import CHECKPOINT_MINUTES
+from tissuebench.training import Interrupted
+from tissuebench.world import World, connected
+
+
+_GROWN_BYTES = 1 << 30
+
+
+class NodeTaken(Exception):
+    """Somebody else has taken the node over while it ran here."""
+
+
+class Session:
+    """Runs nodes in this process, one after another.
+
+    Args:
+        asked_to_stop: set when the node is to be handed back.
+    """
+
+    def __init__(self, asked_to_stop: threading.Event) -> None:
+        self._asked_to_stop = asked_to_stop
+        self._world = World.from_environment()
+        self._reporter: Reporter | None = None
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        self._clean, self._memory = _process_state(), own_memory(psutil.Process())
+        self._around = Surroundings(
+            world=self._world,
+            checkpoint_minutes=float(os.environ.get(CHECKPOINT_MINUTES, "2")),
+            report=self._report,
+            stop=asked_to_stop.is_set,
+            peak_memory=lambda: self._reporter.peak_memory if self._reporter else 0,
+        )
+        self.is_spoilt = self._world.size > 1  # processes that met for one trial part after it
+
+    @property
+    def log_name(self) -> str:
+        """Of the file in the node's folder that what is printed goes to."""
+        return f"log-{self._world.rank}.txt" if self._world.rank else LOG
+
+    def folder(self, job: Job) -> Path:
+        """Where the node keeps what it writes."""
+        return node_folder(job.home, job.kind, job.key)
+
+    def run(self, job: Job) -> tuple[Outcome, str]:
+        """Run one node; its failure is kept where it belongs, with the traceback."""
+        folder = self.folder(job)
+        if self._world.rank > 0:
+            return self._run_beside(job)
+        with Reporter(folder, _gpu_memory) as self._reporter:
+            lease = acquire(folder, lambda: self._report("waiting for an abandoned lease", 0, 0))
+            if not isinstance(lease, Lease):
+                return Outcome.HELD, str(lease)
+            try:
+                if is_finished(job.home, job.kind, job.key):
+                    return Outcome.DONE, "finished already"
+                self._reporter.lease = lease
+                return self._run_leased(job, folder, lease)
+            finally:
+                lease.release()
+
+    def _run_leased(self, job: Job, folder: Path, lease: Lease) -> tuple[Outcome, str]:
+        def may_store() -> None:
+            if not lease.is_ours:
+                raise NodeTaken
+
+        resumed = (folder / "last.ckpt").is_file()
+        journal.note(folder, "started", pid=os.getpid(), resumed=resumed)
+        (folder / JOB).write_text(job.to_json())
+        print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {job.kind} {job.title} ({job.key})", flush=True)
+        forget_failure(job.home, job.kind, job.key)
+        try:
+            took = self._run(job, may_store)
+        except (Interrupted, NodeTaken) as stopped:
+            taken = isinstance(stopped, NodeTaken) or not lease.is_ours
+            journal.note(folder, "taken over" if taken else "interrupted")
+            return (Outcome.HELD, "taken over by another process") if taken else (Outcome.INTERRUPTED, "")
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            if isinstance(error, TissueBenchError):
+                reason = " ".join(str(error).split())
+            traceback.print_exc()
+            clear_attempt(folder)
+            journal.note(folder, "failed", reason=reason)
+            keep_failure(job, NodeFailure(reason, traceback.format_exc()))
+            return Outcome.FAILED, reason
+        journal.note(folder, "done", **took)
+        return Outcome.DONE, ""
+
+    def _run_beside(self, job: Job) -> tuple[Outcome, str]:
+        """As one of the further processes of a trial: process 0 writes and tells."""
+        try:
+            self._run(job, lambda: None)
+        except Interrupted:
+            return Outcome.INTERRUPTED, ""
+        return Outcome.DONE, ""
+
+    def _run(self, job: Job, may_store: Callable[[], None]) -> dict[str, Json]:
+        device = detect_machine(EncoderMode.FROZEN, self._world).device
+        try:
+            with connected(self._world, device):
+                return run_node(job, self._around, may_store)
+        finally:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            grown = own_memory(psutil.Process()) - self._memory
+            self.is_spoilt = self.is_spoilt or _process_state() != self._clean or grown > _GROWN_BYTES
+
+    def _report(self, phase: str, done: int, total: int) -> None:
+        if self._reporter is not None:
+            self._reporter.phase(phase, done, total)
+
+
+def _process_state() -> tuple[object, ...]:
+    """What a node must not leave changed for the next one. Random generators are not among it: each step seeds them."""
+    return (
+        Path.cwd(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        tuple(sorted(np.geterr().items())),
+        sum(not thread.daemon for thread in threading.enumerate()),
+    )
+
+
+def _gpu_memory() -> int:
+    return torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0

@@ -1,0 +1,251 @@
+"""Worker processes from outside: started, fed, watched for death, stalls and memory, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from selectors import EVENT_READ, DefaultSelector
+
+import psutil
+
+from tissuebench.compute import ComputeSettings
+from tissuebench.sweep.folders import LOG, node_folder
+from tissuebench.sweep.jobs import Ended, Job, Outcome
+from tissuebench.sweep.reporter import own_memory, read_progress
+from tissuebench.world import World
+
+READY, STAYS, LEAVES = "ready", "stays", "leaves"
+"""First words of a worker's lines: it can be given nodes; a node has ended, and it stays for more, or leaves."""
+
+CHECKPOINT_MINUTES = "TISSUEBENCH_CHECKPOINT_MINUTES"
+_LOOK_SECONDS = 1.0
+_GRACE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What one node may use on this machine.
+
+    Attributes:
+        gpus: ids of its GPUs; none on CPUs.
+        threads: of each process.
+        processes: of a node; each has a GPU of its own, if there are any.
+    """
+
+    gpus: tuple[int, ...] = ()
+    threads: int = 1
+    processes: int = 1
+
+    def worlds(self) -> tuple[World, ...]:
+        """The processes of a node that runs on this machine alone."""
+        if self.processes == 1:
+            return (World(),)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        return tuple(World(rank, rank, self.processes, "127.0.0.1", port) for rank in range(self.processes))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a node is ended: seconds without progress, bytes of memory; and when it writes checkpoints."""
+
+    stall_seconds: float
+    memory_bytes: int | None
+    checkpoint_minutes: float
+
+    @classmethod
+    def of(cls, compute: ComputeSettings, slots: int = 1) -> Limits:
+        """The plan's limits; without one for memory, a fair share of this machine's."""
+        memory = compute.memory_gb * 2**30 if compute.memory_gb else 0.95 * psutil.virtual_memory().total / slots
+        return cls(compute.stall_minutes * 60, int(memory), compute.checkpoint_minutes)
+
+
+class Worker:
+    """The processes of one slot, kept warm from node to node.
+
+    Args:
+        slot: what they may use.
+        limits: when a node is ended.
+        worlds: the processes to start; by default those of the slot.
+    """
+
+    def __init__(self, slot: Slot, limits: Limits, worlds: Sequence[World] | None = None) -> None:
+        self._limits = limits
+        self.job: Job | None = None
+        self._started = self._looked = self._moved = time.monotonic()
+        self._count = -1
+        self._killed: Ended | None = None
+        self._said = b""
+        self._is_leaving = False
+        worlds = slot.worlds() if worlds is None else worlds
+        self._processes = [_start(slot, limits, world) for world in worlds]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be given a node."""
+        return not self._is_leaving and self._killed is None and all(process.poll() is None for process in self._processes)
+
+    def fileno(self) -> int:
+        """For a selector: readable when the worker has something to say or is dead."""
+        output = self._processes[0].stdout
+        assert output is not None  # noqa: S101 - it is a pipe
+        return output.fileno()
+
+    def give(self, job: Job) -> None:
+        """Start a node."""
+        self.job = job
+        self._started = self._moved = time.monotonic()
+        self._count = -1
+        for process in self._processes:
+            assert process.stdin is not None  # noqa: S101 - it is a pipe
+            with suppress(BrokenPipeError):  # it died: ``hear`` says so
+                process.stdin.write((job.to_json() + "\n").encode())
+                process.stdin.flush()
+
+    def hear(self) -> Ended | None:
+        """What the worker said, if it is that its node has ended; call when readable."""
+        heard = os.read(self.fileno(), 1 << 16)
+        if not heard:
+            return self._dead()
+        *lines, self._said = (self._said + heard).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode().partition(" ")
+            if word in (STAYS, LEAVES):
+                self.job = None
+                self._is_leaving = word == LEAVES
+                return Ended.from_json(rest)
+        return None
+
+    def _dead(self) -> Ended | None:
+        code = self._processes[0].wait()
+        self._kill()
+        job, self.job = self.job, None
+        if job is None:
+            return None
+        seconds = time.monotonic() - self._started
+        return self._killed or Ended(job.key, Outcome.LOST, _how(code) + _tail(job), seconds)
+
+    def watch(self) -> None:
+        """End the node if it takes too much memory or no longer moves; ``hear`` tells the outcome."""
+        now = time.monotonic()
+        if self.job is None or self._killed is not None or now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        progress = read_progress(node_folder(self.job.home, self.job.kind, self.job.key))
+        if progress is not None and progress.count != self._count:
+            self._count, self._moved = progress.count, now
+        stalled, taken = now - self._moved, self._memory()
+        if stalled > self._limits.stall_seconds:
+            reason = f"no progress for {_for_people(self._limits.stall_seconds)} (compute.stall_minutes)"
+            self._kill(Ended(self.job.key, Outcome.STALLED, reason + _tail(self.job), now - self._started))
+        elif self._limits.memory_bytes and taken > self._limits.memory_bytes:
+            reason = (
+                f"took {taken / 2**30:.1f} GB of memory, its slot has {self._limits.memory_bytes / 2**30:.1f} "
+                "(compute.memory_gb)"
+            )
+            self._kill(Ended(self.job.key, Outcome.MEMORY, reason, now - self._started))
+        elif any(process.poll() is not None for process in self._processes[1:]):
+            codes = [process.poll() for process in self._processes[1:] if process.poll() is not None]
+            self._kill(Ended(self.job.key, Outcome.LOST, f"a process of the trial: {_how(codes[0])}", stalled))
+
+    def ask_to_stop(self) -> None:
+        """Ask for a checkpoint and the node back; the worker leaves afterwards."""
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+
+    def end(self, grace: float = _GRACE_SECONDS) -> None:
+        """No more nodes: an idle worker leaves by itself, a busy one hands back; what is left after that is killed."""
+        for process in self._processes:
+            assert process.stdin is not None  # noqa: S101 - it is a pipe
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+        until = time.monotonic() + grace
+        for process in self._processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+        self._kill()
+
+    def _memory(self) -> int:
+        taken = 0
+        for process in self._processes:
+            with suppress(psutil.Error):
+                parent = psutil.Process(process.pid)
+                taken += sum(own_memory(each) for each in (parent, *parent.children(recursive=True)))
+        return taken
+
+    def _kill(self, why: Ended | None = None) -> None:
+        self._killed = self._killed or why
+        for process in self._processes:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)  # it leads its own group: its loaders go with it
+            process.wait()
+
+
+def run_supervised(
+    job: Job, slot: Slot, limits: Limits, stop: Callable[[], bool], worlds: Sequence[World] | None = None
+) -> Ended:
+    """Run one node in worker processes of its own; ``stop`` is asked every second whether to hand back.
+
+    Args:
+        job: the node.
+        slot: what it may use on this machine.
+        limits: when it is ended.
+        stop: whether to hand back.
+        worlds: the processes that this machine contributes; by default all of the slot. The first of them is heard.
+    """
+    worker = Worker(slot, limits, worlds)
+    asked = False
+    try:
+        worker.give(job)
+        with DefaultSelector() as selector:
+            selector.register(worker, EVENT_READ)
+            while True:
+                if selector.select(_LOOK_SECONDS):
+                    ended = worker.hear()
+                    if ended is not None:
+                        return ended
+                worker.watch()
+                if not asked and stop():
+                    asked = True
+                    worker.ask_to_stop()
+    finally:
+        worker.end()
+
+
+def _start(slot: Slot, limits: Limits, world: World) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, CHECKPOINT_MINUTES: str(limits.checkpoint_minutes)}
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environment[name] = str(slot.threads)
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, slot.gpus))
+    if world.size > 1:
+        environment |= world.environment()
+    command = [sys.executable, "-P", "-m", "tissuebench.sweep.worker"]
+    return subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+    )
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"its process ended by itself (exit {code})"
+    with suppress(ValueError):
+        return f"its process was killed ({signal.Signals(-code).name})"
+    return f"its process was killed (signal {-code})"
+
+
+def _tail(job: Job) -> str:
+    path = node_folder(job.home, job.kind, job.key) / LOG
+    return f"; see {path}" if path.is_file() else ""
+
+
+def _for_people(seconds: float) -> str:
+    return f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} s"

@@ -1,0 +1,26 @@
+"""Means over a batch that several processes may share."""
+
+from __future__ import annotations
+
+from torch import Tensor, distributed
+
+
+def pooled(total: Tensor, count: Tensor) -> Tensor:
+    """``total / count`` over the whole batch, of which each of W processes holds a part; 0 where nothing is counted.
+
+    Gradients are averaged over the processes, whose parts may be of any size, so each divides its sum by the mean
+    count: ``W total_r / sum over r of count_r``. The mean of that over the processes is the loss of the whole batch.
+    All processes must call it equally often.
+
+    Args:
+        total: this process's sum, with its graph; () float.
+        count: this process's number of summands, () integer or float; has no gradient.
+
+    Returns:
+        () float; still connected to the graph where nothing is counted.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return total / count.clamp(min=1)
+    everywhere = count.detach().clone()
+    distributed.all_reduce(everywhere)
+    return total * distributed.get_world_size() / everywhere.clamp(min=1)

@@ -1,0 +1,137 @@
+"""What one training stage trains, and how a method names the stages that come before its last one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from tissuebench.datasets.types import ClassMap, Stream, Supervision, TileBatch, TrainingBatch
+from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a stage is told of the task: classes, shared network, its step budget; nothing of paths or services."""
+
+    class_map: ClassMap
+    network: NetworkSettings
+    training: TrainingSettings
+
+
+class Trainable(LightningModule, ABC):
+    """One stage: the tiles that it wants in each step, and its loss.
+
+    It never reads a file, never logs to a service and never sees test data; the benchmark owns data, steps, seeds.
+
+    Class attributes:
+        wants_images: needs images even where the features of a frozen encoder are cached.
+    """
+
+    wants_images: ClassVar[bool] = False
+
+    def __init__(self, task: Task, config: Settings) -> None:
+        super().__init__()
+        self.task, self.config = task, config
+
+    @abstractmethod
+    def streams(self) -> Mapping[str, Stream]:
+        """The tiles wanted in each step; a stream's supervision must be among what the stage consumes."""
+
+    @abstractmethod
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """The scalar loss of one step."""
+
+    def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over what earlier stages have learnt: the last state of each, by the stage's name.
+
+        Called once, before the first step; not called by stages without earlier ones.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has earlier stages but no inherit()")
+
+    def annotate(self, batch: TileBatch) -> Tensor:
+        """Pseudo-masks of tiles, (B, L, H, W) uint8 class ids, ``IGNORE_LABEL`` where none: L of them for each tile.
+
+        Called for each tile of the stream that a stage ``annotates``, as it is in the store, after the last step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} annotates tiles but has no annotate()")
+
+    @property
+    def progress(self) -> float:
+        """Share of the step budget that is done, 0 to 1."""
+        done = self.trainer.global_step if self._trainer is not None else 0
+        return done / self.task.training.steps
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm of all gradients. bf16 scales no loss, so fused optimisers can be clipped, too."""
+        if gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type is a union of a dozen
+        """AdamW under one learning-rate cycle over the step budget: the same for every arm."""
+        training = self.task.training
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in self.parameters() if parameter.requires_grad],
+            lr=training.learning_rate,
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=training.learning_rate, total_steps=training.steps + 1, pct_start=0.05
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage before the last: computed once for all trials that agree on everything its result depends on.
+
+    That is: data, split, network, augmentation, the fields below, the trial's seed, what the stages it needs depend
+    on, and the budget if it consumes masks or tags. A stage without labels, or with diagnoses only (those of all
+    training patients are known), is therefore shared by a whole column of budgets, and by methods that declare the same.
+
+    Attributes:
+        name: of its artefact, ``[a-z0-9_]``; streams and ``inherit`` use it.
+        module: what is trained; made as ``module(task, config)``.
+        config: the settings that its result depends on, and no others.
+        training: its own step budget.
+        consumes: kinds of labels; the door is closed for all others.
+        needs: names of earlier stages that it inherits from or whose pseudo-masks it reads.
+        annotates: a stream; each tile that it could draw gets the pseudo-masks that ``annotate`` makes of it.
+    """
+
+    name: str
+    module: type[Trainable]
+    config: Settings
+    training: TrainingSettings
+    consumes: frozenset[Supervision] = frozenset()
+    needs: tuple[str, ...] = ()
+    annotates: str | None = None
+
+    @property
+    def depends_on_budget(self) -> bool:
+        """Whether another budget gives another result."""
+        return bool(self.consumes & {Supervision.MASKS, Supervision.TAGS})
+
+
+def own_settings(stage: Trainable, kind: type[SettingsT]) -> SettingsT:
+    """The stage's settings as its own ``Config`` type.
+
+    Raises:
+        TypeError: it was built with settings of another kind.
+    """
+    if not isinstance(stage.config, kind):
+        raise TypeError(f"{type(stage).__name__} needs {kind.__qualname__}, got {type(stage.config).__qualname__}")
+    return stage.config
