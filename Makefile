@@ -13,16 +13,17 @@ comma := ,
 each = $(foreach value,$(subst $(comma), ,$(2)),$(1) '$(value)')
 DATA_OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
 RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budget,$(BUDGETS)) \
-               $(call each,--seed,$(SEEDS)) $(foreach pair,$(SET),--set '$(pair)')
+               $(call each,--seed,$(SEEDS)) $(foreach pair,$(SET),--set '$(pair)') \
+               $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(call each,--gpus,$(GPUS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader clean
+.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader chaos clean
 
 help:  ## this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
 	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  make bench METHOD=complementary [DATASET=synthetic DATA_ROOT=... PLAN=smoke BUDGETS=masks:3p,masks:6p SEEDS=0,1,2 SET='training.steps=500']"
+	@echo "  make bench METHOD=complementary [DATASET=synthetic DATA_ROOT=... PLAN=smoke BUDGETS=masks:3p,masks:6p SEEDS=0,1,2 SET='training.steps=500' EXECUTOR=local GPUS=0,1]"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "TissueBench needs Python 3.11 to 3.13: make PYTHON=python3.11 ...")'
@@ -34,6 +35,12 @@ setup: $(READY)  ## make .venv with everything in it (bench and test do it by th
 
 bench: $(READY)  ## compare METHOD with its controls, print the table
 	@$(BIN)/tissuebench run --method '$(METHOD)' $(RUN_OPTIONS)
+
+sweep: $(READY)  ## all methods and data sets of PLAN; typed again it goes on
+	@$(BIN)/tissuebench run $(RUN_OPTIONS)
+
+status: $(READY)  ## how far the sweep is, from another terminal
+	@$(BIN)/tissuebench status
 
 leaderboard: $(READY)  ## the table again, from what is stored
 	@$(BIN)/tissuebench results table $(if $(DATASET),--dataset '$(DATASET)')
@@ -61,6 +68,9 @@ perf-tiles: $(READY)  ## how fast tiles are read, against other ways (JSON=1)
 
 perf-loader: $(READY)  ## what the data module costs a training (JSON=1)
 	@$(BIN)/tissuebench perf loader $(if $(JSON),--json)
+
+chaos: $(READY)  ## kill a sweep twenty times and compare with one that was left alone (SEED=0)
+	@$(BIN)/python -P tests/chaos.py --seed $(or $(SEED),0)
 
 # The four mapped folders as one tree of links: tools that read source do not see through an editable install.
 $(FARM): $(READY)

@@ -22,11 +22,17 @@ class SharedStatistics(LayerSync):
 
     On GPUs these are torch's own layers; timm puts them in, as torch's conversion would drop the activation that timm's
     layers contain. On CPUs, which torch's layers refuse, the existing layers are given another ``forward``.
+
+    Args:
+        device: that the model will be on; it is not there yet when Lightning calls ``apply``.
     """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Share from here on."""
-        if any(parameter.is_cuda for parameter in model.parameters()):
+        if self._device.type == "cuda":
             converted: nn.Module = convert_sync_batchnorm(model)
             return converted
         for norm in _batch_norms(model):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tissuebench.errors import DataError
 from tissuebench.files import write_aside
-from tissuebench.world import World, any_over_processes
+from tissuebench.world import World, sum_over_processes
 
 LAST = "last.ckpt"
 FITTED = "fitted.pt"
@@ -123,11 +123,12 @@ class Checkpoints(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Write if it is time; stop if anybody says so. The last step is kept as the result, not as a checkpoint."""
-        self.stopped = any_over_processes(self._stop is not None and self._stop())
+        asked = self._stop is not None and self._stop()
+        late = self._world.rank == 0 and time.perf_counter() - self._written_at >= self._every
+        self.stopped, due = (bool(n) for n in sum_over_processes(torch.tensor([int(asked), int(late)])))
         if trainer.global_step == trainer.max_steps:
             return
-        late = self._world.rank == 0 and time.perf_counter() - self._written_at >= self._every
-        if self.stopped or any_over_processes(late):
+        if self.stopped or due:
             self._write(trainer)
         if self.stopped:
             raise Stopped

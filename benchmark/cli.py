@@ -21,6 +21,7 @@ from tissuebench.cli_common import (
 from tissuebench.cli_data import data
 from tissuebench.cli_perf import perf
 from tissuebench.cli_plan import PLAN_OPTIONS, Planned
+from tissuebench.cli_sweep import plan, status, trial
 from tissuebench.errors import TissueBenchError
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ def run(planned: Planned, retry_failed: bool, dry_run: bool, as_json: bool, home
         raise SystemExit(EXIT_SOME_FAILED)
 
 
-cli.add_command(data)
-cli.add_command(perf)
+for command in (data, plan, status, trial, perf):
+    cli.add_command(command)
 
 
 @cli.group(cls=Commands)

@@ -21,7 +21,8 @@ from tissuebench.hashing import Json
 from tissuebench.results.leaderboard import Row
 
 _PROJECT = "tissuebench"
-_STALL_SECONDS = 20.0
+_STALL_SECONDS = 30.0
+_NICENESS = 10  # behind any training; at 19, beside busy cores, a healthy upload would look like one that stalls
 # Of a W&B session around this one: they would give every run here its name, or put it into that session's sweep.
 _NOT_PASSED_ON = frozenset(
     {"WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE"}
@@ -173,7 +174,7 @@ def _work(inbox: queue.SimpleQueue[dict[str, Any]], home: Path, project: str, st
 def main(home: str, project: str, stall_seconds: str) -> None:
     """The child of a ``Publisher``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
-    os.nice(19)
+    os.nice(_NICENESS)
     pipe, answer = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     with open(os.devnull, "r+") as nothing:  # noqa: PTH123 - the service of wandb would inherit and hold both
         os.dup2(nothing.fileno(), 0)

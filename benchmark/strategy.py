@@ -72,7 +72,9 @@ class OneDeviceDDP(DDPStrategy):
     """DDP in processes that know one device each, whatever their rank."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__(find_unused_parameters=True)
+        # Autograd may give two parameters one gradient in the same memory (two biases of a sum, one pixel each); in its
+        # place in DDP's buffer each has its own, and clipping does not meet one twice.
+        super().__init__(find_unused_parameters=True, gradient_as_bucket_view=True)
         self._device = device
 
     @property

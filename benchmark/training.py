@@ -80,8 +80,9 @@ def fit(
     """Train ``method`` to the end of its step budget, from the checkpoint in ``folder`` if there is one.
 
     The network after the last step is the result, or the best that ``keep_best`` saw. It is written to ``fitted.pt``;
-    where that file is, nothing is trained. The folder belongs to one stage. Steps, batches and results do not depend on
-    the number of processes, which must be connected (``world.connected``) and all call this.
+    where that file is, nothing is trained. The folder belongs to one stage. Steps and batches are
+    the same whatever the number of processes, and so are results but for rounding and, with dropout, for what is
+    dropped. The processes must be connected (``world.connected``) and all call this.
 
     Args:
         method: of the trial, or a stage before it.
@@ -155,7 +156,7 @@ def _samples(method: Trainable) -> int:
 def _trainer(
     training: TrainingSettings, machine: Machine, world: World, folder: Path, callbacks: list[Callback]
 ) -> Trainer:
-    shared = [SharedStatistics()] if world.size > 1 else []
+    shared = [SharedStatistics(machine.device)] if world.size > 1 else []
     return Trainer(
         accelerator=machine.accelerator,
         devices=[machine.device.index or 0] if machine.accelerator == "gpu" else 1,

@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import subprocess
 import sys
 import time
 import uuid
@@ -28,25 +27,33 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from tissuebench.compute import ComputeSettings, SlurmSettings
 from tissuebench.errors import ConfigError
-from tissuebench.executors.slurm_queue import SlurmQueue
+from tissuebench.executors.slurm_queue import SlurmQueue, run_slurm
 from tissuebench.executors.slurm_task import STOP_SIGNAL, SlurmTask, ended_path
 from tissuebench.sweep.jobs import Ended, Job, Outcome
 from tissuebench.sweep.supervisor import Limits
 
 _ARRAY_MAX = 500
 _LOOK_SECONDS = 0.5
+_ASK_AGAIN_SECONDS = 10.0
 _GRACE_SECONDS = 5.0
 """How much later than SLURM's word a file may appear on a shared file system."""
 
 
 @dataclass(slots=True)
 class _Submitted:
-    """A node at SLURM. ``over_since``: when it was first seen to be over without having said so; s."""
+    """A node at SLURM; times are seconds of the monotonic clock.
+
+    Attributes:
+        key: of the node.
+        started: when it was submitted.
+        over_since: when it was first seen to be over without having said so.
+        asked: when it was last asked to hand back.
+    """
 
     key: str
     started: float
     over_since: float | None = None
-    signalled: bool = False
+    asked: float = float("-inf")
 
 
 class SlurmExecutor:
@@ -164,13 +171,14 @@ class SlurmExecutor:
         return lost
 
     def _ask_to_hand_back(self, states: Mapping[str, str]) -> None:
-        """A job may begin to run, or be requeued, at any moment: asked again with every look at the queue."""
+        """A job may begin to run or be requeued at any moment, and one without a step yet hears nothing: ask again."""
         self._queue.cancel([job_id for job_id, name in states.items() if name == "PENDING"], "--state=PENDING")
+        now = time.monotonic()
         running = [job_id for job_id, name in states.items() if name == "RUNNING"]
-        running = [job_id for job_id in running if not self._submitted[job_id].signalled]
-        for job_id in running:
-            self._submitted[job_id].signalled = True
-        self._queue.cancel(running, f"--signal={STOP_SIGNAL.name}")
+        asked = [job_id for job_id in running if now - self._submitted[job_id].asked > _ASK_AGAIN_SECONDS]
+        for job_id in asked:
+            self._submitted[job_id].asked = now
+        self._queue.cancel(asked, f"--signal={STOP_SIGNAL.name}")
 
 
 def _limits(compute: ComputeSettings) -> Limits:
@@ -200,16 +208,14 @@ def _check(settings: SlurmSettings, options: Mapping[str, str | int]) -> None:
     """Ask SLURM whether it would take such a job, without giving it one."""
     if settings.minutes * 60 <= settings.signal_seconds:
         raise ConfigError(
-            f"compute.slurm.signal_seconds: the warning {settings.signal_seconds} s before the end leaves no time to work "
-            f"in {settings.minutes} minutes; lower it, or raise compute.slurm.minutes"
+            f"compute.slurm.signal_seconds: a warning {settings.signal_seconds} s before the end leaves no time to "
+            f"work in {settings.minutes} minutes; lower it, or raise compute.slurm.minutes"
         )
     if shutil.which("sbatch") is None:
         raise ConfigError("compute.executor: slurm needs SLURM's commands, and there is no sbatch on PATH")
     flags = [f"--{name}={value}" for name, value in options.items()]
     with _as_if_outside_of_jobs():
-        asked = subprocess.run(
-            ("sbatch", "--test-only", *flags, "--wrap=true"), capture_output=True, text=True, check=False
-        )
+        asked = run_slurm("sbatch", "--test-only", *flags, "--wrap=true")
     if asked.returncode != 0:
         raise ConfigError(f"compute.slurm: SLURM refuses {' '.join(flags)}: {_one_line(asked.stderr)}")
 

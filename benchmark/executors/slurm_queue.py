@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 _LOOK_SECONDS = 2.0
 _JOBS_A_SECOND = 50
-_OVER = frozenset(
-    "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
-)
+_OVER = {
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
+    *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
+}
 _FORMAT = "JobArrayID:48,State:24,exit_code:16"
 
 
@@ -52,7 +53,7 @@ class SlurmQueue:
             return None
         self._next_look = now + _LOOK_SECONDS + len(job_ids) / _JOBS_A_SECOND
         bases = ",".join(sorted({job_id.partition("_")[0] for job_id in job_ids}))
-        asked = _run("squeue", "--noheader", "--array", "--states=all", f"--jobs={bases}", f"--Format={_FORMAT}")
+        asked = run_slurm("squeue", "--noheader", "--array", "--states=all", f"--jobs={bases}", f"--Format={_FORMAT}")
         if asked.returncode != 0:
             return {} if "Invalid job id" in asked.stderr else None
         rows = (line.split() for line in asked.stdout.splitlines())
@@ -62,8 +63,9 @@ class SlurmQueue:
     def cancel(self, job_ids: Collection[str], *options: str) -> None:
         """``scancel``; a job that is over meanwhile is no error."""
         if job_ids:
-            _run("scancel", *options, *sorted(job_ids))
+            run_slurm("scancel", *options, *sorted(job_ids))
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def run_slurm(*command: str) -> subprocess.CompletedProcess[str]:
+    """One of SLURM's commands; what it says is text."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603

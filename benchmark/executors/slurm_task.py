@@ -1,4 +1,4 @@
-"""What a SLURM task does: it runs one node under supervision, and hands it back to SLURM when SLURM wants its machine."""
+"""What a SLURM task does: it runs one node under supervision, and gives the machine back when SLURM wants it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import submitit
 from submitit.core.utils import DelayedSubmission
 
 from tissuebench.executors.gpus import visible_gpus
+from tissuebench.executors.slurm_queue import run_slurm
 from tissuebench.files import write_aside
 from tissuebench.sweep.jobs import Ended, Job, Outcome
 from tissuebench.sweep.supervisor import Limits, Slot, run_supervised
@@ -72,7 +71,7 @@ class SlurmTask:
         again = signals.warned and not signals.stopped and ended.outcome in (Outcome.INTERRUPTED, Outcome.LOST)
         path = ended_path(self.folder, job_id)
         if again and world.rank == 0 and _is_to_go_on(job_id, signals.certain or world.size == 1):
-            _slurm("scontrol", "requeue", job_id)
+            run_slurm("scontrol", "requeue", job_id).check_returncode()
         elif not again:
             _tell(path, world, ended)
         while world.rank > 0 and not path.exists():  # srun ends what is left a minute after the first has ended
@@ -137,8 +136,7 @@ def _world(environment: submitit.JobEnvironment) -> World:
 def _rename(job_id: str, title: str) -> None:
     """Show the title in ``squeue``: an array is submitted under one name."""
     name = re.sub(r"[^\w.:=+-]+", "_", title, flags=re.ASCII)[:80]
-    with suppress(OSError, subprocess.SubprocessError):
-        _slurm("scontrol", "update", f"JobId={job_id}", f"JobName={name}")
+    run_slurm("scontrol", "update", f"JobId={job_id}", f"JobName={name}")  # a site may forbid it: no harm
 
 
 def _is_to_go_on(job_id: str, certain: bool) -> bool:
@@ -148,11 +146,9 @@ def _is_to_go_on(job_id: str, certain: bool) -> bool:
 
     Args:
         job_id: of this job.
-        certain: whether SLURM surely wants the machine; srun sends SIGTERM, too, when another process of the trial died.
+        certain: whether SLURM surely wants the machine; srun sends SIGTERM when another process of the trial dies, too.
     """
-    state, preempted = _slurm("squeue", "--noheader", f"--jobs={job_id}", "--Format=State,PreemptTime").split()
+    asked = run_slurm("squeue", "--noheader", f"--jobs={job_id}", "--Format=State,PreemptTime")
+    asked.check_returncode()
+    state, preempted = asked.stdout.split()
     return state == "RUNNING" and (certain or preempted != "N/A")
-
-
-def _slurm(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()

@@ -18,6 +18,10 @@ from tissuebench.sweep.jobs import Job, NodeKind
 from tissuebench.trial import PROTOCOL_VERSION, Trial, identity_of_training, short_hash
 
 
+_LAST = ("selection_share", "selection_every")
+"""Settings that only the last stage of a trial has a use for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One node: what a worker runs, what must be finished before, and how much it is.
@@ -152,7 +156,7 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
         "stage": stage.name,
         "module": f"{stage.module.__module__}:{stage.module.__qualname__}",
         "config": stage.config.model_dump(mode="json"),
-        "training": identity_of_training(stage.training),
+        "training": {name: value for name, value in identity_of_training(stage.training).items() if name not in _LAST},
         "annotates": stage.annotates,
         "consumes": sorted(stage.consumes),
         "needs": {name: earlier[name] for name in stage.needs},

@@ -11,6 +11,8 @@ from typing import Any
 from tissuebench.hashing import Json, canonical_json
 from tissuebench.sweep.folders import JOURNAL
 
+_NOT_GONE_ON_FROM = ("failed", "stalled", "memory")
+
 
 def note(folder: Path, event: str, **facts: Json) -> None:
     """Append one event (``started``, ``done``, ``failed``, ``interrupted``, ``lost``) with the time and its facts."""
@@ -29,3 +31,22 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def seconds_spent(folder: Path) -> float | None:
+    """On a node since it was started from nothing: by all attempts that went on from each other, to now if it runs.
+
+    None if it was never started. An attempt whose end nobody saw does not count.
+    """
+    spent: float | None = None
+    since: float | None = None
+    has_failed = False
+    for event in read_journal(folder):
+        if event["event"] == "started":
+            spent, since, has_failed = 0.0 if spent is None or has_failed else spent, event["time"], False
+        elif since is not None and spent is not None:
+            spent, since = spent + event["time"] - since, None
+            has_failed = event["event"] in _NOT_GONE_ON_FROM
+    if since is None or spent is None:
+        return spent
+    return spent + max(0.0, time.time() - since)

@@ -172,7 +172,7 @@ def _run_shard(
     )
     took: dict[str, Json] = {"tiles": planned.stop - planned.start, "seconds": time.perf_counter() - started}
     may_store()
-    write_record(folder, {**took, "identity": planned.identity})
+    write_record(folder, {**took, "identity": planned.identity, "environment": describe_environment()})
     return took
 
 
@@ -249,8 +249,8 @@ def _run_trial(
     rows = [SlideRow(one.slide.patient_id, one.slide.slide_id, ";".join(one.diagnosis), one.counts) for one in scored]
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
     compute = {"steps": fitted.steps, "samples": fitted.samples, "peak_memory": around.peak_memory()}
-    if keep_best is not None:
-        compute["selected_step"] = fitted.selected_step or keep_best.step
+    if fitted.selected_step is not None:
+        compute["selected_step"] = fitted.selected_step
     for stage, key in _needs(job).items():
         record = read_record(node_folder(job.home, NodeKind.STAGE, key))
         seconds[f"stage/{stage}"] = record["seconds"]

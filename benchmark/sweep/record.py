@@ -41,21 +41,26 @@ class SweepRecord:
     nodes: tuple[RecordedNode, ...]
 
 
-def write_sweep(home: Path, graph: Graph, title: str) -> str:
-    """Write down what a run of this graph consists of; returns the key, which is that of its nodes."""
-    nodes = [
+def record_of(graph: Graph, title: str) -> SweepRecord:
+    """What a run of this graph consists of; the key is that of its nodes."""
+    nodes = (
         RecordedNode(node.key, node.job.kind, node.job.title, node.steps, node.tiles, node.needs)
         for node in graph.values()
-    ]
-    key = content_hash(sorted(graph))[:_KEY_LENGTH]
+    )
+    return SweepRecord(content_hash(sorted(graph))[:_KEY_LENGTH], title, time.time(), tuple(nodes))
+
+
+def write_sweep(home: Path, graph: Graph, title: str) -> str:
+    """Write that down for those who look; returns the key."""
+    record = record_of(graph, title)
     content: dict[str, Json] = {
-        "key": key,
+        "key": record.key,
         "title": title,
-        "started": time.time(),
-        "nodes": [{**asdict(node), "kind": node.kind.value} for node in nodes],
+        "started": record.started,
+        "nodes": [{**asdict(node), "kind": node.kind.value} for node in record.nodes],
     }
-    write_aside(_folder(home) / f"{key}.json", json.dumps(content, indent=1).encode())
-    return key
+    write_aside(_folder(home) / f"{record.key}.json", json.dumps(content, indent=1).encode())
+    return record.key
 
 
 def latest_sweep(home: Path, key: str | None = None) -> SweepRecord:
@@ -65,19 +70,33 @@ def latest_sweep(home: Path, key: str | None = None) -> SweepRecord:
         ConfigError: there is none.
         DataError: its file is damaged.
     """
-    paths = sorted(_folder(home).glob("*.json"), key=lambda path: path.stat().st_mtime)
-    paths = [path for path in paths if key is None or path.stem.startswith(key)]
+    paths = [path for path in _newest_first(home) if key is None or path.stem.startswith(key)]
     if not paths:
-        raise ConfigError(f"{_folder(home)}: no sweep {key or ''}was started here; 'tissuebench run' starts one")
+        named = f"no sweep {key} was" if key else "no sweep was"
+        raise ConfigError(f"{_folder(home)}: {named} started here; 'tissuebench run' starts one")
+    return _read(paths[0])
+
+
+def all_sweeps(home: Path) -> list[SweepRecord]:
+    """Every sweep that was started here, the latest first; errors as ``latest_sweep``, but none is none."""
+    return [_read(path) for path in _newest_first(home)]
+
+
+def _newest_first(home: Path) -> list[Path]:
+    paths = [path for path in _folder(home).glob("*.json") if not path.name.startswith(".")]
+    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _read(path: Path) -> SweepRecord:
     try:
-        content = json.loads(paths[-1].read_text())
+        content = json.loads(path.read_text())
         nodes = tuple(
             RecordedNode(**{**node, "kind": NodeKind(node["kind"]), "needs": tuple(node["needs"])})
             for node in content["nodes"]
         )
         return SweepRecord(content["key"], content["title"], content["started"], nodes)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{paths[-1]}: not a usable record of a sweep ({error}); delete it") from error
+        raise DataError(f"{path}: not a usable record of a sweep ({error}); delete it") from error
 
 
 def _folder(home: Path) -> Path:

@@ -27,7 +27,7 @@ class Progress:
     Attributes:
         phase: what is being done: ``fit``, ``scoring slides``, ...
         done, total: in units of the phase.
-        first: where the phase began; more than 0 where a fit is resumed.
+        first: what was done when the phase was first told of; more than 0 for a training that is resumed.
         count: how often anything moved since the node was started; a supervisor sees a stall by it.
         rate: units of the phase a second.
         memory: bytes of this process that are not shared with files.

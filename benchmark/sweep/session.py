@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import time
 import traceback
@@ -93,7 +94,8 @@ class Session:
         resumed = (folder / "last.ckpt").is_file()
         journal.note(folder, "started", pid=os.getpid(), resumed=resumed)
         (folder / JOB).write_text(job.to_json())
-        print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {job.kind} {job.title} ({job.key})", flush=True)
+        said = f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {job.kind} {job.title} ({job.key})"
+        print(said, file=sys.stderr, flush=True)  # in this process, standard output is for what was asked for
         forget_failure(job.home, job.kind, job.key)
         try:
             took = self._run(job, may_store)

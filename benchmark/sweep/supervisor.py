@@ -26,6 +26,8 @@ READY, STAYS, LEAVES = "ready", "stays", "leaves"
 
 CHECKPOINT_MINUTES = "TISSUEBENCH_CHECKPOINT_MINUTES"
 _LOOK_SECONDS = 1.0
+_IMPORT_SECONDS = 300.0
+"""What a worker may take to import everything: slow on a busy machine, or from a network's disk."""
 _GRACE_SECONDS = 60.0
 
 
@@ -84,7 +86,7 @@ class Worker:
         self._count = -1
         self._killed: Ended | None = None
         self._said = b""
-        self._is_leaving = False
+        self._is_ready = self._is_leaving = False
         worlds = slot.worlds() if worlds is None else worlds
         self._processes = [_start(slot, limits, world) for world in worlds]
 
@@ -118,6 +120,8 @@ class Worker:
         *lines, self._said = (self._said + heard).split(b"\n")
         for line in lines:
             word, _, rest = line.decode().partition(" ")
+            if word == READY:
+                self._is_ready, self._moved = True, time.monotonic()
             if word in (STAYS, LEAVES):
                 self.job = None
                 self._is_leaving = word == LEAVES
@@ -143,8 +147,9 @@ class Worker:
         if progress is not None and progress.count != self._count:
             self._count, self._moved = progress.count, now
         stalled, taken = now - self._moved, self._memory()
-        if stalled > self._limits.stall_seconds:
-            reason = f"no progress for {_for_people(self._limits.stall_seconds)} (compute.stall_minutes)"
+        patience = self._limits.stall_seconds if self._is_ready else max(self._limits.stall_seconds, _IMPORT_SECONDS)
+        if stalled > patience:
+            reason = f"no progress for {_for_people(patience)} (compute.stall_minutes)"
             self._kill(Ended(self.job.key, Outcome.STALLED, reason + _tail(self.job), now - self._started))
         elif self._limits.memory_bytes and taken > self._limits.memory_bytes:
             reason = (

@@ -14,6 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -66,6 +68,7 @@ ONE_STEP = {  # method, tiles a step, further settings
     "supervised, batch norm with activation": ("supervised", 5, ("network.encoder=tf_efficientnet_lite0",)),
 }
 STEPS = 8
+TOLERANCE = 1e-5
 
 
 # What one process does, alone or among others.
@@ -214,7 +217,7 @@ def norms(trial, data, folder, world):
         model = nn.Sequential(nn.Conv2d(4, 4, 1), norm).double()
         for number, parameter in enumerate(model.parameters()):
             nn.init.normal_(parameter, generator=torch.Generator().manual_seed(number))
-        shared = SharedStatistics()
+        shared = SharedStatistics(CPU)
         if world.size > 1:
             shared.apply(model)
         for _ in range(2):
@@ -287,7 +290,7 @@ class Lab:
         (folder / "tasks.json").write_text(json.dumps(told))
         command = [sys.executable, "-P", __file__, str(self.home / "data" / "tiny"), str(folder), str(size)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
         assert ran.returncode == 0, ran.stderr[-4000:]
         return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(size)]
 
@@ -318,9 +321,9 @@ def two(lab):
     begun = lab.folder / "begun-alone"
     begun.mkdir()
     stop_after(lab, begun, 7)
-    trial = lab.trial()
+    trial = lab.trial("supervised", *FROZEN)
     tasks = [("who", trial, None), ("losses", trial, None), ("norms", trial, None)]
-    tasks += [("whole", trial, None), ("whole_in_double", trial, None)]
+    tasks += [("whole", trial, None), ("whole_in_double", lab.trial(), None)]
     tasks += [("stopped", trial, lab.folder / "stopped"), ("resumed", trial, begun)]
     ranks = lab.together(2, tasks + steps_of(lab))
     names = [name for name, *_ in tasks] + list(ONE_STEP)
@@ -329,13 +332,14 @@ def two(lab):
 
 @pytest.fixture(scope="module")
 def alone(lab):
-    trial = lab.trial()
-    return {task: lab.alone(task, trial, task) for task in ("losses", "norms", "whole", "whole_in_double")}
+    trial = lab.trial("supervised", *FROZEN)
+    found = {task: lab.alone(task, trial, task) for task in ("losses", "norms", "whole")}
+    return {**found, "whole_in_double": lab.alone("whole_in_double", lab.trial(), "whole_in_double")}
 
 
 def stop_after(lab, folder, steps):
     """A fit of this process that leaves a checkpoint after so many steps."""
-    trial, done = lab.trial(), []
+    trial, done = lab.trial("supervised", *FROZEN), []
     method, batches = built(trial, lab.data)
     with pytest.raises(Interrupted):
         fit(method, batches, folder, trial.seed, MACHINE, done.append, stop=lambda: done[-1] == steps)
@@ -402,7 +406,18 @@ def test_a_batch_norm_of_another_kind_is_refused():
         pass
 
     with pytest.raises(ConfigError, match="Own cannot share"):
-        SharedStatistics().apply(nn.Sequential(Own(3)))
+        SharedStatistics(CPU).apply(nn.Sequential(Own(3)))
+
+
+def test_batch_norm_on_gpus_is_that_of_torch_and_keeps_activations():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), BatchNormAct2d(4), nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2)).eval()
+    images = torch.randn(2, 2, 8, 8)
+    expected, keys = model(images), list(model.state_dict())
+    shared = SharedStatistics(torch.device("cuda"))
+    model = shared.revert(shared.apply(model))
+    assert [isinstance(layer, nn.SyncBatchNorm) for layer in model] == [False, True, False, True]
+    assert torch.equal(model(images), expected)
+    assert list(model.state_dict()) == keys
 
 
 @pytest.mark.parametrize("name", list(ONE_STEP))
@@ -420,17 +435,20 @@ def test_three_processes_take_the_step_of_one(lab):
 def compare_steps(lab, name, ranks):
     method, size, settings = ONE_STEP[name]
     expected = lab.alone("one_step", lab.trial(method, *settings, steps=1, batch_size=size), name)
-    tolerance = 1e-6 if "frozen" in name else 1e-10  # measured: 8e-8 in float32, 7e-12 in float64
     for found in ranks:
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
-        assert relative(found["gradients"], expected["gradients"]) < tolerance
-        assert relative(found["clipped"], expected["clipped"]) < tolerance
+        # measured: 8e-8 in float32; in float64 7e-12 with two processes, 3e-8 with three, as the loss is float32
+        assert relative(found["gradients"], expected["gradients"]) < 1e-6
+        assert relative(found["clipped"], expected["clipped"]) < 1e-6
         same_bits(found["state"], ranks[0]["state"])
 
 
 @pytest.mark.parametrize("task", ["whole", "whole_in_double"])
 def test_a_trial_gives_the_result_of_one_process(two, alone, task):
-    """In float64 the same counts. In float32 the optimiser carries rounding on: measured .0002 mIoU after 12 steps."""
+    """With batch norm in float64 the very same counts; with a frozen encoder in float32 what rounding leaves of them.
+
+    Batch norm in float32 was measured once: after 12 steps .0002 mIoU and .3 % of the loss apart.
+    """
     expected, exact = alone[task], task == "whole_in_double"
     for results in two:
         found = results[task]
@@ -439,10 +457,14 @@ def test_a_trial_gives_the_result_of_one_process(two, alone, task):
         assert found["selected"] == expected["selected"]
         steps, values = zip(*found["history"], strict=True)
         assert steps == (STEPS,)
-        assert values == pytest.approx([loss for _, loss in expected["history"]], rel=1e-6 if exact else 2e-2)
-        assert relative(found["state"], expected["state"]) < (1e-10 if exact else 5e-3)  # measured: 3e-13, 5e-4
+        assert values == pytest.approx([loss for _, loss in expected["history"]], rel=1e-6 if exact else TOLERANCE)
+        trained, trained_alone = (
+            {name: value for name, value in run["state"].items() if "encoder" not in name} for run in (found, expected)
+        )
+        assert relative(trained, trained_alone) < (1e-10 if exact else TOLERANCE)
         mious = [miou(counts.sum(axis=0)) for counts in (found["counts"], expected["counts"])]
-        assert mious[0] == pytest.approx(mious[1], abs=5e-3)
+        print(task, values, expected["history"], relative(trained, trained_alone), mious)
+        assert mious[0] == pytest.approx(mious[1], abs=TOLERANCE)
         if exact:
             assert np.array_equal(found["counts"], expected["counts"])
 
@@ -460,7 +482,7 @@ def test_all_processes_end_with_the_same_bits(two):
 
 def test_an_evaluation_is_shared_and_counts_what_one_process_counts(lab, two):
     """To the last bit, as each slide is predicted as it would be by one process."""
-    trial = lab.trial()
+    trial = lab.trial("supervised", *FROZEN)
     method, _ = built(trial, lab.data)
     method.load_state_dict(two[0]["whole"]["state"])
     counts, told = scored(method, trial, lab.data, ALONE)
@@ -485,15 +507,23 @@ def test_two_processes_go_on_where_one_stopped(two, alone):
         found = results["resumed"]
         assert found["seen"] == list(range(7, STEPS + 1))
         losses_alone = [loss for _, loss in alone["whole"]["history"]]
-        assert [loss for _, loss in found["history"]] == pytest.approx(losses_alone, rel=2e-2)
+        assert [loss for _, loss in found["history"]] == pytest.approx(losses_alone, rel=TOLERANCE)
         same_bits(found["state"], two[0]["resumed"]["state"])
 
 
 def test_one_process_goes_on_where_two_stopped(lab, two):
-    found = resumed(lab.trial(), lab.data, lab.folder / "stopped-here", ALONE)
+    found = resumed(lab.trial("supervised", *FROZEN), lab.data, lab.folder / "stopped-here", ALONE)
     assert found["seen"] == list(range(5, STEPS + 1))
     losses_together = [loss for _, loss in two[0]["whole"]["history"]]
-    assert [loss for _, loss in found["history"]] == pytest.approx(losses_together, rel=2e-2)
+    assert [loss for _, loss in found["history"]] == pytest.approx(losses_together, rel=TOLERANCE)
+
+
+def end_with_parent():
+    """A test that gives up leaves no process behind that waits for another."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 if __name__ == "__main__":
@@ -507,6 +537,7 @@ if __name__ == "__main__":
             children.append(child)
             continue
         failed = 1
+        threading.Thread(target=end_with_parent, daemon=True).start()
         try:
             os.environ.update(World(rank, rank, n_processes, port=port).environment())
             this = World.from_environment()

@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -32,7 +34,7 @@ Fault, WandbServer = wandb_server.Fault, wandb_server.WandbServer
 CLASSES = ("glass", "tumour_a", "tumour_b")
 KEY = "feedc0de" * 5
 SECONDS = 120.0  # far more than anything here takes; a publisher that needed them all says so in its line
-STALL = 2.0
+STALL = 4.0  # of a server that fails
 CURVE = {10: 1.5, 20: 0.5}
 
 
@@ -78,16 +80,16 @@ class Home:
             )
             self.results.append(one)
 
-    def publish(self, seconds: float = SECONDS) -> str:
+    def publish(self, stall_seconds: float = SECONDS) -> str:
         """As a sweep does it: every trial when it is over, the table at the end."""
-        with Publisher(self.path, stall_seconds=STALL) as publisher:
-            return self.publish_with(publisher, seconds)
+        with Publisher(self.path, stall_seconds=stall_seconds) as publisher:
+            return self.publish_with(publisher)
 
-    def publish_with(self, publisher: Publisher, seconds: float = SECONDS) -> str:
+    def publish_with(self, publisher: Publisher) -> str:
         for one in self.results:
             publisher.trial(one.trial_id)
         publisher.board(build(self.results).rows, [one.trial_id for one in self.results])
-        return publisher.close(seconds)
+        return publisher.close(SECONDS)
 
     def sync(self) -> None:
         """What the line tells the user to type."""
@@ -123,7 +125,7 @@ def home(tmp_path, monkeypatch) -> Home:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path / "account"))
     made = Home(tmp_path / "bench")
     made.add(*map(result, range(3)))
     yield made
@@ -181,7 +183,6 @@ def test_online_each_trial_is_one_run_however_often_the_command_is_typed(home, c
         assert_complete(server, home)
         assert server.keys == {KEY}
         received = server.operations.copy()
-        print("REQUESTS", server.n_requests)
         assert "online" in home.publish()
         assert server.operations == received
         assert home.folders() == home.run_ids()
@@ -193,11 +194,11 @@ def test_online_each_trial_is_one_run_however_often_the_command_is_typed(home, c
         assert all(server.runs[one.trial_id].n_lines == len(CURVE) for one in home.results)
 
 
-def test_offline_everything_waits_once_and_sync_sends_it_from_any_account(home, connect, monkeypatch, tmp_path):
+def test_offline_everything_waits_once_and_sync_sends_it_from_any_account(home, connect, tmp_path):
     for _ in range(2):
         assert "offline (no API key); 4 runs wait: 'wandb sync" in home.publish()
         assert home.folders() == home.run_ids()
-    monkeypatch.setenv("HOME", str(tmp_path / "another"))
+    shutil.rmtree(tmp_path / "account")  # of a container, or on the node that wrote it
     with WandbServer() as server:
         connect(server.url)
         home.sync()
@@ -205,15 +206,6 @@ def test_offline_everything_waits_once_and_sync_sends_it_from_any_account(home, 
         received = server.operations.copy()
         assert "online" in home.publish()
         assert server.operations == received
-
-
-def test_what_was_offline_goes_out_with_the_next_run(home, connect):
-    home.publish()
-    with WandbServer() as server:
-        connect(server.url)
-        assert "online" in home.publish()
-        assert_complete(server, home)
-    assert home.folders() == home.run_ids()
 
 
 def test_offline_by_request_asks_no_server(home, connect, monkeypatch):
@@ -255,7 +247,7 @@ def test_a_port_that_refuses(home, connect):
 def test_a_server_that_fails_costs_seconds_once_and_no_run(home, connect, fault, key, reason):
     with WandbServer(fault=fault) as server:
         connect(server.url, key)
-        said = home.publish()
+        said = home.publish(STALL)
         assert f"offline ({reason}); 4 runs wait" in said
         assert server.runs == {}
     written = [path.read_bytes() for path in home.path.parent.rglob("*") if path.is_file()]
@@ -266,14 +258,14 @@ def test_a_server_that_fails_costs_seconds_once_and_no_run(home, connect, fault,
         assert_complete(server, home)
 
 
-LAST_REQUESTS = [pytest.param(n, marks=() if n in (4, 15, 26) else pytest.mark.slow) for n in range(2, 36)]
+LAST_REQUESTS = [pytest.param(n, marks=() if n in (11, 26) else pytest.mark.slow) for n in range(2, 36, 3)]
 
 
 @pytest.mark.parametrize("dies_after", LAST_REQUESTS)
 def test_a_server_that_dies_in_the_middle_is_completed_later(home, connect, dies_after):
     with WandbServer(dies_after=dies_after) as server:
         connect(server.url)
-        assert f"offline (no answer for {STALL:g} s)" in home.publish()
+        assert f"offline (no answer for {STALL:g} s)" in home.publish(STALL)
         assert server.closed.is_set()
     with WandbServer(server.port, keeps=server) as server:
         again = Home.sync if dies_after % 2 else Home.publish
@@ -285,26 +277,32 @@ def test_a_server_that_dies_in_the_middle_is_completed_later(home, connect, dies
 def test_after_a_failure_no_trial_asks_the_server_again(home, connect):
     with WandbServer(fault=Fault.UNAUTHORISED) as server:
         connect(server.url)
-        with Publisher(home.path, stall_seconds=STALL) as publisher:
+        with Publisher(home.path) as publisher:
             publisher.trial(home.results[0].trial_id)
             wait_until(lambda: server.n_refused == 1, "nothing was sent")
             assert "4 runs wait" in home.publish_with(publisher)
         assert server.n_refused == 1
 
 
-def child_of(home: Home) -> int:
+def process_of(home: Home, command: str) -> int:
     def found() -> list[int]:
-        return [pid for pid, command in home.processes().items() if "tissuebench.publisher" in command]
+        return [pid for pid, text in home.processes().items() if command in text]
 
-    wait_until(found, "no child")
+    wait_until(found, f"no process {command!r}")
     return found()[0]
+
+
+def child_of(home: Home) -> int:
+    return process_of(home, "tissuebench.publisher")
 
 
 def test_a_child_that_hangs_is_noticed_by_nobody_and_loses_nothing(home):
     with Publisher(home.path) as publisher:
         os.kill(child_of(home), signal.SIGSTOP)
-        for _ in range(20_000):  # more than any pipe holds
-            publisher.trial(home.results[0].trial_id)
+        tells = threading.Thread(target=lambda: [publisher.trial("0" * 16) for _ in range(20_000)], daemon=True)
+        tells.start()  # more than any pipe holds
+        tells.join(SECONDS)
+        assert not tells.is_alive()
         assert "not finished within 0.1 s; nothing is lost" in publisher.close(0.1)
     assert "4 runs wait" in home.publish()
 
@@ -326,7 +324,10 @@ def test_a_child_that_is_killed_loses_nothing(home):
 def test_the_child_is_polite_and_deaf_to_ctrl_c(home):
     with Publisher(home.path) as publisher:
         child = child_of(home)
-        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, child) == 19, "not at low priority")
+        wait_until(
+            lambda: os.getpriority(os.PRIO_PROCESS, child) == os.getpriority(os.PRIO_PROCESS, 0) + 10,
+            "not at low priority",
+        )
         assert os.getpgid(child) != os.getpgid(0)
         os.kill(child, signal.SIGINT)
         assert "4 runs wait" in home.publish_with(publisher)
@@ -342,10 +343,13 @@ def test_the_child_ends_with_its_parent_in_the_middle_of_anything(home, connect)
         connect(server.url)
         command = [sys.executable, "-P", "-c", script, str(home.path), home.results[0].trial_id]
         parent = subprocess.Popen(command)
-        wait_until(lambda: any("wandb sync" in text for text in home.processes().values()), "nothing was sent")
-        assert child_of(home)
-        parent.kill()
-        parent.wait()
+        try:
+            sync = process_of(home, "wandb sync")
+            # Through the child's own service what it was told would go on after it was ended.
+            assert b"WANDB_SERVICE" not in Path(f"/proc/{sync}/environ").read_bytes()
+        finally:
+            parent.kill()
+            parent.wait()
         wait_until(lambda: not home.processes(), "outlived its parent")
 
 

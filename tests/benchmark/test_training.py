@@ -170,6 +170,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(start, tmp_p
     with pytest.raises(Killed):
         start(checkpoint_minutes=0)
     monkeypatch.undo()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # Lightning left its own
     assert torch.load(folder / LAST, weights_only=True)["global_step"] == 2
     (folder / f".{LAST}.0123.tmp").write_bytes(b"what a killed process leaves")
     again, _, seen = start()

@@ -70,7 +70,9 @@ class SlurmCluster:
 
     def job(self, job_id: str) -> dict[str, str]:
         """What ``scontrol`` knows of a job."""
-        return dict(word.split("=", 1) for word in self.run("scontrol", "show", "job", "-o", job_id).split() if "=" in word)
+        return dict(
+            word.split("=", 1) for word in self.run("scontrol", "show", "job", "-o", job_id).split() if "=" in word
+        )
 
     def queued(self) -> dict[str, str]:
         """State of every job that is not over, by its id."""
@@ -79,8 +81,12 @@ class SlurmCluster:
 
     def tasks(self, job_id: str) -> list[int]:
         """Process ids of the tasks (not of the batch script) of a running job, the same on both nodes."""
-        lines = self.run("scontrol", "listpids", self.job(job_id)["JobId"], *self.job(job_id)["NodeList"].split()).splitlines()
-        return [int(pid) for pid, _, step, *_ in (line.split() for line in lines[1:]) if step != "batch" and pid != "-1"]
+        lines = self.run(
+            "scontrol", "listpids", self.job(job_id)["JobId"], *self.job(job_id)["NodeList"].split()
+        ).splitlines()
+        return [
+            int(pid) for pid, _, step, *_ in (line.split() for line in lines[1:]) if step != "batch" and pid != "-1"
+        ]
 
     def start_soon(self, job_id: str) -> None:
         """End the two minutes that SLURM lets a requeued job wait; within the same second it would not be launched."""
@@ -105,7 +111,9 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         cluster = SlurmCluster(folder, {"SLURM_CONF": str(folder / "slurm.conf"), "GLOO_SOCKET_IFNAME": "lo"})
         _configure(folder)
-        munge = [f"--{name}={folder}/munge.{name}" for name in ("socket", "log-file", "pid-file", "seed-file", "key-file")]
+        munge = [
+            f"--{name}={folder}/munge.{name}" for name in ("socket", "log-file", "pid-file", "seed-file", "key-file")
+        ]
         _start(stack, folder, "munged", "--foreground", "--force", *munge)
         _wait_for("munged", (folder / "munge.socket").exists, folder)
         config = str(folder / "slurm.conf")

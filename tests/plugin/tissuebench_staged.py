@@ -199,7 +199,7 @@ class BadStart(Supervised):
 
     @classmethod
     def stages(cls, config, training):
-        return (Stage("failing_of_a_test", FailingStage, Settings(), training),)
+        return (Stage("failing_of_a_test", FailingStage, PretrainSettings(), training),)
 
     def inherit(self, weights):
         pass

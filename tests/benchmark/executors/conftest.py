@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+
+from tests.clusters.ray import HEAD, OTHER, ray_cluster
 from tests.clusters.slurm import slurm_cluster
 from tests.clusters.standin import Node, stand_in
 
@@ -28,3 +30,19 @@ def slurm(running_slurm, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     yield running_slurm
     running_slurm.empty()
+
+
+@pytest.fixture(scope="session")
+def running_ray(tmp_path_factory):
+    with ray_cluster(stand_in(tmp_path_factory.mktemp("stand-in"))) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def ray_nodes(running_ray, monkeypatch):
+    """The cluster with both nodes up, for this process."""
+    for host in {HEAD, OTHER} - running_ray.raylets.keys():
+        running_ray.join(host)
+    for name, value in running_ray.environment.items():
+        monkeypatch.setenv(name, value)
+    return running_ray

@@ -7,8 +7,8 @@ import signal
 from contextlib import contextmanager
 
 import pytest
-from tests.clusters.standin import collect, wait_until, worlds_of
 
+from tests.clusters.standin import collect, wait_until, worlds_of
 from tissuebench.compute import ComputeSettings
 from tissuebench.errors import ConfigError
 from tissuebench.sweep.jobs import Outcome
@@ -67,6 +67,7 @@ def test_a_killed_job_is_noticed_without_accounting_and_can_be_started_again(slu
         assert collect(executor, 1)[node.job.key].outcome is Outcome.DONE
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_and_one_that_the_queue_forgot_are_lost(slurm, nodes):
     made = nodes(1, 2, 3)
     with executor_for(made) as executor:
@@ -81,7 +82,7 @@ def test_a_cancelled_job_and_one_that_the_queue_forgot_are_lost(slurm, nodes):
         assert collect(executor, 1)[made[1].job.key].outcome is Outcome.DONE
 
 
-@pytest.mark.parametrize("warning", ["SIGUSR1", "SIGUSR2", "SIGTERM"])
+@pytest.mark.parametrize("warning", [pytest.param("SIGUSR1", marks=pytest.mark.slow), "SIGUSR2", "SIGTERM"])
 def test_a_warned_job_is_requeued_and_goes_on(slurm, nodes, warning):
     (node,) = nodes(1)
     with executor_for([node]) as executor:
@@ -107,7 +108,15 @@ def test_a_job_that_makes_room_for_a_more_urgent_one_goes_on_afterwards(slurm, n
         for node in made:
             node.begins()
         ids = sorted(slurm.queued())
-        urgent = slurm.run("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--mem=9500", "--output=/dev/null", "--wrap=sleep 600")
+        urgent = slurm.run(
+            "sbatch",
+            "--parsable",
+            "--partition=urgent",
+            "--nodes=2",
+            "--mem=9500",
+            "--output=/dev/null",
+            "--wrap=sleep 600",
+        )
         wait_until(lambda: slurm.job(urgent)["JobState"] == "RUNNING", "the urgent job")
         assert [slurm.job(job_id)["JobState"] for job_id in ids] == ["PENDING"] * 2
         slurm.run("scancel", urgent)
@@ -116,6 +125,32 @@ def test_a_job_that_makes_room_for_a_more_urgent_one_goes_on_afterwards(slurm, n
             node.begins(2)
             node.end()
         assert {each.outcome for each in collect(executor, 2).values()} == {Outcome.DONE}
+
+
+def test_jobs_that_slurm_does_not_take_now_wait_for_those_it_has(slurm, nodes):
+    """As where a site limits how many jobs may wait; refused with none of ours in the queue, it is hopeless."""
+    first, second, third = nodes(1, 2, 3)
+    with executor_for([first]) as executor:
+        executor.poll(0)
+        first.begins()
+        slurm.run("scontrol", "update", "PartitionName=main", "State=INACTIVE")
+        try:
+            executor.start(second.job)
+            assert executor.poll(0) == []
+            assert len(slurm.queued()) == 1
+            slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
+            executor.poll(0)
+            second.begins()
+            first.end()
+            second.end()
+            assert {each.outcome for each in collect(executor, 2).values()} == {Outcome.DONE}
+            slurm.run("scontrol", "update", "PartitionName=main", "State=INACTIVE")
+            executor.start(third.job)
+            with pytest.raises(ConfigError, match=r"SLURM takes no jobs.*partition") as raised:
+                executor.poll(0)
+            assert "\n" not in str(raised.value)
+        finally:
+            slurm.run("scontrol", "update", "PartitionName=main", "State=UP")
 
 
 def test_stop_cancels_what_waits_and_what_runs_hands_back_without_being_requeued(slurm, nodes):
@@ -158,6 +193,7 @@ def test_a_trial_over_two_machines_is_a_task_on_each(slurm, nodes):
         assert collect(executor, 1)[node.job.key].outcome is Outcome.DONE
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_takes_the_trial_with_it(slurm, nodes):
     (node,) = nodes(1)
     with executor_for([node], settings(nodes=2)) as executor:
@@ -167,6 +203,7 @@ def test_a_process_that_is_killed_takes_the_trial_with_it(slurm, nodes):
         assert collect(executor, 1)[node.job.key].outcome is Outcome.LOST
 
 
+@pytest.mark.slow
 def test_a_warned_trial_over_two_machines_is_requeued_once(slurm, nodes):
     (node,) = nodes(1)
     with executor_for([node], settings(nodes=2)) as executor:

@@ -1,0 +1,48 @@
+"""What is known of a trial, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tissuebench.hashing import Json, canonical_json
+
+_SECTIONS = ("budget", "settings", "identity", "scores", "seconds", "compute", "environment")
+
+
+def render(described: Mapping[str, Json]) -> Group:
+    """``described`` as ``describe_trial`` gives it."""
+    trial = cast("dict[str, Any]", described)
+    state = trial["state"] + (f", by {trial['holder']}" if trial["holder"] else "")
+    parts: list[Text | Table] = [Text(f"{trial['trial']}  {trial['title']}: {state}", style="bold")]
+    table = Table.grid(padding=(0, 2))
+    for name in ("dataset", "method", "seed"):
+        table.add_row(Text(name), Text(str(trial[name])))
+    for section in _SECTIONS:
+        for key, value in _flat(trial[section] or {}):
+            table.add_row(Text(f"{section}.{key}", style="dim"), Text(value))
+    for shared in trial["shared"]:
+        table.add_row(Text("shared", style="dim"), Text(f"{shared['name']} {shared['key']} {shared['state']}"))
+    for path in trial["files"]:
+        table.add_row(Text("file", style="dim"), Text(path))
+    parts.append(table)
+    if failure := trial["failure"]:
+        parts.append(Text(f"FAILED: {failure['reason']}", style="red"))
+        parts += [Text(failure["traceback"].rstrip())] if failure["traceback"] else []
+    return Group(*parts)
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from ((f"{key}.{inner}", text) for inner, text in _flat(value))
+        elif isinstance(value, float):
+            yield key, f"{value:.6g}"
+        elif isinstance(value, str):
+            yield key, value
+        elif value is not None:
+            yield key, canonical_json(value)

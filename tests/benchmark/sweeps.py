@@ -1,0 +1,47 @@
+"""Small sweeps that run in the test's own process."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from tissuebench.compute import ComputeSettings
+from tissuebench.executors.inline import InlineExecutor
+from tissuebench.methods.registry import register
+from tissuebench.methods.supervised import Supervised
+from tissuebench.sweep.graph import Graph, build_graph
+from tissuebench.sweep.live import SweepDisplay
+from tissuebench.sweep.record import write_sweep
+from tissuebench.sweep.runner import Runner, RunSummary
+
+
+@register
+class Breaking(Supervised):
+    name = "breaking_in_a_test"
+    summary = "raises unless told otherwise"
+    is_mended = False
+
+    def training_step(self, batch, batch_idx):
+        if not type(self).is_mended:
+            raise RuntimeError("no [luck]")
+        return super().training_step(batch, batch_idx)
+
+
+def run_inline(graph, home, **options) -> RunSummary:
+    compute = ComputeSettings(executor="inline")
+    with Path(os.devnull).open("w") as nowhere:
+        display = SweepDisplay(Console(file=nowhere), graph)
+        with display, closing(InlineExecutor(compute, home)) as executor:
+            return Runner(graph, executor, display, 0, **options).run()
+
+
+def ended_sweep(bench) -> Graph:
+    """A sweep that ended in the home of ``bench``: one trial is done, one failed."""
+    plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=2")
+    graph = build_graph(bench.trials(plan, "supervised", "breaking_in_a_test"), bench.data, bench.home)
+    write_sweep(bench.home, graph, "tiny on tiny")
+    run_inline(graph, bench.home)
+    return graph
