@@ -23,7 +23,7 @@ from tissuebench.publisher import Publisher
 from tissuebench.results.leaderboard import Leaderboard
 from tissuebench.results.store import ResultStore
 from tissuebench.results.table import to_csv, to_json
-from tissuebench.sweep.graph import Graph, build_graph
+from tissuebench.sweep.graph import Graph, Node, build_graph
 from tissuebench.sweep.jobs import NodeKind
 from tissuebench.sweep.live import SweepDisplay
 from tissuebench.sweep.record import write_sweep
@@ -94,7 +94,7 @@ def prepare(request: Request) -> Sweep:
         raise ConfigError(f"plan {request.plan!r} names no methods; say which (METHOD=… or --method …)")
     trials: dict[str, list[Trial]] = defaultdict(list)
     opened: dict[str, PlannedData] = {}
-    nodes = {}
+    nodes: dict[str, Node] = {}
     with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
         for name in request.datasets or plan.datasets:
             data = open_data(name, request.data_roots.get(name), request.home, display)

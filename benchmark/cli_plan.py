@@ -43,19 +43,21 @@ class Planned:
             elif len(self.datasets) == 1:
                 roots[self.datasets[0]] = Path(given)
             else:
-                raise TissueBenchError(f"--data-root {given!r}: say DATASET=FOLDER, with one of the datasets of --dataset")
+                raise TissueBenchError(
+                    f"--data-root {given!r}: say DATASET=FOLDER, with one of the datasets of --dataset"
+                )
         return Request(self.methods, self.plan, home, self.datasets, roots, self.overrides, retry_failed)
 
 
 _OPTIONS = (
-    click.option("--method", "methods", multiple=True, help="May be given several times, or as a,b; default: the plan's."),
+    click.option("--method", "methods", multiple=True, help="Several times, or as a,b; default: the plan's."),
     click.option("--dataset", "datasets", multiple=True, help="See 'tissuebench data list'; default: the plan's."),
     click.option(
         "--data-root", "data_roots", multiple=True, metavar="FOLDER",
         help="The dataset's source files; DATASET=FOLDER where there are several datasets.",
     ),
     click.option("--plan", "plan", default="smoke", show_default=True, help="A plan that ships, or a YAML file."),
-    click.option("--budget", "budgets", multiple=True, help="Replaces the plan's budgets: masks:3p, masks:25%, masks:all."),
+    click.option("--budget", "budgets", multiple=True, help="Replaces the plan's: masks:3p, masks:25%, masks:all."),
     click.option("--seed", "seeds", multiple=True, help="Replaces the plan's seeds."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replaces one key of the plan."),
     click.option("--executor", default=None, help="local (default), slurm, ray or inline: where nodes run."),
@@ -64,7 +66,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def PLAN_OPTIONS(command: Callable[..., Any]) -> Callable[..., Any]:  # noqa: N802 - reads like the options beside it
+def PLAN_OPTIONS(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of a plan; it gets them as one argument, ``planned``."""
 
     @functools.wraps(command)

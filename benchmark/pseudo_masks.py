@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tissuebench.datasets.files import read_hashed_json, write_hashed_json
 from tissuebench.datasets.types import Tile
 from tissuebench.errors import DataError
+from tissuebench.hashing import Json
 
 _INDEX, _RECORDS, _OFFSETS = "pseudo.json", "pseudo.lz4", "pseudo.npy"
 
@@ -31,7 +32,9 @@ def write_pseudo_masks(folder: Path, masks: Iterable[tuple[Tile, NDArray[np.uint
         for tile, layers in masks:
             shape = shape or layers.shape
             if layers.dtype != np.uint8 or layers.ndim != 3 or layers.shape != shape:
-                raise DataError(f"annotate() gave {layers.dtype} {layers.shape}; (L, H, W) uint8 of one shape is needed")
+                raise DataError(
+                    f"annotate() gave {layers.dtype} {layers.shape}; (L, H, W) uint8 of one shape is needed"
+                )
             file.write(imagecodecs.lz4_encode(np.ascontiguousarray(layers).tobytes(), header=True))
             tiles.append(tile)
             offsets.append(file.tell())
@@ -40,7 +43,7 @@ def write_pseudo_masks(folder: Path, masks: Iterable[tuple[Tile, NDArray[np.uint
     if shape is None:
         raise DataError("annotate() was given no tile")
     np.save(folder / _OFFSETS, np.array(offsets, dtype=np.int64))
-    listed = [[tile.slide_id, tile.y, tile.x] for tile in tiles]
+    listed: Json = [[tile.slide_id, tile.y, tile.x] for tile in tiles]
     write_hashed_json(folder / _INDEX, {"shape": list(shape), "tiles": listed})
 
 

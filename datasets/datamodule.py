@@ -74,7 +74,9 @@ class StepDataset(Dataset[TrainingBatch]):
         self._trees: dict[str, Tree] = {}
         for name, stream in self._streams.items():
             if stream.pseudo is not None and stream.pseudo not in self._pseudo:
-                raise ConfigError(f"stream {name!r} wants pseudo-masks of {stream.pseudo!r}, no earlier stage makes them")
+                raise ConfigError(
+                    f"stream {name!r} wants pseudo-masks of {stream.pseudo!r}, no earlier stage makes them"
+                )
             among = None if stream.pseudo is None else self._pseudo[stream.pseudo].tiles
             self._trees[name] = stream_tree(name, stream, store, view, self._tile_px, seed, among)
 

@@ -80,8 +80,8 @@ class Stream:
     """One source of tiles in a training step: which label its tiles carry, and how many a step.
 
     ``max_excluded`` keeps at most so many of the classes that a case's diagnosis excludes: the same ones at every
-    step, as an annotator who says less would. ``pseudo`` names an earlier stage: only tiles that it annotated are drawn,
-    and they carry its pseudo-masks beside their label.
+    step, as an annotator who says less would. ``pseudo`` names an earlier stage: only tiles that it annotated are
+    drawn, and they carry its pseudo-masks beside their label.
     """
 
     supervision: Supervision

@@ -100,7 +100,8 @@ class Stage:
 
     That is: data, split, network, augmentation, the fields below, the trial's seed, what the stages it needs depend
     on, and the budget if it consumes masks or tags. A stage without labels, or with diagnoses only (those of all
-    training patients are known), is therefore shared by a whole column of budgets, and by methods that declare the same.
+    training patients are known), is therefore shared by a whole column of budgets, and by methods that declare the
+    same.
 
     Attributes:
         name: of its artefact, ``[a-z0-9_]``; streams and ``inherit`` use it.

@@ -101,7 +101,11 @@ def compare(calm: Path, tormented: Path) -> list[str]:
     results = [{r.trial_id: r for r in ResultStore(results_folder(home)).load()} for home in (calm, tormented)]
     if results[0].keys() != results[1].keys() or not results[0]:
         return [f"{len(results[0])} and {len(results[1])} trials"]
-    wrong += [f"counts of trial {key}" for key, r in results[0].items() if not np.array_equal(r.counts, results[1][key].counts)]
+    wrong += [
+        f"counts of trial {key}"
+        for key, r in results[0].items()
+        if not np.array_equal(r.counts, results[1][key].counts)
+    ]
     for home in (calm, tormented):
         folders = [*(home / "runs" / "trials").iterdir(), *(home / "runs" / "stages").iterdir()]
         for folder in folders:

@@ -29,6 +29,11 @@ class LocalExecutor:
         """One node a slot."""
         return len(self._slots)
 
+    @property
+    def start_up_seconds(self) -> list[float]:
+        """What each worker took from its start until it could be given nodes."""
+        return [worker.start_up_seconds for worker in self._workers if worker is not None]
+
     def start(self, job: Job) -> None:
         """Give a node to an idle worker, or to a new one."""
         idle = [place for place, worker in enumerate(self._workers) if worker is None or worker.job is None]
@@ -109,7 +114,7 @@ def slots_of(compute: ComputeSettings) -> list[Slot]:
 
 
 def _gpus_of_this_machine() -> list[int]:
-    """Ids that ``CUDA_VISIBLE_DEVICES`` leaves; asked of the driver's tool, as CUDA in this process would take memory."""
+    """Ids that ``CUDA_VISIBLE_DEVICES`` leaves; asked of the driver's tool, as CUDA itself would take memory."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [int(part) for part in visible.split(",") if part.strip().isdecimal()]

@@ -123,9 +123,7 @@ def run(
     return lines
 
 
-def _features(
-    trial: Trial, data: PlannedData, folder: Path, machine: Machine, display: ProgressDisplay
-) -> FeatureBank:
+def _features(trial: Trial, data: PlannedData, folder: Path, machine: Machine, display: ProgressDisplay) -> FeatureBank:
     folders = []
     for shard in plan_features(trial.network, trial.augmentation, data.store, data.split):
         folders.append(folder / shard.key)

@@ -17,7 +17,6 @@ from tissuebench.selection import held_out_patients
 from tissuebench.sweep.jobs import Job, NodeKind
 from tissuebench.trial import PROTOCOL_VERSION, Trial, identity_of_training, short_hash
 
-
 _LAST = ("selection_share", "selection_every")
 """Settings that only the last stage of a trial has a use for."""
 
@@ -135,7 +134,9 @@ def stages_of(trial: Trial) -> tuple[Stage, ...]:
         if missing is not None:
             raise ConfigError(f"{where} needs {unknown_name('earlier stage', missing, seen)}")
         if not stage.consumes <= kind.consumes:
-            raise ConfigError(f"{where} consumes {', '.join(sorted(stage.consumes - kind.consumes))}, the method does not")
+            raise ConfigError(
+                f"{where} consumes {', '.join(sorted(stage.consumes - kind.consumes))}, the method does not"
+            )
         seen.append(stage.name)
     return stages
 

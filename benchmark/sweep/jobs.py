@@ -23,8 +23,8 @@ class Outcome(StrEnum):
     """How a node ended for the one who started it.
 
     ``done`` (its artefact is stored), ``failed`` (it raised; the worker kept the reason), ``interrupted`` (asked to
-    stop, it handed back after a checkpoint), ``held`` (somebody else is running it), ``lost`` (its process was killed or
-    its machine is gone), ``stalled`` (no progress for too long; was ended), ``memory`` (took too much; was ended).
+    stop, it handed back after a checkpoint), ``held`` (somebody else is running it), ``lost`` (its process was killed
+    or its machine is gone), ``stalled`` (no progress for too long; was ended), ``memory`` (took too much; was ended).
     """
 
     DONE = "done"
@@ -80,9 +80,7 @@ class Job:
     def from_json(cls, text: str) -> Job:
         """What ``to_json`` wrote."""
         fields = json.loads(text)
-        return cls(
-            fields["key"], NodeKind(fields["kind"]), fields["title"], Path(fields["home"]), fields["document"]
-        )
+        return cls(fields["key"], NodeKind(fields["kind"]), fields["title"], Path(fields["home"]), fields["document"])
 
 
 @dataclass(frozen=True, slots=True)

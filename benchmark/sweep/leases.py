@@ -1,8 +1,8 @@
 """Leases: who runs a node. A lease has an owner and a heartbeat and is worth nothing once its owner is gone.
 
 The owner is a worker process. Another process of the same machine sees at once whether it lives; from another machine
-a lease counts as abandoned when its heartbeat has not moved for ``ABANDONED_SECONDS`` of the reader's own clock, so that
-clocks of different machines need not agree.
+a lease counts as abandoned when its heartbeat has not moved for ``ABANDONED_SECONDS`` of the reader's own clock, so
+that clocks of different machines need not agree.
 """
 
 from __future__ import annotations

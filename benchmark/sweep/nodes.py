@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor
@@ -274,9 +273,7 @@ def _run_trial(
                 slide_diagnoses=diagnoses,
                 counts=counts,
                 identity=trial.identity(),
-                environment={
-                    **describe_environment(), "precision": machine.precision, "processes": around.world.size
-                },
+                environment={**describe_environment(), "precision": machine.precision, "processes": around.world.size},
                 seconds=seconds,
                 compute=compute,
             )
@@ -319,7 +316,7 @@ def _needs(job: Job) -> dict[str, str]:
 def _inherited(job: Job) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, PseudoMasks]]:
     """Weights and pseudo-masks of the stages before, by name."""
     folders = {name: node_folder(job.home, NodeKind.STAGE, key) for name, key in _needs(job).items()}
-    weights = {name: weights_of(folder) for name, folder in folders.items()}
+    weights: dict[str, Mapping[str, Tensor]] = {name: weights_of(folder) for name, folder in folders.items()}
     return weights, {name: PseudoMasks(folder) for name, folder in folders.items() if PseudoMasks.stand_in(folder)}
 
 

@@ -130,15 +130,17 @@ class Runner:
             self._finished_before.append(key)
         n_finished = sum(self._graph[key].job.kind is NodeKind.TRIAL for key in self._finished_before)
         if n_finished:
-            self._observer.note(f"{n_finished} of {len(self._graph.of_kind(NodeKind.TRIAL))} trials are finished already")
+            self._observer.note(
+                f"{n_finished} of {len(self._graph.of_kind(NodeKind.TRIAL))} trials are finished already"
+            )
         if failed_before:
-            self._observer.note(f"{failed_before} nodes failed before and are left alone; --retry-failed runs them again")
+            self._observer.note(
+                f"{failed_before} nodes failed before and are left alone; --retry-failed runs them again"
+            )
 
     def _needed(self) -> list[str]:
         """Keys of unfinished trials, and of what they need."""
-        wanted = {
-            node.key for node in self._graph.of_kind(NodeKind.TRIAL) if self._states[node.key] is not State.DONE
-        }
+        wanted = {node.key for node in self._graph.of_kind(NodeKind.TRIAL) if self._states[node.key] is not State.DONE}
         for key in reversed(list(self._graph)):
             if key in wanted and self._states[key] is not State.DONE:
                 wanted |= set(self._graph[key].needs)

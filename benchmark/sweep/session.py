@@ -30,7 +30,6 @@ from tissuebench.sweep.supervisor import CHECKPOINT_MINUTES
 from tissuebench.training import Interrupted
 from tissuebench.world import World, connected
 
-
 _GROWN_BYTES = 1 << 30
 
 
@@ -156,4 +155,4 @@ def _process_state() -> tuple[object, ...]:
 
 
 def _gpu_memory() -> int:
-    return torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
+    return torch.cuda.memory_reserved()  # 0 where CUDA was not used

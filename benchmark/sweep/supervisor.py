@@ -82,7 +82,8 @@ class Worker:
     def __init__(self, slot: Slot, limits: Limits, worlds: Sequence[World] | None = None) -> None:
         self._limits = limits
         self.job: Job | None = None
-        self._started = self._looked = self._moved = time.monotonic()
+        self.start_up_seconds = 0.0
+        self._began = self._started = self._looked = self._moved = time.monotonic()
         self._count = -1
         self._killed: Ended | None = None
         self._said = b""
@@ -93,7 +94,9 @@ class Worker:
     @property
     def is_alive(self) -> bool:
         """Whether it can be given a node."""
-        return not self._is_leaving and self._killed is None and all(process.poll() is None for process in self._processes)
+        return (
+            not self._is_leaving and self._killed is None and all(process.poll() is None for process in self._processes)
+        )
 
     def fileno(self) -> int:
         """For a selector: readable when the worker has something to say or is dead."""
@@ -122,6 +125,7 @@ class Worker:
             word, _, rest = line.decode().partition(" ")
             if word == READY:
                 self._is_ready, self._moved = True, time.monotonic()
+                self.start_up_seconds = self._moved - self._began
             if word in (STAYS, LEAVES):
                 self.job = None
                 self._is_leaving = word == LEAVES
@@ -158,7 +162,7 @@ class Worker:
             )
             self._kill(Ended(self.job.key, Outcome.MEMORY, reason, now - self._started))
         elif any(process.poll() is not None for process in self._processes[1:]):
-            codes = [process.poll() for process in self._processes[1:] if process.poll() is not None]
+            codes = [code for process in self._processes[1:] if (code := process.poll()) is not None]
             self._kill(Ended(self.job.key, Outcome.LOST, f"a process of the trial: {_how(codes[0])}", stalled))
 
     def ask_to_stop(self) -> None:

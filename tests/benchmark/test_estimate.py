@@ -14,6 +14,7 @@ from tissuebench.sweep.estimate import about, estimate, makespan
 from tissuebench.sweep.folders import node_folder
 from tissuebench.sweep.graph import build_graph
 from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.nodes import build_method
 from tissuebench.sweep.sizes import Sizes
 from tissuebench.sweep.timing import Slots, Timer
 
@@ -74,7 +75,10 @@ def test_disk_is_what_is_then_written(bench):
     assert disk.features == written > 0
     weights = sum((folder / "fitted.pt").stat().st_size for folder in folders[NodeKind.TRIAL])
     assert disk.weights <= weights < 1.1 * disk.weights + 200_000
-    assert disk.weights < disk.checkpoints < 3 * disk.weights  # a frozen encoder has no moments
+    method = build_method(graph.of_kind(NodeKind.TRIAL)[0].trial, bench.data)
+    trained = sum(each.nbytes for each in method.parameters() if each.requires_grad)
+    assert 0 < 2 * trained < disk.weights  # the encoder is frozen
+    assert disk.checkpoints == disk.weights + 2 * 2 * trained  # two slots, two moments
 
 
 def test_seconds_follow_stored_results_of_the_same_kind_only(bench):

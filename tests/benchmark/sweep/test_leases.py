@@ -81,7 +81,7 @@ def test_who_has_lost_his_lease_knows_and_does_not_take_it_back(tmp_path):
     lease = acquire(tmp_path, nothing)
     assert lease.renew()
     assert lease.is_ours
-    other = replace(Owner.this_process(), token="another")  # noqa: S106
+    other = replace(Owner.this_process(), token="another")
     write(tmp_path, other)
     assert not lease.is_ours
     assert not lease.renew()
@@ -111,9 +111,7 @@ def test_of_many_at_once_one_gets_it(tmp_path, left_behind):
     if left_behind:
         write(tmp_path, replace(Owner.this_process(), started=1.0))
     command = [sys.executable, "-P", "-c", CONTENDER, str(tmp_path)]
-    processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)
-    ]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)]
     for process in processes:
         assert process.stdout.readline() == "here\n"
     for process in processes:

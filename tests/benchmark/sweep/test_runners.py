@@ -47,7 +47,9 @@ def test_a_shared_stage_is_run_once_and_its_steps_are_saved(bench, plugin, local
     executed = sum(
         event["steps"]
         for node in graph.values()
-        for event in read_journal(bench.home / "runs" / ("trials" if node.trial.id == node.key else "stages") / node.key)
+        for event in read_journal(
+            bench.home / "runs" / ("trials" if node.trial.id == node.key else "stages") / node.key
+        )
         if event["event"] == "done"
     )
     assert executed == summary.steps == graph.steps == 27 * 6 + 3 * 8 + 9 * 5
