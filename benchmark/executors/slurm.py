@@ -65,14 +65,14 @@ class SlurmExecutor:
 
     def __init__(self, compute: ComputeSettings, home: Path) -> None:
         self._settings = compute.slurm
-        self._options = sbatch_options(compute.slurm)
-        _check(self._settings, self._options)
+        options = sbatch_options(compute.slurm)
+        _check(self._settings, options)
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
         self._folder = home.absolute() / "runs" / "slurm" / name
         ended_path(self._folder, "").parent.mkdir(parents=True)
         self._limits = _limits(compute)
         self._threads = compute.threads or self._settings.cpus_per_gpu
-        self._submitit = _submitit_executor(self._settings, self._options, self._folder)
+        self._submitit = _submitit_executor(self._settings, options, self._folder)
         self._queue = SlurmQueue()
         self._gathered: list[Job] = []
         self._submitted: dict[str, _Submitted] = {}

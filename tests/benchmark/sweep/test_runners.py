@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections import Counter
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from tissuebench.comparison import results_folder
+from tissuebench.results.metrics import miou
 from tissuebench.results.store import ResultStore
 from tissuebench.sweep.jobs import NodeKind
 from tissuebench.sweep.journal import read_journal
@@ -78,7 +81,7 @@ def test_two_runners_started_together_share_the_work(bench, plugin, quiet_enviro
     command = bench.command(*options, *(part for pair in STAGES for part in ("--set", pair)))
     alone_home = bench.elsewhere(tmp_path / "alone")
     alone = [str(alone_home) if part == str(bench.home) else part for part in command]
-    environment = {**quiet_environment, "PYTHONPATH": __import__("os").environ["PYTHONPATH"]}
+    environment = {**quiet_environment, "PYTHONPATH": os.environ["PYTHONPATH"]}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
     runners = [subprocess.Popen(command, **pipes) for _ in range(2)]
     said = [runner.communicate(timeout=500) for runner in runners]
@@ -115,3 +118,47 @@ def test_an_interruption_hands_every_node_back(bench, plugin, local, slots):
         assert [event["event"] for event in read_journal(folder)] == ["started", "interrupted"]
         assert (folder / "last.ckpt").is_file()
         assert not (folder / "lease.json").exists()
+
+
+ONE_OR_TWO = (
+    *("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package"),
+    *("network.dropout=0", "seeds=[0]", "budgets=['masks:3p']", "training.steps=30", "training.batch_size=4"),
+)
+
+
+def test_a_trial_over_two_processes_is_a_node_like_any_other(bench, local, tmp_path):
+    (trial,) = bench.trials(bench.plan(*ONE_OR_TWO), "supervised")
+    elsewhere = bench.elsewhere(tmp_path / "two")
+    bench.run([trial], executor=local(slots=1))
+    bench.run([trial], elsewhere, executor=local(elsewhere, slots=1, processes=2))
+    one, two = (ResultStore(results_folder(home)).load([trial.id])[0] for home in (bench.home, elsewhere))
+    assert (one.environment["processes"], two.environment["processes"]) == (1, 2)
+    assert one.compute["samples"] == two.compute["samples"]
+    assert one.slide_ids == two.slide_ids
+    np.testing.assert_array_equal(one.counts.sum(axis=2), two.counts.sum(axis=2))  # the truth, each pixel once
+    assert miou(one.counts.sum(axis=0)) == pytest.approx(miou(two.counts.sum(axis=0)), abs=1e-3)
+    assert miou(one.counts.sum(axis=0)) > 0.2
+
+
+def test_a_process_of_a_trial_that_is_killed_is_noticed_and_the_trial_goes_on(bench, local):
+    (trial,) = bench.trials(bench.plan(*ONE_OR_TWO, "training.steps=120"), "supervised")
+    folder = bench.home / "runs" / "trials" / trial.id
+    executor = local(slots=1, processes=2, checkpoint_minutes=0.001)
+    killed = []
+
+    class Killing(type(bench.seen)):
+        def tick(self):
+            if not killed and (folder / "last.ckpt").is_file():
+                (worker,) = [worker for worker in executor._workers if worker]
+                killed.append(worker._processes[1].pid)
+                os.kill(killed[0], signal.SIGKILL)
+
+    object.__setattr__(bench, "seen", Killing())
+    assert trial.id in bench.run([trial], executor=executor).done
+    assert killed
+    events = read_journal(folder)
+    assert [event["event"] for event in events] in (
+        ["started", "lost", "started", "done"],  # the supervisor saw it first
+        ["started", "failed", "started", "done"],
+    )
+    assert events[2]["resumed"]
