@@ -90,6 +90,8 @@ def run_node(job: Job, around: Surroundings, may_store: Callable[[], None]) -> d
     data = _opened(job.home, trial, around)
     folder = node_folder(job.home, job.kind, job.key)
     if job.kind is NodeKind.FEATURES:
+        if around.world.rank > 0:
+            return {}  # a shard is one process's work; there are others for the rest
         return _run_shard(job, trial, data, folder, around, may_store)
     if job.kind is NodeKind.STAGE:
         return _run_stage(job, trial, data, folder, around, may_store)

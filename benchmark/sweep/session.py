@@ -60,6 +60,11 @@ class Session:
         self.is_spoilt = self._world.size > 1  # processes that met for one trial part after it
 
     @property
+    def is_beside(self) -> bool:
+        """Whether another process of the trial writes and tells."""
+        return self._world.rank > 0
+
+    @property
     def log_name(self) -> str:
         """Of the file in the node's folder that what is printed goes to."""
         return f"log-{self._world.rank}.txt" if self._world.rank else LOG
@@ -71,7 +76,7 @@ class Session:
     def run(self, job: Job) -> tuple[Outcome, str]:
         """Run one node; its failure is kept where it belongs, with the traceback."""
         folder = self.folder(job)
-        if self._world.rank > 0:
+        if self.is_beside:
             return self._run_beside(job)
         with Reporter(folder, _gpu_memory) as self._reporter:
             lease = acquire(folder, lambda: self._report("waiting for an abandoned lease", 0, 0))
@@ -103,6 +108,9 @@ class Session:
             journal.note(folder, "taken over" if taken else "interrupted")
             return (Outcome.HELD, "taken over by another process") if taken else (Outcome.INTERRUPTED, "")
         except Exception as error:
+            if self._world.size > 1 and _speaks_of_the_others(error):
+                traceback.print_exc()
+                return Outcome.LOST, f"of {self._world.size} processes another is gone; see log-*.txt in {folder}"
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             if isinstance(error, TissueBenchError):
                 reason = " ".join(str(error).split())
@@ -152,6 +160,12 @@ def _process_state() -> tuple[object, ...]:
         tuple(sorted(np.geterr().items())),
         sum(not thread.daemon for thread in threading.enumerate()),
     )
+
+
+def _speaks_of_the_others(error: Exception) -> bool:
+    """Whether a collective call failed; gloo raises plain runtime errors."""
+    said = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or "gloo" in said or "nccl" in said
 
 
 def _gpu_memory() -> int:

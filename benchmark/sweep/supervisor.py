@@ -161,9 +161,9 @@ class Worker:
                 "(compute.memory_gb)"
             )
             self._kill(Ended(self.job.key, Outcome.MEMORY, reason, now - self._started))
-        elif any(process.poll() is not None for process in self._processes[1:]):
-            codes = [code for process in self._processes[1:] if (code := process.poll()) is not None]
-            self._kill(Ended(self.job.key, Outcome.LOST, f"a process of the trial: {_how(codes[0])}", stalled))
+        elif codes := [code for process in self._processes[1:] if (code := process.poll())]:
+            reason = f"of {len(self._processes)} processes one is gone: {_how(codes[0])}"
+            self._kill(Ended(self.job.key, Outcome.LOST, reason + _tail(self.job), now - self._started))
 
     def ask_to_stop(self) -> None:
         """Ask for a checkpoint and the node back; the worker leaves afterwards."""

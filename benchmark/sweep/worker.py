@@ -24,8 +24,8 @@ from tissuebench.sweep.supervisor import LEAVES, READY, STAYS
 _IDLE_LOG = os.devnull
 
 
-def serve() -> None:
-    """Run jobs until there are no more."""
+def serve() -> int:
+    """Run jobs until there are no more; not 0 if this is a further process of a trial and has failed."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     _send_output_to(Path(_IDLE_LOG))
     asked_to_stop = threading.Event()
@@ -59,7 +59,8 @@ def serve() -> None:
         ended = Ended(job.key, outcome, detail, time.perf_counter() - began)
         _answer(answers, f"{LEAVES if leaves else STAYS} {ended.to_json()}")
         if leaves:
-            return
+            return int(outcome is Outcome.FAILED and session.is_beside)
+    return 0
 
 
 def _listen(jobs: SimpleQueue[str], asked_to_stop: threading.Event) -> None:
@@ -86,5 +87,5 @@ def _send_output_to(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    serve()
-    os._exit(0)  # threads that a method left behind do not keep a slot
+    code = serve()
+    os._exit(code)  # threads that a method left behind do not keep a slot

@@ -93,7 +93,6 @@ def test_lists():
     [
         (["--nope"], "No such option"),
         (["run", "--nope"], "'tissuebench run --help'"),
-        (["run"], "Missing option '--method'"),
         (["results", "tabel"], "did you mean 'table'"),
     ],
 )

@@ -57,7 +57,7 @@ def test_overrides_replace_single_keys():
     assert (plan.training.steps, plan.training.learning_rate, plan.training.compile) == (5, 0.5, True)
     assert plan.training.batch_size == before.training.batch_size
     assert (plan.seeds, plan.budgets, plan.network.encoder) == ((7,), ("masks:all",), "resnet18")
-    assert plan.methods == {"complementary": {"gamma": 1.5}}
+    assert plan.methods == {**before.methods, "complementary": {"gamma": 1.5}}
     assert plan.evaluation == before.evaluation
 
 

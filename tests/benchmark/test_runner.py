@@ -20,6 +20,7 @@ from tissuebench.methods.registry import register
 from tissuebench.methods.supervised import Supervised
 from tissuebench.results.store import ResultStore
 from tissuebench.sweep.nodes import build_datamodule, build_method
+from tissuebench.sweep.reporter import read_progress
 from tissuebench.training import fit
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
@@ -253,20 +254,22 @@ def test_killed_and_typed_again_gives_the_same_table(bench, tmp_path, quiet_envi
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_in_the_middle_of_a_fit_says_so_and_goes_on_there(bench, quiet_environment, sent):
     command = bench.command(
-        "--method", "supervised", "--budget", "masks:2p", "--seed", "0", "--set", "training.steps=300"
+        *("--method", "supervised", "--budget", "masks:2p", "--seed", "0", "--set", "training.steps=300"),
+        *("--slots", "1"),
     )
     process = subprocess.Popen(
         command, env=quiet_environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    for line in process.stderr:
-        if "trial 1/" in line:
-            break
-    time.sleep(1.0)
+    trials = bench.home / "runs" / "trials"
+    deadline = time.monotonic() + 200
+    while not any(p.phase == "training" and p.done > 2 for p in map(read_progress, trials.glob("*")) if p):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
     process.send_signal(sent)
     said = process.stderr.read()
     assert process.wait(timeout=60) == 130
     assert said.strip().splitlines()[-1] == "tissuebench: interrupted; the same command goes on where it was"
-    (checkpoint,) = (bench.home / "runs" / "trials").rglob("last.ckpt")
+    (checkpoint,) = trials.rglob("last.ckpt")
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 0 < step < 300
     again = subprocess.run(command, env=quiet_environment, capture_output=True, text=True, timeout=400)
