@@ -59,7 +59,8 @@ def conditional_set_wise(logits: Tensor, excluded: Tensor, dependent: Tensor, ga
     informative = allowed.any(dim=1, keepdim=True)
     excluded = excluded & informative
     allowed = torch.where(informative, allowed, dependent)
-    weight = (logits.softmax(dim=1) * dependent.view(1, -1, 1, 1)).sum(dim=1).detach()
+    with torch.no_grad():
+        weight = (logits.softmax(dim=1) * dependent.view(1, -1, 1, 1)).sum(dim=1)
     return weight * _exclusion(logits, excluded, allowed, gamma)
 
 
@@ -105,12 +106,25 @@ def _exclusion(logits: Tensor, excluded: Tensor, allowed: Tensor, gamma: float) 
     empty = ~excluded.any(dim=1)
     # An all -inf row has no gradient: samples without an excluded class borrow one and are masked afterwards.
     safe = excluded | empty[:, None]
-    d = _masked_lse(logits, safe) - _masked_lse(logits, allowed)
+    d = _lse_difference(logits, safe, allowed)
     loss = functional.softplus(d)
     if gamma:
         loss = torch.sigmoid(d) ** gamma * loss
     return torch.where(empty[:, None, None], torch.zeros_like(loss), loss)
 
 
-def _masked_lse(logits: Tensor, mask: Tensor) -> Tensor:
-    return logits.masked_fill(~mask[:, :, None, None], -torch.inf).logsumexp(dim=1)
+def _lse_difference(logits: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """``lse(z[one]) - lse(z[other])`` of two disjoint sets of classes, neither empty, with one exponential a logit.
+
+    Each set is shifted by its own largest logit, so that neither underflows however far they are apart; what is in no
+    set is shifted by the largest of all and not summed.
+    """
+    one, other = one[:, :, None, None], other[:, :, None, None]
+    with torch.no_grad():
+        largest_one = logits.masked_fill(~one, -torch.inf).amax(dim=1, keepdim=True)
+        largest_other = logits.masked_fill(~other, -torch.inf).amax(dim=1, keepdim=True)
+        neither = logits.amax(dim=1, keepdim=True)
+        shift = torch.where(one, largest_one, torch.where(other, largest_other, neither))
+    scaled = (logits - shift).exp()
+    sum_one, sum_other = (scaled * one).sum(dim=1), (scaled * other).sum(dim=1)
+    return (sum_one / sum_other).log() + (largest_one - largest_other).squeeze(1)

@@ -66,7 +66,11 @@ class Segmenter(nn.Module):
         height, width = (side * _DEEPEST_STRIDE for side in features[-1].shape[-2:])
         # The decoders index their maps from the input image on; those that they skip may be missing.
         padded = [features[0]] * (_DEPTH + 1 - len(features)) + list(features)
-        logits = self.head(self.decoder(padded))
+        convolution, *rest = cast("nn.Sequential", self.head)
+        # A handful of classes is enlarged, and summed over by losses, much faster plane by plane.
+        logits = convolution(self.decoder(padded)).contiguous()
+        for layer in rest:
+            logits = layer(logits)
         if logits.shape[-2:] != (height, width):
             logits = functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
         return cast("Tensor", logits)
