@@ -19,7 +19,7 @@ class SlurmSettings(Settings):
         memory_gb: memory of each machine's share.
         max_jobs: nodes that are queued at SLURM at once.
         signal_seconds: how long before the time limit SLURM warns.
-        extra: further ``sbatch`` options, for example ``{constraint: a100}``.
+        extra: further ``sbatch`` options, for example ``{constraint: a100, exclusive: true}``.
     """
 
     partition: str | None = None
@@ -32,7 +32,7 @@ class SlurmSettings(Settings):
     memory_gb: float | None = Field(None, gt=0)
     max_jobs: int = Field(200, ge=1)
     signal_seconds: int = Field(90, ge=1)
-    extra: dict[str, str | int] = {}
+    extra: dict[str, str | int | bool] = {}
 
 
 class RaySettings(Settings):
@@ -58,7 +58,7 @@ class ComputeSettings(Settings):
 
     Attributes:
         executor: ``local``, ``slurm``, ``ray``, ``inline`` (in this process, for debugging), or that of an entry point.
-        gpus: ids of the GPUs to use; ``null`` takes all there are, ``[]`` none.
+        gpus: numbers (or UUIDs) of the GPUs to use; ``null`` takes all there are, ``[]`` none.
         slots: nodes that run at once on this machine. GPUs are dealt out to the slots: fewer slots than GPUs give each
             trial several (DDP), more slots than GPUs let trials share one. ``null``: a slot for each GPU, without GPUs
             one for each core.
@@ -71,7 +71,7 @@ class ComputeSettings(Settings):
     """
 
     executor: str = "local"
-    gpus: tuple[int, ...] | None = None
+    gpus: tuple[int | str, ...] | None = None
     slots: int | None = Field(None, ge=1)
     processes: int | None = Field(None, ge=1)
     threads: int | None = Field(None, ge=1)

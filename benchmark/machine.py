@@ -26,9 +26,9 @@ class Machine:
 def detect_machine(encoder_mode: EncoderMode, world: World = ALONE) -> Machine:
     """The settings for this machine; of several processes of a trial each takes the GPU of its rank on the machine.
 
-    CUDA: bf16 mixed precision where the GPU has it, TF32, pinned memory, persistent workers. CPU: no workers (the
-    tiles come from memory faster than they are trained on), bf16 only if the processor multiplies in it and the
-    encoder is trained; small decoders on cached features are 1.4 to 1.7 times faster in float32.
+    CUDA: bf16 mixed precision where the GPU has it, TF32, pinned memory, loaders in processes of their own. CPU: no
+    workers (the tiles come from memory faster than they are trained on), bf16 only if the processor multiplies in it
+    and the encoder is trained; small decoders on cached features are 1.4 to 1.7 times faster in float32.
     """
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")

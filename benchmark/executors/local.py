@@ -10,6 +10,7 @@ from selectors import EVENT_READ, DefaultSelector
 
 from tissuebench.compute import ComputeSettings
 from tissuebench.errors import ConfigError
+from tissuebench.executors.gpus import visible_gpus
 from tissuebench.sweep.jobs import Ended, Job
 from tissuebench.sweep.supervisor import Limits, Slot, Worker
 
@@ -92,7 +93,7 @@ def slots_of(compute: ComputeSettings) -> list[Slot]:
         ConfigError: more processes of a trial than its slot has GPUs, or GPUs that do not exist.
     """
     there = _gpus_of_this_machine() if compute.gpus is None or compute.gpus else []
-    gpus = there if compute.gpus is None else list(compute.gpus)
+    gpus = there if compute.gpus is None else [str(gpu) for gpu in compute.gpus]
     missing = sorted(set(gpus) - set(there))
     if missing:
         raise ConfigError(f"compute.gpus: this machine has no GPU {missing[0]}, it has {len(there)}")
@@ -113,13 +114,12 @@ def slots_of(compute: ComputeSettings) -> list[Slot]:
     return [Slot(hand[: processes or len(hand)], threads, processes or len(hand)) for hand in hands]
 
 
-def _gpus_of_this_machine() -> list[int]:
+def _gpus_of_this_machine() -> list[str]:
     """Ids that ``CUDA_VISIBLE_DEVICES`` leaves; asked of the driver's tool, as CUDA itself would take memory."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [int(part) for part in visible.split(",") if part.strip().isdecimal()]
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return list(visible_gpus())
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20)  # noqa: S607
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return list(range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines())))
+    return [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))]

@@ -188,9 +188,9 @@ def _limits(compute: ComputeSettings) -> Limits:
     return Limits(compute.stall_minutes * 60, share, compute.checkpoint_minutes)
 
 
-def sbatch_options(settings: SlurmSettings) -> dict[str, str | int]:
+def sbatch_options(settings: SlurmSettings) -> dict[str, str | int | bool]:
     """The options of ``sbatch`` for one node, without their dashes."""
-    wishes = {
+    wishes: dict[str, str | int | bool | None] = {
         "partition": settings.partition,
         "account": settings.account,
         "qos": settings.qos,
@@ -204,7 +204,7 @@ def sbatch_options(settings: SlurmSettings) -> dict[str, str | int]:
     return {name: wish for name, wish in wishes.items() if wish is not None} | settings.extra
 
 
-def _check(settings: SlurmSettings, options: Mapping[str, str | int]) -> None:
+def _check(settings: SlurmSettings, options: Mapping[str, str | int | bool]) -> None:
     """Ask SLURM whether it would take such a job, without giving it one."""
     if settings.minutes * 60 <= settings.signal_seconds:
         raise ConfigError(
@@ -213,7 +213,7 @@ def _check(settings: SlurmSettings, options: Mapping[str, str | int]) -> None:
         )
     if shutil.which("sbatch") is None:
         raise ConfigError("compute.executor: slurm needs SLURM's commands, and there is no sbatch on PATH")
-    flags = [f"--{name}={value}" for name, value in options.items()]
+    flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
     with _as_if_outside_of_jobs():
         asked = run_slurm("sbatch", "--test-only", *flags, "--wrap=true")
     if asked.returncode != 0:
@@ -221,7 +221,7 @@ def _check(settings: SlurmSettings, options: Mapping[str, str | int]) -> None:
 
 
 def _submitit_executor(
-    settings: SlurmSettings, options: Mapping[str, str | int], folder: Path
+    settings: SlurmSettings, options: Mapping[str, str | int | bool], folder: Path
 ) -> submitit.AutoExecutor:
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_python=f"{quote(sys.executable)} -P")
     executor.update_parameters(

@@ -26,7 +26,7 @@ STOP_SIGNAL = signal.SIGINT
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 """Hand back for now: the time limit is near, or somebody else gets the machine."""
 
-_HIDDEN = (signal.SIGUSR1, signal.SIGUSR2)
+_SCHEDULED = (signal.SIGUSR1, signal.SIGUSR2)
 _LOOK_SECONDS = 1.0
 
 
@@ -94,7 +94,7 @@ class _Signals:
         self._noted: set[int] = set()
         for number in (STOP_SIGNAL, *_WARNINGS):
             signal.signal(number, lambda number, _: self._noted.add(number))
-        signal.pthread_sigmask(signal.SIG_BLOCK, (STOP_SIGNAL, *_HIDDEN))
+        signal.pthread_sigmask(signal.SIG_BLOCK, (STOP_SIGNAL, *_WARNINGS))
 
     @property
     def stopped(self) -> bool:
@@ -109,7 +109,7 @@ class _Signals:
     @property
     def certain(self) -> bool:
         """Whether the warning was one that nothing but SLURM's schedule gives."""
-        return not (self._noted | signal.sigpending()).isdisjoint(_HIDDEN)
+        return not (self._noted | signal.sigpending()).isdisjoint(_SCHEDULED)
 
 
 def _tell(path: Path, world: World, ended: Ended) -> None:

@@ -36,12 +36,12 @@ class Slot:
     """What one node may use on this machine.
 
     Attributes:
-        gpus: ids of its GPUs; none on CPUs.
+        gpus: its GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; none on CPUs.
         threads: of each process.
         processes: of a node; each has a GPU of its own, if there are any.
     """
 
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
     threads: int = 1
     processes: int = 1
 
@@ -166,17 +166,19 @@ class Worker:
             self._kill(Ended(self.job.key, Outcome.LOST, reason + _tail(self.job), now - self._started))
 
     def ask_to_stop(self) -> None:
-        """Ask for a checkpoint and the node back; the worker leaves afterwards."""
-        for process in self._processes:
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+        """Ask for a checkpoint and the node back; the worker leaves afterwards.
 
-    def end(self, grace: float = _GRACE_SECONDS) -> None:
-        """No more nodes: an idle worker leaves by itself, a busy one hands back; what is left after that is killed."""
+        By closing its input, not by a signal: a scheduler's signals to all processes of a job may be blocked, so that
+        they do not end the loaders of a worker.
+        """
         for process in self._processes:
             assert process.stdin is not None  # noqa: S101 - it is a pipe
             with suppress(BrokenPipeError):
                 process.stdin.close()
+
+    def end(self, grace: float = _GRACE_SECONDS) -> None:
+        """No more nodes: an idle worker leaves by itself, a busy one hands back; what is left after that is killed."""
+        self.ask_to_stop()
         until = time.monotonic() + grace
         for process in self._processes:
             with suppress(subprocess.TimeoutExpired):
@@ -234,7 +236,7 @@ def _start(slot: Slot, limits: Limits, world: World) -> subprocess.Popen[bytes]:
     environment = {**os.environ, CHECKPOINT_MINUTES: str(limits.checkpoint_minutes)}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment[name] = str(slot.threads)
-    environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, slot.gpus))
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
     if world.size > 1:
         environment |= world.environment()
     command = [sys.executable, "-P", "-m", "tissuebench.sweep.worker"]

@@ -14,20 +14,23 @@ from tissuebench.sweep.supervisor import Slot
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     """Eight cores and four GPUs."""
-    monkeypatch.setattr(local, "_gpus_of_this_machine", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(local, "_gpus_of_this_machine", lambda: ["0", "1", "2", "3"])
     monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: set(range(8)))
 
 
 @pytest.mark.parametrize(
     ("settings", "slots"),
     [
-        ({}, [Slot((gpu,), 2, 1) for gpu in range(4)]),
-        ({"gpus": (2,)}, [Slot((2,), 8, 1)]),
-        ({"slots": 2}, [Slot((0, 2), 2, 2), Slot((1, 3), 2, 2)]),
-        ({"processes": 2}, [Slot((0, 2), 2, 2), Slot((1, 3), 2, 2)]),
-        ({"slots": 1, "processes": 4}, [Slot((0, 1, 2, 3), 2, 4)]),
-        ({"gpus": (0, 1), "slots": 4}, [Slot((0,), 2, 1), Slot((1,), 2, 1), Slot((0,), 2, 1), Slot((1,), 2, 1)]),
-        ({"slots": 2, "processes": 1}, [Slot((0,), 2, 1), Slot((1,), 2, 1)]),
+        ({}, [Slot((gpu,), 2, 1) for gpu in "0123"]),
+        ({"gpus": (2,)}, [Slot(("2",), 8, 1)]),
+        ({"slots": 2}, [Slot(("0", "2"), 2, 2), Slot(("1", "3"), 2, 2)]),
+        ({"processes": 2}, [Slot(("0", "2"), 2, 2), Slot(("1", "3"), 2, 2)]),
+        ({"slots": 1, "processes": 4}, [Slot(("0", "1", "2", "3"), 2, 4)]),
+        (
+            {"gpus": (0, 1), "slots": 4},
+            [Slot(("0",), 2, 1), Slot(("1",), 2, 1), Slot(("0",), 2, 1), Slot(("1",), 2, 1)],
+        ),
+        ({"slots": 2, "processes": 1}, [Slot(("0",), 2, 1), Slot(("1",), 2, 1)]),
         ({"gpus": ()}, [Slot((), 1, 1)] * 8),
         ({"gpus": (), "threads": 4}, [Slot((), 4, 1)] * 2),
         ({"gpus": (), "processes": 2}, [Slot((), 1, 2)] * 4),

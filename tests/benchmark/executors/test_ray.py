@@ -110,7 +110,7 @@ def test_several_gpus_are_several_processes_of_one_machine(ray_nodes, nodes):
     with executor_for(ray_nodes, [node], cpus=1, gpus=2, resources={f"node:{OTHER}": 0.01}) as executor:
         (begun,) = node.begins()
         assert begun["place"] == OTHER
-        assert begun["gpus"] == [0, 1]
+        assert begun["gpus"] == ["0", "1"]
         assert begun["threads"] == 1
         worlds = worlds_of([begun])
         assert [(world.rank, world.local_rank, world.size) for world in worlds] == [(0, 0, 2), (1, 1, 2)]

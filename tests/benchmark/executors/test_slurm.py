@@ -184,7 +184,7 @@ def test_a_trial_over_two_machines_is_a_task_on_each(slurm, nodes):
         executor.poll(0)
         begun = node.begins(2)
         assert {each["place"] for each in begun} == {"n1", "n2"}
-        assert [each["gpus"] for each in begun] == [[0], [0]]
+        assert [each["gpus"] for each in begun] == [["0"], ["0"]]
         worlds = worlds_of(begun)
         assert [(world.rank, world.local_rank, world.size) for world in worlds] == [(0, 0, 2), (1, 0, 2)]
         assert {world.address for world in worlds} == {"127.0.0.1"}
