@@ -26,6 +26,7 @@ from lightning.pytorch import LightningDataModule
 from rich.console import Console
 
 from tissuebench.bench import open_data
+from tissuebench.building import build_datamodule, build_method
 from tissuebench.config import load_plan
 from tissuebench.datasets.datamodule import StepLoader, TileDataModule
 from tissuebench.datasets.types import TrainingBatch
@@ -35,7 +36,6 @@ from tissuebench.methods.settings import EncoderMode
 from tissuebench.perf.table import Line, Rates, ratio, show
 from tissuebench.plan import PlannedData, expand
 from tissuebench.progress import ProgressDisplay
-from tissuebench.sweep.nodes import build_datamodule, build_method
 from tissuebench.training import fit
 from tissuebench.trial import Trial
 

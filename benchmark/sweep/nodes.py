@@ -10,33 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tissuebench.building import build_datamodule, build_method, selection_of, stage_datamodule
 from tissuebench.comparison import results_folder
 from tissuebench.datasets.datamodule import TileDataModule
 from tissuebench.datasets.ingest import dataset_folder
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import TileStore
-from tissuebench.datasets.types import Supervision, Tile
+from tissuebench.datasets.types import Tile
 from tissuebench.datasets.views import LabelView
 from tissuebench.environment import describe_environment
-from tissuebench.errors import ConfigError, DataError
+from tissuebench.errors import DataError
 from tissuebench.evaluation import evaluate
 from tissuebench.features import FeatureBank, FeatureShard, compute_features, training_tiles
 from tissuebench.hashing import Json, derive_seed
 from tissuebench.machine import Machine, detect_machine
-from tissuebench.methods.base import Method
-from tissuebench.methods.registry import find_method
 from tissuebench.methods.trainable import Stage, Task, Trainable
 from tissuebench.plan import PlannedData
 from tissuebench.pseudo_masks import PseudoMasks, write_pseudo_masks
-from tissuebench.results.metrics import miou
 from tissuebench.results.schema import SlideCounts as SlideRow
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.store import ResultStore
-from tissuebench.selection import KeepBest, held_out_patients
+from tissuebench.selection import KeepBest
 from tissuebench.sweep.folders import node_folder, read_record, write_record
 from tissuebench.sweep.graph import held_out_of, stages_of
 from tissuebench.sweep.jobs import Job, NodeKind
@@ -98,62 +95,6 @@ def run_node(job: Job, around: Surroundings, may_store: Callable[[], None]) -> d
     return _run_trial(job, trial, data, folder, around, may_store)
 
 
-def build_method(trial: Trial, data: PlannedData) -> Method:
-    """The trial's method with its initial weights, which depend on the seed alone."""
-    task = Task(data.store.class_map, trial.network, trial.training)
-    seed_everything(derive_seed(trial.seed, "init"))
-    return find_method(trial.method)(task, trial.config)
-
-
-def build_datamodule(
-    trial: Trial,
-    method: Method,
-    data: PlannedData,
-    features: FeatureBank | None,
-    machine: Machine,
-    pseudo: Mapping[str, PseudoMasks] | None = None,
-) -> TileDataModule:
-    """The batches of a trial's last stage, behind the door that its budget opens.
-
-    Raises:
-        ConfigError: a stream wants labels that the method does not declare to consume.
-    """
-    held_out = held_out_patients(trial.budget, trial.training.selection_share)
-    view = LabelView.for_training(data.store, data.split, trial.budget, method.consumes, held_out)
-    return _datamodule(
-        f"method {trial.method!r}", method, method.consumes, view, trial.seed, trial, data, features, machine, pseudo
-    )
-
-
-def _datamodule(
-    where: str,
-    stage: Trainable,
-    consumes: frozenset[Supervision],
-    view: LabelView,
-    seed: int,
-    trial: Trial,
-    data: PlannedData,
-    features: FeatureBank | None,
-    machine: Machine,
-    pseudo: Mapping[str, PseudoMasks] | None,
-) -> TileDataModule:
-    streams = stage.streams()
-    for name, stream in streams.items():
-        if stream.supervision not in consumes and stream.supervision != Supervision.NONE:
-            raise ConfigError(f"{where}: stream {name!r} wants {stream.supervision}, not in consumes")
-    return TileDataModule(
-        data.store,
-        view,
-        streams,
-        seed,
-        stage.task.training.steps,
-        trial.augmentation,
-        features,
-        machine.loader,
-        pseudo,
-    )
-
-
 def _run_shard(
     job: Job, trial: Trial, data: PlannedData, folder: Path, around: Surroundings, may_store: Callable[[], None]
 ) -> dict[str, Json]:
@@ -190,7 +131,7 @@ def _run_stage(
         module.inherit(weights)
     held_out = held_out_of(trial, stage)
     view = LabelView.for_training(data.store, data.split, trial.budget, stage.consumes, held_out)
-    datamodule = _datamodule(
+    datamodule = stage_datamodule(
         f"stage {stage.name!r}", module, stage.consumes, view, seed, trial, data, _bank(job, data), machine, pseudo
     )
     fitted = _fit(module, datamodule, folder, seed, machine, around)
@@ -232,7 +173,7 @@ def _run_trial(
     if weights:
         method.inherit(weights)
     datamodule = build_datamodule(trial, method, data, _bank(job, data), machine, pseudo)
-    keep_best = _selection(trial, data, machine, around.world)
+    keep_best = selection_of(trial, data, machine, around.world)
     fitted = _fit(method, datamodule, folder, trial.seed, machine, around, keep_best)
     started = time.perf_counter()
     method.to(machine.device)
@@ -339,18 +280,3 @@ def _opened(home: Path, trial: Trial, around: Surroundings) -> PlannedData:
             raise DataError(f"{folder}: store or split is no longer the one that the plan was made for; run it again")
         around.stores[key] = opened
     return around.stores[key]
-
-
-def _selection(trial: Trial, data: PlannedData, machine: Machine, world: World) -> KeepBest | None:
-    patients = held_out_patients(trial.budget, trial.training.selection_share)
-    if not patients:
-        return None
-    view = LabelView.for_selection(data.store, data.split, trial.budget, patients)
-
-    def miou_of(module: LightningModule) -> float:
-        if not isinstance(module, Method):
-            raise TypeError(f"{type(module).__name__} is no Method")
-        scored = evaluate(module, data.store, view, trial.evaluation, machine.device, machine.precision, world)
-        return float(miou(np.sum([slide.counts for slide in scored], axis=0)))
-
-    return KeepBest(miou_of, trial.training.selection_every)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from tests.benchmark.sweeps import run_inline
+from tissuebench.building import build_method
 from tissuebench.comparison import results_folder
 from tissuebench.compute import ComputeSettings
 from tissuebench.results.store import ResultStore
@@ -14,7 +15,6 @@ from tissuebench.sweep.estimate import about, estimate, makespan
 from tissuebench.sweep.folders import node_folder
 from tissuebench.sweep.graph import build_graph
 from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.nodes import build_method
 from tissuebench.sweep.sizes import Sizes
 from tissuebench.sweep.timing import Slots, Timer
 

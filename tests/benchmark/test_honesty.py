@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from tissuebench.building import build_datamodule, build_method
 from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.types import Supervision
 from tissuebench.datasets.views import LabelView
 from tissuebench.machine import detect_machine
 from tissuebench.methods.registry import all_methods
 from tissuebench.plan import PlannedData
-from tissuebench.sweep.nodes import build_datamodule, build_method
 from tissuebench.training import fit
 
 REAL_METHODS = [name for name, kind in all_methods().items() if kind.__module__.startswith("tissuebench.")]

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from tissuebench.building import build_datamodule, build_method
 from tissuebench.datasets.types import TileBatch
 from tissuebench.errors import ConfigError
 from tissuebench.machine import detect_machine
@@ -23,7 +24,6 @@ from tissuebench.perf import loader, table, tiles
 from tissuebench.perf.loader import HalfConstant, block_of, block_rates, measure
 from tissuebench.perf.slide import CODECS, SLIDE_ID, TILE_PX, draw, write_forms
 from tissuebench.perf.table import Line, in_turn, ratio, show
-from tissuebench.sweep.nodes import build_datamodule, build_method
 
 
 @pytest.fixture(scope="module")

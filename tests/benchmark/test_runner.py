@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from tissuebench.building import build_datamodule, build_method
 from tissuebench.comparison import board_of_trials, results_folder
 from tissuebench.machine import detect_machine
 from tissuebench.methods.registry import register
 from tissuebench.methods.supervised import Supervised
 from tissuebench.results.store import ResultStore
-from tissuebench.sweep.nodes import build_datamodule, build_method
 from tissuebench.sweep.reporter import read_progress
 from tissuebench.training import fit
 
