@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def PLAN_OPTIONS(command: Callable[..., Any]) -> Callable[..., Any]:
             *_axis("compute.gpus", gpus, "--gpus"),
         ]
         if executor is not None:
-            replaced.append(f'compute.executor="{executor}"')
+            replaced.append(f"compute.executor={json.dumps(executor)}")
         if slots is not None:
             replaced.append(f"compute.slots={slots}")
         planned = Planned(listed(methods), listed(datasets), data_roots, plan, tuple(replaced))
@@ -103,7 +104,7 @@ def PLAN_OPTIONS(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _axis(key: str, values: tuple[str, ...], option: str) -> tuple[str, ...]:
     given = listed(values)
-    if key != "budgets" and not all(value.isdigit() for value in given):
-        raise TissueBenchError(f"{option}: whole numbers are needed, got {', '.join(given)}")
-    quoted = ", ".join(f'"{value}"' if key == "budgets" else value for value in given)
+    if key == "seeds" and not all(value.isdigit() for value in given):
+        raise TissueBenchError(f"{option}: seeds are whole numbers, got {', '.join(given)}")
+    quoted = ", ".join(value if value.isdigit() else json.dumps(value) for value in given)  # JSON is YAML
     return (f"{key}=[{quoted}]",) if given else ()

@@ -13,7 +13,7 @@ _PLAIN_EVERY_SECONDS = 15.0
 
 
 class ProgressDisplay:
-    """One bar for the whole run and one for what is being done now.
+    """A bar for what is being done now: slides drawn, slides ingested, steps of a measurement.
 
     Args:
         console: where to; standard error in the command line.
@@ -33,9 +33,7 @@ class ProgressDisplay:
             speed_estimate_period=120,
         )
         self._current = self._bars.add_task("", total=None, visible=False)
-        self._whole = self._bars.add_task("whole run", total=None, visible=False)
-        self._steps_total = self._steps_before = self._steps_done = 0
-        self._started = self._plain_due = time.monotonic()
+        self._plain_due = time.monotonic()
         self._last: tuple[str, bool] = ("", False)
 
     def __enter__(self) -> ProgressDisplay:
@@ -52,44 +50,17 @@ class ProgressDisplay:
         self._console.print(escape(text), highlight=False, soft_wrap=True)
 
     def phase(self, what: str, done: int, total: int) -> None:
-        """Something countable that is not training: slides drawn, slides ingested, tiles encoded."""
+        """So much of something countable is done."""
+        if what != self._last[0]:
+            self._bars.reset(self._current)
         self._bars.update(self._current, description=escape(what), completed=done, total=total, visible=True)
         self._plain(what, done, total)
 
-    def plan(self, steps: int) -> None:
-        """The whole run takes so many steps."""
-        self._steps_total = steps
-        self._started = time.monotonic()
-        self._bars.update(self._whole, total=steps, visible=True)
-
-    def steps(self, trial: str, done: int, total: int) -> None:
-        """Steps of the running trial."""
-        self._steps_done = self._steps_before + done
-        self._bars.update(self._current, description=escape(trial), completed=done, total=total, visible=True)
-        self._bars.update(self._whole, completed=self._steps_done)
-        self._plain(trial, done, total)
-
-    def trial_over(self, steps: int, line: str) -> None:
-        """A trial has ended, well or badly."""
-        self._steps_before += steps
-        self._steps_done = self._steps_before
-        self._bars.update(self._whole, completed=self._steps_done)
-        self.note(line if self._console.is_terminal else f"{line} {self.eta()}")
-
-    def eta(self) -> str:
-        """Time left at the pace so far, as text."""
-        if not self._steps_done:
-            return ""
-        left = (time.monotonic() - self._started) / self._steps_done * (self._steps_total - self._steps_done)
-        minutes, seconds = divmod(round(left), 60)
-        return f"(ETA {minutes}:{seconds:02d})"
-
     def _plain(self, what: str, done: int, total: int) -> None:
-        if self._console.is_terminal:
-            return
         state = (what, done >= total)
-        if self._last[0] == what and time.monotonic() < self._plain_due and (not state[1] or self._last == state):
-            return
-        self._last = state
-        self._plain_due = time.monotonic() + _PLAIN_EVERY_SECONDS
-        self.note(f"{what} {done}/{total} {self.eta() if self._steps_total else ''}".rstrip())
+        quiet = self._last[0] == what and time.monotonic() < self._plain_due and (not state[1] or self._last == state)
+        if not self._console.is_terminal and not quiet:
+            self._plain_due = time.monotonic() + _PLAIN_EVERY_SECONDS
+            self.note(f"{what} {done}/{total}")
+        if self._console.is_terminal or not quiet:
+            self._last = state

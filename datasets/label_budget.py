@@ -79,7 +79,7 @@ class LabelBudget:
                 {Supervision(kind): Purchase.of_document(purchase) for kind, purchase in bought.items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError):
-            raise DataError("not a budget of this version") from None
+            raise DataError("is not a budget of this version") from None
 
     @property
     def purchases(self) -> dict[Supervision, Purchase]:

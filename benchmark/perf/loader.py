@@ -166,7 +166,7 @@ def measure(
 
     def report(step: int) -> None:
         ends.append(time.perf_counter())
-        display.steps(f"training, {trial.network.encoder_mode}", step, steps)
+        display.phase(f"training, {trial.network.encoder_mode}", step, steps)
 
     folder.mkdir()
     # Of a data module ``fit`` asks no more than its loader and its hook.

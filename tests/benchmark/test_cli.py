@@ -58,7 +58,7 @@ def test_one_run_and_every_way_to_read_it(finished, tmp_path):
 
 
 def test_variants_and_other_settings_stay_apart(bench, quiet_environment):
-    shared = ["--method", "complementary", "--budget", "masks:2p", "--seed", "0", "--json"]
+    shared = ["--method", "complementary", "--budget", "masks:2p", "--seed", "0", "--json", "--executor", "inline"]
     for extra in ([], ["--set", "methods.complementary.gamma=0"], ["--set", "training.steps=3"]):
         done = subprocess.run(
             bench.command(*shared, *extra), env=quiet_environment, capture_output=True, text=True, timeout=400

@@ -23,6 +23,14 @@ from tissuebench.training import Interrupted, TrainingError, fit, seed_everythin
 STEPS = 6
 
 
+@pytest.fixture(autouse=True)
+def _plain_sigterm():
+    """As in a process that has just begun; another test's command may have left a handler of its own."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture
 def trial(bench):
     (trial,) = bench.trials(bench.plan("seeds=[0]", "budgets=['masks:2p']"), "supervised")

@@ -37,6 +37,7 @@ def assert_same_counts(one, other):
         np.testing.assert_array_equal(counts, other[trial_id])
 
 
+@pytest.mark.slow
 def test_a_shared_stage_is_run_once_and_its_steps_are_saved(bench, plugin, local, capsys):
     plan = bench.plan("budgets=['masks:1p','masks:2p','masks:3p']", "seeds=[0,1,2]", *STAGES)
     trials = bench.trials(plan, "supervised", "complementary", "staged")
@@ -77,7 +78,7 @@ def test_stages_change_the_trial(bench, plugin, tmp_path):
 
 
 def test_two_runners_started_together_share_the_work(bench, plugin, quiet_environment, tmp_path):
-    options = ("--method", "supervised,complementary,staged", "--json", "--slots", "1")
+    options = ("--method", "supervised,staged", "--budget", "masks:2p", "--json", "--slots", "1")
     command = bench.command(*options, *(part for pair in STAGES for part in ("--set", pair)))
     alone_home = bench.elsewhere(tmp_path / "alone")
     alone = [str(alone_home) if part == str(bench.home) else part for part in command]
@@ -98,8 +99,7 @@ def test_two_runners_started_together_share_the_work(bench, plugin, quiet_enviro
     assert len(pids) == 2  # both have worked
 
 
-@pytest.mark.parametrize("slots", [1, 2])
-def test_an_interruption_hands_every_node_back(bench, plugin, local, slots):
+def test_an_interruption_hands_every_node_back(bench, plugin, local, slots=2):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=100000")
     trials = bench.trials(plan, "supervised", "complementary")
     folders = [bench.home / "runs" / "trials" / trial.id for trial in trials][:slots]
