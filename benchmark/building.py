@@ -17,6 +17,7 @@ from tissuebench.hashing import derive_seed
 from tissuebench.machine import Machine
 from tissuebench.methods.base import Method
 from tissuebench.methods.registry import find_method
+from tissuebench.methods.settings import NetworkSettings, TrainingSettings
 from tissuebench.methods.trainable import Task, Trainable
 from tissuebench.plan import PlannedData
 from tissuebench.pseudo_masks import PseudoMasks
@@ -27,11 +28,16 @@ from tissuebench.trial import Trial
 from tissuebench.world import World
 
 
+def task_of(data: PlannedData, network: NetworkSettings, training: TrainingSettings) -> Task:
+    """What a stage is told of the task."""
+    info = data.store.info
+    return Task(data.store.class_map, network, training, info.tile_px, info.white)
+
+
 def build_method(trial: Trial, data: PlannedData) -> Method:
     """The trial's method with its initial weights, which depend on the seed alone."""
-    task = Task(data.store.class_map, trial.network, trial.training)
     seed_everything(derive_seed(trial.seed, "init"))
-    return find_method(trial.method)(task, trial.config)
+    return find_method(trial.method)(task_of(data, trial.network, trial.training), trial.config)
 
 
 def build_datamodule(

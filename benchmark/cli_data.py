@@ -22,7 +22,10 @@ def data() -> None:
 @data.command("list")
 @HOME
 def list_(home: Path) -> None:
-    """The datasets that have a recipe."""
+    """The datasets that have a recipe.
+
+    Wherever a dataset is named, NAME@56 is NAME in tiles of 56 px: a store, results and tables of its own.
+    """
     from tissuebench.datasets.catalog import find_recipe, recipe_names
 
     for name in recipe_names():
@@ -49,12 +52,12 @@ def fetch(dataset: str, home: Path) -> None:
     """
     from tissuebench.datasets.catalog import find_recipe
     from tissuebench.datasets.fetch import fetch as fetch_files
-    from tissuebench.datasets.ingest import dataset_folder
+    from tissuebench.datasets.ingest import source_folder
     from tissuebench.progress import ProgressDisplay
 
     recipe = find_recipe(dataset)
     with ProgressDisplay(stderr()) as display:
-        folder = fetch_files(recipe, dataset_folder(home, recipe.name) / "raw", display.phase, display.note)
+        folder = fetch_files(recipe, source_folder(home, recipe), display.phase, display.note)
     click.echo(f"{folder}: complete; 'tissuebench data ingest {dataset}' makes the store")
 
 
@@ -84,6 +87,8 @@ def ingest(
     home: Path,
 ) -> None:
     """Make DATASET's store from its slides and annotations.
+
+    DATASET@56 is DATASET in tiles of 56 px, beside that of its own tile size.
 
     A slide that cannot be used is left out and listed with its reason, and the exit code is 3. Interrupted or killed,
     the same command goes on where it was.

@@ -39,7 +39,9 @@ class BudgetRow:
         minutes: what they cost, and ``hours``.
         budget_minutes: what all kinds of this draw cost.
         assumed_minutes: the price of one tile, or of one case for diagnoses. An assumption of the dataset.
-        class_tiles: tiles whose tags name the class; empty for diagnoses.
+        min_tag_share: share of a tile's annotated pixels from which on its tags name a class; None for other kinds.
+        untagged_tiles: tiles whose tags name no class; 0 for other kinds.
+        class_tiles: tiles that show the class, or whose tags name it; empty for diagnoses.
         class_pixels: annotated pixels of the class, each counted once; empty for tags and diagnoses.
     """
 
@@ -55,6 +57,8 @@ class BudgetRow:
     hours: float
     budget_minutes: float
     assumed_minutes: float
+    min_tag_share: float | None
+    untagged_tiles: int
     class_tiles: Mapping[str, int]
     class_pixels: Mapping[str, int]
 
@@ -108,6 +112,12 @@ def print_budgets(console: Console, rows: Sequence[BudgetRow]) -> None:
     prices = {row.kind: row.assumed_minutes for row in rows}
     said = [f"{_LABELS[kind]} {minutes:g} min a {_UNITS[kind]}" for kind, minutes in prices.items()]
     console.print(Text(f"Minutes are assumptions, not measured: {', '.join(said)} (costs of the dataset)."))
+    tags = [row for row in rows if row.min_tag_share is not None]
+    if tags:
+        untagged = max(row.untagged_tiles for row in tags)
+        none = f"; those of up to {untagged} tiles name none" if untagged else ""
+        rule = f"Tags name the classes that cover at least {tags[0].min_tag_share:.4g} of a tile's annotated pixels"
+        console.print(Text(f"{rule}{none}."))
 
 
 _LABELS = {"masks": "a mask takes", "tags": "tags take", "diagnosis": "a diagnosis takes"}
@@ -143,8 +153,8 @@ def _row(store: TileStore, split: Split, budget: LabelBudget, kind: Supervision)
         masks = kind is Supervision.MASKS
         tiles = view.mask_tiles() if masks else view.tag_tiles()
         slides = {tile.slide_id for tile in tiles}
-        shown = view.tags_of(tiles).sum(axis=0).tolist()
-        class_tiles = dict(zip(names, shown, strict=True))
+        shown = view.shown_by_masks(tiles) if masks else view.tags_of(tiles)
+        class_tiles = dict(zip(names, shown.sum(axis=0).tolist(), strict=True))
         price = costs.mask_minutes_per_tile if masks else costs.tags_minutes_per_tile
         if masks:
             pixels = _pixels(view, tiles, store.info.tile_px).tolist()
@@ -163,6 +173,8 @@ def _row(store: TileStore, split: Split, budget: LabelBudget, kind: Supervision)
         hours=bought.minutes / 60,
         budget_minutes=budget.minutes,
         assumed_minutes=price,
+        min_tag_share=store.info.min_tag_share if kind is Supervision.TAGS else None,
+        untagged_tiles=view.n_untagged if kind is Supervision.TAGS else 0,
         class_tiles=class_tiles,
         class_pixels=class_pixels,
     )

@@ -28,6 +28,7 @@ from tissuebench.datasets.types import Tile
 from tissuebench.errors import ConfigError
 from tissuebench.hashing import Json, derive_seed
 from tissuebench.methods.networks import Segmenter, build_segmenter
+from tissuebench.methods.networks.encoder import DEEPEST_STRIDE
 from tissuebench.methods.settings import NetworkSettings
 from tissuebench.trial import short_hash
 
@@ -81,6 +82,8 @@ def plan_features(
         "variants": network.feature_variants,
         "augmentation": augmentation.model_dump(mode="json"),
     }
+    if store.info.tile_px % DEEPEST_STRIDE:
+        identity["padded"] = "replicate"
     n_tiles = len(training_tiles(store, split))
     size = max(_MIN_SHARD_TILES, -(-n_tiles // (_MAX_SHARDS * _BATCH)) * _BATCH)
     shards = []

@@ -122,7 +122,10 @@ def summary(
     data = inspect_store(store, split, quarantine, recipe_title, licence)
     title = escape(": ".join(text for text in (data.dataset, recipe_title, licence) if text))
     left_out = f"{len(data.quarantine)} left out, " if data.quarantine else ""
-    caption = f"{left_out}{file_size(data.bytes_on_disk)} on disk ({data.codec}), content {data.content_hash[:16]}"
+    caption = (
+        f"{left_out}{file_size(data.bytes_on_disk)} on disk ({data.codec}), content {data.content_hash[:16]}\n"
+        f"tags name classes of at least {percent(store.info.min_tag_share)} of a tile's annotated pixels"
+    )
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     columns = [data.everything, *data.parts]
     table.add_column("")

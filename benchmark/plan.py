@@ -48,10 +48,12 @@ def with_controls(names: Sequence[str]) -> list[str]:
 def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) -> list[Trial]:
     """All trials of a plan, in the order they are run: seed by seed, so that a first table is there early.
 
-    A control that nobody asked for by name is left out at budgets that it cannot use.
+    A method is left out at budgets that it cannot use: it spends nothing on masks, or on tags, that a budget consists
+    of. Where minutes are counted it must spend them on something, if only on diagnoses.
 
     Raises:
-        ConfigError: unknown method or setting, a budget that cannot be bought, or that a method cannot use.
+        ConfigError: unknown method or setting, a budget that cannot be bought, or a method that was asked for by name
+            and can use none of the budgets.
     """
     names = with_controls(methods)
     for name in plan.methods:
@@ -59,8 +61,8 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
     configs = {
         name: validated(find_method(name).Config, plan.methods.get(name, {}), f"plan: methods.{name}") for name in names
     }
-    budgets = {name: _usable_budgets(name, plan.budgets, name in methods) for name in names}
     spending = {name: spending_of(name, configs[name]) for name in names}
+    budgets = {name: _usable_budgets(name, spending[name], plan.budgets, name in methods) for name in names}
     folder = dataset_folder(home, data.store.info.dataset) / "budgets"
     trials: dict[str, Trial] = {}
     for seed in plan.seeds:
@@ -104,22 +106,21 @@ def spending_of(method: str, config: Settings) -> Spending:
         raise ConfigError(f"method {method!r}: {error}") from None
 
 
-def _usable_budgets(method: str, specs: Sequence[str], asked_for: bool) -> list[str]:
+def _usable_budgets(method: str, spending: Spending, specs: Sequence[str], asked_for: bool) -> list[str]:
+    """The budgets of a kind of label that the method spends minutes on; of minutes, if it spends any."""
     kind = find_method(method)
     if kind.fixed_budget is not None:
         return [kind.fixed_budget]
-    usable: list[str] = []
-    for spec in specs:
-        wanted = {
-            Supervision.MASKS: {Supervision.MASKS, Supervision.TAGS},  # tags follow from masks
-            Supervision.TAGS: {Supervision.TAGS},
-            None: {Supervision.MASKS, Supervision.TAGS, Supervision.DIAGNOSIS},
-        }[parse_spec(spec).kind]
-        if kind.consumes & wanted:
-            usable.append(spec)
-        elif asked_for:
-            consumed = ", ".join(sorted(kind.consumes - {Supervision.NONE})) or "no label"
-            raise ConfigError(f"method {method!r} cannot use budget {spec!r}: it consumes {consumed}")
+    spends = set(spending.shares)
+    bought_with_minutes = spends | ({Supervision.DIAGNOSIS} if spending.diagnoses else set())
+    kinds = {spec: parse_spec(spec).kind for spec in specs}
+    usable = [spec for spec in specs if (kinds[spec] in spends if kinds[spec] else bought_with_minutes)]
+    if asked_for and not usable:
+        consumed = ", ".join(sorted(kind.consumes - {Supervision.NONE})) or "no label"
+        spent = ", ".join(sorted(spends))
+        but = f" and spends on {spent}" if spends != kind.consumes & {Supervision.MASKS, Supervision.TAGS} else ""
+        named = ", ".join(map(repr, specs))
+        raise ConfigError(f"method {method!r} cannot use budget {named}: it consumes {consumed}{but}")
     return usable
 
 

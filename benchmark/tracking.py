@@ -31,8 +31,11 @@ from tissuebench.errors import DataError
 from tissuebench.files import exclusive, write_aside
 from tissuebench.hashing import Json, content_hash
 from tissuebench.results.leaderboard import Row, build
+from tissuebench.results.pseudo import COVERAGE, MIOU
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.store import ResultStore
+from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.lookup import Found, pseudo_pictures
 
 _ANSWER_SECONDS = 3.0
 _POLL_SECONDS = 0.1
@@ -125,13 +128,18 @@ class Tracker:
 
     def _write_trial(self, result: TrialResult) -> None:
         scores = {row.metric: row.mean for row in build([result], n_boot=2).rows if row.mean is not None}
-        curve = self._home / "runs" / "trials" / result.trial_id / "history.jsonl"
+        trial = Found(self._home, NodeKind.TRIAL, result.trial_id)
+        curve, pictures = trial.folder / "history.jsonl", pseudo_pictures(trial)
 
         def fill(run: wandb.Run) -> None:
             if curve.is_file():
                 for point in map(json.loads, curve.read_text().splitlines()):
                     run.log({"train/loss": point["loss"]}, step=point["step"])
-            run.summary.update({f"test/{name}": value for name, value in scores.items()})
+            if pictures:
+                run.log({f"pseudo_masks/{stage}": wandb.Image(str(path)) for stage, path in pictures.items()})
+            of_training = (MIOU, COVERAGE)  # a diagnostic, and not of the test part
+            named = {name if name.startswith(of_training) else f"test/{name}": each for name, each in scores.items()}
+            run.summary.update(named)
             run.summary.update({f"seconds/{name}": value for name, value in result.seconds.items()})
             run.summary.update({f"compute/{name}": value for name, value in result.compute.items()})
 

@@ -88,7 +88,10 @@ def _classes_shown(store: TileStore, slide_id: str, kind: Supervision, for_sale:
     if kind is Supervision.MASKS:
         return frozenset(index for index, count in enumerate(store.withheld.class_pixels(slide_id)) if count)
     given = slide_tags(store, slide_id)
-    shown = tags_of_counts(store.withheld.tile_class_pixels(slide_id)[for_sale]) if given is None else given[None]
+    if given is not None:
+        return frozenset(np.flatnonzero(given).tolist())
+    counts = store.withheld.tile_class_pixels(slide_id)[for_sale]
+    shown = tags_of_counts(counts, store.info.min_tag_share)
     return frozenset(np.flatnonzero(shown.any(axis=0)).tolist())
 
 

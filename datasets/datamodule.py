@@ -113,15 +113,31 @@ class StepDataset(Dataset[TrainingBatch]):
         """The tiles that a stream could draw, each once, slide by slide."""
         return distinct_tiles(self._trees[name])
 
+    def tags(self, name: str) -> Tensor:
+        """The tags of these tiles of a ``tags`` stream, (N, K) bool in the order of ``tiles``."""
+        return torch.from_numpy(self._view.tags_of(self.tiles(name)))
+
+    def all_tags(self) -> dict[str, Tensor]:
+        """``tags`` of every ``tags`` stream, by its name."""
+        return {name: self.tags(name) for name, one in self._streams.items() if one.supervision is Supervision.TAGS}
+
     def load(self, name: str, tiles: Sequence[Tile]) -> TileBatch:
-        """Tiles of a stream as they are in the store, with the label that the stream asks for."""
-        return self._load(self._streams[name], tiles, None if self._features is None else [0] * len(tiles))
+        """Tiles of a stream as they are in the store, with the label that the stream asks for.
+
+        Their images are there also when features stand in for them, and so are the masks that were bought, of whatever
+        stream: ``IGNORE_LABEL`` all over tiles without, None where no tile has one.
+        """
+        batch = self._load(self._streams[name], tiles, None if self._features is None else [0] * len(tiles))
+        if batch.masks is None:
+            masks = self._view.masks_if_bought(tiles, self._tile_px)
+            batch = replace(batch, masks=None if masks is None else torch.from_numpy(masks))
+        return batch if batch.images is not None else replace(batch, images=self._images(tiles))
 
     def _load(self, stream: Stream, tiles: Sequence[Tile], variants: Sequence[int] | None) -> TileBatch:
         batch, size = TileBatch(step=0), self._tile_px
         orientations: list[int] | None = None
         if self._features is None or variants is None:
-            batch = replace(batch, images=torch.from_numpy(self._store.images(tiles, size)))
+            batch = replace(batch, images=self._images(tiles))
         else:
             features, turned = self._features.read(tiles, variants)
             orientations = turned.tolist()
@@ -136,6 +152,9 @@ class StepDataset(Dataset[TrainingBatch]):
             excluded = np.stack([self._view.excluded(tile.slide_id, stream.max_excluded, self._seed) for tile in tiles])
             return replace(batch, excluded=torch.from_numpy(excluded))
         return batch
+
+    def _images(self, tiles: Sequence[Tile]) -> Tensor:
+        return torch.from_numpy(self._store.images(tiles, self._tile_px))
 
 
 def _oriented(labels: NDArray[np.uint8], orientations: Sequence[int] | None) -> Tensor:

@@ -23,10 +23,11 @@ from tissuebench.datasets.quarantine import read_quarantine, write_quarantine
 from tissuebench.datasets.splits import Split, official_split, random_split
 from tissuebench.datasets.store import StoreInfo, TileStore
 from tissuebench.datasets.store_writer import Case, StoreWriter
+from tissuebench.datasets.weaken import MIN_SHARE
 from tissuebench.datasets.workers import Died, run_each
 from tissuebench.errors import DataError
 from tissuebench.files import exclusive
-from tissuebench.hashing import content_hash
+from tissuebench.hashing import Json, content_hash
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many are done, how many there are."""
@@ -70,6 +71,11 @@ def dataset_folder(home: Path, dataset: str) -> Path:
     return home / "data" / dataset
 
 
+def source_folder(home: Path, recipe: Recipe) -> Path:
+    """Where fetched and generated source files stand; the same for all tile sizes of a dataset."""
+    return dataset_folder(home, recipe.plain_name) / "raw"
+
+
 def ensure_store(
     recipe: Recipe, home: Path, data_root: Path | None, progress: Progress, options: IngestOptions | None = None
 ) -> Ingested:
@@ -88,7 +94,7 @@ def ensure_store(
     """
     options = options or IngestOptions()
     folder = dataset_folder(home, recipe.name)
-    store_path, split_path, raw = folder / "store.zarr", folder / "split.json", folder / "raw"
+    store_path, split_path, raw = folder / "store.zarr", folder / "split.json", source_folder(home, recipe)
     if data_root is not None and not data_root.is_dir():
         raise DataError(f"data root {data_root}: no such folder")
     ready = store_path.exists() and split_path.exists() and not options.update
@@ -161,16 +167,19 @@ def _checked(found: Sequence[ManifestRow | BadRow]) -> tuple[list[ManifestRow], 
 def _source_hash(recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadRow]) -> str:
     """Hash of what a store is made of: the recipe, the manifest and its files."""
     classes = recipe.class_map
-    return content_hash(
-        {
-            "recipe": [recipe.name, recipe.version, recipe.tile_px, asdict(_reading(recipe, "none"))],
-            "costs": asdict(recipe.costs),
-            "classes": [list(classes.names), {name: list(allowed) for name, allowed in classes.diagnoses.items()}],
-            "rows": [[r.slide_id, r.patient_id, list(r.diagnosis), list(r.tags or ()), r.split] for r in rows],
-            "files": [_fingerprint(row) for row in rows],
-            "bad": sorted(row.slide_id for row in bad),
-        }
-    )
+    made_of: dict[str, Json] = {
+        "recipe": [recipe.name, recipe.version, recipe.tile_px, asdict(_reading(recipe, "none"))],
+        "costs": asdict(recipe.costs),
+        "classes": [list(classes.names), {name: list(allowed) for name, allowed in classes.diagnoses.items()}],
+        "rows": [[r.slide_id, r.patient_id, list(r.diagnosis), list(r.tags or ()), r.split] for r in rows],
+        "files": [_fingerprint(row) for row in rows],
+        "bad": sorted(row.slide_id for row in bad),
+    }
+    if recipe.min_tag_share != MIN_SHARE:  # the default is not told, so that hashes stay what they were
+        made_of["min_tag_share"] = recipe.min_tag_share
+    if recipe.white is not None:
+        made_of["white"] = asdict(recipe.white)
+    return content_hash(made_of)
 
 
 def _fingerprint(row: ManifestRow) -> str:
@@ -181,12 +190,12 @@ def _split_of(recipe: Recipe, rows: Sequence[ManifestRow]) -> Split:
     assigned = [row for row in rows if row.split]
     if not assigned:
         return random_split(
-            f"{recipe.name}-random", {row.patient_id: ";".join(row.diagnosis) for row in rows}, SPLIT_SEED
+            f"{recipe.plain_name}-random", {row.patient_id: ";".join(row.diagnosis) for row in rows}, SPLIT_SEED
         )
     if len(assigned) < len(rows):
         missing = next(row for row in rows if not row.split)
         raise DataError(f"{recipe.name}: slide {missing.slide_id!r} has no split but others have; fill all or none")
-    name = recipe.split_name or f"{recipe.name}-official"
+    name = recipe.split_name or f"{recipe.plain_name}-official"
     return official_split(name, ((row.patient_id, row.split) for row in rows))
 
 
@@ -202,7 +211,7 @@ def _ingest(
     reading = _reading(recipe, options.stain)
     writer = StoreWriter(
         folder / "store.zarr",
-        StoreInfo(recipe.name, recipe.mpp, recipe.tile_px, recipe.costs, source),
+        StoreInfo(recipe.name, recipe.mpp, recipe.tile_px, recipe.costs, source, recipe.min_tag_share, recipe.white),
         recipe.class_map,
         options.codec,
         [recipe.version, asdict(reading)],

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 
 import numpy as np
 
+from tissuebench.datasets.opened import Flags
 from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.tiling import grid
 from tissuebench.datasets.tissue import MIN_TISSUE_SHARE
@@ -36,17 +37,20 @@ def stream_tree(
 ) -> Tree:
     """The tiles of a stream, grouped for balanced sampling; only those ``among`` the given ones, if any are given.
 
-    ``masks`` and ``tags``: a class, then a bought tile that shows it. ``diagnosis``: an excluded class, then a case,
-    then a tissue tile, so that large cases and common diagnoses do not dominate; cases that exclude nothing are left
-    out. ``none``: a case, then a tissue tile. With ``balanced=False`` all these tiles form one group.
+    ``masks``: a class, then a bought tile that shows it. ``tags``: a class, then a tile whose tags name it.
+    ``diagnosis``: an excluded class, then a case, then a tissue tile, so that large cases and common diagnoses do not
+    dominate; cases that exclude nothing are left out. ``none``: a case, then a tissue tile. With ``balanced=False``
+    all these tiles form one group, and with them those whose tags name no class.
 
     Raises:
         ConfigError: the stream has no tile.
     """
     if stream.supervision is Supervision.MASKS:
-        tree = _by_class(view, view.mask_tiles())
+        tiles = view.mask_tiles()
+        tree = _by_class(tiles, view.shown_by_masks(tiles))
     elif stream.supervision is Supervision.TAGS:
-        tree = _by_class(view, view.tag_tiles())
+        tiles = view.tag_tiles()
+        tree = _by_class(tiles, view.tags_of(tiles)) if stream.balanced else tuple(tiles)
     elif stream.supervision is Supervision.DIAGNOSIS:
         tree = _by_excluded_class(stream, store, view, tile_px, seed)
     else:
@@ -64,8 +68,7 @@ def distinct_tiles(tree: Tree) -> list[Tile]:
     return sorted(set(_leaves(tree)), key=lambda tile: (tile.slide_id, tile.y, tile.x))
 
 
-def _by_class(view: LabelView, tiles: list[Tile]) -> Tree:
-    present = view.tags_of(tiles)
+def _by_class(tiles: list[Tile], present: Flags) -> Tree:
     groups = (tuple(tiles[index] for index in np.flatnonzero(shown)) for shown in present.T)
     return tuple(group for group in groups if group)
 

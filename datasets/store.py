@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from tissuebench.datasets.files import read_hashed_json
 from tissuebench.datasets.sharded import Pixels, ShardCache, read_into
 from tissuebench.datasets.types import ClassMap, LabelCosts, Tile
+from tissuebench.datasets.weaken import MIN_SHARE
+from tissuebench.datasets.white import WhiteBackground
 from tissuebench.errors import DataError
 from tissuebench.hashing import Json
 
@@ -54,7 +56,8 @@ class StoreInfo:
     """What is known of a store as a whole.
 
     ``mpp`` is None where the source does not publish it; ``source_sha256`` tells which manifest and files it was made
-    from: a new one means that something may have changed.
+    from: a new one means that something may have changed. ``min_tag_share`` is the share of a tile's annotated pixels
+    from which on a tag names a class; ``white`` says which pixels are background by their colour.
     """
 
     dataset: str
@@ -62,6 +65,8 @@ class StoreInfo:
     tile_px: int
     costs: LabelCosts
     source_sha256: str = ""
+    min_tag_share: float = MIN_SHARE
+    white: WhiteBackground | None = None
 
 
 class WithheldLabels:
@@ -130,6 +135,8 @@ class TileStore:
             tile_px=document["tile_px"],
             costs=LabelCosts(**document["costs"]),
             source_sha256=str(read_hashed_json(path / SOURCE)[0]["sha256"]),
+            min_tag_share=document.get("min_tag_share", MIN_SHARE),
+            white=WhiteBackground(**document["white"]) if "white" in document else None,
         )
         self.class_map = ClassMap(
             names=tuple(document["classes"]["names"]),

@@ -26,6 +26,7 @@ from tissuebench.datasets.store import (
     TileStore,
 )
 from tissuebench.datasets.types import ClassMap
+from tissuebench.datasets.weaken import MIN_SHARE
 from tissuebench.errors import DataError
 from tissuebench.files import write_aside
 from tissuebench.hashing import Json, content_hash
@@ -49,7 +50,7 @@ class StoreWriter:
 
     Args:
         path: where the sealed store will stand.
-        info: dataset name, mpp, tile size, costs.
+        info: what is known of the store as a whole.
         class_map: the classes of its label rasters.
         codec: how chunks are compressed; not part of the content hash, as the pixels are the same.
         settings: what else decides the pixels of a slide; other ones begin anew.
@@ -162,6 +163,11 @@ class StoreWriter:
             },
             "slides": [records[slide_id] for slide_id in sorted(records)],
         }
+        # Where these are the defaults nothing is said, as before they were known: content hashes stay what they were.
+        if self._info.min_tag_share != MIN_SHARE:
+            manifest["min_tag_share"] = self._info.min_tag_share
+        if self._info.white is not None:
+            manifest["white"] = asdict(self._info.white)
         write_hashed_json(self.folder / SOURCE, {"sha256": self._info.source_sha256})
         write_hashed_json(self.folder / MANIFEST, manifest)
         self.folder.rename(self.path)

@@ -96,11 +96,12 @@ class TileBatch:
     """The tiles that one stream contributes to one step.
 
     Attributes:
-        images: (B, 3, H, W) uint8 from the store, float in 0..1 once augmented; absent when ``features`` stand in.
-        features: maps of a frozen encoder, finest first, each (B, C_i, H_i, W_i); absent when ``images`` are given.
+        images: (B, 3, H, W) uint8 from the store, float in 0..1 once augmented; absent in training when ``features``
+            stand in, and there beside them where tiles are annotated.
+        features: maps of a frozen encoder, finest first, each (B, C_i, H_i, W_i); absent where none are cached.
         masks: (B, H, W) class ids, ``IGNORE_LABEL`` where unlabelled, uint8 from the store, int64 on the device; only
             for a ``masks`` stream.
-        tags: (B, K) bool, classes present in the tile; only for a ``tags`` stream.
+        tags: (B, K) bool, classes present in the tile, none where each covers too little; only for a ``tags`` stream.
         excluded: (B, K) bool, classes the diagnosis excludes; only for a ``diagnosis`` stream.
         pseudo_masks: (B, L, H, W) class ids that an earlier stage gave the tile, typed as ``masks``; only for a
             stream with ``pseudo``.

@@ -13,8 +13,8 @@ from tissuebench.datasets.label_budget import LabelBudget
 from tissuebench.datasets.opened import Flags, Opened, flagged, grid_index
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import SlideInfo, TileStore
-from tissuebench.datasets.types import Supervision, Tile
-from tissuebench.datasets.weaken import excluded_classes, keep_at_most, tags_of_counts, tags_of_mask
+from tissuebench.datasets.types import IGNORE_LABEL, Supervision, Tile
+from tissuebench.datasets.weaken import MIN_SHARE, excluded_classes, keep_at_most, tags_of_counts, tags_of_mask
 from tissuebench.errors import WithheldLabelError
 from tissuebench.hashing import derive_seed
 
@@ -40,7 +40,7 @@ class LabelView:
     ) -> None:
         self._store = store
         self._labels = store.withheld
-        self._tile_px = store.info.tile_px
+        self._tile_px, self._min_tag_share = store.info.tile_px, store.info.min_tag_share
         self.class_map = store.class_map
         self.slides = slides
         self.kinds = kinds
@@ -138,17 +138,45 @@ class LabelView:
             self._require_mask(tile, size, size)
         return self._labels.masks(tiles, size)
 
+    def masks_if_bought(self, tiles: Sequence[Tile], size: int) -> NDArray[np.uint8] | None:
+        """``masks`` of those whose mask was bought, ``IGNORE_LABEL`` all over the others; None if there is none."""
+        if Supervision.MASKS not in self.kinds:
+            return None
+        bought = [self._masks.covers(self._slides[tile.slide_id], tile.y, tile.x, size, size) for tile in tiles]
+        if not any(bought):
+            return None
+        result = np.full((len(tiles), size, size), IGNORE_LABEL, dtype=np.uint8)
+        result[bought] = self.masks([tile for tile, has_mask in zip(tiles, bought, strict=True) if has_mask], size)
+        return result
+
     def class_pixels(self, slide: SlideInfo) -> tuple[int, ...] | None:
         """Annotated pixels of each class of a slide whose mask is open as a whole; None where it is not."""
         self._require(Supervision.MASKS, slide.slide_id)
         whole = self._masks.covers(slide, 0, 0, slide.height, slide.width)
         return self._labels.class_pixels(slide.slide_id) if whole else None
 
-    def tags(self, tile: Tile, tile_px: int) -> Flags:
-        """Classes present in a tile whose mask or tags were bought, (K,) bool.
+    def shown_by_masks(self, tiles: Sequence[Tile]) -> Flags:
+        """Classes that bought masks of grid tiles show, at least 1 % of what is annotated, (B, K) bool.
 
-        A bought mask says what is present; tags that were bought without it are those that the source gives the slide
-        as a whole, where it does.
+        Not what an annotator would tick, which ``tags_of`` says. Reads the tile table and no raster.
+
+        Raises:
+            WithheldLabelError: the budget did not buy the mask of one of them.
+        """
+        for tile in tiles:
+            self._require_mask(tile, self._tile_px, self._tile_px)
+        return self._grid_flags(tiles, MIN_SHARE)
+
+    @property
+    def n_untagged(self) -> int:
+        """How many of ``tag_tiles`` have tags that name no class: each covers less than ``StoreInfo.min_tag_share``."""
+        return int(np.count_nonzero(~self.tags_of(self.tag_tiles()).any(axis=1)))
+
+    def tags(self, tile: Tile, tile_px: int) -> Flags:
+        """The tags of a tile whose mask or tags were bought, (K,) bool.
+
+        They follow from a bought mask (classes that cover at least ``StoreInfo.min_tag_share`` of what is annotated);
+        tags that were bought without it are those that the source gives the slide as a whole, where it does.
 
         Raises:
             WithheldLabelError: neither was bought.
@@ -160,14 +188,11 @@ class LabelView:
         if not self._masks.covers(slide, tile.y, tile.x, tile_px, tile_px):
             raise WithheldLabelError(f"tags of slide {tile.slide_id!r}: not bought by the budget")
         mask = self._labels.mask(tile.slide_id, tile.y, tile.x, tile_px, tile_px)
-        return tags_of_mask(mask, len(self.class_map))
+        return tags_of_mask(mask, len(self.class_map), self._min_tag_share)
 
     def tags_of(self, tiles: Sequence[Tile]) -> Flags:
         """``tags`` of many grid tiles of the store's size, (B, K) bool; reads the tile table and no raster."""
-        found = [np.zeros((0, len(self.class_map)), dtype=np.bool_)]
-        for slide_id, group in groupby(tiles, key=lambda tile: tile.slide_id):
-            found.append(self._grid_tags(self._require_tags(slide_id), list(group)))
-        return np.concatenate(found)
+        return self._grid_flags(tiles, self._min_tag_share)
 
     def image_tags(self, slide_id: str) -> Flags | None:
         """What the source says of the slide as a whole, (K,) bool; None where it says nothing.
@@ -220,7 +245,13 @@ class LabelView:
         self._require(Supervision.MASKS if Supervision.MASKS in self.kinds else Supervision.TAGS, slide_id)
         return self._slides[slide_id]
 
-    def _grid_tags(self, slide: SlideInfo, tiles: Sequence[Tile]) -> Flags:
+    def _grid_flags(self, tiles: Sequence[Tile], min_share: float) -> Flags:
+        found = [np.zeros((0, len(self.class_map)), dtype=np.bool_)]
+        for slide_id, group in groupby(tiles, key=lambda tile: tile.slide_id):
+            found.append(self._slide_flags(self._require_tags(slide_id), list(group), min_share))
+        return np.concatenate(found)
+
+    def _slide_flags(self, slide: SlideInfo, tiles: Sequence[Tile], min_share: float) -> Flags:
         edge = self._tile_px
         where = [grid_index(slide, tile.y, tile.x, edge) for tile in tiles]
         rows = np.array([-1 if index is None else index for index in where])
@@ -230,7 +261,7 @@ class LabelView:
             by_tags = self._tags.flags(slide)[rows]
         if rows.min() < 0 or not (by_mask | by_tags).all():
             raise WithheldLabelError(f"tags of slide {slide.slide_id!r}: not bought by the budget")
-        present = tags_of_counts(self._labels.tile_class_pixels(slide.slide_id)[rows])
+        present = tags_of_counts(self._labels.tile_class_pixels(slide.slide_id)[rows], min_share)
         given = None if by_mask.all() else slide_tags(self._store, slide.slide_id)
         if given is not None:
             present[~by_mask] = given

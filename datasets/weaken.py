@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from tissuebench.datasets.types import ClassMap
 
-_MIN_TAG_SHARE = 0.01
-"""Share of a tile's annotated pixels from which on a class counts as present."""
+MIN_SHARE = 0.01
+"""Share of a tile's annotated pixels from which on a mask shows a class, and a tag names it unless the dataset says
+otherwise."""
 
 
 def excluded_classes(diagnoses: Sequence[str], class_map: ClassMap) -> NDArray[np.bool_]:
@@ -39,7 +40,7 @@ def keep_at_most(excluded: NDArray[np.bool_], count: int | None, seed: int) -> N
     return kept
 
 
-def tags_of_counts(counts: NDArray[np.integer], min_share: float = _MIN_TAG_SHARE) -> NDArray[np.bool_]:
+def tags_of_counts(counts: NDArray[np.integer], min_share: float = MIN_SHARE) -> NDArray[np.bool_]:
     """Classes that cover at least ``min_share`` of a tile's annotated pixels, and one pixel, (..., K) bool.
 
     Args:
@@ -51,6 +52,6 @@ def tags_of_counts(counts: NDArray[np.integer], min_share: float = _MIN_TAG_SHAR
     return present
 
 
-def tags_of_mask(mask: NDArray[np.uint8], n_classes: int, min_share: float = _MIN_TAG_SHARE) -> NDArray[np.bool_]:
+def tags_of_mask(mask: NDArray[np.uint8], n_classes: int, min_share: float = MIN_SHARE) -> NDArray[np.bool_]:
     """``tags_of_counts`` of one tile's mask, (K,) bool."""
     return tags_of_counts(np.bincount(mask.ravel(), minlength=256)[:n_classes], min_share)

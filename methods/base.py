@@ -46,7 +46,7 @@ class Method(Trainable, ABC):
 
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)
-        self.network: Segmenter = build_segmenter(task.network, len(task.class_map))
+        self.network: Segmenter = build_segmenter(task.network, len(task.class_map), task.tile_px)
 
     @classmethod
     def spending(cls, config: Settings) -> Mapping[Supervision, float]:
@@ -58,6 +58,8 @@ class Method(Trainable, ABC):
             return {Supervision.MASKS: config.mask_share, Supervision.TAGS: 1 - config.mask_share}
 
         Diagnoses are no part of it: where a method consumes them, those of all training patients are paid first.
+
+        It also says which budgets in patients the method can use: those of the kinds that get a share.
         """
         for kind in (Supervision.MASKS, Supervision.TAGS):
             if kind in cls.consumes:

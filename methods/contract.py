@@ -13,6 +13,7 @@ In another package::
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
@@ -44,7 +45,7 @@ def make_task(encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Task:
         decoder=Decoder.FPN,
         decoder_channels=32,
     )
-    return Task(CLASS_MAP, network, TrainingSettings(steps=20, batch_size=2))
+    return Task(CLASS_MAP, network, TrainingSettings(steps=20, batch_size=2), _TILE_PX)
 
 
 def make_method(name: str, seed: int = 0, encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Method:
@@ -57,16 +58,26 @@ def make_method(name: str, seed: int = 0, encoder_mode: EncoderMode = EncoderMod
 def make_batch(method: Method, seed: int = 0, step: int = 0) -> TrainingBatch:
     """One step's tiles: blocks of class colours with noise, and the label that each stream asked for."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: _stream_batch(stream, step, generator) for name, stream in method.streams().items()}
+    layers = _layers_of_stages(method)
+    return {name: _stream_batch(stream, step, generator, layers) for name, stream in method.streams().items()}
 
 
-def _stream_batch(stream: Stream, step: int, generator: torch.Generator) -> TileBatch:
+def _layers_of_stages(method: Method) -> dict[str, int]:
+    """How many pseudo-masks each stage gives a tile, as far as it names them."""
+    stages = [stage for stage in type(method).stages(method.config, method.task.training) if stage.annotates]
+    made = [(stage.name, stage.module(replace(method.task, training=stage.training), stage.config)) for stage in stages]
+    return {name: len(module.layers) for name, module in made}
+
+
+def _stream_batch(stream: Stream, step: int, generator: torch.Generator, layers: Mapping[str, int]) -> TileBatch:
     n_classes = len(CLASS_MAP)
     blocks = torch.randint(n_classes, (stream.batch_size, 4, 4), generator=generator)
     masks = blocks.repeat_interleave(_TILE_PX // 4, 1).repeat_interleave(_TILE_PX // 4, 2)
     colors = torch.tensor(CLASS_MAP.colors)[masks].permute(0, 3, 1, 2)
     noise = torch.randint(-20, 21, colors.shape, generator=generator)
     batch = TileBatch(step=step, images=(colors + noise).clamp(0, 255).to(torch.uint8))
+    if stream.pseudo is not None:
+        batch = replace(batch, pseudo_masks=masks[:, None].repeat(1, layers[stream.pseudo] or 1, 1, 1))
     if stream.supervision is Supervision.MASKS:
         unlabelled = torch.rand(masks.shape, generator=generator) < 0.2
         return replace(batch, masks=masks.masked_fill(unlabelled, IGNORE_LABEL))
@@ -136,7 +147,11 @@ class MethodContract:
     def test_tiles_without_a_labelled_pixel_give_a_finite_loss(self) -> None:
         method = make_method(self.method)
         batch = {
-            name: replace(b, masks=None if b.masks is None else torch.full_like(b.masks, IGNORE_LABEL))
+            name: replace(
+                b,
+                masks=None if b.masks is None else torch.full_like(b.masks, IGNORE_LABEL),
+                pseudo_masks=None if b.pseudo_masks is None else torch.full_like(b.pseudo_masks, IGNORE_LABEL),
+            )
             for name, b in make_batch(method).items()
         }
         loss = training_loss(method, batch)

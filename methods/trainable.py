@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from tissuebench.datasets.types import ClassMap, Stream, Supervision, TileBatch, TrainingBatch
+from tissuebench.datasets.white import WhiteBackground
 from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -19,11 +20,21 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a stage is told of the task: classes, shared network, its step budget; nothing of paths or services."""
+    """What a stage is told of the task; nothing of paths or services.
+
+    Attributes:
+        class_map: classes and diagnoses.
+        network: the network that all arms share.
+        training: the stage's step budget.
+        tile_px: edge of a tile; images and masks of a batch are so large, cached features those of so large a tile.
+        white: which pixels are background by their colour; None where the dataset does not say so.
+    """
 
     class_map: ClassMap
     network: NetworkSettings
     training: TrainingSettings
+    tile_px: int
+    white: WhiteBackground | None = None
 
 
 class Trainable(LightningModule, ABC):
@@ -40,6 +51,7 @@ class Trainable(LightningModule, ABC):
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__()
         self.task, self.config = task, config
+        self._notes: list[str] = []
 
     @abstractmethod
     def streams(self) -> Mapping[str, Stream]:
@@ -48,6 +60,16 @@ class Trainable(LightningModule, ABC):
     @abstractmethod
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The scalar loss of one step."""
+
+    def survey(self, tags: Mapping[str, Tensor]) -> None:
+        """Look at the tags before the first step: how often is a class there, and is it there at all?
+
+        Called once before ``inherit`` and the first step, and again by a process that resumes the stage, before the
+        state is restored: what it sets must follow from the tags alone, or be part of the state.
+
+        Args:
+            tags: by ``tags`` stream, (N, K) bool on the CPU, of every tile that the stream can draw.
+        """
 
     def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take over what earlier stages have learnt: the last state of each, by the stage's name.
@@ -62,6 +84,26 @@ class Trainable(LightningModule, ABC):
         Called for each tile of the stream that a stage ``annotates``, as it is in the store, after the last step.
         """
         raise NotImplementedError(f"{type(self).__name__} annotates tiles but has no annotate()")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the L layers that ``annotate`` gives, for people; by default "layer 1", "layer 2" and so on."""
+        return ()
+
+    def note(self, text: str) -> None:
+        """Leave a remark of one line for people, such as a class without a positive tag; it is kept with the result.
+
+        For ``__init__``, ``survey``, ``inherit`` and ``annotate``, which a resumed stage calls again; what a training
+        step says is lost when the stage is interrupted after it.
+        """
+        line = " ".join(text.split())
+        if line not in self._notes:
+            self._notes.append(line)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left with ``note``, in order, each once."""
+        return tuple(self._notes)
 
     @property
     def progress(self) -> float:

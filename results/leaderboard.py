@@ -10,6 +10,7 @@ import numpy as np
 
 from tissuebench.results.draws import Draws
 from tissuebench.results.panel import Cell, Panel, panels
+from tissuebench.results.pseudo import COVERAGE, MIOU, PseudoRow, pseudo_rows
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.stats import N_BOOT, Interval, Scored, score
 from tissuebench.results.store import Failure
@@ -24,6 +25,8 @@ class Row:
 
     Attributes:
         minutes: annotator minutes of the budget, mean over its trials.
+        metric: of the test part; ``pseudo_miou/<layer>`` and ``pseudo_coverage/<layer>`` are of training tiles, a
+            diagnostic: the mean of a ``PseudoRow`` and nothing beside it.
         mean: mean over runs of the score pooled over all patients; low, high: its 95 % interval.
         n_seeds: seeds per replicate, the smallest number if uneven; 0 in a gap.
         diff: mean of (this - ``diff_to``) on common replicates, seeds and patients; diff_low, diff_high: its interval.
@@ -84,6 +87,7 @@ class Leaderboard:
     gaps: tuple[Gap, ...]
     notes: tuple[str, ...]
     n_boot: int
+    pseudo: tuple[PseudoRow, ...] = ()
 
 
 def build(
@@ -127,12 +131,15 @@ def build(
         metrics = METRICS if panel is None else panel.metrics
         missing = [gap for key, gap in gaps.items() if key[0] == dataset]
         rows += [_gap_row(gap, minutes, metric) for gap in missing for metric in metrics]
+    pseudo = pseudo_rows([r for r in results if (r.dataset, r.method, r.budget) not in gaps], minutes)
+    pseudo.sort(key=lambda row: (row.dataset, *cell_order(row)))
+    rows += [_diagnostic_row(row, kind, mean) for row in pseudo for kind, mean in _diagnostics(row)]
     order = {id(row): i for i, row in enumerate(rows)}  # metrics keep the order of their panel
     rows.sort(key=lambda row: (row.dataset, *cell_order(row), order[id(row)]))
-    return Leaderboard(tuple(rows), tuple(gaps.values()), tuple(notes), n_boot)
+    return Leaderboard(tuple(rows), tuple(gaps.values()), tuple(notes), n_boot, tuple(pseudo))
 
 
-def cell_order(row: Row) -> tuple[bool, bool, float, str, bool, str]:
+def cell_order(row: Row | PseudoRow) -> tuple[bool, bool, float, str, bool, str]:
     """Budgets by minutes, ``supervised`` first within each, ``full`` after everything else."""
     unknown = row.minutes is None
     return (row.method == UPPER, unknown, row.minutes or 0.0, row.budget, row.method != LOWER, row.method)
@@ -237,6 +244,32 @@ def _gap_row(gap: Gap, minutes: dict[tuple[str, str, str], float | None], metric
         diff_to=None if gap.method in (LOWER, UPPER) else LOWER,
         tie=False,
         n_trials_failed=gap.n_failed,
+    )
+
+
+def _diagnostics(row: PseudoRow) -> list[tuple[str, float | None]]:
+    return [(MIOU, row.miou), (COVERAGE, row.coverage)]
+
+
+def _diagnostic_row(row: PseudoRow, kind: str, mean: float | None) -> Row:
+    return Row(
+        dataset=row.dataset,
+        method=row.method,
+        budget=row.budget,
+        minutes=row.minutes,
+        metric=kind + row.layer,
+        mean=mean,
+        low=None,
+        high=None,
+        n_seeds=row.n_seeds,
+        n_patients=0,
+        n_replicates=row.n_replicates,
+        diff=None,
+        diff_low=None,
+        diff_high=None,
+        diff_to=None,
+        tie=False,
+        n_trials_failed=0,
     )
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from tissuebench.errors import DataError
 from tissuebench.files import write_aside
 from tissuebench.hashing import Json, canonical_json
+from tissuebench.results.pseudo import PseudoQuality
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"tissuebench"
@@ -87,6 +88,8 @@ class TrialResult:
         identity: everything that was hashed into the trial id (dataset, split, budget hashes, config...).
         seconds: wall time of ``fit`` and ``evaluate``.
         compute: optimiser ``steps`` and ``samples`` seen.
+        pseudo_masks: by the name of each stage that annotates, what its pseudo-masks of training tiles are worth
+            against withheld masks. A diagnostic, nothing was trained on it; empty where there is nothing to compare.
 
     Raises:
         DataError: a field contradicts another, or is out of its range; the message names trial, slide and field.
@@ -109,6 +112,7 @@ class TrialResult:
     environment: Mapping[str, Json]
     seconds: Mapping[str, float]
     compute: Mapping[str, int]
+    pseudo_masks: Mapping[str, PseudoQuality] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_trial_id(self.trial_id)
@@ -127,6 +131,7 @@ class TrialResult:
             f"has diagnoses that allow classes it does not have: {sorted(allowed - set(self.classes))}": bool(
                 allowed - set(self.classes)
             ),
+            "has pseudo-masks of other classes": any(one.counts.shape[1] != k for one in self.pseudo_masks.values()),
         }
         for complaint, wrong in checks.items():
             if wrong:
@@ -171,7 +176,7 @@ class TrialResult:
         write_aside(path, sink.getvalue().to_pybytes())
 
     def _metadata(self) -> dict[str, Json]:
-        return {
+        metadata: dict[str, Json] = {
             "schema_version": SCHEMA_VERSION,
             "trial_id": self.trial_id,
             "identity": self.identity,
@@ -182,6 +187,9 @@ class TrialResult:
             "seconds": self.seconds,
             "compute": self.compute,
         }
+        if self.pseudo_masks:
+            metadata["pseudo_masks"] = {stage: one.to_json() for stage, one in self.pseudo_masks.items()}
+        return metadata
 
     @classmethod
     def read(cls, path: Path) -> TrialResult:
@@ -232,4 +240,5 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
         environment=meta["environment"],
         seconds=meta["seconds"],
         compute=meta["compute"],
+        pseudo_masks={stage: PseudoQuality.from_json(one) for stage, one in meta.get("pseudo_masks", {}).items()},
     )

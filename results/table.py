@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tissuebench.results.compare import Comparison
 from tissuebench.results.leaderboard import Gap, Leaderboard, Row
+from tissuebench.results.pseudo import DIAGNOSTIC, PseudoRow
 
 _Key = tuple[str, str, str]  # dataset, method, budget
 
@@ -73,7 +74,7 @@ def signed(value: float) -> str:
 
 
 def render(board: Leaderboard, console: Console) -> None:
-    """Print two tables a dataset (overall scores; Dice per class), then notes. Fits 120 columns."""
+    """Print a dataset's tables (overall scores; Dice per class; pseudo-masks), then notes. Fits 120 columns."""
     modern = console.encoding.lower().startswith("utf")
     by_cell: dict[_Key, dict[str, Row]] = {}
     for row in board.rows:
@@ -90,6 +91,10 @@ def render(board: Leaderboard, console: Console) -> None:
         fit = max(1, (console.width - 34) // 21)
         for start in range(0, len(classes), fit):
             console.print(_per_class(dataset, cells, classes[start : start + fit], beside))
+        if of_dataset := [row for row in board.pseudo if row.dataset == dataset]:
+            about = f"pseudo-masks of training tiles against withheld masks ({DIAGNOSTIC})"
+            console.print(Text(f"\n{dataset}: {about}", style="italic"))  # a title would be as narrow as the table
+            console.print(_pseudo(of_dataset, beside))
     if not board.rows:
         console.print(Text("no results yet"))
     for note in board.notes:
@@ -158,6 +163,21 @@ def _per_class(dataset: str, cells: dict[_Key, dict[str, Row]], metrics: Sequenc
         table.add_column(Text(metric.removeprefix("dice/")), overflow="fold")
     for (_, method, budget), scores in cells.items():
         table.add_row(Text(method), Text(budget), *(s.score(scores.get(metric)) for metric in metrics))
+    return table
+
+
+def _pseudo(rows: Sequence[PseudoRow], s: _Style) -> Table:
+    table = _table("")
+    for name in ("method", "budget", "layer", "mIoU (lowest to highest run)"):
+        table.add_column(name, overflow="fold")
+    table.add_column("coverage", justify="right")
+    table.add_column("runs", justify="right")
+    for row in rows:
+        score = s.dash if row.miou is None else short(row.miou)
+        if row.lowest is not None and row.highest is not None:
+            score += f" ({short(row.lowest)} to {short(row.highest)})"
+        runs = f"{row.n_replicates}x{row.n_seeds}"
+        table.add_row(*map(Text, (row.method, row.budget, row.layer, score, short(row.coverage), runs)))
     return table
 
 

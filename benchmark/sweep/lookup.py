@@ -11,7 +11,9 @@ from typing import Any
 from tissuebench.comparison import results_folder
 from tissuebench.errors import ConfigError, DataError
 from tissuebench.hashing import Json
+from tissuebench.pseudo_picture import PICTURE
 from tissuebench.results.metrics import margins, pixel_metric_names, pixel_metrics
+from tissuebench.results.pseudo import layer_scores
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.store import Failure, ResultStore
 from tissuebench.sweep.failures import read_failure
@@ -117,6 +119,16 @@ def scores_of(result: TrialResult) -> dict[str, float]:
     return dict(zip(pixel_metric_names(result.classes), values.tolist(), strict=True))
 
 
+def pseudo_pictures(found: Found) -> dict[str, Path]:
+    """Pictures of the pseudo-masks that a trial's stages have made beside withheld masks, by the stage's name.
+
+    Raises:
+        DataError: the trial's job is damaged.
+    """
+    pictures = {name: node_folder(found.home, NodeKind.STAGE, key) / PICTURE for name, key in _stages(found.job)}
+    return {name: path for name, path in pictures.items() if path.is_file()}
+
+
 def describe_trial(found: Found) -> dict[str, Json]:
     """All that is known of a trial; what is not known yet is null.
 
@@ -132,6 +144,8 @@ def describe_trial(found: Found) -> dict[str, Json]:
     title = job.title if job else _title(found, all_sweeps(found.home))
     budget = trial.get("budget", {})
     state = found.state
+    environment: dict[str, Any] = dict(result.environment) if result else {}
+    notes = environment.pop("notes", [])
     return {
         "trial": found.key,
         "title": title,
@@ -149,10 +163,12 @@ def describe_trial(found: Found) -> dict[str, Json]:
         "settings": settings,
         "identity": {name: identity[name] for name in _HASHES if name in identity},
         "scores": _finite(scores_of(result)) if result and state is State.DONE else None,
+        "pseudo_masks": _pseudo_masks(found, result),
         "seconds": result.seconds if result else None,
         "compute": result.compute if result else None,
         "shared": [_shared(found.home, name, key) for name, key in _needs(job)],
-        "environment": result.environment if result else None,
+        "environment": environment or None,
+        "notes": notes,
         "failure": None if state is State.DONE else _failure(found, store),
         "files": [str(path) for path in _files(found, store)],
     }
@@ -167,7 +183,27 @@ def _needs(job: Job | None) -> list[tuple[str, str]]:
     if job is None:
         return []
     document: dict[str, Any] = dict(job.document)
-    return [*document["needs"].items(), *(("features", key) for key in document["features"])]
+    return [*_stages(job), *(("features", key) for key in document["features"])]
+
+
+def _stages(job: Job | None) -> list[tuple[str, str]]:
+    needs: Any = {} if job is None else job.document["needs"]
+    return list(needs.items())
+
+
+def _pseudo_masks(found: Found, result: TrialResult | None) -> dict[str, Json]:
+    """By stage: its layers against withheld masks, and the picture of them if it is still there."""
+    if result is None:
+        return {}
+    pictures, scores = pseudo_pictures(found), layer_scores(result.pseudo_masks)
+    return {
+        stage: {
+            "tiles": quality.n_tiles,
+            "layers": {one.layer: {"miou": one.miou, "coverage": one.coverage} for one in scores if one.stage == stage},
+            "picture": str(pictures[stage]) if stage in pictures else None,
+        }
+        for stage, quality in result.pseudo_masks.items()
+    }
 
 
 def _shared(home: Path, name: str, key: str) -> dict[str, Json]:

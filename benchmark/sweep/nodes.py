@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tissuebench.building import build_datamodule, build_method, selection_of, stage_datamodule
+from tissuebench.building import build_datamodule, build_method, selection_of, stage_datamodule, task_of
 from tissuebench.comparison import results_folder
 from tissuebench.datasets.datamodule import TileDataModule
 from tissuebench.datasets.ingest import dataset_folder
@@ -27,9 +28,11 @@ from tissuebench.evaluation import evaluate
 from tissuebench.features import FeatureBank, FeatureShard, compute_features, training_tiles
 from tissuebench.hashing import Json, derive_seed
 from tissuebench.machine import Machine, detect_machine
-from tissuebench.methods.trainable import Stage, Task, Trainable
+from tissuebench.methods.trainable import Stage, Trainable
 from tissuebench.plan import PlannedData
 from tissuebench.pseudo_masks import PseudoMasks, write_pseudo_masks
+from tissuebench.pseudo_quality import read_quality, write_quality
+from tissuebench.results.pseudo import PseudoQuality
 from tissuebench.results.schema import SlideCounts as SlideRow
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.store import ResultStore
@@ -124,16 +127,15 @@ def _run_stage(
     stage = next(stage for stage in stages_of(trial) if stage.name == job.document["stage"])
     seed = derive_seed(trial.seed, "stage", stage.name)
     seed_everything(derive_seed(seed, "init"))
-    module = stage.module(Task(data.store.class_map, trial.network, stage.training), stage.config)
+    module = stage.module(task_of(data, trial.network, stage.training), stage.config)
     machine = detect_machine(trial.network.encoder_mode, around.world)
     weights, pseudo = _inherited(job)
-    if stage.needs:
-        module.inherit(weights)
     held_out = held_out_of(trial, stage)
     view = LabelView.for_training(data.store, data.split, trial.budget, stage.consumes, held_out)
     datamodule = stage_datamodule(
         f"stage {stage.name!r}", module, stage.consumes, view, seed, trial, data, _bank(job, data), machine, pseudo
     )
+    said = _begin(module, datamodule, weights, around)
     fitted = _fit(module, datamodule, folder, seed, machine, around)
     started = time.perf_counter()
     if stage.annotates is not None and around.world.rank == 0:
@@ -146,9 +148,32 @@ def _run_stage(
         "peak_memory": around.peak_memory(),
     }
     if around.world.rank == 0:
+        if stage.annotates is not None:  # for people, and none of what the method took
+            compared = partial(around.moved, f"{stage.name}: comparing pseudo-masks")
+            write_quality(folder, data.store, data.split, module.layers, compared)
         may_store()
-        write_record(folder, {**took, "stage": stage.name, "environment": describe_environment()})
+        _log_notes(module, around, said)
+        notes: dict[str, Json] = {"notes": list(module.notes)} if module.notes else {}
+        write_record(folder, {**took, **notes, "stage": stage.name, "environment": describe_environment()})
     return took
+
+
+def _begin(
+    module: Trainable, datamodule: TileDataModule, weights: Mapping[str, Mapping[str, Tensor]], around: Surroundings
+) -> int:
+    """What comes before the first step and before an interrupted fit is restored; how many notes are in the log."""
+    module.survey(datamodule.steps.all_tags())
+    if weights:
+        module.inherit(weights)
+    return _log_notes(module, around, 0)
+
+
+def _log_notes(module: Trainable, around: Surroundings, said: int) -> int:
+    """Print the notes that are new since ``said`` of them were, into the worker's log."""
+    if around.world.rank == 0:
+        for text in module.notes[said:]:
+            print(f"note: {text}", file=sys.stderr, flush=True)
+    return len(module.notes)
 
 
 def _annotated(
@@ -170,9 +195,8 @@ def _run_trial(
     machine = detect_machine(trial.network.encoder_mode, around.world)
     method = build_method(trial, data)
     weights, pseudo = _inherited(job)
-    if weights:
-        method.inherit(weights)
     datamodule = build_datamodule(trial, method, data, _bank(job, data), machine, pseudo)
+    said = _begin(method, datamodule, weights, around)
     keep_best = selection_of(trial, data, machine, around.world)
     fitted = _fit(method, datamodule, folder, trial.seed, machine, around, keep_best)
     started = time.perf_counter()
@@ -193,10 +217,21 @@ def _run_trial(
     compute = {"steps": fitted.steps, "samples": fitted.samples, "peak_memory": around.peak_memory()}
     if fitted.selected_step is not None:
         compute["selected_step"] = fitted.selected_step
+    notes: list[str] = []
+    pseudo_masks: dict[str, PseudoQuality] = {}
     for stage, key in _needs(job).items():
-        record = read_record(node_folder(job.home, NodeKind.STAGE, key))
+        made = node_folder(job.home, NodeKind.STAGE, key)
+        record = read_record(made)
+        if (quality := read_quality(made)) is not None:
+            pseudo_masks[stage] = quality
+        notes += [f"{stage}: {text}" for text in record.get("notes", ())]
         seconds[f"stage/{stage}"] = record["seconds"]
         compute |= {f"{what}/{stage}": record[what] for what in ("steps", "samples", "peak_memory")}
+    _log_notes(method, around, said)
+    notes += method.notes
+    environment: dict[str, Json] = {"precision": machine.precision, "processes": around.world.size}
+    if notes:
+        environment["notes"] = list(notes)
     if around.world.rank == 0:
         patient_ids, slide_ids, diagnoses, counts = TrialResult.columns(rows)
         may_store()
@@ -216,9 +251,10 @@ def _run_trial(
                 slide_diagnoses=diagnoses,
                 counts=counts,
                 identity=trial.identity(),
-                environment={**describe_environment(), "precision": machine.precision, "processes": around.world.size},
+                environment={**describe_environment(), **environment},
                 seconds=seconds,
                 compute=compute,
+                pseudo_masks=pseudo_masks,
             )
         )
     return {"steps": fitted.steps, "seconds": sum(seconds[name] for name in ("fit", "evaluate"))}

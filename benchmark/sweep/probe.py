@@ -49,7 +49,7 @@ def probe(
         n_classes: of the dataset.
     """
     machine = detect_machine(network.encoder_mode)
-    model = untrained(network, n_classes).to(machine.device).train()
+    model = untrained(network, n_classes, tile_px).to(machine.device).train()
     random = torch.Generator().manual_seed(0)
     size = max(batch_size, _ENCODED_AT_ONCE)
     images = torch.randint(0, 256, (size, 3, tile_px, tile_px), dtype=torch.uint8, generator=random)
@@ -89,9 +89,9 @@ def probe(
     )
 
 
-def untrained(network: NetworkSettings, n_classes: int) -> Segmenter:
+def untrained(network: NetworkSettings, n_classes: int, tile_px: int | None = None) -> Segmenter:
     """The network with random weights, frozen where the plan's is."""
-    return build_segmenter(without_weights(network), n_classes)
+    return build_segmenter(without_weights(network), n_classes, tile_px)
 
 
 def without_weights(network: NetworkSettings) -> NetworkSettings:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
+from tissuebench.building import task_of
 from tissuebench.hashing import canonical_json
 from tissuebench.methods.registry import find_method
 from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
-from tissuebench.methods.trainable import Task, Trainable
+from tissuebench.methods.trainable import Trainable
 from tissuebench.plan import PlannedData
 from tissuebench.sweep.graph import Node, stages_of
 from tissuebench.sweep.jobs import NodeKind
@@ -90,7 +91,7 @@ class Sizes:
 
     def _size(self, node: Node, kind: type[Trainable], config: Settings, training: TrainingSettings) -> Size:
         network: NetworkSettings = without_weights(node.trial.network)
-        task = Task(self._data[node.trial.dataset].store.class_map, network, training)
+        task = task_of(self._data[node.trial.dataset], network, training)
         parts = [node.trial.dataset, kind.__module__, kind.__qualname__]
         key = canonical_json([*parts, *(each.model_dump(mode="json") for each in (config, network, training))])
         if key not in self._built:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tissuebench.hashing import Json, canonical_json
+from tissuebench.results.pseudo import DIAGNOSTIC
 
 _SECTIONS = ("budget", "settings", "identity", "scores", "seconds", "compute", "environment")
 
@@ -30,10 +31,22 @@ def render(described: Mapping[str, Json]) -> Group:
     for path in trial["files"]:
         table.add_row(Text("file", style="dim"), Text(path))
     parts.append(table)
+    parts += [Text(line) for stage, pseudo in trial["pseudo_masks"].items() for line in _of_pseudo_masks(stage, pseudo)]
+    parts += [Text(f"note: {text}", style="yellow") for text in trial["notes"]]
     if failure := trial["failure"]:
         parts.append(Text(f"FAILED: {failure['reason']}", style="red"))
         parts += [Text(failure["traceback"].rstrip())] if failure["traceback"] else []
     return Group(*parts)
+
+
+def _of_pseudo_masks(stage: str, pseudo: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of their own: in the table above, where a long name takes the room, numbers and paths would be cut off."""
+    yield f"pseudo-masks of {stage}, {pseudo['tiles']} training tiles against withheld masks ({DIAGNOSTIC}):"
+    for layer, of_layer in pseudo["layers"].items():
+        miou = "-" if of_layer["miou"] is None else f"{of_layer['miou']:.4f}"
+        yield f"  {' '.join(layer.split())}: mIoU {miou}, coverage {of_layer['coverage']:.4f}"
+    if pseudo["picture"] is not None:
+        yield f"  picture: {pseudo['picture']}"
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

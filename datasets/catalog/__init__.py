@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from tissuebench.datasets.catalog.recipe import Recipe
 from tissuebench.errors import ConfigError, unknown_name
+
+MIN_TILE_PX = 32
+_TILE_PX = re.compile("[1-9][0-9]{0,4}")
 
 
 def recipe_names() -> list[str]:
@@ -20,12 +25,19 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str, data_root: Path | None = None) -> Recipe:
-    """The recipe of that name.
+    """The recipe of that name; ``name@56`` is the recipe ``name`` with tiles of 56 px, a dataset of its own.
 
     Raises:
-        ConfigError: no such recipe; the nearest name is suggested.
+        ConfigError: no such recipe (the nearest name is suggested), or no such tile size.
     """
-    if name not in recipe_names():
-        raise ConfigError(unknown_name("dataset", name, recipe_names()))
-    module = importlib.import_module(f"{__name__}.{name}")
-    return cast("Recipe", module.recipe(data_root))
+    plain, at, tile_px = name.partition("@")
+    if plain not in recipe_names():
+        raise ConfigError(unknown_name("dataset", plain, recipe_names()))
+    if at and not (_TILE_PX.fullmatch(tile_px) and int(tile_px) >= MIN_TILE_PX):
+        raise ConfigError(
+            f"dataset {name!r}: after '@' stands the edge of a tile in pixels, a whole number from {MIN_TILE_PX} on, "
+            f"as in '{plain}@64'"
+        )
+    module = importlib.import_module(f"{__name__}.{plain}")
+    recipe = cast("Recipe", module.recipe(data_root))
+    return replace(recipe, name=f"{recipe.name}@{tile_px}", tile_px=int(tile_px)) if at else recipe

@@ -13,6 +13,8 @@ from tissuebench.datasets.files import require_safe_id
 from tissuebench.datasets.manifest import BadRow, ManifestRow, read_manifest
 from tissuebench.datasets.readers import SLIDE_SUFFIXES
 from tissuebench.datasets.types import ClassMap, LabelCosts
+from tissuebench.datasets.weaken import MIN_SHARE
+from tissuebench.datasets.white import WhiteBackground
 from tissuebench.errors import DataError, unknown_name
 
 _Channel = Annotated[int, Field(ge=0, le=255)]
@@ -29,6 +31,8 @@ class _DatasetFile(BaseModel):
     diagnoses: dict[str, tuple[str, ...]] = {}
     drawing_order: tuple[str, ...] | None = None
     costs: LabelCosts = LabelCosts()
+    min_tag_share: float = Field(MIN_SHARE, ge=0, le=1, allow_inf_nan=False)
+    white_background: WhiteBackground | None = None
 
 
 def recipe(data_root: Path | None) -> Recipe:
@@ -55,6 +59,11 @@ def recipe(data_root: Path | None) -> Recipe:
     unknown = [name for name in described.drawing_order or () if name not in described.classes]
     if unknown:
         raise DataError(f"{path}: key 'drawing_order': {unknown_name('class', unknown[0], described.classes)}")
+    white = described.white_background
+    if white is not None and white.label is not None and white.label not in described.classes:
+        raise DataError(
+            f"{path}: key 'white_background.label': {unknown_name('class', white.label, described.classes)}"
+        )
     return Recipe(
         name=require_safe_id("name", described.name, str(path)),
         version=1,
@@ -67,6 +76,8 @@ def recipe(data_root: Path | None) -> Recipe:
         rows=lambda root: _rows(root, classes),
         costs=described.costs,
         drawing_order=described.drawing_order or classes.names,
+        min_tag_share=described.min_tag_share,
+        white=white,
     )
 
 

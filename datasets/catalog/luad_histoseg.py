@@ -8,6 +8,7 @@ from pathlib import Path
 from tissuebench.datasets.catalog._patches import IGNORE_INDEX, PATCH_PX, PatchLayout
 from tissuebench.datasets.catalog.recipe import GIB, Download, Recipe
 from tissuebench.datasets.types import ClassMap
+from tissuebench.datasets.white import WhiteBackground
 from tissuebench.errors import DataError
 
 CLASS_MAP = ClassMap(
@@ -42,6 +43,7 @@ def recipe(_data_root: Path | None) -> Recipe:
         rows=_LAYOUT.rows,
         notes=_LAYOUT.notes,
         ignore_index=IGNORE_INDEX,
+        white=WhiteBackground(),  # what index 4 leaves out
         downloads=(Download("LUAD-HistoSeg.zip", unpacked_bytes=20 * GIB),),
         by_hand=f"download the folder {_FOLDER} (a shared drive) in a browser, as one archive",
     )

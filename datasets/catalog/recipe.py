@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tissuebench.datasets.manifest import BadRow, ManifestRow
 from tissuebench.datasets.types import ClassMap, LabelCosts
+from tissuebench.datasets.weaken import MIN_SHARE
+from tissuebench.datasets.white import WhiteBackground
 
 GIB = 2**30
 
@@ -36,7 +38,8 @@ class Recipe:
     """How a dataset gets into a store.
 
     Attributes:
-        name: folder name below ``data/`` and the name in every result.
+        name: folder name below ``data/`` and the name in every result; ``name@56`` where tiles are not of the recipe's
+            own size.
         version: raised when the same source would give another store.
         title, licence, source: shown to people; ``source`` says where the files come from.
         class_map: classes and diagnoses.
@@ -58,6 +61,8 @@ class Recipe:
         ignore_index: value of a label image that means "not annotated" beside 255; None where there is none.
         downloads: the archives, in the order in which they are unpacked; empty where there is nothing to fetch.
         by_hand: what a person does to get the archives whose ``url`` is None, or whose server refuses.
+        min_tag_share: share of a tile's annotated pixels from which on a tag names a class, 0..1.
+        white: which pixels are background by their colour; None where white may be tissue.
     """
 
     name: str
@@ -80,9 +85,19 @@ class Recipe:
     ignore_index: int | None = None
     downloads: tuple[Download, ...] = ()
     by_hand: str = ""
+    min_tag_share: float = MIN_SHARE
+    white: WhiteBackground | None = None
+
+    @property
+    def plain_name(self) -> str:
+        """The name without a tile size: source files and split are the same for all sizes."""
+        return self.name.partition("@")[0]
 
     def __post_init__(self) -> None:
-        named = (self.instance_class, self.region_class, self.background, *(self.drawing_order or ()))
+        if not 0 <= self.min_tag_share <= 1:
+            raise ValueError(f"recipe {self.name!r}: min_tag_share is {self.min_tag_share}, which is no share (0 to 1)")
+        white = None if self.white is None else self.white.label
+        named = (self.instance_class, self.region_class, self.background, white, *(self.drawing_order or ()))
         for name in named:
             if name is not None and name not in self.class_map.names:
                 raise ValueError(f"recipe {self.name!r} names the class {name!r}, which its class map does not have")

@@ -1,5 +1,6 @@
 """Networks: pretrained encoders (timm) under decoders of segmentation-models-pytorch."""
 
+from tissuebench.methods.networks.encoder import ImageEncoder, build_encoder
 from tissuebench.methods.networks.segmenter import Segmenter, build_segmenter
 
-__all__ = ["Segmenter", "build_segmenter"]
+__all__ = ["ImageEncoder", "Segmenter", "build_encoder", "build_segmenter"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from rich.console import Console
 
 from tissuebench.compute import ComputeSettings
 from tissuebench.config import Plan, load_plan
+from tissuebench.datasets.catalog import find_recipe
+from tissuebench.datasets.ingest import ensure_store
 from tissuebench.executors.inline import InlineExecutor
 from tissuebench.plan import PlannedData, expand
 from tissuebench.progress import ProgressDisplay
@@ -80,6 +82,12 @@ class Bench:
             return Runner(self.graph(trials, home), executor, self.seen, retries, retry_failed).run()
         finally:
             executor.close()
+
+    def sized(self, tile_px: int) -> Bench:
+        """The same home with the data in tiles of another size."""
+        recipe = find_recipe(f"folder@{tile_px}", self.data_root)
+        made = ensure_store(recipe, self.home, self.data_root, lambda *_: None)
+        return replace(self, data=PlannedData(made.store, made.split))
 
     def elsewhere(self, home: Path) -> Path:
         """Another home with the same data."""

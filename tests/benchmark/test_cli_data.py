@@ -14,7 +14,7 @@ from PIL import Image
 
 from tissuebench.cli import cli
 from tissuebench.datasets.store import TileStore
-from tissuebench.errors import DataError
+from tissuebench.errors import ConfigError, DataError
 
 
 def invoke(*arguments, code=0):
@@ -33,6 +33,22 @@ def test_list_names_every_recipe(tmp_path):
     lines = invoke("data", "list", "--home", tmp_path).stdout.splitlines()
     names = {line.split()[0] for line in lines}
     assert names >= {"bcss_wsss", "ebhi", "folder", "glas", "glas_official", "luad_histoseg", "monuseg", "synthetic"}
+
+
+def test_another_tile_size_is_a_dataset_beside(bench, given):
+    _, *where = given
+    assert "data/tiny@48/store.zarr: 12 slides" in invoke("data", "ingest", "folder@48", *where).stdout
+    assert "tiny@48" in invoke("data", "inspect", "folder@48", *where).stdout
+    assert (bench.home / "data" / "tiny@48" / "inspect" / "index.html").is_file()
+    (row,) = json.loads(
+        invoke("data", "budgets", "folder@48", *where, "--budget", "tags:2p", "--replicate", 0, "--json").stdout
+    )
+    assert row["tiles"] == 2 * 4  # of 96 x 64 px: two rows and two columns
+    assert row["min_tag_share"] == 0.01
+    for size in ("4x", "16"):
+        result = CliRunner().invoke(cli, ["data", "ingest", f"folder@{size}"])
+        assert isinstance(result.exception, ConfigError)
+    assert "NAME@56" in invoke("data", "list", "--help").stdout
 
 
 def test_inspect_writes_a_page(bench, given):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,7 +117,10 @@ def test_the_table_names_budgets_classes_and_assumptions(store):
     (row,) = [row for row in rows if row.budget == "masks:all"]
     (line,) = [line for line in text.splitlines() if line.startswith("masks:all")]
     assert line.split()[1:8] == ["0", "masks", "3", "5", str(row.tiles), f"{row.minutes:.4g}", f"{row.hours:.3g}"]
-    assert "tags take" not in shown(describe_budgets(store, SPLIT, ["masks:all"]))
+    assert "Tags name the classes that cover at least 0.01 of a tile's annotated pixels." in text
+    masks_only = shown(describe_budgets(store, SPLIT, ["masks:all"]))
+    assert "tags take" not in masks_only
+    assert "Tags name" not in masks_only
     assert "no budgets" in shown([])
 
 
@@ -124,3 +128,19 @@ def test_what_cannot_be_bought_is_one_line(store):
     for specs in (["masks:4p"], ["all"], ["masks:1p", "minutes:1"]):
         with pytest.raises(ConfigError, match=r"\A[^\n]*\Z"):
             describe_budgets(store, SPLIT, specs)
+
+
+def test_tiles_whose_tags_name_nothing_are_told(store, monkeypatch):
+    """Where a tag needs more of a tile, masks still show every class that is there."""
+    plain = describe_budgets(store, SPLIT, ["tags:all", "masks:all"])
+    monkeypatch.setattr(store, "info", replace(store.info, min_tag_share=0.52))
+    tags, masks = describe_budgets(store, SPLIT, ["tags:all", "masks:all"])
+    counts = np.concatenate([store.withheld.tile_class_pixels(f"s{n}") for n in range(5)])
+    counts = counts[counts.sum(axis=1) > 0]
+    covered = counts / counts.sum(axis=1, keepdims=True) >= 0.52
+    assert list(tags.class_tiles.values()) == covered.sum(axis=0).tolist()
+    assert (tags.tiles, tags.untagged_tiles, tags.min_tag_share) == (len(counts), (~covered.any(axis=1)).sum(), 0.52)
+    assert tags.untagged_tiles > 0
+    assert (masks, masks.untagged_tiles, masks.min_tag_share) == (plain[1], 0, None)
+    said = f"at least 0.52 of a tile's annotated pixels; those of up to {tags.untagged_tiles} tiles name none."
+    assert said in shown([tags, masks])

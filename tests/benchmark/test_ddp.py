@@ -27,6 +27,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from tissuebench.batch_norm import SharedStatistics
+from tissuebench.building import task_of
 from tissuebench.callbacks import StepSeeds
 from tissuebench.config import load_plan
 from tissuebench.datasets.datamodule import LoaderSettings, TileDataModule
@@ -38,7 +39,7 @@ from tissuebench.errors import ConfigError
 from tissuebench.evaluation import evaluate
 from tissuebench.hashing import derive_seed
 from tissuebench.machine import Machine
-from tissuebench.methods.base import Task, masked_cross_entropy
+from tissuebench.methods.base import masked_cross_entropy
 from tissuebench.methods.losses.complementary import conditional_set_wise, pooled_mean
 from tissuebench.methods.registry import find_method
 from tissuebench.plan import PlannedData, expand
@@ -77,7 +78,7 @@ TOLERANCE = 1e-5
 def built(trial, data):
     """Method and batches of a trial, as a worker makes them."""
     seed_everything(derive_seed(trial.seed, "init"))
-    method = find_method(trial.method)(Task(data.store.class_map, trial.network, trial.training), trial.config)
+    method = find_method(trial.method)(task_of(data, trial.network, trial.training), trial.config)
     view = LabelView.for_training(data.store, data.split, trial.budget, method.consumes)
     steps = trial.training.steps
     return method, TileDataModule(data.store, view, method.streams(), trial.seed, steps, trial.augmentation)

@@ -181,6 +181,7 @@ def test_the_numbers_are_those_of_the_store(hostile):
     assert page.row("patients", "with unknown diagnosis") == ["1", "0", "0", "1", "0"]
     tiles = [sum(len(grid(slide, 32)) for slide in group) for group in groups]
     assert page.row("patients", "tiles") == [str(count) for count in tiles]
+    assert "those of at least 1.0 % of its annotated pixels" in page.visible
     assert page.row("costs", "masks of all tiles") == [f"{count * 3 / 60:.1f}" for count in tiles]
     assert page.row("costs", "classes of all tiles") == [f"{count * 0.5 / 60:.1f}" for count in tiles]
     for number, name in enumerate(CLASSES.names):
@@ -256,9 +257,10 @@ def test_the_summary_says_the_same(hostile):
     store, split, bad, _ = hostile
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(summary(store, split, bad, EVIL))
-    text = console.export_text()
+    text = " ".join(console.export_text().split())  # the caption is as wide as the table
     facts = inspect_store(store, split, bad, "", "")
-    for expected in (EVIL, "b&b", "2 left out", store.content_hash[:16], str(facts.everything.n_tiles)):
+    rule = "tags name classes of at least 1.0 % of a tile's annotated pixels"
+    for expected in (EVIL, "b&b", "2 left out", store.content_hash[:16], str(facts.everything.n_tiles), rule):
         assert expected in text
 
 

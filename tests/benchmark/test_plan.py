@@ -52,6 +52,7 @@ def methods(monkeypatch):
         "tagger": make("tagger", {TAGS}, controls=("supervised", "full")),
         "reader": make("reader", {DIAGNOSIS}),
         "nothing": make("nothing", set()),
+        "both": make("both", {MASKS, TAGS}),
     }
     monkeypatch.setattr(registry, "_registered", {**registry.all_methods(), **made})
 
@@ -89,6 +90,7 @@ def test_minutes_cannot_go_to_what_is_not_consumed(monkeypatch, kind):
         ("supervised", "tags:2p", "masks"),
         ("reader", "tags:2p", "diagnosis"),
         ("reader", "masks:2p", "diagnosis"),
+        ("tagger", "masks:2p", "tags"),
         ("nothing", "masks:2p", "no label"),
         ("nothing", "minutes:60", "no label"),
     ],
@@ -104,9 +106,30 @@ def test_a_control_that_nobody_asked_for_is_left_out_where_it_cannot_use_the_bud
     assert {(trial.method, trial.budget.spec) for trial in trials} == {
         ("supervised", "masks:2p"),
         ("tagger", "tags:2p"),
-        ("tagger", "masks:2p"),  # tags follow from masks, at the price of masks
         ("full", "masks:all"),
     }
+
+
+def test_a_method_is_left_out_at_budgets_of_what_it_does_not_spend_on(bench):
+    every = "['masks:2p','tags:2p','minutes:8']"
+
+    def used(method, **more):
+        trials = trials_of(bench, method, budgets=every, **more)
+        return {trial.budget.spec for trial in trials if trial.method == method}
+
+    assert used("supervised") == {"masks:2p", "minutes:8"}
+    assert used("tagger") == {"tags:2p", "minutes:8"}
+    assert used("reader") == {"minutes:8"}
+    assert used("divided") == {"masks:2p", "tags:2p", "minutes:8"}
+    assert used("divided", **{"methods.divided.mask_share": "1.0"}) == {"masks:2p", "minutes:8"}
+    assert used("both") == {"masks:2p", "minutes:8"}  # consumes tags, and spends nothing on them
+
+
+def test_who_can_use_none_of_several_budgets_is_told_of_all(bench):
+    with pytest.raises(ConfigError) as error:
+        trials_of(bench, "both", budgets="['tags:2p','tags:all']")
+    said = "it consumes masks, tags and spends on masks"
+    assert str(error.value) == f"method 'both' cannot use budget 'tags:2p', 'tags:all': {said}"
 
 
 def test_minutes_are_spent_as_each_method_says(bench):

@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 
+from tissuebench.building import task_of
 from tissuebench.datasets.datamodule import TileDataModule
 from tissuebench.datasets.views import LabelView
 from tissuebench.errors import ConfigError, WithheldLabelError
 from tissuebench.hashing import derive_seed
 from tissuebench.machine import detect_machine
-from tissuebench.methods.base import Task
 from tissuebench.methods.registry import find_method
 from tissuebench.selection import KeepBest, held_out_patients
 from tissuebench.training import fit, seed_everything
@@ -59,7 +59,7 @@ def test_only_bought_patients_may_choose(bench, trial):
 def run(bench, trial, scores, folder, stop_at=None):
     """Fit with made-up scores, step by step; hands back what it took, the callback, weights on the way and at last."""
     seed_everything(derive_seed(trial.seed, "init"))
-    method = find_method(trial.method)(Task(bench.data.store.class_map, trial.network, trial.training), trial.config)
+    method = find_method(trial.method)(task_of(bench.data, trial.network, trial.training), trial.config)
     held_out = held_out_patients(trial.budget, trial.training.selection_share)
     view = LabelView.for_training(bench.data.store, bench.data.split, trial.budget, method.consumes, held_out)
     steps = trial.training.steps

@@ -15,16 +15,20 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tissuebench.comparison import comparison_key, results_folder
 from tissuebench.publisher import Publisher
 from tissuebench.results.leaderboard import Row, build
+from tissuebench.results.pseudo import PseudoQuality
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.store import ResultStore
+from tissuebench.sweep.jobs import Job, NodeKind
 
 _spec = importlib.util.spec_from_file_location("wandb_server", Path(__file__).parents[1] / "wandb_server.py")
 wandb_server = sys.modules["wandb_server"] = importlib.util.module_from_spec(_spec)
@@ -384,3 +388,32 @@ def test_publishing_imports_nothing_heavy(module, heavy):
     script = f"import sys, tissuebench.{module}; print(sorted({heavy!r} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_pseudo_masks_go_with_their_trial_numbers_and_picture(home, connect):
+    """Their scores are of training tiles: not under ``test/``, and the curve stays as it is."""
+    quality = PseudoQuality(("sure", "a/b [c]"), np.ones((2, 3, 3), np.int64), annotated=36, n_tiles=2)
+    trial = replace(result(9, method="weak"), pseudo_masks={"cam": quality})
+    home.add(trial)
+    stage = home.runs / "stages" / "feedfacefeedface"
+    stage.mkdir(parents=True)
+    Image.new("RGB", (40, 30), (1, 2, 3)).save(stage / "pseudo_masks.png")
+    document = {"needs": {"cam": stage.name, "other": "0" * 16}, "features": []}
+    job = Job(trial.trial_id, NodeKind.TRIAL, "weak", home.path, document)
+    (home.runs / "trials" / trial.trial_id / "job.json").write_text(job.to_json())
+    assert "offline (no API key); 5 runs wait" in home.publish()
+    with WandbServer() as server:
+        connect(server.url)
+        home.sync()
+        run = server.runs[trial.trial_id]
+        assert run.summary["pseudo_miou/sure"] == pytest.approx(1 / 5)
+        assert run.summary["pseudo_coverage/a/b [c]"] == pytest.approx(1 / 4)
+        assert not [name for name in run.summary if name.startswith("test/pseudo")]
+        assert "test/miou" in run.summary
+        assert run.curve("train/loss") == CURVE
+        (shown,) = run.curve("pseudo_masks/cam").values()
+        assert (shown["_type"], shown["width"], shown["height"]) == ("image-file", 40, 30)
+        (upload,) = [data for name, data in server.uploads.items() if name.endswith(shown["path"])]
+        assert upload == (stage / "pseudo_masks.png").read_bytes()
+        board = server.runs[home.board_id]
+        assert board.summary["pseudo_miou/sure/weak/masks:3p"] == pytest.approx(1 / 5)

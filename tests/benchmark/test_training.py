@@ -9,13 +9,13 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 
+from tissuebench.building import task_of
 from tissuebench.checkpoints import FITTED, LAST, weights_of, write_torch
 from tissuebench.datasets.datamodule import TileDataModule
 from tissuebench.datasets.views import LabelView
 from tissuebench.errors import DataError
 from tissuebench.hashing import derive_seed
 from tissuebench.machine import detect_machine
-from tissuebench.methods.base import Task
 from tissuebench.methods.registry import find_method
 from tissuebench.strategy import WorldEnvironment
 from tissuebench.training import Interrupted, TrainingError, fit, seed_everything
@@ -43,9 +43,7 @@ def start(bench, trial, tmp_path):
 
     def started(name="fit", report=lambda step: None, change=lambda method: None, **options):
         seed_everything(derive_seed(trial.seed, "init"))
-        method = find_method(trial.method)(
-            Task(bench.data.store.class_map, trial.network, trial.training), trial.config
-        )
+        method = find_method(trial.method)(task_of(bench.data, trial.network, trial.training), trial.config)
         change(method)
         view = LabelView.for_training(bench.data.store, bench.data.split, trial.budget, method.consumes)
         data = TileDataModule(bench.data.store, view, method.streams(), trial.seed, STEPS, trial.augmentation)

@@ -635,3 +635,46 @@ def some_tiles():
 
 if __name__ == "__main__":  # what another process draws
     print(*(some_tiles() if sys.argv[1:] else one_order()))
+
+
+@pytest.fixture(scope="module")
+def shares(tmp_path_factory):
+    """One cohort under several shares: every patient shows classes that cover more and less of a tile."""
+    stores = []
+    for share in (0.01, 0.2, 0.5, 1.0):
+        info = StoreInfo("shares", None, 32, COSTS, min_tag_share=share)
+        writer = StoreWriter(tmp_path_factory.mktemp("shares") / "s.zarr", info, CLASSES)
+        rng = np.random.default_rng(2)
+        for number in range(9):
+            labels = rng.choice(3, size=(64, 64), p=rng.dirichlet((1, 1, 1))).astype(np.uint8)
+            writer.add(
+                f"s{number}", f"p{number}", (), np.zeros((64, 64, 3), np.uint8), labels, np.ones((4, 4), np.uint8)
+            )
+        stores.append(writer.seal())
+    return stores
+
+
+SHARED = Split("shares", {"train": tuple(f"p{n}" for n in range(9))})
+
+
+@given(st.sampled_from(range(4)), st.integers(1, 9), st.integers(1, 9), st.sampled_from(["p", "minutes"]), replicates)
+def test_tag_budgets_are_nested_whatever_a_tag_needs(shares, which, one, other, unit, replicate):
+    store, (small, large) = shares[which], sorted((one, other))
+    less, more = (
+        draw_budget(store, SHARED, f"tags:{n}p" if unit == "p" else f"minutes:{n}", replicate, Spending(0, 1)).tags
+        for n in (small, large)
+    )
+    assert more.patients[: len(less.patients)] == less.patients
+    single = [tile for tile in less.tiles if store.slides[tile.slide_id].patient_id not in more.patients]
+    assert set(single) <= set(more.tiles)
+
+
+def test_what_a_tag_needs_decides_who_is_tagged_first_and_not_who_is_masked(shares):
+    tags, masks = (
+        {tuple(draw_budget(store, SHARED, f"{kind}:all", 3).purchases[kind].patients) for store in shares}
+        for kind in (Supervision.TAGS, Supervision.MASKS)
+    )
+    assert len(tags) > 1
+    assert len(masks) == 1
+    assert {draw_budget(store, SHARED, "tags:all", 0).tags.n_tiles for store in shares} == {36}  # also without a tag
+    assert len({store.content_hash for store in shares}) == 4

@@ -436,6 +436,35 @@ def test_cached_features_stand_in_for_images_and_masks_turn_with_them(tiny_data,
     assert torch.equal(on_device.masks, batch.masks)
 
 
+def test_tags_of_all_tiles_of_a_stream(tiny_data, dataset, where):
+    tiles = dataset.tiles("tagged")
+    assert tiles == sorted(set(tiles), key=lambda tile: (tile.slide_id, tile.y, tile.x))
+    found = dataset.tags("tagged")
+    assert (found.shape, found.dtype) == ((len(tiles), 4), torch.bool)
+    known = dict(zip(tiles, found, strict=True))
+    for step in range(5):
+        drawn_there = dataset[step]["tagged"]
+        for tile, tags in zip(where(drawn_there.images), drawn_there.tags, strict=True):
+            assert torch.equal(known[tile], tags)
+    assert dataset.all_tags().keys() == {"tagged"}
+    assert dataset_of(tiny_data.store, tiny_data.split, {"annotated": MASKS}).all_tags() == {}
+
+
+def test_tiles_to_annotate_come_with_their_pixels_where_features_stand_in(tiny_data, where):
+    view = view_of(tiny_data.store, tiny_data.split)
+    banked = StepDataset(tiny_data.store, view, STREAMS, SEED, _Bank())
+    tiles = banked.tiles("tagged")[3:7]
+    batch = banked.load("tagged", tiles)
+    assert where(batch.images) == tiles
+    assert batch.inputs is batch.features
+    assert batch.features[0][:, :, 0, 0].tolist() == [[tile.y, tile.x, 0] for tile in tiles]  # as they are
+    assert torch.equal(batch.tags, torch.from_numpy(view.tags_of(tiles)))
+    plain = dataset_of(tiny_data.store, tiny_data.split).load("tagged", tiles)
+    assert torch.equal(plain.images, batch.images)
+    assert plain.inputs is plain.images
+    assert banked[0]["tagged"].images is None
+
+
 FIT_STEPS = 6
 EVERYTHING = AugmentSettings(color=0.3, hue=0.1, scale=0.3, blur=1, stain=0.1)
 

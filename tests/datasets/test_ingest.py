@@ -10,7 +10,9 @@ from PIL import Image
 
 from tissuebench.datasets.catalog import find_recipe, recipe_names
 from tissuebench.datasets.ingest import IngestOptions, ensure_store
+from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.verify import verify
+from tissuebench.datasets.white import WhiteBackground
 from tissuebench.errors import ConfigError, DataError
 
 
@@ -249,6 +251,13 @@ def test_geojson_annotations_at_a_target_resolution(source, ingest):
         ({"classes": {"a": [1, 2, 3]}}, "class names must be 2"),
         ({"diagnoses": {"A": ["tumour_z"]}}, "tumour_z"),
         ({"costs": {"mask_minutes": 3}}, "key 'costs.mask_minutes'"),
+        ({"min_tag_share": 1.5}, "key 'min_tag_share': .* less than or equal to 1"),
+        ({"min_tag_share": -0.1}, "key 'min_tag_share'"),
+        ({"min_tag_share": float("nan")}, "key 'min_tag_share'"),
+        ({"white_background": {"grey_above": 300}}, "key 'white_background': .*grey_above is 300"),
+        ({"white_background": {"min_px": 2.5}}, "key 'white_background.min_px'"),
+        ({"white_background": {"below": 3}}, "key 'white_background.below'"),
+        ({"white_background": {"label": "glas"}}, "key 'white_background.label': .*did you mean 'glass'"),
         ({"name": "../up"}, "cannot be a file name"),
     ],
 )
@@ -266,6 +275,31 @@ def test_costs_of_a_dataset_are_its_own(source, ingest):
         handle.write("costs: {mask_minutes_per_tile: 7.5}\n")
     store, _ = ingest(source)
     assert store.info.costs.mask_minutes_per_tile == 7.5
+
+
+def test_what_is_said_of_tags_and_white_is_in_the_store_and_what_is_default_is_not(source, ingest, tiny_data):
+    described = yaml.safe_load((source / "dataset.yaml").read_text())
+
+    def rewritten(**more):
+        (source / "dataset.yaml").write_text(yaml.safe_dump({**described, **more}, sort_keys=False))
+        return find_recipe("folder", source)
+
+    rewritten(min_tag_share=0.01)
+    store, _ = ingest(source)
+    assert store.content_hash == tiny_data.store.content_hash
+    assert (store.info.min_tag_share, store.info.white) == (0.01, None)
+    converted = {path: path.stat().st_mtime_ns for path in (store.path / "records").iterdir()}
+    rewritten(min_tag_share=0.25, white_background={"min_px": 9, "label": "glass"})
+    with pytest.raises(DataError, match="was made from other files"):
+        ingest(source)
+    other, _ = ingest(source, update=True)
+    assert (other.info.min_tag_share, other.info.white) == (0.25, WhiteBackground(200, 9, "glass"))
+    assert other.content_hash != store.content_hash
+    assert {path: path.stat().st_mtime_ns for path in (other.path / "records").iterdir()} == converted
+    assert TileStore(other.path).info == other.info
+    rewritten()
+    again, _ = ingest(source, update=True)
+    assert again.content_hash == store.content_hash
 
 
 @pytest.mark.parametrize("content", ["", "[1, 2]", "a: [", "!!python/object/apply:os.getcwd []"])

@@ -267,11 +267,11 @@ TAGGED = "p5"
 MASKS_ONLY, TAGS_ONLY = frozenset({Supervision.MASKS}), frozenset({Supervision.TAGS})
 
 
-def partly_annotated(path, poison=lambda labels, slide: labels):
+def partly_annotated(path, poison=lambda labels, slide: labels, **info):
     """Six patients, two slides each, blocks of classes and of nothing; nobody annotated p4's, p5's have tags."""
     rng = np.random.default_rng(3)
     costs = LabelCosts(mask_minutes_per_tile=2, tags_minutes_per_tile=0.5)
-    writer = StoreWriter(path, StoreInfo("partial", None, 32, costs), PARTIAL)
+    writer = StoreWriter(path, StoreInfo("partial", None, 32, costs, **info), PARTIAL)
     cases = {}
     for number in range(12):
         slide_id, patient, (height, width) = f"s{number:02}", f"p{number // 2}", SHAPES[number % 4]
@@ -519,3 +519,50 @@ def test_sampling_sees_the_bought_tiles_and_no_tile_that_nobody_annotated(partia
     _, tags = bought_with(partial, "tags:all", kinds=TAGS_ONLY)
     tree = stream_tree("s", Stream(Supervision.TAGS, 4), partial, tags, 32, 0)
     assert {tile for group in tree for tile in group} == set(tags.tag_tiles())
+
+
+SHARE = 0.6  # of a tile's annotated pixels; blocks of four classes rarely cover so much
+
+
+@pytest.fixture(scope="module")
+def demanding(tmp_path_factory):
+    """The same slides, where a tag names what covers most of a tile."""
+    return partly_annotated(tmp_path_factory.mktemp("demanding") / "s.zarr", min_tag_share=SHARE)
+
+
+def test_tags_follow_the_rule_of_the_dataset_and_balancing_does_not(partial, demanding):
+    assert (partial.info.min_tag_share, demanding.info.min_tag_share) == (0.01, SHARE)
+    (_, view), (_, plain) = (bought_with(store, "masks:all", kinds=ALL_KINDS) for store in (demanding, partial))
+    tiles = view.tag_tiles()
+    assert tiles == plain.tag_tiles()
+    counts = np.stack([np.bincount(view.mask(tile, 32, 32).ravel(), minlength=256)[:4] for tile in tiles])
+    covered = counts / counts.sum(axis=1, keepdims=True)
+    assert np.array_equal(view.tags_of(tiles), covered >= SHARE)
+    assert np.array_equal(np.stack([view.tags(tile, 32) for tile in tiles]), covered >= SHARE)
+    inside = Tile(tiles[0].slide_id, tiles[0].y + 1, tiles[0].x + 1)
+    assert np.array_equal(view.tags(inside, 30), tags_of_mask(view.mask(inside, 30, 30), 4, SHARE))
+    untagged = ~(covered >= SHARE).any(axis=1)
+    assert 0 < view.n_untagged == untagged.sum() < len(tiles)
+    assert plain.n_untagged == 0
+
+    masks = view.mask_tiles()
+    assert np.array_equal(view.shown_by_masks(masks), plain.tags_of(masks))
+    trees = [
+        stream_tree("s", Stream(Supervision.MASKS, 4), *pair, 32, 0) for pair in ((demanding, view), (partial, plain))
+    ]
+    assert trees[0] == trees[1]
+    tags = Stream(Supervision.TAGS, 4)
+    by_class = stream_tree("s", tags, demanding, view, 32, 0)
+    assert {tile for group in by_class for tile in group} == {
+        t for t, none in zip(tiles, untagged, strict=True) if not none
+    }
+    assert set(stream_tree("s", replace(tags, balanced=False), demanding, view, 32, 0)) == set(tiles)
+
+
+def test_what_masks_show_is_closed_where_only_tags_were_bought(demanding):
+    _, view = bought_with(demanding, "tags:all", kinds=ALL_KINDS)
+    with pytest.raises(WithheldLabelError, match="not bought"):
+        view.shown_by_masks(view.tag_tiles())
+    _, deaf = bought_with(demanding, "masks:all", kinds=TAGS_ONLY)
+    with pytest.raises(WithheldLabelError, match="not among the labels"):
+        deaf.shown_by_masks(grid(deaf.slides[0], 32))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from pydantic import ValidationError
 
 from tissuebench.errors import ConfigError
-from tissuebench.methods.networks import build_segmenter
+from tissuebench.methods.networks import ImageEncoder, build_encoder, build_segmenter
 from tissuebench.methods.settings import Decoder, EncoderMode, NetworkSettings, Weights
 
 LITE0 = {"encoder": "tf_efficientnet_lite0", "weights": Weights.PACKAGE, "decoder_channels": 32}
@@ -85,3 +86,71 @@ def test_a_tile_wide_difference_survives_the_decoder():
     with torch.inference_mode():
         difference = (network(shifted) - network(constant)).mean(dim=(2, 3)).abs().max()
     assert difference > 1e-2
+
+
+@pytest.mark.parametrize("decoder", list(Decoder))
+@pytest.mark.parametrize("size", [56, 64, 70, 112])
+def test_cached_features_of_tiles_of_any_size_give_logits_of_that_size(decoder, size):
+    settings = NetworkSettings(**LITE0, decoder=decoder, encoder_mode=EncoderMode.FROZEN)
+    network = build_segmenter(settings, 5, tile_px=size).eval()
+    with torch.inference_mode():
+        features = network.encode(images(size=size))
+        assert network(features).shape == (2, 5, size, size)
+        torch.testing.assert_close(network(features), network(images(size=size)))
+        whole = network.decode(features)
+        assert whole.shape[-1] == -(-size // 32) * 32
+        assert torch.equal(build_segmenter(settings, 5).eval().encode(images(size=size))[0], features[0])
+        larger = network(network.encode(images(size=3 * 64)))  # of no tile: nothing is cut off
+        assert larger.shape == (2, 5, 192, 192)
+
+
+def test_a_tile_is_padded_with_its_last_row_and_column():
+    network = build_segmenter(NetworkSettings(**LITE0, decoder=Decoder.FPN), 3, tile_px=40).eval()
+    batch = images(size=40)
+    rows = torch.tensor([*range(40), *[39] * 24])
+    with torch.inference_mode():
+        for one, other in zip(network.encode(batch), network.encode(batch[:, :, rows][..., rows]), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("decoder", list(Decoder))
+@pytest.mark.parametrize(("encoder", "size"), [("tf_efficientnet_lite0", 64), ("resnet18", 56), ("convnext_atto", 64)])
+def test_an_encoder_says_what_its_maps_are(decoder, encoder, size):
+    network = build_encoder(NetworkSettings(encoder=encoder, weights=Weights.NONE, decoder=decoder)).eval()
+    with torch.inference_mode():
+        maps = network.encode(images(size=size))
+    assert tuple(one.shape[1] for one in maps) == network.channels
+    assert tuple(64 // one.shape[-1] for one in maps) == network.strides
+    assert len(maps) == network.n_features == {Decoder.FPN: 4, Decoder.UNET: 5}[decoder]
+
+
+@pytest.mark.parametrize("mode", list(EncoderMode))
+def test_an_encoder_alone_is_that_of_the_segmenter(mode):
+    settings = NetworkSettings(**LITE0, decoder=Decoder.FPN, encoder_mode=mode)
+    encoder, segmenter = build_encoder(settings), build_segmenter(settings, 3)
+    assert isinstance(segmenter, ImageEncoder)
+    encoder.load_state_dict({k: v for k, v in segmenter.state_dict().items() if k.startswith("encoder.")})
+    assert encoder.train().encoder.training is segmenter.train().encoder.training is (mode is EncoderMode.FINETUNE)
+    assert any(each.requires_grad for each in encoder.parameters()) is (mode is EncoderMode.FINETUNE)
+    with torch.inference_mode():
+        for one, other in zip(encoder.eval().encode(images()), segmenter.eval().encode(images()), strict=True):
+            assert torch.equal(one, other)
+    with pytest.raises(ConfigError, match="did you mean 'resnet34'"):
+        build_encoder(NetworkSettings(encoder="resnet344", weights=Weights.NONE))
+
+
+def test_first_weights_are_drawn_as_in_the_first_version():
+    """Results are stored under them: nothing may draw before or between, and no weight may be renamed."""
+    torch.manual_seed(5)
+    settings = NetworkSettings(encoder="resnet18", weights=Weights.NONE, decoder=Decoder.FPN, decoder_channels=32)
+    network = build_segmenter(settings, 4, tile_px=56)
+    after = torch.rand(3)
+    torch.manual_seed(5)
+    channels = {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}
+    model = smp.FPN("tu-resnet18", encoder_weights=None, classes=4, decoder_dropout=0.1, **channels)
+    assert torch.equal(after, torch.rand(3))
+    parts = {"encoder": model.encoder, "decoder": model.decoder, "head": model.segmentation_head}
+    expected = {f"{part}.{name}": each for part in parts for name, each in parts[part].state_dict().items()}
+    found = network.state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -33,7 +33,7 @@ class Denoising(Trainable):
     def __init__(self, task, config):
         super().__init__(task, config)
         self.noise = own_settings(self, PretrainSettings).noise
-        self.network = build_segmenter(task.network, len(task.class_map))
+        self.network = build_segmenter(task.network, len(task.class_map), task.tile_px)
         self.head = nn.Conv2d(len(task.class_map), 3, 1)
 
     def streams(self):
@@ -50,7 +50,7 @@ class Classifier(Trainable):
 
     def __init__(self, task, config):
         super().__init__(task, config)
-        self.network = build_segmenter(task.network, len(task.class_map))
+        self.network = build_segmenter(task.network, len(task.class_map), task.tile_px)
 
     def inherit(self, weights):
         state = {k.removeprefix("network."): v for k, v in weights[PRETRAIN].items() if k.startswith("network.")}

@@ -40,7 +40,8 @@ class OnTheFly:
             row = self._tiles.index(tile)
             start = row // 16 * 16
             chunk = self._tiles[start : start + 16]
-            images, turned = torch.from_numpy(self._store.images(chunk, 32)), torch.zeros(len(chunk), dtype=torch.int64)
+            images = torch.from_numpy(self._store.images(chunk, self._store.info.tile_px))
+            turned = torch.zeros(len(chunk), dtype=torch.int64)
             if variant:
                 seed = derive_seed("features", variant, start)
                 images, geometry = augment(images, seed, self._plan.augmentation)
@@ -84,18 +85,25 @@ def bank_of(plan, data, folder, monkeypatch=None, kill_after=None):
     return shards, folders
 
 
-def test_what_is_cached_is_what_the_encoder_gives(bench, tmp_path):
-    plan = bench.plan(*FROZEN)
+@pytest.mark.parametrize("tile_px", [32, 56])
+def test_what_is_cached_is_what_the_encoder_gives(bench, tmp_path, tile_px):
+    bench, plan = bench if tile_px == 32 else bench.sized(tile_px), bench.plan(*FROZEN)
     store, split = bench.data.store, bench.data.split
     _, folders = bank_of(plan, bench.data, tmp_path)
     tiles = training_tiles(store, split)
     bank, fresh = FeatureBank(folders, tiles), OnTheFly(plan, store, split)
-    chosen, variants = [tiles[i] for i in (0, 17, 41, 5)], [0, 1, 3, 2]
+    chosen, variants = [tiles[i] for i in (0, 17, -1, 5)], [0, 1, 3, 2]
     (cached, turned), (computed, expected) = bank.read(chosen, variants), fresh.read(chosen, variants)
     assert torch.equal(turned, expected)
     assert turned[0] == 0
     for one, other in zip(cached, computed, strict=True):
         torch.testing.assert_close(one.float(), other.float(), rtol=1e-3, atol=1e-3)
+    network = build_segmenter(plan.network, 4, tile_px).eval()
+    with torch.inference_mode():
+        logits = network(bank.read(chosen, [0] * 4)[0])
+        assert logits.shape == (4, 4, tile_px, tile_px)
+        images = torch.from_numpy(store.images(chosen, tile_px))
+        torch.testing.assert_close(logits, network(images), rtol=1e-2, atol=1e-2)  # float16 on the way
     copied = pickle.loads(pickle.dumps(bank)).read(chosen, variants)
     assert all(torch.equal(one, other) for one, other in zip(cached, copied[0], strict=True))
 
@@ -185,3 +193,14 @@ def test_an_old_bank_is_never_read_under_a_changed_key(bench):
     bench.run(changed)
     assert len(list(shard.parent.iterdir())) == 2
     assert replace(changed[0], augmentation=trials[0].augmentation).id == trials[0].id
+
+
+def test_only_banks_of_padded_tiles_have_another_key_than_before(bench):
+    """Where nothing is padded, what was computed by earlier versions is used on."""
+
+    def keys(some):
+        plan, store, split = some.plan(*FROZEN), some.data.store, some.data.split
+        return [shard.identity.keys() for shard in plan_features(plan.network, plan.augmentation, store, split)]
+
+    assert all("padded" not in identity for identity in keys(bench))
+    assert all("padded" in identity for identity in keys(bench.sized(56)))

@@ -1,0 +1,46 @@
+"""Classes that a tile's classifier does not see are switched off (Han et al., Med. Image Anal. 80, 102487, 2022)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gate(probabilities: Tensor, scores: Tensor, threshold: float = 0.1) -> Tensor:
+    """The distribution given that the pixel is of a class whose tile score is above the threshold.
+
+    Closed classes get 0, the others are divided by their sum; where that is 0 they get equal shares. A tile of which
+    no class is open stays as it is, and so does one of which all are.
+
+    Args:
+        probabilities: (B, K, H, W), sum 1 over K.
+        scores: (B, K) in 0..1, the classifier's probability of each class somewhere in the tile.
+        threshold: a score of just this is closed; 0.1 in the paper.
+
+    Returns:
+        (B, K, H, W), sum 1 over K.
+    """
+    is_open = (scores > threshold)[:, :, None, None]
+    idle = is_open.all(dim=1, keepdim=True) | ~is_open.any(dim=1, keepdim=True)
+    mass = probabilities * is_open
+    total = mass.sum(dim=1, keepdim=True)
+    shares = is_open.to(mass.dtype) / is_open.sum(dim=1, keepdim=True).clamp(min=1)
+    gated = torch.where(total > 0, mass / torch.where(total > 0, total, torch.ones_like(total)), shares)
+    return torch.where(idle, probabilities, gated)
+
+
+def official_gate(logits: Tensor, scores: Tensor, threshold: float = 0.1) -> Tensor:
+    """What the official code does: logits times 0 or 1. For comparison only.
+
+    It is wrong where all open classes have negative logits: a closed class, at 0, wins the argmax, so that the gate
+    adds the very classes that it was to remove.
+
+    Args:
+        logits: (B, K, H, W).
+        scores: (B, K) in 0..1.
+        threshold: a score of just this is closed.
+
+    Returns:
+        (B, K, H, W), for an argmax over K.
+    """
+    return logits * (scores > threshold)[:, :, None, None]

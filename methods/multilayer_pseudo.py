@@ -1,0 +1,210 @@
+"""Multi-layer pseudo-supervision from tile tags (Han et al., Med. Image Anal. 80, 102487, 2022; arXiv 2110.08048).
+
+A classifier learns the tags of tiles. Its activation maps at three depths, restricted to the classes of the tag, become
+three pseudo-masks a tile. A segmenter learns from their weighted sum,
+
+    L = sum over l of w_l CE(pseudo-mask l)
+
+and may at prediction be told by the classifier which classes are not there (the gate). Masks that the budget bought
+take the place of a tile's pseudo-masks. The defaults are this project's; ``multilayer_pseudo_published`` has those of
+the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
+from tissuebench.errors import ConfigError
+from tissuebench.methods.activation.attention_dropout import DropoutForm
+from tissuebench.methods.activation.gate import gate
+from tissuebench.methods.activation.pseudo_masks import agreement
+from tissuebench.methods.base import Method, Stage, Task, own_settings
+from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cross_entropy
+from tissuebench.methods.networks.deeplab import PaperSegmenter
+from tissuebench.methods.networks.tag_classifier import LAYERS, Backbone, Maps, TagClassifier
+from tissuebench.methods.registry import register
+from tissuebench.methods.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.tagging import ClassifierSettings, Fill, TagClassification, build_classifier
+
+CLASSIFY, FILL, PSEUDO = "classify_tags", "fill_tags", "pseudo"
+
+
+class Source(StrEnum):
+    """What pseudo-masks are made of: activation maps, or each tile filled with its rarest class."""
+
+    MAPS = "maps"
+    FILL = "fill"
+
+
+@register
+class MultilayerPseudo(Method):
+    """Pseudo-masks of three depths from a classifier of tags, and a segmenter that learns from them."""
+
+    class Config(ClassifierSettings):
+        """Settings, beside those of the classifier.
+
+        Attributes:
+            source: ``fill`` needs no classifier; ``layers`` and all settings of the classifier then do nothing.
+            layers: depths whose pseudo-masks are learnt from.
+            weights: of these layers; they add up to 1. Published: .2, .2, .6 from shallow to deep.
+            agree: learn only from pixels on which all ``layers`` agree; their ``weights`` then do nothing.
+            loss: ``valid`` leaves ignored pixels out, ``official`` is the published code's.
+            gate: classes that the classifier gives at most this probability are switched off at prediction; null
+                switches off nothing. Published: .1.
+            mask_share: share of a budget in minutes that is spent on masks, the rest on tags.
+            classifier_steps, classifier_batch, classifier_rate: optimiser steps, tiles a step and learning rate of
+                the classifier.
+        """
+
+        source: Source = Source.MAPS
+        layers: tuple[Literal["shallow", "middle", "deep"], ...] = Field(("middle", "deep"), min_length=1)
+        weights: tuple[float, ...] = (0.5, 0.5)
+        agree: bool = True
+        loss: MultiTarget = MultiTarget.VALID
+        gate: float | None = Field(None, ge=0, lt=1)
+        mask_share: float = Field(0.0, ge=0, le=1)
+        classifier_steps: int = Field(400, ge=1)
+        classifier_batch: int = Field(32, ge=1)
+        classifier_rate: float = Field(2e-3, gt=0)
+
+        @model_validator(mode="after")
+        def _weights_fit(self) -> Self:
+            if len(set(self.layers)) != len(self.layers) or len(self.weights) != len(self.layers):
+                raise ValueError(f"{len(self.weights)} weights for the layers {', '.join(self.layers)}")
+            if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-6:
+                raise ValueError(f"weights {', '.join(map(str, self.weights))}: they must not be negative, sum 1")
+            return self
+
+    name = "multilayer_pseudo"
+    summary = "tags of tiles -> activation maps at three depths -> pseudo-masks (after Han et al.)"
+    consumes: ClassVar = frozenset({Supervision.TAGS, Supervision.MASKS})
+    controls: ClassVar[tuple[str, ...]] = ("supervised", "tag_fill", "full")
+    seen: Tensor
+
+    def __init__(self, task: Task, config: Config) -> None:
+        super().__init__(task, config)
+        self.settings = own_settings(self, MultilayerPseudo.Config)
+        if self.settings.backbone is Backbone.PAPER:
+            if task.network.encoder_mode is EncoderMode.FROZEN:
+                raise ConfigError(
+                    f"methods.{self.name}.backbone 'paper' brings its own networks; "
+                    "it needs network.encoder_mode: finetune"
+                )
+            # It has no cached features, and nobody asks it for any: the encoder is fine-tuned.
+            self.network = PaperSegmenter(task.network.weights, len(task.class_map))  # type: ignore[assignment]
+        self.classifier: TagClassifier | None = None
+        self.register_buffer("seen", torch.ones(len(task.class_map), dtype=torch.bool))
+        if self.settings.gate is not None and self.settings.source is Source.MAPS:
+            self.classifier = build_classifier(task, self.settings).requires_grad_(False).eval()
+
+    @classmethod
+    def spending(cls, config: Config) -> Mapping[Supervision, float]:  # type: ignore[override]
+        """On tags, but for ``mask_share``."""
+        shares = {Supervision.MASKS: config.mask_share, Supervision.TAGS: 1 - config.mask_share}
+        return {kind: share for kind, share in shares.items() if share}
+
+    @classmethod
+    def stages(cls, config: Config, training: TrainingSettings) -> tuple[Stage, ...]:  # type: ignore[override]
+        """The classifier, or what fills tiles."""
+        if config.source is Source.FILL:
+            once = training.model_copy(update={"steps": 1})
+            return (Stage(FILL, Fill, Fill.Config(), once, cls.consumes, annotates=Fill.stream),)
+        settings = ClassifierSettings.model_validate(config.model_dump(include=set(ClassifierSettings.model_fields)))
+        own = {
+            "steps": config.classifier_steps,
+            "batch_size": config.classifier_batch,
+            "learning_rate": config.classifier_rate,
+        }
+        return (
+            Stage(
+                CLASSIFY,
+                TagClassification,
+                settings,
+                training.model_copy(update=own),
+                cls.consumes,
+                annotates=TagClassification.stream,
+            ),
+        )
+
+    def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """The classifier, where a gate needs it."""
+        if self.classifier is None:
+            return
+        state = weights[CLASSIFY]
+        prefix = "classifier."
+        self.classifier.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        )
+        self.seen.copy_(state["seen"])
+
+    def train(self, mode: bool = True) -> Self:
+        """The classifier is not trained any more."""
+        super().train(mode)
+        if self.classifier is not None:
+            self.classifier.eval()
+        return self
+
+    def streams(self) -> Mapping[str, Stream]:
+        """Tiles with pseudo-masks, their tags balanced."""
+        stage = FILL if self.settings.source is Source.FILL else CLASSIFY
+        return {PSEUDO: Stream(Supervision.TAGS, self.task.training.batch_size, pseudo=stage)}
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """The weighted sum over the layers, or the loss where they agree."""
+        tiles, settings = batch[PSEUDO], self.settings
+        assert tiles.pseudo_masks is not None  # noqa: S101 - the stream has them
+        targets, weights = tiles.pseudo_masks, settings.weights
+        if settings.source is Source.FILL:
+            weights = (1.0,)
+        else:
+            targets = targets[:, [LAYERS.index(layer) for layer in settings.layers]]
+            if settings.agree and len(settings.layers) > 1:
+                targets, weights = agreement(targets)[:, None], (1.0,)
+        return multi_target_cross_entropy(self.network(tiles.inputs), targets, weights, settings.loss)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Class probabilities, gated where the settings ask for it."""
+        if self.classifier is None or self.settings.gate is None:
+            return super().predict(images)
+        scores = self.classifier(images)[:, -1].sigmoid() * self.seen
+        return gate(super().predict(images), scores, self.settings.gate)
+
+
+@register
+class PublishedMultilayerPseudo(MultilayerPseudo):
+    """The recipe of the paper, on the network, optimiser and steps that all arms share."""
+
+    class Config(MultilayerPseudo.Config):
+        """The paper's settings; where the official code departs from it, an ``official`` value names the code's."""
+
+        maps: Maps = Maps.GRAD_CAM
+        top_share: float = Field(1.0, gt=0, le=1)
+        attention: DropoutForm | None = DropoutForm.PAPER
+        layers: tuple[Literal["shallow", "middle", "deep"], ...] = Field(("shallow", "middle", "deep"), min_length=1)
+        weights: tuple[float, ...] = (0.2, 0.2, 0.6)
+        agree: bool = False
+        gate: float | None = Field(0.1, ge=0, lt=1)
+
+    name = "multilayer_pseudo_published"
+    summary = "the same with the recipe of the paper: Grad-CAM, dropout attention, weights .2/.2/.6, gate"
+
+
+@register
+class TagFill(MultilayerPseudo):
+    """Each tile filled with its rarest tag: the same labels without the method's idea."""
+
+    class Config(MultilayerPseudo.Config):
+        """Filling is all that differs."""
+
+        source: Source = Source.FILL
+
+    name = "tag_fill"
+    summary = "each tile filled with its rarest tag (control of multilayer_pseudo)"
+    controls: ClassVar[tuple[str, ...]] = ()
