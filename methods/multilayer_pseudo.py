@@ -31,7 +31,7 @@ from tissuebench.methods.networks.deeplab import PaperSegmenter
 from tissuebench.methods.networks.tag_classifier import LAYERS, Backbone, Maps, TagClassifier
 from tissuebench.methods.registry import register
 from tissuebench.methods.settings import EncoderMode, TrainingSettings
-from tissuebench.methods.tagging import ClassifierSettings, Fill, TagClassification, build_classifier
+from tissuebench.methods.tagging import ClassifierSettings, Fill, Rule, TagClassification, build_classifier
 
 CLASSIFY, FILL, PSEUDO = "classify_tags", "fill_tags", "pseudo"
 
@@ -70,7 +70,7 @@ class MultilayerPseudo(Method):
         loss: MultiTarget = MultiTarget.VALID
         gate: float | None = Field(None, ge=0, lt=1)
         mask_share: float = Field(0.0, ge=0, le=1)
-        classifier_steps: int = Field(400, ge=1)
+        classifier_steps: int = Field(500, ge=1)
         classifier_batch: int = Field(32, ge=1)
         classifier_rate: float = Field(2e-3, gt=0)
 
@@ -185,6 +185,8 @@ class PublishedMultilayerPseudo(MultilayerPseudo):
         """The paper's settings; where the official code departs from it, an ``official`` value names the code's."""
 
         maps: Maps = Maps.GRAD_CAM
+        rule: Rule = Rule.JOINT
+        doubt: bool = False
         top_share: float = Field(1.0, gt=0, le=1)
         attention: DropoutForm | None = DropoutForm.PAPER
         layers: tuple[Literal["shallow", "middle", "deep"], ...] = Field(("shallow", "middle", "deep"), min_length=1)

@@ -13,10 +13,12 @@ from torch.nn import functional
 
 from tissuebench.datasets.types import IGNORE_LABEL, Stream, Supervision, TileBatch, TrainingBatch
 from tissuebench.datasets.white import white_mask
+from tissuebench.errors import ConfigError
 from tissuebench.methods.activation.attention_dropout import AttentionSchedule, DropoutForm
 from tissuebench.methods.activation.pseudo_masks import (
     Absent,
     Scale,
+    agreement,
     fill,
     min_max,
     restricted_argmax,
@@ -24,7 +26,7 @@ from tissuebench.methods.activation.pseudo_masks import (
 )
 from tissuebench.methods.losses.pooling import pooled
 from tissuebench.methods.networks.tag_classifier import LAYERS, Backbone, Maps, TagClassifier
-from tissuebench.methods.settings import Settings
+from tissuebench.methods.settings import EncoderMode, Settings
 from tissuebench.methods.trainable import Task, Trainable, own_settings
 
 
@@ -33,12 +35,14 @@ class Rule(StrEnum):
 
     ``joint``: the highest map among the tile's classes (published: scaling a tile's maps together moves no argmax).
     ``per_class``: each map scaled to 0..1 by itself first. ``shared_threshold``: shared classes (stroma) where their
-    scaled map is above a threshold, elsewhere the others.
+    scaled map is above a threshold, elsewhere the others. ``both``: where ``joint`` and ``per_class`` agree, nothing
+    elsewhere.
     """
 
     JOINT = "joint"
     PER_CLASS = "per_class"
     SHARED_THRESHOLD = "shared_threshold"
+    BOTH = "both"
 
 
 class ClassifierSettings(Settings):
@@ -55,6 +59,9 @@ class ClassifierSettings(Settings):
         rule: how maps become masks.
         threshold: of ``shared_threshold``.
         absent: how classes without a tag lose; ``zero`` is the official code's.
+        doubt: leave out pixels that a class without a tag claims (``heads``): its score is positive, and higher than
+            those of all classes with one. A tag names a class from a share of the tile on, so what has no tag may be
+            there. Published: false.
     """
 
     maps: Maps = Maps.HEADS
@@ -64,13 +71,20 @@ class ClassifierSettings(Settings):
     attention: DropoutForm | None = None
     attention_epochs: int = Field(20, ge=1)
     attention_divisor: int | None = Field(None, ge=1)
-    rule: Rule = Rule.JOINT
+    rule: Rule = Rule.BOTH
     threshold: float = Field(0.5, ge=0, le=1)
     absent: Absent = Absent.EXCLUDED
+    doubt: bool = True
 
 
 def build_classifier(task: Task, settings: ClassifierSettings) -> TagClassifier:
-    """The classifier that these settings describe."""
+    """The classifier that these settings describe.
+
+    Raises:
+        ConfigError: the paper's backbone below cached features, which are another encoder's.
+    """
+    if settings.backbone is Backbone.PAPER and task.network.encoder_mode is EncoderMode.FROZEN:
+        raise ConfigError("backbone 'paper' brings its own network; it needs network.encoder_mode: finetune")
     return TagClassifier(
         task.network,
         len(task.class_map),
@@ -179,15 +193,19 @@ class TagClassification(_TagStage):
 
     def _masks(self, cams: Tensor, tags: Tensor) -> Tensor:
         settings = self.settings
+        scores = min_max(cams, Scale.JOINT if settings.rule is Rule.JOINT else Scale.PER_CLASS)
         if settings.rule is Rule.SHARED_THRESHOLD:
             shared = ~torch.tensor(self.task.class_map.dependent, device=cams.device)
             masks = shared_threshold(cams, tags, shared, settings.threshold)
         else:
-            scale = Scale.JOINT if settings.rule is Rule.JOINT else Scale.PER_CLASS
-            masks = restricted_argmax(min_max(cams, scale), tags, settings.absent)
+            masks = restricted_argmax(scores, tags, settings.absent)
         absent = ~tags[:, :, None, None]
-        highest = cams.masked_fill(absent, -torch.inf).amax(dim=(1, 2, 3))
-        lowest = cams.masked_fill(absent, torch.inf).amin(dim=(1, 2, 3))
+        if settings.doubt and settings.maps is Maps.HEADS:
+            learnt = absent & self.seen[:, None, None]  # what no tile taught the heads is no claim
+            claimed = cams.masked_fill(~learnt, 0).amax(dim=1)
+            masks = masks.masked_fill(claimed > cams.masked_fill(absent, 0).amax(dim=1), IGNORE_LABEL)
+        highest = scores.masked_fill(absent, -torch.inf).amax(dim=(1, 2, 3))
+        lowest = scores.masked_fill(absent, torch.inf).amin(dim=(1, 2, 3))
         says_nothing = (highest == lowest) & (tags.sum(dim=1) > 1)
         if bool(says_nothing.any()):
             self.note("some tiles with several tags have maps that are the same everywhere: they have no pseudo-mask")

@@ -69,4 +69,5 @@ def recipe(_data_root: Path | None) -> Recipe:
         tile_px=224,
         mpp=None,
         rows=_rows,
+        min_tag_share=0.2,
     )

@@ -34,4 +34,5 @@ def recipe(_data_root: Path | None) -> Recipe:
         mpp=1.0,
         rows=lambda root: read_manifest(root / "manifest.csv", CLASS_MAP),
         generate=_generate,
+        min_tag_share=0.1,
     )

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from tissuebench.datasets.types import IGNORE_LABEL
 
+_ROUNDING = 1e-5
+"""Differences up to this share of the largest absolute value are none."""
+
 
 class Scale(StrEnum):
     """Over what the maps of a tile are scaled to 0..1: all classes together (published), or each by itself."""
@@ -31,6 +34,9 @@ class Absent(StrEnum):
 def min_max(cams: Tensor, scale: Scale) -> Tensor:
     """``(x - min) / (max - min)`` over all classes of a tile or over each class; 0 where all x are equal.
 
+    Equal but for rounding, that is: enlarging a constant map leaves differences of some 1e-7 of its value, which are
+    not to be scaled up to 0..1.
+
     Args:
         cams: (B, K, H, W) float.
         scale: over what minimum and maximum are taken; pixels always.
@@ -40,8 +46,9 @@ def min_max(cams: Tensor, scale: Scale) -> Tensor:
     """
     over = (1, 2, 3) if scale is Scale.JOINT else (2, 3)
     low, high = cams.amin(dim=over, keepdim=True), cams.amax(dim=over, keepdim=True)
-    span = high - low
-    return (cams - low) / torch.where(span > 0, span, torch.ones_like(span))
+    span, size = high - low, torch.maximum(low.abs(), high.abs())
+    is_flat = span <= _ROUNDING * size
+    return ((cams - low) / span.masked_fill(is_flat, 1)).masked_fill(is_flat, 0)
 
 
 def restricted_argmax(scores: Tensor, tags: Tensor, absent: Absent = Absent.EXCLUDED) -> Tensor:

@@ -70,7 +70,8 @@ class TagClassifier(nn.Module):
         super().__init__()
         self.maps, self._top_share, self._tile_px = maps, top_share, tile_px
         if backbone is Backbone.PAPER:
-            self.encoder: nn.Module = ResNet38()
+            # Nothing is frozen, as there are no pretrained weights to keep.
+            self.encoder: nn.Module = ResNet38(freeze_norm=False, freeze_stem=False)
             channels: tuple[int, ...] = (512, 1024, 4096)
             self._strides: tuple[int, ...] = (8, 8, 8)
         else:

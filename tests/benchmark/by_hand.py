@@ -1,0 +1,82 @@
+"""The nodes of some trials, one after another in this process and without a runner; and stores with other labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from tissuebench.checkpoints import FITTED, read_torch
+from tissuebench.datasets.store_writer import StoreWriter
+from tissuebench.datasets.tiling import grid
+from tissuebench.datasets.types import Supervision
+from tissuebench.plan import PlannedData
+from tissuebench.sweep.folders import node_folder
+from tissuebench.sweep.graph import build_graph
+from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.nodes import Surroundings, run_node
+from tissuebench.world import ALONE
+
+
+def run_by_hand(trials, data, home, shown=None, world=ALONE, stop=lambda: False, report=lambda *_: None):
+    """Run all nodes on ``shown`` in place of the ``data`` that they were planned for; what each has made, by its key.
+
+    What a stage has made is its state, its record of pseudo-masks and its folder; of a trial, its state and folder.
+    """
+    shown = shown or data
+    stores = {(home, trial.store_sha256, trial.split_sha256): shown for trial in trials}
+    around = Surroundings(world, 1e6, report, stop, lambda: 0, stores)
+    made = {}
+    for node in build_graph(trials, data, home).values():
+        folder = node_folder(home, node.job.kind, node.key)
+        folder.mkdir(parents=True, exist_ok=True)
+        run_node(node.job, around, lambda: None)
+        if node.job.kind is NodeKind.FEATURES or world.rank > 0:
+            continue
+        masks = [path.read_bytes() for path in sorted(folder.glob("pseudo.*"))]
+        made[node.key] = (node.job.kind, read_torch(folder / FITTED)["state"], masks, folder)
+    return made
+
+
+def with_labels(data, path, labels_of, diagnosis_of=None, **info):
+    """A store of the same images with other labels: ``labels_of(slide, truth)`` are a slide's masks."""
+    store = data.store
+    writer = StoreWriter(path, replace(store.info, **info), store.class_map)
+    for slide in store.slides.values():
+        truth = store.withheld.mask(slide.slide_id, 0, 0, slide.height, slide.width)
+        diagnosis = store.withheld.diagnosis(slide.slide_id)
+        if diagnosis_of is not None:
+            diagnosis = diagnosis_of(slide, diagnosis)
+        image = store.image(slide.slide_id, 0, 0, slide.height, slide.width).transpose(1, 2, 0)
+        labels = labels_of(slide, truth)
+        writer.add(slide.slide_id, slide.patient_id, diagnosis, image, labels, store.tissue(slide.slide_id))
+    return PlannedData(writer.seal(), data.split)
+
+
+def poisoned(data, budget, kinds, path):
+    """A store whose images are the same and whose withheld labels are garbage.
+
+    Where tags were bought and no mask, the pixels of each tile are shuffled: its tags are what they were, and its mask
+    is garbage, too.
+    """
+    rng, train = np.random.default_rng(0), set(data.split.patients("train"))
+    diagnoses, size = list(data.store.class_map.diagnoses), data.store.info.tile_px
+
+    def labels_of(slide, truth):
+        labels = rng.integers(0, len(data.store.class_map), truth.shape, dtype=np.uint8)
+        for tile in grid(slide, size):
+            where = np.s_[tile.y : tile.y + size, tile.x : tile.x + size]
+            has_mask = slide.patient_id in budget.patients or tile in budget.mask_tiles
+            has_tags = slide.patient_id in budget.tags.patients or tile in budget.tags.tiles
+            if has_mask and Supervision.MASKS in kinds:
+                labels[where] = truth[where]
+            elif has_tags and Supervision.TAGS in kinds:
+                labels[where] = rng.permutation(truth[where].ravel()).reshape(size, size)
+        return labels
+
+    def diagnosis_of(slide, diagnosis):
+        if slide.patient_id in train and Supervision.DIAGNOSIS in kinds:
+            return diagnosis
+        return (diagnoses[int(rng.integers(len(diagnoses)))],)
+
+    return with_labels(data, path, labels_of, diagnosis_of)
