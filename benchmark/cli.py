@@ -16,13 +16,14 @@ from tissuebench.cli_common import (
     EXIT_SOME_FAILED,
     HOME,
     Commands,
+    listed,
     stdout,
 )
 from tissuebench.cli_data import data
 from tissuebench.cli_perf import perf
 from tissuebench.cli_plan import PLAN_OPTIONS, Planned
 from tissuebench.cli_sweep import plan, status, trial
-from tissuebench.errors import TissueBenchError
+from tissuebench.errors import TissueBenchError, unknown_name
 
 if TYPE_CHECKING:
     from tissuebench.results.leaderboard import Leaderboard
@@ -131,7 +132,14 @@ def table(
 @results.command()
 @click.argument("reference", default="full")
 @click.option("--budget", default="masks:all", show_default=True, help="Budget of the reference.")
-@click.option("--metric", "metrics", multiple=True, default=("miou", "balanced_accuracy"), show_default=True)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    default=("miou", "balanced_accuracy"),
+    show_default=True,
+    help="May be given several times, or as a,b.",
+)
 @click.option("--dataset", default=None, help="Only this dataset.")
 @HOME
 def compare(reference: str, budget: str, metrics: tuple[str, ...], dataset: str | None, home: Path) -> None:
@@ -144,9 +152,14 @@ def compare(reference: str, budget: str, metrics: tuple[str, ...], dataset: str 
     from tissuebench.results.store import ResultStore
     from tissuebench.results.table import render_comparisons
 
-    console = stdout()
+    console, asked = stdout(), listed(metrics)
     for group in comparable_results(ResultStore(results_folder(home)), dataset):
-        render_comparisons(compare_results(group, reference=reference, reference_budget=budget), metrics, console)
+        compared = compare_results(group, reference=reference, reference_budget=budget)
+        known = {row.metric for row in compared}
+        strange = next((name for name in asked if compared and name not in {*known, "balanced_accuracy"}), None)
+        if strange is not None:  # not every dataset has diagnoses
+            raise TissueBenchError(f"--metric: {unknown_name('metric', strange, known)}")
+        render_comparisons(compared, asked, console)
 
 
 def _print_boards(

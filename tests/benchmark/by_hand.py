@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from tissuebench.checkpoints import FITTED, read_torch
+from tissuebench.datasets.splits import Split
+from tissuebench.datasets.store import TileStore
 from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.tiling import grid
 from tissuebench.datasets.types import Supervision
+from tissuebench.methods.networks import tag_classifier
 from tissuebench.plan import PlannedData
 from tissuebench.sweep.folders import node_folder
 from tissuebench.sweep.graph import build_graph
 from tissuebench.sweep.jobs import NodeKind
 from tissuebench.sweep.nodes import Surroundings, run_node
-from tissuebench.world import ALONE
+from tissuebench.trial import Trial
+from tissuebench.world import ALONE, World, any_over_processes, connected
 
 
 def run_by_hand(trials, data, home, shown=None, world=ALONE, stop=lambda: False, report=lambda *_: None):
@@ -31,6 +45,7 @@ def run_by_hand(trials, data, home, shown=None, world=ALONE, stop=lambda: False,
         folder = node_folder(home, node.job.kind, node.key)
         folder.mkdir(parents=True, exist_ok=True)
         run_node(node.job, around, lambda: None)
+        any_over_processes(False)  # nobody reads before the first process has written
         if node.job.kind is NodeKind.FEATURES or world.rank > 0:
             continue
         masks = [path.read_bytes() for path in sorted(folder.glob("pseudo.*"))]
@@ -80,3 +95,48 @@ def poisoned(data, budget, kinds, path):
         return (diagnoses[int(rng.integers(len(diagnoses)))],)
 
     return with_labels(data, path, labels_of, diagnosis_of)
+
+
+def run_together(size, trial, bench, home):
+    """``run_by_hand`` in several processes, whose classifiers of tags have no dropout."""
+    told = [trial.document(), str(home), str(bench.home / "data" / bench.data.store.info.dataset), size]
+    command = [sys.executable, "-P", __file__, json.dumps(told)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+
+
+def end_with_parent():
+    """A test that gives up leaves no process behind that waits for another."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    document, where, dataset, n_processes = json.loads(sys.argv[1])
+    tag_classifier._HEADS_DROPOUT = 0.0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    children = []
+    for rank in range(n_processes):
+        if child := os.fork():  # one import serves all
+            children.append(child)
+            continue
+        failed = 1
+        threading.Thread(target=end_with_parent, daemon=True).start()
+        try:
+            os.environ.update(World(rank, rank, n_processes, port=port).environment())
+            this, folder = World.from_environment(), Path(dataset)
+            opened = PlannedData(TileStore(folder / "store.zarr"), Split.read(folder / "split.json"))
+            with connected(this, torch.device("cpu")):
+                run_by_hand([Trial.of_document(document)], opened, Path(where), world=this)
+            failed = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(failed)
+    sys.exit(any([os.waitpid(child, 0)[1] for child in children]))

@@ -54,6 +54,10 @@ def test_one_run_and_every_way_to_read_it(finished, tmp_path):
     assert svg.read_text().lstrip().startswith("<svg")
     assert "url(http" not in svg.read_text()
     assert "difference to full masks:all" in invoke("results", "compare", "--home", home)
+    both = invoke("results", "compare", "--home", home, "--metric", "miou,fwiou")
+    assert "miou" in both and "fwiou" in both
+    failed = CliRunner().invoke(cli, ["results", "compare", "--home", str(home), "--metric", "miuo"])
+    assert "unknown metric 'miuo': did you mean 'miou'?" in str(failed.exception)
     assert "no results yet" in invoke("results", "table", "--home", home, "--dataset", "another")
 
 

@@ -8,34 +8,29 @@ import numpy as np
 import pytest
 import torch
 
+from tests.benchmark.by_hand import poisoned, run_by_hand
 from tissuebench.building import build_datamodule, build_method
+from tissuebench.comparison import results_folder
 from tissuebench.datasets.store_writer import StoreWriter
-from tissuebench.datasets.types import Supervision
+from tissuebench.datasets.types import Stream, Supervision
 from tissuebench.datasets.views import LabelView
+from tissuebench.errors import WithheldLabelError
 from tissuebench.machine import detect_machine
-from tissuebench.methods.registry import all_methods
+from tissuebench.methods.registry import all_methods, find_method
+from tissuebench.methods.settings import TrainingSettings
+from tissuebench.methods.tagging import TagClassification
 from tissuebench.plan import PlannedData
+from tissuebench.results.store import ResultStore
+from tissuebench.sweep.jobs import NodeKind
 from tissuebench.training import fit
 
-REAL_METHODS = [name for name, kind in all_methods().items() if kind.__module__.startswith("tissuebench.")]
-
-
-def poisoned(data: PlannedData, budget, kinds, path) -> PlannedData:
-    """A store whose images are the same and whose withheld labels are garbage."""
-    store, rng = data.store, np.random.default_rng(0)
-    writer = StoreWriter(path, store.info, store.class_map)
-    train = set(data.split.patients("train"))
-    diagnoses = list(store.class_map.diagnoses)
-    for slide in store.slides.values():
-        labels = store.withheld.mask(slide.slide_id, 0, 0, slide.height, slide.width)
-        diagnosis = store.withheld.diagnosis(slide.slide_id)
-        if slide.patient_id not in budget.patients or Supervision.MASKS not in kinds:
-            labels = rng.integers(0, len(store.class_map), labels.shape, dtype=np.uint8)
-        if slide.patient_id not in train or Supervision.DIAGNOSIS not in kinds:
-            diagnosis = (diagnoses[int(rng.integers(len(diagnoses)))],)
-        image = store.image(slide.slide_id, 0, 0, slide.height, slide.width).transpose(1, 2, 0)
-        writer.add(slide.slide_id, slide.patient_id, diagnosis, image, labels, store.tissue(slide.slide_id))
-    return PlannedData(writer.seal(), data.split)
+REAL_METHODS = {name: kind for name, kind in all_methods().items() if kind.__module__.startswith("tissuebench.")}
+STAGED = [name for name, kind in REAL_METHODS.items() if kind.stages(kind.Config(), TrainingSettings())]
+FEW = tuple(
+    f"methods.{name}.{setting}"
+    for name in ("multilayer_pseudo", "multilayer_pseudo_published")
+    for setting in ("classifier_steps=4", "classifier_batch=4", "hidden=8")
+)
 
 
 def trained(trial, data, folder):
@@ -46,13 +41,74 @@ def trained(trial, data, folder):
     return torch.cat([parameter.detach().flatten() for parameter in method.parameters()])
 
 
-@pytest.mark.parametrize("name", REAL_METHODS)
+@pytest.mark.parametrize("name", [name for name in REAL_METHODS if name not in STAGED])
 def test_withheld_labels_change_no_bit(bench, tmp_path, name):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']")
     (trial,) = bench.trials(plan, name)
     bad = poisoned(bench.data, trial.budget, all_methods()[name].consumes, tmp_path / "poisoned.zarr")
     assert bad.store.content_hash != bench.data.store.content_hash
     assert torch.equal(trained(trial, bench.data, tmp_path / "a"), trained(trial, bad, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_withheld_labels_change_no_bit_of_stages_and_pseudo_masks(bench, tmp_path, name):
+    """Masks of tiles whose tags were bought are shuffled, so that only their tags are what they were."""
+    (trial,) = bench.trials(bench.plan("seeds=[0]", "budgets=['tags:2p']", "training.steps=4", *FEW), name)
+    one, other = both(bench, trial, tmp_path)
+    assert [kind for kind, *_ in one.values()] == [NodeKind.STAGE, NodeKind.TRIAL]
+    assert_same_bits(one, other)
+
+
+def test_withheld_labels_change_no_bit_where_minutes_buy_masks_and_tags(bench, tmp_path):
+    settings = (*FEW, "methods.multilayer_pseudo.mask_share=0.9", "training.steps=4", "network.encoder_mode=finetune")
+    (trial,) = bench.trials(bench.plan("seeds=[0]", "budgets=['minutes:5']", *settings), "multilayer_pseudo")
+    assert len(trial.budget.mask_tiles) == 2
+    assert trial.budget.tags.n_tiles > 6
+    assert_same_bits(*both(bench, trial, tmp_path))
+
+
+def both(bench, trial, tmp_path):
+    """What the nodes of a trial make of the real labels, and of poisoned ones in another home."""
+    kinds = find_method(trial.method).consumes
+    bad = poisoned(bench.data, trial.budget, kinds, tmp_path / "poisoned.zarr")
+    homes = [bench.elsewhere(tmp_path / name) for name in ("real", "bad")]
+    return [run_by_hand([trial], bench.data, home, shown) for home, shown in zip(homes, (bench.data, bad), strict=True)]
+
+
+def assert_same_bits(one, other):
+    assert one.keys() == other.keys()
+    for key, (kind, state, masks, _) in one.items():
+        assert (masks != []) == (kind is NodeKind.STAGE)
+        assert masks == other[key][2]
+        assert state.keys() == other[key][1].keys()
+        assert all(torch.equal(value, other[key][1][name]) for name, value in state.items())
+
+
+def test_a_stage_that_peeks_at_masks_is_noticed(bench, tmp_path, monkeypatch):
+    """Shuffled masks do differ: a door that hands them out changes pseudo-masks, and what is learnt from them."""
+    (trial,) = bench.trials(bench.plan("seeds=[0]", "budgets=['tags:2p']", "training.steps=4", *FEW), STAGED[0])
+    monkeypatch.setattr(LabelView, "masks_if_bought", lambda self, tiles, size: self._labels.masks(tiles, size))
+    one, other = both(bench, trial, tmp_path)
+    for key, (kind, state, masks, _) in one.items():
+        same = all(torch.equal(value, other[key][1][name]) for name, value in state.items())
+        assert (kind, same, masks == other[key][2]) in ((NodeKind.STAGE, True, False), (NodeKind.TRIAL, False, True))
+
+
+def test_a_stage_that_wants_masks_that_were_not_bought_gets_none(bench, monkeypatch):
+    """Neither as a stream of them, nor for the tiles whose tags were bought."""
+    (trial,) = bench.trials(bench.plan("seeds=[0]", "budgets=['tags:2p']", *FEW), "multilayer_pseudo")
+    view = LabelView.for_training(bench.data.store, bench.data.split, trial.budget, frozenset(Supervision))
+    tagged = view.tag_tiles()
+    assert len(tagged) > 2
+    assert view.masks_if_bought(tagged, 32) is None
+    with pytest.raises(WithheldLabelError, match="not bought"):
+        view.masks(tagged[:1], 32)
+    wanted = {TagClassification.stream: Stream(Supervision.MASKS, 2)}
+    monkeypatch.setattr(TagClassification, "streams", lambda self: wanted)
+    assert not bench.run([trial]).done
+    (failure,) = ResultStore(results_folder(bench.home)).read_failures()
+    assert "stream 'tagged' (masks) has no tile in this budget" in failure.reason
+    assert "\n" not in failure.reason
 
 
 def test_an_open_door_is_noticed(bench, tmp_path, monkeypatch):

@@ -47,7 +47,12 @@ def test_a_store_of_another_tile_size_stands_beside_with_the_same_patients(tiny_
     assert sized.store.content_hash != tiny_data.store.content_hash
     assert sized.split == tiny_data.split
     assert sized.split.sha256 == tiny_data.split.sha256
-    assert [(tile.y, tile.x) for tile in grid(sized.store.slides["slide00"], 48)] == [(0, 0), (0, 48), (16, 0), (16, 48)]
+    assert [(tile.y, tile.x) for tile in grid(sized.store.slides["slide00"], 48)] == [
+        (0, 0),
+        (0, 48),
+        (16, 0),
+        (16, 48),
+    ]
     for slide_id, slide in sized.store.slides.items():
         masks = [sized.store.withheld.mask(slide_id, tile.y, tile.x, 48, 48) for tile in grid(slide, 48)]
         counts = [np.bincount(mask.ravel(), minlength=4)[:4] for mask in masks]

@@ -93,9 +93,7 @@ def trunk(request):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     nn.init.normal_(made.mixes[0].bias)
-    taps = [
-        torch.randn(2, width, 64 // stride, 96 // stride) for width, stride in zip(channels, strides, strict=True)
-    ]
+    taps = [torch.randn(2, width, 64 // stride, 96 // stride) for width, stride in zip(channels, strides, strict=True)]
     return made, taps
 
 

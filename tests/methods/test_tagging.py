@@ -247,7 +247,9 @@ def test_maps_that_are_the_same_everywhere_annotate_single_tags_only(rule, kind)
     cams = torch.zeros(3, 3, K, PX, PX)
     if kind == "enlarged":  # a map of one pixel, with what rounding leaves of it
         value = torch.tensor([0.3]) if rule is Rule.JOINT else torch.tensor([0.3, 0.7, -0.2, 1.1])
-        cams = enlarge(value.view(1, -1, 1, 1).repeat(3, K // len(value), 1, 1), (PX, PX))[:, None].repeat(1, 3, 1, 1, 1)
+        cams = enlarge(value.view(1, -1, 1, 1).repeat(3, K // len(value), 1, 1), (PX, PX))[:, None].repeat(
+            1, 3, 1, 1, 1
+        )
     stage = with_maps(made(rule=rule), cams)
     assert not stage.notes
     layers = stage.annotate(batch(tags([STROMA, TUMOUR_A], [TUMOUR_B], [])))
