@@ -17,7 +17,7 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
                $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(call each,--gpus,$(GPUS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep chaos clean
+.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks chaos clean
 
 help:  ## this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
@@ -71,6 +71,9 @@ perf-loader: $(READY)  ## what the data module costs a training (JSON=1)
 
 perf-sweep: $(READY)  ## what a sweep costs beside its nodes (JSON=1)
 	@$(BIN)/tissuebench perf sweep $(if $(JSON),--json)
+
+perf-masks: $(READY)  ## what pseudo-masks cost beside the network itself (JSON=1)
+	@$(BIN)/tissuebench perf masks $(if $(JSON),--json)
 
 chaos: $(READY)  ## kill a sweep twenty times and compare with one that was left alone (SEED=0)
 	@$(BIN)/python -P tests/chaos.py --seed $(or $(SEED),0)

@@ -51,3 +51,13 @@ def sweep(home: Path | None, n_nodes: int, n_slots: int, as_json: bool) -> None:
     from tissuebench.perf.sweep import run
 
     run(stdout(), as_json, home, n_nodes, n_slots)
+
+
+@perf.command()
+@click.option("--tiles", "n_tiles", type=click.IntRange(min=1), default=1000, show_default=True)
+@_JSON
+def masks(n_tiles: int, as_json: bool) -> None:
+    """What pseudo-masks cost, against the passes through the network that they cannot do without."""
+    from tissuebench.perf.pseudo_masks import run
+
+    run(stdout(), as_json, n_tiles)

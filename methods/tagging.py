@@ -199,13 +199,13 @@ class TagClassification(_TagStage):
             masks = shared_threshold(cams, tags, shared, settings.threshold)
         else:
             masks = restricted_argmax(scores, tags, settings.absent)
-        absent = ~tags[:, :, None, None]
         if settings.doubt and settings.maps is Maps.HEADS:
+            absent = ~tags[:, :, None, None]
             learnt = absent & self.seen[:, None, None]  # what no tile taught the heads is no claim
             claimed = cams.masked_fill(~learnt, 0).amax(dim=1)
             masks = masks.masked_fill(claimed > cams.masked_fill(absent, 0).amax(dim=1), IGNORE_LABEL)
-        highest = scores.masked_fill(absent, -torch.inf).amax(dim=(1, 2, 3))
-        lowest = scores.masked_fill(absent, torch.inf).amin(dim=(1, 2, 3))
+        highest = scores.amax(dim=(2, 3)).masked_fill(~tags, -torch.inf).amax(dim=1)
+        lowest = scores.amin(dim=(2, 3)).masked_fill(~tags, torch.inf).amin(dim=1)
         says_nothing = (highest == lowest) & (tags.sum(dim=1) > 1)
         if bool(says_nothing.any()):
             self.note("some tiles with several tags have maps that are the same everywhere: they have no pseudo-mask")

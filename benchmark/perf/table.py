@@ -25,17 +25,21 @@ class Line:
         value: the ratio; None where it was not measured.
         goal: least value; None for a line that is told without being judged.
         note: spread, or why it was not measured.
+        at_most: the goal is the largest value.
     """
 
     name: str
     value: float | None
     goal: float | None = None
     note: str = ""
+    at_most: bool = False
 
     @property
     def holds(self) -> bool | None:
         """Whether the goal is reached; None without a goal or a value."""
-        return None if self.goal is None or self.value is None else self.value >= self.goal
+        if self.goal is None or self.value is None:
+            return None
+        return self.value <= self.goal if self.at_most else self.value >= self.goal
 
 
 def in_turn(
@@ -78,12 +82,12 @@ def in_turn(
     return {name: np.array(values) for name, values in rates.items()}
 
 
-def ratio(name: str, of: Rates, to: Rates, goal: float | None = None) -> Line:
+def ratio(name: str, of: Rates, to: Rates, goal: float | None = None, at_most: bool = False) -> Line:
     """The median over rounds of ``of / to``; the note tells the quartiles and both medians."""
     ratios = of / to
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
     spread = f"{low:.3g} to {high:.3g}; {np.median(of):,.0f}/s against {np.median(to):,.0f}/s"
-    return Line(name, middle, goal, spread)
+    return Line(name, middle, goal, spread, at_most)
 
 
 def show(title: str, lines: Sequence[Line], console: Console, as_json: bool) -> None:
@@ -101,6 +105,6 @@ def show(title: str, lines: Sequence[Line], console: Console, as_json: bool) -> 
     verdicts = {True: "[green]holds[/]", False: "[bold red]MISSED[/]", None: ""}
     for line in lines:
         value = "" if line.value is None else f"{line.value:.3g}"
-        goal = "" if line.goal is None else f"≥ {line.goal:g}"
+        goal = "" if line.goal is None else f"{'≤' if line.at_most else '≥'} {line.goal:g}"
         table.add_row(line.name, value, goal, verdicts[line.holds], line.note)
     console.print(table)

@@ -48,7 +48,7 @@ def min_max(cams: Tensor, scale: Scale) -> Tensor:
     low, high = cams.amin(dim=over, keepdim=True), cams.amax(dim=over, keepdim=True)
     span, size = high - low, torch.maximum(low.abs(), high.abs())
     is_flat = span <= _ROUNDING * size
-    return ((cams - low) / span.masked_fill(is_flat, 1)).masked_fill(is_flat, 0)
+    return (cams - low) / span.masked_fill(is_flat, torch.inf)
 
 
 def restricted_argmax(scores: Tensor, tags: Tensor, absent: Absent = Absent.EXCLUDED) -> Tensor:

@@ -157,7 +157,8 @@ class TagClassifier(nn.Module):
     def _resized(cams: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
         """Bilinear to the padded image that the map covers, then without the padding."""
         height, width = (side * stride for side in cams.shape[-2:])
-        return enlarge(cams, (height, width))[..., : size[0], : size[1]]
+        # Plane by plane in memory: what masks are made by is more than twice as fast on that.
+        return enlarge(cams.contiguous(), (height, width))[..., : size[0], : size[1]]
 
 
 class Cumulative(nn.Module):
