@@ -199,6 +199,9 @@ class TagClassification(_TagStage):
             masks = shared_threshold(cams, tags, shared, settings.threshold)
         else:
             masks = restricted_argmax(scores, tags, settings.absent)
+        if settings.rule is Rule.BOTH:
+            joint = restricted_argmax(min_max(cams, Scale.JOINT), tags, settings.absent)
+            masks = agreement(torch.stack([masks, joint], dim=1))
         if settings.doubt and settings.maps is Maps.HEADS:
             absent = ~tags[:, :, None, None]
             learnt = absent & self.seen[:, None, None]  # what no tile taught the heads is no claim

@@ -139,4 +139,5 @@ if __name__ == "__main__":
         finally:
             sys.stderr.flush()
             os._exit(failed)
-    sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+    ended = [os.waitpid(child, 0)[1] for child in children]
+    sys.exit(any(ended))

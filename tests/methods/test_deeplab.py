@@ -57,7 +57,7 @@ def test_a_tile_does_not_depend_on_its_neighbours(network):
 
 
 def test_a_package_has_no_such_weights():
-    with pytest.raises(ConfigError, match="'package' has no ResNet-101 .*'timm' or 'none'") as caught:
+    with pytest.raises(ConfigError, match=r"'package' has no ResNet-101 .*'timm' or 'none'") as caught:
         PaperSegmenter(Weights.PACKAGE, 5)
     assert "\n" not in str(caught.value)
 
@@ -71,7 +71,7 @@ def test_weights_that_cannot_be_loaded_are_told_in_one_line(monkeypatch, error):
         raise error
 
     monkeypatch.setattr(smp, "DeepLabV3Plus", unreachable)
-    with pytest.raises(ConfigError, match="ResNet-101 .*set network.weights to 'none'") as caught:
+    with pytest.raises(ConfigError, match=r"ResNet-101 .*set network.weights to 'none'") as caught:
         PaperSegmenter(Weights.TIMM, 5)
     assert "\n" not in str(caught.value)
     assert str(error).splitlines()[0] in str(caught.value)

@@ -272,7 +272,7 @@ def test_the_papers_networks_cannot_be_frozen(kind):
     config = kind.Config(backbone="paper")
     (stage,) = kind.stages(config, task.training)
     for build in (lambda: kind(task, config), lambda: stage.module(task, stage.config)):
-        with pytest.raises(ConfigError, match="backbone 'paper' .*needs network.encoder_mode: finetune") as caught:
+        with pytest.raises(ConfigError, match=r"backbone 'paper' .*needs network.encoder_mode: finetune") as caught:
             build()
         assert "\n" not in str(caught.value)
 

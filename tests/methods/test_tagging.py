@@ -28,10 +28,12 @@ ALL = torch.ones(K, dtype=torch.bool)
 
 
 def made(stage=TagClassification, white=None, survey=None, **config):
-    """A stage in evaluation mode that has seen tags, by default of every class, and doubts nothing."""
+    """A stage in evaluation mode that has seen tags, by default of every class; maps are scaled one by one, nothing is doubted."""
     torch.manual_seed(0)
     task = replace(make_task(), tile_px=PX, white=white)
-    settings = stage.Config() if stage is Fill else ClassifierSettings(**{"doubt": False, **config})
+    settings = (
+        stage.Config() if stage is Fill else ClassifierSettings(**{"rule": Rule.PER_CLASS, "doubt": False, **config})
+    )
     found = stage(task, settings).eval()
     found.survey({found.stream: torch.eye(K, dtype=torch.bool) if survey is None else survey})
     return found
@@ -183,7 +185,8 @@ def test_masks_show_present_classes_that_were_learnt_and_nothing_else(situation)
             elif len(allowed) == 1:
                 assert (mask == allowed[0]).all()
             else:
-                assert torch.isin(mask.long(), allowed).all()
+                assert torch.isin(mask.long(), allowed).all() or rule is Rule.BOTH
+                assert torch.isin(mask.long(), torch.cat([allowed, torch.tensor([IGNORE_LABEL])])).all()
 
 
 _STAGES = {rule: made(rule=rule) for rule in Rule}
@@ -199,11 +202,21 @@ def test_rules_are_told_apart():
         (mask,) = with_maps(made(rule=rule, threshold=0.8), cams).annotate(batch(tags([STROMA, TUMOUR_A])))[:, 0]
         assert (mask == mask[0]).all()
         found[rule] = (mask[0] == STROMA).tolist()
+    assert found[Rule.BOTH] == [True] * 8 + [False] * 8
     assert found[Rule.JOINT] == [True] * PX
     assert found[Rule.PER_CLASS] == [True] * 8 + [False] * 8
     scaled = min_max(cams[:, 0], Scale.PER_CLASS)[0, STROMA, 0]
     assert found[Rule.SHARED_THRESHOLD] == (scaled > 0.8).tolist()
     assert 0 < sum(found[Rule.SHARED_THRESHOLD]) < 8
+
+
+def test_both_is_where_joint_and_per_class_agree():
+    cams, present = random_maps(4), tags([STROMA, TUMOUR_A], [GLASS, STROMA, TUMOUR_B], [TUMOUR_B], [])
+    joint, per_class, both = (
+        with_maps(made(rule=rule), cams).annotate(batch(present)) for rule in (Rule.JOINT, Rule.PER_CLASS, Rule.BOTH)
+    )
+    assert 0 < (joint != per_class).float().mean() < 0.5
+    assert torch.equal(both, joint.masked_fill(joint != per_class, IGNORE_LABEL))
 
 
 def test_the_official_form_of_absence_reaches_the_masks():
