@@ -121,6 +121,12 @@ class StepDataset(Dataset[TrainingBatch]):
         """``tags`` of every ``tags`` stream, by its name."""
         return {name: self.tags(name) for name, one in self._streams.items() if one.supervision is Supervision.TAGS}
 
+    @property
+    def n_untagged(self) -> int:
+        """Bought tiles whose tags name no class, which balanced streams never draw; 0 without a ``tags`` stream."""
+        asks = any(stream.supervision is Supervision.TAGS for stream in self._streams.values())
+        return self._view.n_untagged if asks else 0
+
     def load(self, name: str, tiles: Sequence[Tile]) -> TileBatch:
         """Tiles of a stream as they are in the store, with the label that the stream asks for.
 

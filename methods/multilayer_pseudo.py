@@ -52,7 +52,7 @@ class MultilayerPseudo(Method):
 
         Attributes:
             source: ``fill`` needs no classifier; ``layers`` and all settings of the classifier then do nothing.
-            layers: depths whose pseudo-masks are learnt from.
+            layers: depths whose pseudo-masks are learnt from, shallow to deep.
             weights: of these layers; they add up to 1. Published: .2, .2, .6 from shallow to deep.
             agree: learn only from pixels on which all ``layers`` agree; their ``weights`` then do nothing.
             loss: ``valid`` leaves ignored pixels out, ``official`` is the published code's.
@@ -78,6 +78,8 @@ class MultilayerPseudo(Method):
         def _weights_fit(self) -> Self:
             if len(set(self.layers)) != len(self.layers) or len(self.weights) != len(self.layers):
                 raise ValueError(f"{len(self.weights)} weights for the layers {', '.join(self.layers)}")
+            if list(self.layers) != [layer for layer in LAYERS if layer in self.layers]:
+                raise ValueError(f"layers {', '.join(self.layers)}: they go from shallow to deep")
             if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-6:
                 raise ValueError(f"weights {', '.join(map(str, self.weights))}: they must not be negative, sum 1")
             return self
@@ -96,6 +98,10 @@ class MultilayerPseudo(Method):
                 raise ConfigError(
                     f"methods.{self.name}.backbone 'paper' brings its own networks; "
                     "it needs network.encoder_mode: finetune"
+                )
+            if task.training.batch_size < 2:
+                raise ConfigError(
+                    f"training.batch_size 1: methods.{self.name}.backbone 'paper' normalises over a batch"
                 )
             # It has no cached features, and nobody asks it for any: the encoder is fine-tuned.
             self.network = PaperSegmenter(task.network.weights, len(task.class_map))  # type: ignore[assignment]

@@ -119,7 +119,7 @@ class _TagStage(Trainable):
         return {self.stream: Stream(Supervision.TAGS, self.task.training.batch_size)}
 
     def survey(self, tags: Mapping[str, Tensor]) -> None:
-        """Count the tags; say which classes have none, and how many tiles name no class."""
+        """Count the tags, and say which classes have none."""
         present = tags[self.stream]
         self.counts.copy_(present.sum(dim=0))
         self.seen.copy_(self.counts > 0)
@@ -127,9 +127,6 @@ class _TagStage(Trainable):
         missing = [name for name, seen in zip(names, self.seen.tolist(), strict=True) if not seen]
         if missing:
             self.note(f"no tile is tagged {', '.join(missing)}: nothing is learnt of it, no pseudo-mask shows it")
-        empty = int((~present.any(dim=1)).sum())
-        if empty:
-            self.note(f"{empty} of {len(present)} tiles have no tag: they have no pseudo-mask")
 
     def finished(self, layers: Tensor, batch: TileBatch) -> Tensor:
         """White background and masks that were bought take the place of pseudo-masks, (B, L, H, W) uint8."""

@@ -163,6 +163,8 @@ def _begin(
 ) -> int:
     """What comes before the first step and before an interrupted fit is restored; how many notes are in the log."""
     module.survey(datamodule.steps.all_tags())
+    if datamodule.steps.n_untagged:
+        module.note(f"{datamodule.steps.n_untagged} tagged tiles name no class: a balanced stream never draws them")
     if weights:
         module.inherit(weights)
     return _log_notes(module, around, 0)
@@ -228,7 +230,7 @@ def _run_trial(
         seconds[f"stage/{stage}"] = record["seconds"]
         compute |= {f"{what}/{stage}": record[what] for what in ("steps", "samples", "peak_memory")}
     _log_notes(method, around, said)
-    notes += method.notes
+    notes += [text for text in method.notes if not any(said_before.endswith(text) for said_before in notes)]
     environment: dict[str, Json] = {"precision": machine.precision, "processes": around.world.size}
     if notes:
         environment["notes"] = list(notes)

@@ -167,6 +167,9 @@ def test_tiles_without_tags_have_no_pseudo_mask(bench, tmp_path):
     folder = next(folder for kind, *_, folder in made.values() if kind is NodeKind.STAGE)
     masks = PseudoMasks(folder)
     assert set(masks.tiles) == set(tagged)
+    said = f"{view.n_untagged} tagged tiles name no class: a balanced stream never draws them"
+    assert view.n_untagged
+    assert said in read_record(folder)["notes"]
     for mask, present in zip(masks.read(tagged), view.tags_of(tagged), strict=True):
         assert set(np.unique(mask)) <= {*np.flatnonzero(present), IGNORE_LABEL}
 
