@@ -71,7 +71,7 @@ class ClassifierSettings(Settings):
     attention: DropoutForm | None = None
     attention_epochs: int = Field(20, ge=1)
     attention_divisor: int | None = Field(None, ge=1)
-    rule: Rule = Rule.BOTH
+    rule: Rule = Rule.PER_CLASS
     threshold: float = Field(0.5, ge=0, le=1)
     absent: Absent = Absent.EXCLUDED
     doubt: bool = True
