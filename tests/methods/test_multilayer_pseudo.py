@@ -65,9 +65,7 @@ def random_targets(layers=3, ignored=0.2, seed=1):
 # Which layers are learnt from.
 
 
-@pytest.mark.parametrize(
-    "layers", [("shallow",), ("middle",), ("deep",), ("shallow", "deep"), LAYERS], ids="+".join
-)
+@pytest.mark.parametrize("layers", [("shallow",), ("middle",), ("deep",), ("shallow", "deep"), LAYERS], ids="+".join)
 @pytest.mark.parametrize("form", list(MultiTarget))
 def test_layers_and_weights_are_those_that_are_named(layers, form):
     targets = random_targets()
