@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.ingest import ensure_store
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import TileStore
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt processes, which would inherit it
 
 settings.register_profile("tissuebench", deadline=None)  # a shared core may be slow at any moment
 settings.load_profile("tissuebench")

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
 import sys
-import threading
-import time
-import traceback
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from tests.benchmark.processes import run_processes, start_script
 from tissuebench.checkpoints import FITTED, read_torch
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import TileStore
@@ -29,7 +23,7 @@ from tissuebench.sweep.graph import build_graph
 from tissuebench.sweep.jobs import NodeKind
 from tissuebench.sweep.nodes import Surroundings, run_node
 from tissuebench.trial import Trial
-from tissuebench.world import ALONE, World, any_over_processes, connected
+from tissuebench.world import ALONE, any_over_processes
 
 
 def run_by_hand(trials, data, home, shown=None, world=ALONE, stop=lambda: False, report=lambda *_: None):
@@ -100,44 +94,16 @@ def poisoned(data, budget, kinds, path):
 def run_together(size, trial, bench, home):
     """``run_by_hand`` in several processes, whose classifiers of tags have no dropout."""
     told = [trial.document(), str(home), str(bench.home / "data" / bench.data.store.info.dataset), size]
-    command = [sys.executable, "-P", __file__, json.dumps(told)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
-    assert ran.returncode == 0, ran.stderr[-4000:]
-
-
-def end_with_parent():
-    """A test that gives up leaves no process behind that waits for another."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+    start_script("tests.benchmark.by_hand", json.dumps(told))
 
 
 if __name__ == "__main__":
     document, where, dataset, n_processes = json.loads(sys.argv[1])
     tag_classifier._HEADS_DROPOUT = 0.0
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = []
-    for rank in range(n_processes):
-        if child := os.fork():  # one import serves all
-            children.append(child)
-            continue
-        failed = 1
-        threading.Thread(target=end_with_parent, daemon=True).start()
-        try:
-            os.environ.update(World(rank, rank, n_processes, port=port).environment())
-            this, folder = World.from_environment(), Path(dataset)
-            opened = PlannedData(TileStore(folder / "store.zarr"), Split.read(folder / "split.json"))
-            with connected(this, torch.device("cpu")):
-                run_by_hand([Trial.of_document(document)], opened, Path(where), world=this)
-            failed = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(failed)
-    ended = [os.waitpid(child, 0)[1] for child in children]
-    sys.exit(any(ended))
+
+    def run_one(world):
+        folder = Path(dataset)
+        opened = PlannedData(TileStore(folder / "store.zarr"), Split.read(folder / "split.json"))
+        run_by_hand([Trial.of_document(document)], opened, Path(where), world=world)
+
+    run_processes(n_processes, run_one)

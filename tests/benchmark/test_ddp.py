@@ -1,4 +1,4 @@
-"""One trial over several processes: the numbers of one. Real processes over gloo, see the end of this file.
+"""One trial over several processes: the numbers of one. Real processes over gloo, see ``processes``.
 
 What is the same to the last bit: the batches, the counts of an evaluation, what all processes hold. Sums over the pixels
 of a batch are added up in another order, so gradients agree to float32's last digits; the optimiser (AdamW divides by
@@ -8,16 +8,7 @@ the size of each gradient) and the ReLUs carry that on from step to step.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-import traceback
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,31 +17,17 @@ import yaml
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from tests.benchmark.ddp_tasks import MACHINE, TASKS, built, resumed, scored
+from tests.benchmark.processes import CPU, start_script
 from tissuebench.batch_norm import SharedStatistics
-from tissuebench.building import task_of
-from tissuebench.callbacks import StepSeeds
 from tissuebench.config import load_plan
-from tissuebench.datasets.datamodule import LoaderSettings, TileDataModule
-from tissuebench.datasets.splits import Split
-from tissuebench.datasets.store import TileStore
-from tissuebench.datasets.types import IGNORE_LABEL
-from tissuebench.datasets.views import LabelView
 from tissuebench.errors import ConfigError
-from tissuebench.evaluation import evaluate
 from tissuebench.hashing import derive_seed
-from tissuebench.machine import Machine
-from tissuebench.methods.base import masked_cross_entropy
-from tissuebench.methods.losses.complementary import conditional_set_wise, pooled_mean
-from tissuebench.methods.registry import find_method
 from tissuebench.plan import PlannedData, expand
 from tissuebench.results.metrics import miou
-from tissuebench.selection import KeepBest
 from tissuebench.training import Interrupted, fit, seed_everything
-from tissuebench.trial import Trial
-from tissuebench.world import ALONE, World, any_over_processes, connected, sum_over_processes
+from tissuebench.world import ALONE, World, any_over_processes, connected
 
-CPU = torch.device("cpu")
-MACHINE = Machine("cpu", CPU, "32-true", LoaderSettings())
 NETWORK = {
     "encoder": "resnet18",
     "weights": "none",
@@ -70,187 +47,6 @@ ONE_STEP = {  # method, tiles a step, further settings
 }
 STEPS = 8
 TOLERANCE = 1e-5
-
-
-# What one process does, alone or among others.
-
-
-def built(trial, data):
-    """Method and batches of a trial, as a worker makes them."""
-    seed_everything(derive_seed(trial.seed, "init"))
-    method = find_method(trial.method)(task_of(data, trial.network, trial.training), trial.config)
-    view = LabelView.for_training(data.store, data.split, trial.budget, method.consumes)
-    steps = trial.training.steps
-    return method, TileDataModule(data.store, view, method.streams(), trial.seed, steps, trial.augmentation)
-
-
-def in_double(method):
-    """The same network in float64, whatever it is called with."""
-
-    def convert(_, inputs):
-        (images,) = inputs
-        return (images.double() / 255 if images.dtype == torch.uint8 else images.double(),)
-
-    method.double().network.register_forward_pre_hook(convert)
-
-
-def scored(method, trial, data, world, part="test"):
-    view = LabelView.for_evaluation(data.store, data.split, part)
-    told = []
-    slides = evaluate(
-        method, data.store, view, trial.evaluation, CPU, "32-true", world, lambda *done: told.append(done)
-    )
-    assert [row.slide for row in slides] == list(view.slides)
-    return np.stack([row.counts for row in slides]), told
-
-
-def one_step(trial, data, folder, world):
-    """The gradients that the optimiser gets, before and after clipping, and the state after it."""
-    method, batches = built(trial, data)
-    if not method.network.frozen:  # batch norms on random weights make much of float32's last digits
-        in_double(method)
-    clip, seen = method.configure_gradient_clipping, {}
-
-    def named():
-        return {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
-
-    def recorded(optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        seen["gradients"] = named()
-        clip(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        seen["clipped"] = named()
-
-    method.configure_gradient_clipping = recorded
-    fitted = fit(method, batches, folder, trial.seed, MACHINE, lambda _: None, world=world)
-    return {**seen, "loss": fitted.history[-1][1], "state": method.state_dict()}
-
-
-def whole(trial, data, folder, world):
-    """A trial from its first step to its counts; the best of some states is kept."""
-    return carried_through(*built(trial, data), trial, data, folder, world)
-
-
-def whole_in_double(trial, data, folder, world):
-    """The same without float32's rounding, but for the loss."""
-    method, batches = built(trial, data)
-    in_double(method)
-    return carried_through(method, batches, trial, data, folder, world)
-
-
-def carried_through(method, batches, trial, data, folder, world):
-    """Fit and score."""
-    keep = KeepBest(lambda module: float(miou(scored(module, trial, data, world, "val")[0].sum(axis=0))), 4)
-    fitted = fit(method, batches, folder, trial.seed, MACHINE, lambda _: None, keep_best=keep, world=world)
-    files = sorted(path.name for path in folder.iterdir())
-    state = {name: value.clone() for name, value in method.state_dict().items()}
-    counts, told = scored(method, trial, data, world)
-    return {
-        "state": state,
-        "history": fitted.history,
-        "samples": fitted.samples,
-        "points": keep.points,
-        "selected": (fitted.selected_step, keep.step),
-        "files": files,
-        "counts": counts,
-        "told": told,
-    }
-
-
-def stopped(trial, data, folder, world):
-    """Fit until the last process is sent SIGTERM at step 5, then to the end."""
-    asked = []
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
-
-    def report(step):
-        if step == 5 and world.rank == world.size - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    method, batches = built(trial, data)
-    try:
-        fit(method, batches, folder, trial.seed, MACHINE, report, world=world, stop=lambda: bool(asked))
-    except Interrupted as interrupted:
-        said = str(interrupted)
-    signal.signal(signal.SIGTERM, before)
-    step = torch.load(folder / "last.ckpt", weights_only=True)["global_step"]
-    if world.rank == 0:
-        shutil.copytree(folder, folder.with_name("stopped-here"))
-    any_over_processes(False)  # nobody goes on, and writes, before all have read
-    return {"said": said, "step": step, "asked": bool(asked), **resumed(trial, data, folder, world)}
-
-
-def resumed(trial, data, folder, world):
-    """The end of a fit from the checkpoint in its folder."""
-    method, batches = built(trial, data)
-    seen = []
-    fitted = fit(method, batches, folder, trial.seed, MACHINE, seen.append, world=world, stop=lambda: False)
-    return {"seen": seen, "state": method.state_dict(), "history": fitted.history}
-
-
-def losses(trial, data, folder, world):
-    """Gradients of both losses on parts of a batch, averaged over the processes as DDP does."""
-    generator = torch.Generator().manual_seed(3)
-    features = torch.randn(5, 3, 6, 6, generator=generator, dtype=torch.float64)
-    labels = torch.randint(0, 4, (5, 6, 6), generator=generator)
-    excluded = torch.tensor([[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]).bool()
-    mine = slice(world.rank * 5 // world.size, (world.rank + 1) * 5 // world.size)
-    last_part = (world.size - 1) * 5 // world.size if world.size > 1 else 3
-    found = {}
-    for name, labelled in {"some": 17, "none": 0}.items():
-        masks = torch.where(torch.arange(5 * 36).view(5, 6, 6) < labelled, labels, IGNORE_LABEL)
-        assert (masks[last_part:] == IGNORE_LABEL).all()  # the last process has no labelled pixel
-        weight = torch.eye(4, 3, dtype=torch.float64).requires_grad_()
-        logits = torch.einsum("kc,bchw->bkhw", weight, features[mine])
-        informative = excluded[mine].any(dim=1)[:, None, None].expand(-1, 6, 6) & (labelled > 0)
-        weak = conditional_set_wise(logits, excluded[mine], torch.tensor([0, 0, 1, 1]).bool(), 2.0)
-        loss = masked_cross_entropy(logits, masks[mine]) + pooled_mean(weak.double(), informative)
-        loss.backward()
-        found[name] = [sum_over_processes(value) / world.size for value in (loss, weight.grad)]
-    return found
-
-
-def norms(trial, data, folder, world):
-    """Output, gradients and running moments of batch norms on parts of a batch."""
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randn(5, 4, 7, 3, generator=generator, dtype=torch.float64) * 3 + 1
-    target = torch.randn(5, 4, 7, 3, generator=generator, dtype=torch.float64)
-    mine = slice(world.rank * 5 // world.size, (world.rank + 1) * 5 // world.size)
-    found = []
-    for norm in (nn.BatchNorm2d(4, momentum=None), BatchNormAct2d(4, inplace=False), nn.BatchNorm2d(4, affine=False)):
-        model = nn.Sequential(nn.Conv2d(4, 4, 1), norm).double()
-        for number, parameter in enumerate(model.parameters()):
-            nn.init.normal_(parameter, generator=torch.Generator().manual_seed(number))
-        shared = SharedStatistics(CPU)
-        if world.size > 1:
-            shared.apply(model)
-        for _ in range(2):
-            output = model(x[mine])
-            (output * target[mine]).sum().backward()
-        shared.revert(model)
-        assert "forward" not in vars(norm)
-        gradients = [sum_over_processes(p.grad) for p in model.parameters()]
-        evaluated = model.eval()(x)
-        found.append([output, *gradients, *norm.buffers(), evaluated])
-    return {"part": (mine.start, mine.stop), "norms": found}
-
-
-def who(trial, data, folder, world):
-    """What the processes agree on, and what they draw in a step."""
-
-    class Trainer:
-        global_step = 3
-
-    StepSeeds(7, world).on_train_batch_start(Trainer, None, None, 0)
-    return {
-        "world": world,
-        "drawn": torch.rand(()).item(),
-        "any": [any_over_processes(world.rank == 1), any_over_processes(False)],
-        "sum": sum_over_processes(torch.tensor([2**60 + world.rank, 1])),
-    }
-
-
-TASKS = {task.__name__: task for task in (one_step, whole, whole_in_double, stopped, resumed, losses, norms, who)}
-
-
-# How the tests ask for it.
 
 
 @pytest.fixture(scope="module")
@@ -289,10 +85,8 @@ class Lab:
         folder.mkdir()
         told = [(task, trial.document(), str(path or folder / f"{i}")) for i, (task, trial, path) in enumerate(tasks)]
         (folder / "tasks.json").write_text(json.dumps(told))
-        command = [sys.executable, "-P", __file__, str(self.home / "data" / "tiny"), str(folder), str(size)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
-        assert ran.returncode == 0, ran.stderr[-4000:]
+        dataset = self.home / "data" / "tiny"
+        start_script("tests.benchmark.ddp_tasks", str(dataset), str(folder), str(size))
         return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(size)]
 
 
@@ -517,43 +311,3 @@ def test_one_process_goes_on_where_two_stopped(lab, two):
     assert found["seen"] == list(range(5, STEPS + 1))
     losses_together = [loss for _, loss in two[0]["whole"]["history"]]
     assert [loss for _, loss in found["history"]] == pytest.approx(losses_together, rel=TOLERANCE)
-
-
-def end_with_parent():
-    """A test that gives up leaves no process behind that waits for another."""
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
-
-
-if __name__ == "__main__":
-    where, results_folder, n_processes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    children = []
-    for rank in range(n_processes):
-        if child := os.fork():  # one import serves all
-            children.append(child)
-            continue
-        failed = 1
-        threading.Thread(target=end_with_parent, daemon=True).start()
-        try:
-            os.environ.update(World(rank, rank, n_processes, port=port).environment())
-            this = World.from_environment()
-            opened = PlannedData(TileStore(where / "store.zarr"), Split.read(where / "split.json"))
-            with connected(this, CPU):
-                done = []
-                for task_name, document, path in json.loads((results_folder / "tasks.json").read_text()):
-                    Path(path).mkdir(exist_ok=True)
-                    done.append(TASKS[task_name](Trial.of_document(document), opened, Path(path), this))
-            torch.save(done, results_folder / f"rank{rank}.pt")
-            failed = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(failed)
-    ended = [os.waitpid(child, 0)[1] for child in children]
-    sys.exit(any(ended))
