@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -41,17 +41,17 @@ class Trainable(LightningModule, ABC):
     """One stage: the tiles that it wants in each step, and its loss.
 
     It never reads a file, never logs to a service and never sees test data; the benchmark owns data, steps, seeds.
-
-    Class attributes:
-        wants_images: needs images even where the features of a frozen encoder are cached.
     """
-
-    wants_images: ClassVar[bool] = False
 
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__()
         self.task, self.config = task, config
         self._notes: list[str] = []
+
+    @classmethod
+    def wants_images(cls, config: Settings) -> bool:
+        """Whether it needs images even where the features of a frozen encoder are cached."""
+        return False
 
     @abstractmethod
     def streams(self) -> Mapping[str, Stream]:

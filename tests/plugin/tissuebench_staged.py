@@ -28,7 +28,9 @@ class PretrainSettings(Settings):
 class Denoising(Trainable):
     """Label-free: a small head predicts the mean colour of each tile from noisy features."""
 
-    wants_images = True
+    @classmethod
+    def wants_images(cls, config):
+        return True
 
     def __init__(self, task, config):
         super().__init__(task, config)
