@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import Profiler
 from torch import Tensor
 
 from tissuebench.errors import TissueBenchError
@@ -80,6 +82,31 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The points of the fit that is resumed."""
         self.points = [(int(step), float(loss)) for step, loss in state_dict["points"]]
+
+
+class WaitingForData(Profiler):
+    """How long a fit waits for its next batch, of all that Lightning can time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = self._asked = time.perf_counter()
+        self._waited = 0.0
+
+    def start(self, action_name: str) -> None:
+        """An action begins."""
+        if action_name == "run_training_epoch":
+            self._begun = time.perf_counter()
+        self._asked = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        """An action ends; nothing else begins between the two of the one that counts."""
+        if action_name.endswith("train_dataloader_next"):
+            self._waited += time.perf_counter() - self._asked
+
+    @property
+    def share(self) -> float:
+        """Of the time since the fit began, or was resumed."""
+        return self._waited / max(time.perf_counter() - self._begun, 1e-9)
 
 
 class StepReport(Callback):

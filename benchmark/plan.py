@@ -59,7 +59,8 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
     for name in plan.methods:
         find_method(name)
     configs = {
-        name: validated(find_method(name).Config, plan.methods.get(name, {}), f"plan: methods.{name}") for name in names
+        name: validated(kind.Config, kind.planned_settings(plan.methods), f"plan: methods.{name}")
+        for name, kind in ((name, find_method(name)) for name in names)
     }
     spending = {name: spending_of(name, configs[name]) for name in names}
     budgets = {name: _usable_budgets(name, spending[name], plan.budgets, name in methods) for name in names}

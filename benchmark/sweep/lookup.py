@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from tissuebench.comparison import results_folder
 from tissuebench.errors import ConfigError, DataError
 from tissuebench.hashing import Json
+from tissuebench.looks import last_look
 from tissuebench.pseudo_picture import PICTURE
 from tissuebench.results.metrics import margins, pixel_metric_names, pixel_metrics
 from tissuebench.results.pseudo import layer_scores
@@ -129,6 +130,16 @@ def pseudo_pictures(found: Found) -> dict[str, Path]:
     return {name: path for name, path in pictures.items() if path.is_file()}
 
 
+def looks(found: Found) -> dict[str, tuple[Mapping[str, float], Path]]:
+    """The last look at each of a trial's stages that had something to show: figures and picture, by the stage's name.
+
+    Raises:
+        DataError: the trial's job is damaged.
+    """
+    seen = {name: last_look(node_folder(found.home, NodeKind.STAGE, key)) for name, key in _stages(found.job)}
+    return {name: look for name, look in seen.items() if look is not None}
+
+
 def describe_trial(found: Found) -> dict[str, Json]:
     """All that is known of a trial; what is not known yet is null.
 
@@ -164,6 +175,7 @@ def describe_trial(found: Found) -> dict[str, Json]:
         "identity": {name: identity[name] for name in _HASHES if name in identity},
         "scores": _finite(scores_of(result)) if result and state is State.DONE else None,
         "pseudo_masks": _pseudo_masks(found, result),
+        "looks": {name: {"figures": dict(seen), "picture": str(path)} for name, (seen, path) in looks(found).items()},
         "seconds": result.seconds if result else None,
         "compute": result.compute if result else None,
         "shared": [_shared(found.home, name, key) for name, key in _needs(job)],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch import Callback
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,8 +26,10 @@ from tissuebench.datasets.views import LabelView
 from tissuebench.environment import describe_environment
 from tissuebench.errors import DataError
 from tissuebench.evaluation import evaluate
+from tissuebench.examination import examiner
 from tissuebench.features import FeatureBank, FeatureShard, compute_features, training_tiles
 from tissuebench.hashing import Json, derive_seed
+from tissuebench.looks import last_look
 from tissuebench.machine import Machine, detect_machine
 from tissuebench.methods.trainable import Stage, Trainable
 from tissuebench.plan import PlannedData
@@ -45,6 +48,7 @@ from tissuebench.trial import Trial
 from tissuebench.world import World
 
 _ANNOTATED_AT_ONCE = 16
+_TAKEN = ("steps", "samples", "peak_memory", "waiting")
 
 
 @dataclass(slots=True)
@@ -136,7 +140,8 @@ def _run_stage(
         f"stage {stage.name!r}", module, stage.consumes, view, seed, trial, data, _bank(job, data), machine, pseudo
     )
     said = _begin(module, datamodule, weights, around)
-    fitted = _fit(module, datamodule, folder, seed, machine, around)
+    look = examiner(module, data.store, data.split, folder) if around.world.rank == 0 else None
+    fitted = _fit(module, datamodule, folder, seed, machine, around, watchers=[look] if look else [])
     started = time.perf_counter()
     if stage.annotates is not None and around.world.rank == 0:
         module.to(machine.device)
@@ -145,9 +150,12 @@ def _run_stage(
         "steps": fitted.steps,
         "samples": fitted.samples,
         "seconds": fitted.seconds + time.perf_counter() - started,
+        "waiting": fitted.waiting,
         "peak_memory": around.peak_memory(),
     }
     if around.world.rank == 0:
+        if (seen := last_look(folder)) is not None:
+            took["figures"] = {name: value for name, value in seen[0].items() if name != "step"}
         if stage.annotates is not None:  # for people, and none of what the method took
             compared = partial(around.moved, f"{stage.name}: comparing pseudo-masks")
             write_quality(folder, data.store, data.split, module.layers, compared)
@@ -216,7 +224,12 @@ def _run_trial(
     )
     rows = [SlideRow(one.slide.patient_id, one.slide.slide_id, ";".join(one.diagnosis), one.counts) for one in scored]
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
-    compute = {"steps": fitted.steps, "samples": fitted.samples, "peak_memory": around.peak_memory()}
+    compute: dict[str, float] = {
+        "steps": fitted.steps,
+        "samples": fitted.samples,
+        "waiting": fitted.waiting,
+        "peak_memory": around.peak_memory(),
+    }
     if fitted.selected_step is not None:
         compute["selected_step"] = fitted.selected_step
     notes: list[str] = []
@@ -228,7 +241,8 @@ def _run_trial(
             pseudo_masks[stage] = quality
         notes += [f"{stage}: {text}" for text in record.get("notes", ())]
         seconds[f"stage/{stage}"] = record["seconds"]
-        compute |= {f"{what}/{stage}": record[what] for what in ("steps", "samples", "peak_memory")}
+        of_stage = {what: record[what] for what in _TAKEN if what in record} | record.get("figures", {})
+        compute |= {f"{what}/{stage}": value for what, value in of_stage.items()}
     _log_notes(method, around, said)
     notes += [text for text in method.notes if not any(said_before.endswith(text) for said_before in notes)]
     environment: dict[str, Json] = {"precision": machine.precision, "processes": around.world.size}
@@ -270,6 +284,7 @@ def _fit(
     machine: Machine,
     around: Surroundings,
     keep_best: KeepBest | None = None,
+    watchers: Sequence[Callback] = (),
 ) -> Fit:
     steps = module.task.training.steps
     fitted = fit(
@@ -283,6 +298,7 @@ def _fit(
         keep_best=keep_best,
         world=around.world,
         stop=around.stop,
+        watchers=watchers,
     )
     if around.world.rank == 0:
         write_history(folder / "history.jsonl", fitted.history)

@@ -32,6 +32,7 @@ def render(described: Mapping[str, Json]) -> Group:
         table.add_row(Text("file", style="dim"), Text(path))
     parts.append(table)
     parts += [Text(line) for stage, pseudo in trial["pseudo_masks"].items() for line in _of_pseudo_masks(stage, pseudo)]
+    parts += [Text(line) for stage, look in trial["looks"].items() for line in _of_look(stage, look)]
     parts += [Text(f"note: {text}", style="yellow") for text in trial["notes"]]
     if failure := trial["failure"]:
         parts.append(Text(f"FAILED: {failure['reason']}", style="red"))
@@ -47,6 +48,13 @@ def _of_pseudo_masks(stage: str, pseudo: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {' '.join(layer.split())}: mIoU {miou}, coverage {of_layer['coverage']:.4f}"
     if pseudo["picture"] is not None:
         yield f"  picture: {pseudo['picture']}"
+
+
+def _of_look(stage: str, look: Mapping[str, Any]) -> Iterator[str]:
+    figures = dict(look["figures"])
+    said = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items() if name != "step")
+    yield f"{stage} after step {figures['step']:g}: {said} ({DIAGNOSTIC})"
+    yield f"  picture: {look['picture']}"
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -37,14 +37,18 @@ class Segmenter(ImageEncoder):
         self.tile_px = tile_px
         _widen_norm_groups(self.decoder)
 
+    def decoded(self, features: Sequence[Tensor]) -> Tensor:
+        """What the decoder makes of the maps of ``encode``: (B, C, h, w), which the head turns into logits."""
+        # The decoders index their maps from the input image on; those that they skip may be missing.
+        padded = [features[0]] * (DEPTH + 1 - len(features)) + list(features)
+        return cast("Tensor", self.decoder(padded))
+
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Logits (B, K, H, W) at 32 times the size of the deepest map, not cropped."""
         height, width = (side * DEEPEST_STRIDE for side in features[-1].shape[-2:])
-        # The decoders index their maps from the input image on; those that they skip may be missing.
-        padded = [features[0]] * (DEPTH + 1 - len(features)) + list(features)
         convolution, *rest = cast("nn.Sequential", self.head)
         # A handful of classes is enlarged, and summed over by losses, much faster plane by plane.
-        logits = convolution(self.decoder(padded)).contiguous()
+        logits = convolution(self.decoded(features)).contiguous()
         for layer in rest:
             logits = layer(logits)
         if logits.shape[-2:] != (height, width):

@@ -3,9 +3,10 @@
 from tissuebench.methods.contract import MethodContract
 from tissuebench.methods.registry import all_methods
 
+SMALLER = {"diffusion_published": {"width": 8}, "diffusion_published_scratch": {"width": 8}}
+
 for _name, _kind in all_methods().items():
     if not _kind.__module__.startswith("tissuebench."):
         continue  # a method that another test made, to fail on purpose
-    globals()[f"Test{_name.title().replace('_', '')}"] = type(
-        f"Test{_name.title().replace('_', '')}", (MethodContract,), {"method": _name}
-    )
+    _test = f"Test{_name.title().replace('_', '')}"
+    globals()[_test] = type(_test, (MethodContract,), {"method": _name, "settings": SMALLER.get(_name, {})})

@@ -1,0 +1,28 @@
+"""Looks at a stage while it was trained: figures and a picture, in its folder. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+_FOLDER = "looks"
+
+
+def look_path(folder: Path, step: int) -> Path:
+    """The figures after a step, in the folder of a stage; the picture is beside them."""
+    return folder / _FOLDER / f"step-{step:06d}.json"
+
+
+def picture_of(look: Path) -> Path:
+    """The picture that goes with the figures."""
+    return look.with_suffix(".png")
+
+
+def last_look(folder: Path) -> tuple[Mapping[str, float], Path] | None:
+    """The figures of the last look that a stage's folder has, their ``step`` among them, and its picture."""
+    found = sorted((folder / _FOLDER).glob("step-*.json"))
+    if not found:
+        return None
+    return cast("dict[str, float]", json.loads(found[-1].read_bytes())), picture_of(found[-1])

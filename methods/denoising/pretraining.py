@@ -1,0 +1,219 @@
+"""The label-free stage of GenSelfDiff-HIS: predict the noise in noisy tissue (Purma et al., IEEE TMI 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
+from tissuebench.methods.denoising.sampling import denoised, sampled
+from tissuebench.methods.denoising.schedule import NoiseSchedule, Reduction, ScheduleKind, denoising_loss
+from tissuebench.methods.networks.diffusion_unet import DiffusionUNet, published_initialisation
+from tissuebench.methods.networks.timed import TimedDenoiser
+from tissuebench.methods.settings import NetworkSettings, Settings
+from tissuebench.methods.trainable import Examination, Task, Trainable, own_settings
+
+TISSUE = "tissue"
+_SHOWN_STEPS = (100, 300, 600)
+AVERAGED = "average.module."
+"""What the names of averaged weights begin with in the stage's state; ``network.`` those of the last step."""
+
+
+class Architecture(StrEnum):
+    """``matched``: the network that all arms share, told the time. ``paper``: the published U-Net."""
+
+    MATCHED = "matched"
+    PAPER = "paper"
+
+
+class Initialisation(StrEnum):
+    """Of convolutions and group norms: torch's ``default``, or the ``published`` N(0, .01^2)."""
+
+    DEFAULT = "default"
+    PUBLISHED = "published"
+
+
+class DenoiserSettings(Settings):
+    """The network of both stages.
+
+    Attributes:
+        network: the shared one or that of the paper.
+        width, multipliers: channels of the U-Net's finest level, and of its levels in widths (``paper``).
+        patch: the U-Net sees so many pixels along an edge as one; published: 1 (``paper``).
+        fullres_skip: the U-Net's head joins the encoder's finest map; published: false (``paper``).
+        initialisation: before pre-training (``paper``).
+    """
+
+    network: Architecture = Architecture.MATCHED
+    width: int = Field(64, ge=8, multiple_of=8)
+    multipliers: tuple[int, ...] = Field((1, 2, 4, 8), min_length=2)
+    patch: int = Field(1, ge=1, le=8)
+    fullres_skip: bool = False
+    initialisation: Initialisation = Initialisation.DEFAULT
+
+
+class DenoisingSettings(DenoiserSettings):
+    """Everything that pre-training depends on.
+
+    Attributes:
+        schedule: how noise grows over the 1000 steps.
+        gamma: of the P2 weights ``1 / (1 + SNR)^gamma``; 0 weighs all steps alike.
+        reduction: of the loss; the published code sums over the batch.
+        crop_px: edge of the random squares that tiles are cut to, null is the whole tile; a quarter of the pixels
+            makes a step four times cheaper.
+        average: decay of an exponential moving average of the weights, which then is what is handed on; null: none, as
+            published.
+    """
+
+    schedule: ScheduleKind = ScheduleKind.QUADRATIC
+    gamma: float = Field(1.0, ge=0)
+    reduction: Reduction = Reduction.MEAN
+    crop_px: int | None = Field(None, ge=16)
+    average: float | None = Field(None, gt=0, lt=1)
+
+
+def build_denoiser(network: NetworkSettings, settings: DenoiserSettings) -> TimedDenoiser | DiffusionUNet:
+    """The predictor of noise: called with images (B, 3, H, W) in -1..1 with noise, and steps (B,).
+
+    Raises:
+        ConfigError: the shared network cannot be built.
+    """
+    if settings.network is Architecture.MATCHED:
+        denoiser: TimedDenoiser | DiffusionUNet = TimedDenoiser(network)
+    else:
+        denoiser = build_unet(settings, 3)
+    return denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def build_unet(settings: DenoiserSettings, out_channels: int) -> DiffusionUNet:
+    """The published U-Net with so many outputs, initialised as the settings say."""
+    unet = DiffusionUNet(
+        width=settings.width,
+        multipliers=settings.multipliers,
+        out_channels=out_channels,
+        patch=settings.patch,
+        fullres_skip=settings.fullres_skip,
+    )
+    if settings.initialisation is Initialisation.PUBLISHED:
+        published_initialisation(unet)
+    return unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+class Denoising(Trainable):
+    """Learns to predict the noise in tiles of any training patient; no label is used.
+
+    ``L = mean of w_t mean over pixels of (eps - eps_hat(x_t, t))^2``, t uniform over the steps, x_t as
+    ``NoiseSchedule.noised``, w_t its P2 weights. Images are in -1..1.
+    """
+
+    def __init__(self, task: Task, config: Settings) -> None:
+        super().__init__(task, config)
+        self.settings = own_settings(self, DenoisingSettings)
+        self.schedule = NoiseSchedule(self.settings.schedule)
+        self.network = build_denoiser(task.network, self.settings)
+        self.average: AveragedModel | None = None
+        if self.settings.average is not None:
+            averaged = get_ema_multi_avg_fn(self.settings.average)
+            self.average = AveragedModel(self.network, multi_avg_fn=averaged, use_buffers=True)
+            self.average.requires_grad_(False)
+
+    @classmethod
+    def wants_images(cls, config: Settings) -> bool:
+        """Noise is added to images; features of clean ones are of no use."""
+        return True
+
+    def streams(self) -> Mapping[str, Stream]:
+        """Tissue of all training patients, each as often."""
+        return {TISSUE: Stream(Supervision.NONE, self.task.training.batch_size)}
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """The weighted squared error of the noise."""
+        clean = self._cut(batch[TISSUE].images) * 2 - 1
+        t = torch.randint(len(self.schedule.betas), (len(clean),), device=clean.device)
+        noise = torch.randn_like(clean)
+        noisy = self.schedule.noised(clean, noise, t).contiguous(memory_format=torch.channels_last)
+        weights = self.schedule.weights(t, self.settings.gamma)
+        return denoising_loss(self.network(noisy, t), noise, weights, self.settings.reduction)
+
+    def _cut(self, images: Tensor | None) -> Tensor:
+        assert images is not None  # noqa: S101 - the stage wants images
+        edge, size = self.settings.crop_px, images.shape[-1]
+        if edge is None or edge >= size:
+            return images
+        top, left = torch.randint(size - edge + 1, (2,)).tolist()
+        return images[..., top : top + edge, left : left + edge]
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | Any,  # noqa: ANN401 - Lightning's own wrapper
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Average the weights as part of the step, so that a checkpoint holds both."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def examine(self, images: Tensor, generator: torch.Generator) -> Examination:
+        """The loss with noise and steps that are always the same, what one step of denoising leaves, and samples."""
+        clean = images.float() / 127.5 - 1
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        t = torch.linspace(0, len(self.schedule.betas) - 1, len(clean), device=clean.device).round().long()
+        predicted = self._predict(self.schedule.noised(clean, noise, t), t)
+        loss = denoising_loss(predicted, noise, self.schedule.weights(t, self.settings.gamma))
+        columns = {"image": clean}
+        for step in _SHOWN_STEPS:
+            at = torch.full_like(t, step)
+            noisy = self.schedule.noised(clean, noise, at)
+            columns[f"step {step}"] = noisy
+            columns[f"step {step}, denoised"] = denoised(self._predict, self.schedule, noisy, at)
+        columns["sample"] = sampled(self._predict, self.schedule, noise)
+        shown = {title: (column.clamp(-1, 1) + 1) / 2 for title, column in columns.items()}
+        return Examination({"validation_loss": float(loss)}, shown)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """What the decoder makes of clean images at the time that pictures are denoised at."""
+        clean = (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        return decoder_maps(self.trained, clean, torch.zeros(len(clean), device=clean.device))
+
+    def _predict(self, noisy: Tensor, t: Tensor) -> Tensor:
+        return cast("Tensor", self.trained(noisy.contiguous(memory_format=torch.channels_last), t))
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network that is handed on: the average, where there is one."""
+        return self.network if self.average is None else self.average.module
+
+
+def trained_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of the state of a finished ``Denoising`` stage, the weights that are handed on, by their names in the network."""
+    prefix = AVERAGED if any(name.startswith(AVERAGED) for name in state) else "network."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def decoder_maps(network: nn.Module, images: Tensor, t: Tensor) -> Tensor:
+    """What the decoder of a predictor of noise makes of images in -1..1, (B, C, h, w).
+
+    Of the shared network its last maps, of the U-Net those of all levels side by side, at the resolution of the middle
+    one (after Baranchuk et al., ICLR 2022).
+    """
+    if isinstance(network, TimedDenoiser):
+        return network.maps(images, t)
+    levels = cast("DiffusionUNet", network).features(images, t)
+    size = tuple(levels[len(levels) // 2].shape[-2:])
+    return torch.cat([_resized(level, cast("tuple[int, int]", size)) for level in levels], dim=1)
+
+
+def _resized(level: Tensor, size: tuple[int, int]) -> Tensor:
+    if level.shape[-2] > size[0]:
+        return functional.adaptive_avg_pool2d(level, size)
+    return functional.interpolate(level, size=size, mode="bilinear", align_corners=False)

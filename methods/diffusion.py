@@ -1,0 +1,224 @@
+"""Diffusion pre-training on unlabelled tissue (Purma et al., IEEE Trans. Med. Imaging 2024; arXiv 2309.01487).
+
+A network learns to predict the noise in noisy tiles of all training patients, without any label. With a new head it is
+then fine-tuned on the tiles that have masks, fed with clean images and a constant time.
+
+The defaults are this project's; ``diffusion_published`` has those of the paper. ``diffusion_scratch`` is the control:
+the same network, loss and fine-tuning without the pre-training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, ClassVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
+from tissuebench.methods.base import ANNOTATED, Method, Stage, Task, masked_cross_entropy, own_settings
+from tissuebench.methods.denoising.pretraining import (
+    Architecture,
+    DenoiserSettings,
+    Denoising,
+    DenoisingSettings,
+    Initialisation,
+    build_unet,
+    trained_weights,
+)
+from tissuebench.methods.denoising.schedule import Reduction
+from tissuebench.methods.losses.focal import focal_loss
+from tissuebench.methods.losses.structural_similarity import structural_similarity_loss
+from tissuebench.methods.networks.diffusion_unet import transfer
+from tissuebench.methods.networks.timed import TimedSegmenter
+from tissuebench.methods.registry import register
+from tissuebench.methods.settings import Settings, TrainingSettings
+
+PRETRAIN = "pretrain"
+
+
+class InputRange(StrEnum):
+    """Of images when the U-Net segments: that of pre-training, or the published code's 0..1, which looks accidental."""
+
+    SYMMETRIC = "symmetric"
+    UNIT = "unit"
+
+
+class FineTuningLoss(StrEnum):
+    """``cross_entropy``, as all arms; or the published sum of structural similarity and focal loss."""
+
+    CROSS_ENTROPY = "cross_entropy"
+    STRUCTURAL_SIMILARITY = "structural_similarity"
+
+
+class FineTuningSettings(DenoiserSettings):
+    """The network, and how it learns from masks.
+
+    Attributes:
+        step: the time at which the network segments.
+        input_range: of images then (``paper``).
+        loss: of the fine-tuning.
+    """
+
+    step: float = Field(0, ge=0, lt=1000)
+    input_range: InputRange = InputRange.SYMMETRIC
+    loss: FineTuningLoss = FineTuningLoss.CROSS_ENTROPY
+
+
+class UNetSegmenter(nn.Module):
+    """The published U-Net as a segmenter: clean images in, logits out, the time constant.
+
+    Args:
+        settings: of the network, the time and the range of images.
+        n_classes: K.
+    """
+
+    def __init__(self, settings: FineTuningSettings, n_classes: int) -> None:
+        super().__init__()
+        self.unet = build_unet(settings, n_classes)
+        self._step, self._range = settings.step, settings.input_range
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of images (B, 3, H, W), uint8 or float in 0..1."""
+        scaled = images.float() / 255 if images.dtype == torch.uint8 else images
+        if self._range is InputRange.SYMMETRIC:
+            scaled = scaled * 2 - 1
+        t = torch.full((len(images),), self._step, device=images.device)
+        # Losses and the largest class are found much faster plane by plane.
+        return cast("Tensor", self.unet(scaled.contiguous(memory_format=torch.channels_last), t)).contiguous()
+
+
+@register
+class DiffusionFromScratch(Method):
+    """The network and fine-tuning from random weights: what the pre-training must beat."""
+
+    class Config(FineTuningSettings):
+        """What the plan says of ``diffusion`` holds here, too, but for its initialisation."""
+
+    name = "diffusion_scratch"
+    summary = "the network and fine-tuning of diffusion without its pre-training (control)"
+    consumes: ClassVar = frozenset({Supervision.MASKS})
+    controls: ClassVar[tuple[str, ...]] = ()
+    control_of: ClassVar[str] = "diffusion"
+
+    def __init__(self, task: Task, config: Config) -> None:
+        super().__init__(task, config)
+        self.settings = own_settings(self, FineTuningSettings)
+        n_classes, step = len(task.class_map), self.settings.step
+        if self.settings.network is Architecture.MATCHED:
+            network = TimedSegmenter(task.network, n_classes, task.tile_px, step)
+            self.network = network.to(memory_format=torch.channels_last)
+        else:  # nobody asks it for features: it wants images
+            self.network = UNetSegmenter(self.settings, n_classes)  # type: ignore[assignment]
+
+    @classmethod
+    def planned_settings(cls, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Those of the arm that it is the control of, as far as it has them; its weights are torch's default."""
+        theirs = plan.get(cls.control_of, {})
+        shared = {
+            key: value for key, value in theirs.items() if key in cls.Config.model_fields and key != "initialisation"
+        }
+        return {**shared, **super().planned_settings(plan)}
+
+    @classmethod
+    def wants_images(cls, config: Settings) -> bool:
+        """The U-Net has an encoder of its own."""
+        return isinstance(config, DenoiserSettings) and config.network is Architecture.PAPER
+
+    def streams(self) -> Mapping[str, Stream]:
+        """Annotated tiles, classes balanced."""
+        return {ANNOTATED: self.annotated_stream()}
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """The loss of the tiles with masks."""
+        annotated = batch[ANNOTATED]
+        assert annotated.masks is not None  # noqa: S101 - a masks stream has masks
+        logits = self.network(annotated.inputs)
+        if self.settings.loss is FineTuningLoss.CROSS_ENTROPY:
+            return masked_cross_entropy(logits, annotated.masks)
+        return structural_similarity_loss(logits, annotated.masks) + focal_loss(logits, annotated.masks)
+
+
+@register
+class Diffusion(DiffusionFromScratch):
+    """Denoising of unlabelled tissue, then masks."""
+
+    class Config(FineTuningSettings, DenoisingSettings):
+        """Settings of both.
+
+        Attributes:
+            pretrain_steps, pretrain_batch, pretrain_rate: optimiser steps, tiles a step and learning rate of the
+                pre-training.
+        """
+
+        pretrain_steps: int = Field(500, ge=1)
+        pretrain_batch: int = Field(16, ge=1)
+        pretrain_rate: float = Field(2e-3, gt=0)
+
+    name = "diffusion"
+    summary = "denoising of unlabelled tissue, then cross-entropy on the masks (after Purma et al.)"
+    controls: ClassVar[tuple[str, ...]] = ("supervised", "diffusion_scratch", "full")
+
+    @classmethod
+    def planned_settings(cls, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Its own."""
+        return dict(plan.get(cls.name, {}))
+
+    @classmethod
+    def stages(cls, config: Config, training: TrainingSettings) -> tuple[Stage, ...]:  # type: ignore[override]
+        """The pre-training, which no budget changes."""
+        settings = DenoisingSettings.model_validate(config.model_dump(include=set(DenoisingSettings.model_fields)))
+        own = {
+            "steps": config.pretrain_steps,
+            "batch_size": config.pretrain_batch,
+            "learning_rate": config.pretrain_rate,
+        }
+        return (Stage(PRETRAIN, Denoising, settings, training.model_copy(update=own)),)
+
+    def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """All but the head.
+
+        Raises:
+            ValueError: the weights are those of another network.
+        """
+        learnt = trained_weights(weights[PRETRAIN])
+        if isinstance(self.network, TimedSegmenter):
+            self.network.take_over(learnt)
+        else:
+            transfer(learnt, cast("UNetSegmenter", self.network).unet)
+
+
+@register
+class PublishedDiffusion(Diffusion):
+    """The recipe of the paper, with the optimiser and steps that all arms share."""
+
+    class Config(Diffusion.Config):
+        """The paper's settings."""
+
+        network: Architecture = Architecture.PAPER
+        initialisation: Initialisation = Initialisation.PUBLISHED
+        reduction: Reduction = Reduction.SUM
+        input_range: InputRange = InputRange.UNIT
+        loss: FineTuningLoss = FineTuningLoss.STRUCTURAL_SIMILARITY
+
+    name = "diffusion_published"
+    summary = "the same with the paper's network, losses, initialisation and input ranges"
+    controls: ClassVar[tuple[str, ...]] = ("supervised", "diffusion_published_scratch", "full")
+
+
+@register
+class PublishedFromScratch(DiffusionFromScratch):
+    """The paper's network and fine-tuning from torch's own initialisation."""
+
+    class Config(FineTuningSettings):
+        """The paper's settings, but for the initialisation."""
+
+        network: Architecture = Architecture.PAPER
+        input_range: InputRange = InputRange.UNIT
+        loss: FineTuningLoss = FineTuningLoss.STRUCTURAL_SIMILARITY
+
+    name = "diffusion_published_scratch"
+    summary = "diffusion_published without its pre-training (control)"
+    control_of: ClassVar[str] = "diffusion_published"

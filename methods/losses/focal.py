@@ -1,0 +1,43 @@
+"""Focal loss (Lin et al. 2017): what is classified well already counts less."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.methods.losses.pooling import pooled
+
+
+def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0) -> Tensor:
+    """``-1/|V| sum over V of (1 - p_y)^gamma log p_y``, V the labelled pixels, p = softmax(logits).
+
+    V is that of the whole batch, which several processes may share; without a labelled pixel the loss is 0, still
+    connected to the graph. GenSelfDiff-HIS (Purma et al., IEEE TMI 2024) adds it to ``structural_similarity_loss`` with
+    weights 1:1; its code has (p - 1)^gamma, which is the same for even gamma only.
+
+    Args:
+        logits: (B, K, H, W); evaluated in float32 at least.
+        masks: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``.
+        gamma: 2 as published, 0 is cross-entropy; not negative.
+
+    Returns:
+        () of the logits' type, float32 for narrower ones.
+
+    Raises:
+        ValueError: shapes do not fit, or gamma is negative.
+    """
+    if logits.ndim != 4 or masks.shape != logits[:, 0].shape:
+        shapes = f"{tuple(logits.shape)} and {tuple(masks.shape)}"
+        raise ValueError(f"logits must be (B, K, H, W) and masks (B, H, W), not {shapes}")
+    if gamma < 0:
+        raise ValueError(f"gamma must not be negative, but is {gamma}")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # (B, H, W), 0 where ignored
+    loss = functional.nll_loss(logits.log_softmax(dim=1), masks, ignore_index=IGNORE_LABEL, reduction="none")
+    if gamma:
+        rest = -torch.expm1(-loss)  # 1 - p, with all its digits where p is almost 1
+        # At p = 1 the power has an infinite slope for gamma < 1, and 0 times that is no number; the loss is flat there.
+        loss = torch.where(rest > 0, rest, torch.ones_like(rest)) ** gamma * loss
+    return pooled(loss.sum(), (masks != IGNORE_LABEL).sum())

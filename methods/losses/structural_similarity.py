@@ -1,0 +1,119 @@
+"""Cross-entropy weighted by where the shape of a class differs (Purma et al., IEEE Trans. Med. Imaging 2024).
+
+After Zhao et al. 2019 (arXiv 1910.08711), who compare windows; GenSelfDiff-HIS compares whole tiles.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import torch
+from torch import Tensor, distributed
+from torch.nn import functional
+
+from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.methods.losses.pooling import pooled
+
+_FLAT_MAP = 1e-16  # the root of a constant map's variance needs a slope; that of masks has no gradient, hence no need
+
+
+class SimilarityForm(StrEnum):
+    """Which cross-entropy is weighted: that of the whole batch, as published, or that of each pixel (Zhao et al.)."""
+
+    SCALAR = "scalar"
+    PER_PIXEL = "per_pixel"
+
+
+def structural_similarity_loss(
+    logits: Tensor,
+    masks: Tensor,
+    beta: float = 0.1,
+    stabiliser: float = 0.01,
+    form: SimilarityForm = SimilarityForm.SCALAR,
+) -> Tensor:
+    """Cross-entropy times the structural errors e of the selected pixels and classes, f in {0, 1}.
+
+    With V the labelled pixels, M = sum of f, and e and f of ``structural_errors``:
+
+    ``scalar``: ``(1/M sum over n, c, i of e f) (1/|V| sum over V of -log p_y)``, what the code of GenSelfDiff-HIS does.
+    The weights do not say which pixel's cross-entropy counts more, only how much all count.
+
+    ``per_pixel``: ``1/M sum over n, c, i of e f (-log p_y)``, nearer to Zhao et al.
+
+    Gradients flow through e and the cross-entropy, not through f. M and V are those of the whole batch, which several
+    processes may share. A tile without a labelled pixel contributes nothing; without any, the loss is 0, still
+    connected to the graph.
+
+    Args:
+        logits: (B, K, H, W); evaluated in float32 at least.
+        masks: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``.
+        beta: share of a map's largest error that is too little to be selected, 0..1; 0.1 as published.
+        stabiliser: C0, positive; 0.01 as published.
+        form: which of the two.
+
+    Returns:
+        () of the logits' type, float32 for narrower ones.
+
+    Raises:
+        ValueError: shapes do not fit, ``beta`` is outside 0..1 or ``stabiliser`` not positive.
+    """
+    if logits.ndim != 4 or masks.shape != logits[:, 0].shape:
+        shapes = f"{tuple(logits.shape)} and {tuple(masks.shape)}"
+        raise ValueError(f"logits must be (B, K, H, W) and masks (B, H, W), not {shapes}")
+    if not 0 <= beta <= 1 or stabiliser <= 0:
+        raise ValueError(f"beta must be in 0..1 and stabiliser positive, not {beta} and {stabiliser}")
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
+    cross_entropy = functional.nll_loss(log_p, masks, ignore_index=IGNORE_LABEL, reduction="none")
+    errors, selected = structural_errors(log_p.exp(), masks, beta, stabiliser)
+    errors, count = errors * selected, selected.sum()
+    if form is SimilarityForm.PER_PIXEL:
+        return pooled((errors * cross_entropy[:, None]).sum(), count)
+    mean_cross_entropy = pooled(cross_entropy.sum(), (masks != IGNORE_LABEL).sum())
+    return _product_of_means(mean_cross_entropy, pooled(errors.sum(), count))
+
+
+def structural_errors(probabilities: Tensor, masks: Tensor, beta: float, stabiliser: float) -> tuple[Tensor, Tensor]:
+    """How far each standardised map of probabilities is from that of its class, and where that is far.
+
+    ``e = |(y - mu_y + C0) / (sigma_y + C0) - (p - mu_p + C0) / (sigma_p + C0)|`` with mean and unbiased deviation of
+    one tile and class over its labelled pixels; ``f = 1[e > beta max over pixels of e]``.
+
+    Args:
+        probabilities: p, (B, K, H, W) float.
+        masks: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``; y is 1 where they are the class.
+        beta: as of the loss.
+        stabiliser: C0.
+
+    Returns:
+        e (B, K, H, W) of the type of p, and f (B, K, H, W) bool; 0 at ignored pixels and in tiles with fewer than 2
+        labelled ones, which have no deviation.
+    """
+    labelled = (masks != IGNORE_LABEL)[:, None]
+    counts = labelled.sum(dim=(2, 3), keepdim=True)
+
+    def standardised(maps: Tensor, flat: float) -> Tensor:
+        mean = (maps * labelled).sum(dim=(2, 3), keepdim=True) / counts.clamp(min=1)
+        centred = (maps - mean) * labelled
+        variance = centred.square().sum(dim=(2, 3), keepdim=True) / (counts - 1).clamp(min=1)
+        return (centred + stabiliser) / ((variance + flat).sqrt() + stabiliser)
+
+    classes = torch.arange(probabilities.shape[1], device=masks.device).view(1, -1, 1, 1)
+    is_class = (masks[:, None] == classes).to(probabilities.dtype)
+    difference = standardised(is_class, 0.0) - standardised(probabilities, _FLAT_MAP)
+    errors = difference.abs() * (labelled & (counts > 1))
+    bounds = beta * errors.detach().amax(dim=(2, 3), keepdim=True)
+    return errors, errors.detach() > bounds
+
+
+def _product_of_means(one: Tensor, other: Tensor) -> Tensor:
+    """The product of two means over the whole batch, each as ``pooled`` gives it to this process.
+
+    The mean over the processes of the products is not that product, so each gets it linearised at the common means:
+    ``a_r B + A b_r - A B``. The mean of that over the processes has the value and the gradient of A B.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return one * other
+    means = torch.stack([one.detach(), other.detach()])
+    distributed.all_reduce(means)
+    mean_one, mean_other = (means / distributed.get_world_size()).unbind()
+    return one * mean_other + mean_one * other - mean_one * mean_other
