@@ -29,7 +29,7 @@ _TIMES, _TILES, _SEED = 4, 8, 0
 
 
 class Examine(Callback):
-    """Calls ``Trainable.examine`` a few times, the last time after the last step; draws nothing from global generators.
+    """Calls ``Trainable.examine`` before the first step, after the last and between; draws from no global generator.
 
     Leaves ``step-000100.json`` with the figures and ``step-000100.png`` with the pictures.
 
@@ -50,8 +50,8 @@ class Examine(Callback):
         self._images, self._captions, self._folder, self._probe = images, list(captions), folder, probe
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A fit that was interrupted between a step and its look makes up for it."""
-        if trainer.global_step and not look_path(self._folder, trainer.global_step).is_file():
+        """Look at what was not trained yet; a fit that was interrupted between a step and its look makes up for it."""
+        if not look_path(self._folder, trainer.global_step).is_file():
             self._look_if_due(trainer, pl_module)
 
     def on_train_batch_end(
@@ -61,7 +61,7 @@ class Examine(Callback):
         self._look_if_due(trainer, pl_module)
 
     def _look_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        due = {round(trainer.max_steps * part / _TIMES) for part in range(1, _TIMES + 1)}
+        due = {round(trainer.max_steps * part / _TIMES) for part in range(_TIMES + 1)}
         if trainer.global_step not in due or not isinstance(pl_module, Trainable):
             return
         step, device = trainer.global_step, pl_module.device

@@ -77,13 +77,13 @@ def _looked_at(
 
 def _ridge(features: NDArray[np.float64], labels: NDArray[np.uint8], n_classes: int) -> NDArray[np.float64]:
     """(C + 1, K) weights of the regression to one-hot labels, every class that is there of the same weight in all."""
-    x, y = _with_constant(features), np.eye(n_classes)[labels]
+    x, y = _with_constant(features), np.eye(n_classes, dtype=np.float64)[labels]
     counts = np.bincount(labels, minlength=n_classes)
-    weighted = x * (1 / counts[labels])[:, None]
+    weighted = x / counts[labels][:, None]
     penalty = _RIDGE * np.eye(x.shape[1])
     penalty[-1, -1] = 0  # the constant is not pulled to 0
-    solved: NDArray[np.float64] = np.linalg.lstsq(weighted.T @ x + penalty, weighted.T @ y, rcond=None)[0]
-    return solved
+    solved = np.linalg.lstsq(weighted.T @ x + penalty, weighted.T @ y, rcond=None)[0]
+    return solved.astype(np.float64)
 
 
 def _with_constant(features: NDArray[np.float64]) -> NDArray[np.float64]:

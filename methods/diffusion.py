@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
 from tissuebench.methods.base import ANNOTATED, Method, Stage, Task, masked_cross_entropy, own_settings
@@ -33,17 +33,11 @@ from tissuebench.methods.losses.focal import focal_loss
 from tissuebench.methods.losses.structural_similarity import structural_similarity_loss
 from tissuebench.methods.networks.diffusion_unet import transfer
 from tissuebench.methods.networks.timed import TimedSegmenter
+from tissuebench.methods.networks.unet_segmenter import Head, InputRange, UNetSegmenter
 from tissuebench.methods.registry import register
 from tissuebench.methods.settings import Settings, TrainingSettings
 
 PRETRAIN = "pretrain"
-
-
-class InputRange(StrEnum):
-    """Of images when the U-Net segments: that of pre-training, or the published code's 0..1, which looks accidental."""
-
-    SYMMETRIC = "symmetric"
-    UNIT = "unit"
 
 
 class FineTuningLoss(StrEnum):
@@ -57,37 +51,17 @@ class FineTuningSettings(DenoiserSettings):
     """The network, and how it learns from masks.
 
     Attributes:
-        step: the time at which the network segments.
+        head: of the U-Net as a segmenter (``paper``); published: ``finest``.
+        step: the time at which the network segments; published: 0. There a predictor of noise has learnt least: P2
+            weighs step 0 with 1e-4.
         input_range: of images then (``paper``).
         loss: of the fine-tuning.
     """
 
-    step: float = Field(0, ge=0, lt=1000)
+    head: Head = Head.LEVELS
+    step: float = Field(100, ge=0, lt=1000)
     input_range: InputRange = InputRange.SYMMETRIC
     loss: FineTuningLoss = FineTuningLoss.CROSS_ENTROPY
-
-
-class UNetSegmenter(nn.Module):
-    """The published U-Net as a segmenter: clean images in, logits out, the time constant.
-
-    Args:
-        settings: of the network, the time and the range of images.
-        n_classes: K.
-    """
-
-    def __init__(self, settings: FineTuningSettings, n_classes: int) -> None:
-        super().__init__()
-        self.unet = build_unet(settings, n_classes)
-        self._step, self._range = settings.step, settings.input_range
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K, H, W) of images (B, 3, H, W), uint8 or float in 0..1."""
-        scaled = images.float() / 255 if images.dtype == torch.uint8 else images
-        if self._range is InputRange.SYMMETRIC:
-            scaled = scaled * 2 - 1
-        t = torch.full((len(images),), self._step, device=images.device)
-        # Losses and the largest class are found much faster plane by plane.
-        return cast("Tensor", self.unet(scaled.contiguous(memory_format=torch.channels_last), t)).contiguous()
 
 
 @register
@@ -111,7 +85,9 @@ class DiffusionFromScratch(Method):
             network = TimedSegmenter(task.network, n_classes, task.tile_px, step)
             self.network = network.to(memory_format=torch.channels_last)
         else:  # nobody asks it for features: it wants images
-            self.network = UNetSegmenter(self.settings, n_classes)  # type: ignore[assignment]
+            self.network = UNetSegmenter(
+                build_unet(self.settings, n_classes), n_classes, step, self.settings.input_range, self.settings.head
+            )  # type: ignore[assignment]
 
     @classmethod
     def planned_settings(cls, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -200,6 +176,8 @@ class PublishedDiffusion(Diffusion):
         network: Architecture = Architecture.PAPER
         initialisation: Initialisation = Initialisation.PUBLISHED
         reduction: Reduction = Reduction.SUM
+        head: Head = Head.FINEST
+        step: float = Field(0, ge=0, lt=1000)
         input_range: InputRange = InputRange.UNIT
         loss: FineTuningLoss = FineTuningLoss.STRUCTURAL_SIMILARITY
 
@@ -216,6 +194,8 @@ class PublishedFromScratch(DiffusionFromScratch):
         """The paper's settings, but for the initialisation."""
 
         network: Architecture = Architecture.PAPER
+        head: Head = Head.FINEST
+        step: float = Field(0, ge=0, lt=1000)
         input_range: InputRange = InputRange.UNIT
         loss: FineTuningLoss = FineTuningLoss.STRUCTURAL_SIMILARITY
 

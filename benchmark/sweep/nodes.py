@@ -48,7 +48,7 @@ from tissuebench.trial import Trial
 from tissuebench.world import World
 
 _ANNOTATED_AT_ONCE = 16
-_TAKEN = ("steps", "samples", "peak_memory", "waiting")
+_TAKEN = ("steps", "samples", "tiles_per_second", "waiting", "peak_memory")
 
 
 @dataclass(slots=True)
@@ -150,6 +150,7 @@ def _run_stage(
         "steps": fitted.steps,
         "samples": fitted.samples,
         "seconds": fitted.seconds + time.perf_counter() - started,
+        "tiles_per_second": fitted.samples / max(fitted.seconds, 1e-9),
         "waiting": fitted.waiting,
         "peak_memory": around.peak_memory(),
     }
@@ -227,6 +228,7 @@ def _run_trial(
     compute: dict[str, float] = {
         "steps": fitted.steps,
         "samples": fitted.samples,
+        "tiles_per_second": fitted.samples / max(fitted.seconds, 1e-9),
         "waiting": fitted.waiting,
         "peak_memory": around.peak_memory(),
     }

@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -18,6 +17,7 @@ from tissuebench.methods.denoising.sampling import denoised, sampled
 from tissuebench.methods.denoising.schedule import NoiseSchedule, Reduction, ScheduleKind, denoising_loss
 from tissuebench.methods.networks.diffusion_unet import DiffusionUNet, published_initialisation
 from tissuebench.methods.networks.timed import TimedDenoiser
+from tissuebench.methods.networks.unet_segmenter import resized
 from tissuebench.methods.settings import NetworkSettings, Settings
 from tissuebench.methods.trainable import Examination, Task, Trainable, own_settings
 
@@ -90,7 +90,7 @@ def build_denoiser(network: NetworkSettings, settings: DenoiserSettings) -> Time
         denoiser: TimedDenoiser | DiffusionUNet = TimedDenoiser(network)
     else:
         denoiser = build_unet(settings, 3)
-    return denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return denoiser.to(memory_format=torch.channels_last)
 
 
 def build_unet(settings: DenoiserSettings, out_channels: int) -> DiffusionUNet:
@@ -104,7 +104,7 @@ def build_unet(settings: DenoiserSettings, out_channels: int) -> DiffusionUNet:
     )
     if settings.initialisation is Initialisation.PUBLISHED:
         published_initialisation(unet)
-    return unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return unet.to(memory_format=torch.channels_last)
 
 
 class Denoising(Trainable):
@@ -121,7 +121,7 @@ class Denoising(Trainable):
         self.network = build_denoiser(task.network, self.settings)
         self.average: AveragedModel | None = None
         if self.settings.average is not None:
-            averaged = get_ema_multi_avg_fn(self.settings.average)
+            averaged = get_ema_multi_avg_fn(self.settings.average)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.network, multi_avg_fn=averaged, use_buffers=True)
             self.average.requires_grad_(False)
 
@@ -169,7 +169,9 @@ class Denoising(Trainable):
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         t = torch.linspace(0, len(self.schedule.betas) - 1, len(clean), device=clean.device).round().long()
         predicted = self._predict(self.schedule.noised(clean, noise, t), t)
-        loss = denoising_loss(predicted, noise, self.schedule.weights(t, self.settings.gamma))
+        # Not ``denoising_loss``: one process alone looks, and that asks the others.
+        errors = (noise - predicted.float()).square().mean(dim=(1, 2, 3))
+        loss = (self.schedule.weights(t, self.settings.gamma) * errors).mean()
         columns = {"image": clean}
         for step in _SHOWN_STEPS:
             at = torch.full_like(t, step)
@@ -181,9 +183,9 @@ class Denoising(Trainable):
         return Examination({"validation_loss": float(loss)}, shown)
 
     def maps(self, images: Tensor) -> Tensor:
-        """What the decoder makes of clean images at the time that pictures are denoised at."""
+        """What the decoder makes of clean images, at a step of little noise."""
         clean = (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        return decoder_maps(self.trained, clean, torch.zeros(len(clean), device=clean.device))
+        return decoder_maps(self.trained, clean, torch.full((len(clean),), _SHOWN_STEPS[0], device=clean.device))
 
     def _predict(self, noisy: Tensor, t: Tensor) -> Tensor:
         return cast("Tensor", self.trained(noisy.contiguous(memory_format=torch.channels_last), t))
@@ -210,10 +212,4 @@ def decoder_maps(network: nn.Module, images: Tensor, t: Tensor) -> Tensor:
         return network.maps(images, t)
     levels = cast("DiffusionUNet", network).features(images, t)
     size = tuple(levels[len(levels) // 2].shape[-2:])
-    return torch.cat([_resized(level, cast("tuple[int, int]", size)) for level in levels], dim=1)
-
-
-def _resized(level: Tensor, size: tuple[int, int]) -> Tensor:
-    if level.shape[-2] > size[0]:
-        return functional.adaptive_avg_pool2d(level, size)
-    return functional.interpolate(level, size=size, mode="bilinear", align_corners=False)
+    return torch.cat([resized(level, cast("tuple[int, int]", size)) for level in levels], dim=1)

@@ -38,11 +38,16 @@ def sampled(predictor: Predictor, schedule: NoiseSchedule, noise: Tensor, n_step
         predictor: of noise.
         schedule: that it was trained with.
         noise: (B, 3, H, W), standard normal.
-        n_steps: evenly spaced over those of the schedule, its last one first.
+        n_steps: evenly spaced over those of the schedule, its last one first; a divisor of their number.
 
     Returns:
         (B, 3, H, W) float32 in -1..1.
+
+    Raises:
+        ValueError: no divisor; the last of the steps would leave noise.
     """
+    if n_steps < 1 or len(schedule.betas) % n_steps:
+        raise ValueError(f"{len(schedule.betas)} steps cannot be gone through in {n_steps} of the same length")
     scheduler = DDIMScheduler(
         num_train_timesteps=len(schedule.betas),
         trained_betas=schedule.betas.cpu().numpy(),
