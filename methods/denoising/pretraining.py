@@ -22,7 +22,7 @@ from tissuebench.methods.settings import NetworkSettings, Settings
 from tissuebench.methods.trainable import Examination, Task, Trainable, own_settings
 
 TISSUE = "tissue"
-_SHOWN_STEPS = (100, 300, 600)
+_SHOWN_STEPS, _SAMPLING_STEPS = (100, 300, 600), 25
 AVERAGED = "average.module."
 """What the names of averaged weights begin with in the stage's state; ``network.`` those of the last step."""
 
@@ -178,7 +178,7 @@ class Denoising(Trainable):
             noisy = self.schedule.noised(clean, noise, at)
             columns[f"step {step}"] = noisy
             columns[f"step {step}, denoised"] = denoised(self._predict, self.schedule, noisy, at)
-        columns["sample"] = sampled(self._predict, self.schedule, noise)
+        columns["sample"] = sampled(self._predict, self.schedule, noise, _SAMPLING_STEPS)
         shown = {title: (column.clamp(-1, 1) + 1) / 2 for title, column in columns.items()}
         return Examination({"validation_loss": float(loss)}, shown)
 

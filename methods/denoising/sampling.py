@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from tissuebench.methods.denoising.schedule import NoiseSchedule
@@ -48,6 +47,8 @@ def sampled(predictor: Predictor, schedule: NoiseSchedule, noise: Tensor, n_step
     """
     if n_steps < 1 or len(schedule.betas) % n_steps:
         raise ValueError(f"{len(schedule.betas)} steps cannot be gone through in {n_steps} of the same length")
+    from diffusers import DDIMScheduler  # seconds, and few who import this file draw samples
+
     scheduler = DDIMScheduler(
         num_train_timesteps=len(schedule.betas),
         trained_betas=schedule.betas.cpu().numpy(),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.benchmark.processes import run_processes, start_script
+from tests.processes import run_processes, start_script
 from tissuebench.checkpoints import FITTED, read_torch
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store import TileStore

@@ -14,7 +14,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from tests.benchmark.processes import CPU, run_processes
+from tests.processes import CPU, run_processes
 from tissuebench.batch_norm import SharedStatistics
 from tissuebench.building import task_of
 from tissuebench.callbacks import StepSeeds

@@ -18,7 +18,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from tests.benchmark.ddp_tasks import MACHINE, TASKS, built, resumed, scored
-from tests.benchmark.processes import CPU, start_script
+from tests.processes import CPU, start_script
 from tissuebench.batch_norm import SharedStatistics
 from tissuebench.config import load_plan
 from tissuebench.errors import ConfigError

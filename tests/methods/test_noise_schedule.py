@@ -1,8 +1,5 @@
-"""Noise schedules and the denoising loss: golden values, properties, and two real processes."""
+"""Noise schedules and the denoising loss: golden values, properties."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import distributed
 
 from tissuebench.methods.denoising.schedule import NoiseSchedule, Reduction, ScheduleKind, denoising_loss
 
@@ -188,21 +184,3 @@ def of_part(part):
         loss.backward()
         found += [loss.item(), *scale.grad.flatten().tolist()]
     return found
-
-
-def test_two_processes_give_the_loss_and_the_gradients_of_one(tmp_path):
-    command = [sys.executable, "-P", __file__, str(tmp_path / "meet")]
-    processes = [subprocess.Popen([*command, rank], stdout=subprocess.PIPE, text=True) for rank in "01"]
-    try:
-        said = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    np.testing.assert_allclose(np.mean(said, axis=0), of_part(slice(0, 5)), rtol=1e-12)
-
-
-if __name__ == "__main__":
-    rank = int(sys.argv[2])
-    distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=rank, world_size=2)
-    print(json.dumps(of_part(slice(0, 3) if rank == 0 else slice(3, 5))))
-    distributed.destroy_process_group()

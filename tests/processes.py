@@ -16,7 +16,7 @@ import torch
 from tissuebench.world import World, connected
 
 CPU = torch.device("cpu")
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def start_script(module, *arguments):

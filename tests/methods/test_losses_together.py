@@ -1,0 +1,42 @@
+"""Losses of a batch that two processes share: the mean of what they get is what one gets of the whole."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.methods import (
+    test_focal_loss,
+    test_multi_target_loss,
+    test_noise_schedule,
+    test_structural_similarity_loss,
+)
+from tests.processes import run_processes, start_script
+
+LOSSES = (test_focal_loss, test_multi_target_loss, test_noise_schedule, test_structural_similarity_loss)
+NAMES = [loss.__name__.rpartition(".")[2] for loss in LOSSES]
+PARTS = (slice(0, 3), slice(3, 5))
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("said")
+    start_script("tests.methods.test_losses_together", str(folder))
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(PARTS))]
+
+
+@pytest.mark.parametrize("index", range(len(LOSSES)), ids=NAMES)
+def test_two_processes_give_the_loss_and_the_gradients_of_one(said, index):
+    means = np.mean([each[index] for each in said], axis=0)
+    np.testing.assert_allclose(means, LOSSES[index].of_part(slice(0, 5)), rtol=1e-11, atol=1e-15)
+
+
+if __name__ == "__main__":
+
+    def say(world):
+        found = [loss.of_part(PARTS[world.rank]) for loss in LOSSES]
+        (Path(sys.argv[1]) / f"{world.rank}.json").write_text(json.dumps(found))
+
+    run_processes(len(PARTS), say)
