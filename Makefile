@@ -17,11 +17,11 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
                $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(call each,--gpus,$(GPUS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks chaos clean
+.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks perf-denoising chaos clean
 
 help:  ## this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
-	  /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make bench METHOD=complementary [DATASET=synthetic DATA_ROOT=... PLAN=smoke BUDGETS=masks:3p,masks:6p SEEDS=0,1,2 SET='training.steps=500' EXECUTOR=local GPUS=0,1]"
 
@@ -74,6 +74,9 @@ perf-sweep: $(READY)  ## what a sweep costs beside its nodes (JSON=1)
 
 perf-masks: $(READY)  ## what pseudo-masks cost beside the network itself (JSON=1)
 	@$(BIN)/tissuebench perf masks $(if $(JSON),--json)
+
+perf-denoising: $(READY)  ## what a step of diffusion pre-training costs, in bf16 and float32 (JSON=1)
+	@$(BIN)/tissuebench perf denoising $(if $(JSON),--json)
 
 chaos: $(READY)  ## kill a sweep twenty times and compare with one that was left alone (SEED=0)
 	@$(BIN)/python -P tests/chaos.py --seed $(or $(SEED),0)

@@ -61,3 +61,22 @@ def masks(n_tiles: int, as_json: bool) -> None:
     from tissuebench.perf.pseudo_masks import run
 
     run(stdout(), as_json, n_tiles)
+
+
+@perf.command()
+@click.option(
+    "--width", type=click.IntRange(min=8), default=32, show_default=True, help="Channels of the U-Net's finest level."
+)
+@click.option("--multipliers", default="1,2,4", show_default=True, help="Channels of its levels, in widths.")
+@click.option(
+    "--patch", type=click.IntRange(1, 8), default=2, show_default=True, help="Pixels along an edge seen as one."
+)
+@click.option("--tile-px", type=click.IntRange(16, 256), default=64, show_default=True, help="Tile edge, px.")
+@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Tiles a step.")
+@click.option("--steps", type=click.IntRange(min=1), default=200, show_default=True, help="Of each precision.")
+@_JSON
+def denoising(width: int, multipliers: str, patch: int, tile_px: int, batch: int, steps: int, as_json: bool) -> None:
+    """What a step of diffusion pre-training costs, and whether bf16 learns what float32 learns."""
+    from tissuebench.perf.denoising import run
+
+    run(stdout(), as_json, width, multipliers, patch, tile_px, batch, steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
@@ -54,7 +54,7 @@ class DenoiserSettings(Settings):
 
     network: Architecture = Architecture.MATCHED
     width: int = Field(64, ge=8, multiple_of=8)
-    multipliers: tuple[int, ...] = Field((1, 2, 4, 8), min_length=2)
+    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 4, 8), min_length=2)
     patch: int = Field(1, ge=1, le=8)
     fullres_skip: bool = False
     initialisation: Initialisation = Initialisation.DEFAULT

@@ -52,7 +52,7 @@ class UNetSegmenter(nn.Module):
         if head is Head.LEVELS:
             unet.final_conv = nn.Sequential()
             self.levels = LevelsHead(unet.feature_channels, n_classes)
-            self.levels.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.levels.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
