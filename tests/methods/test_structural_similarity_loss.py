@@ -1,4 +1,4 @@
-"""Structural-similarity loss: golden values of both forms, a second implementation, properties, two real processes."""
+"""Structural-similarity loss: golden values of both forms, a second implementation, properties."""
 
 from pathlib import Path
 
