@@ -28,7 +28,7 @@ def probe_miou(store: TileStore, split: Split, maps: Callable[[Tensor], Tensor])
     """Mean IoU of a ridge classifier on standardised features, one place of the map after the other.
 
     Every second patient of the training part gives up to 48 tiles to fit it, the others as many to score it; the
-    classes weigh alike. None where there are fewer than two patients with masks.
+    classes weigh alike. None where there are fewer than two patients with masks, or too little is annotated to be met.
 
     Args:
         store: of the tiles.
@@ -36,20 +36,22 @@ def probe_miou(store: TileStore, split: Split, maps: Callable[[Tensor], Tensor])
         maps: features (B, C, h, w) of images (B, 3, H, W) uint8.
     """
     view = LabelView.for_evaluation(store, split, "train")
-    patients = sorted({slide.patient_id for slide in view.mask_slides})
+    tiles = view.mask_tiles()
+    patients = sorted({store.slides[tile.slide_id].patient_id for tile in tiles})
     if len(patients) < 2:
         return None
     fitted = set(patients[::2])
-    tiles = view.mask_tiles()
     mine = [tile for tile in tiles if store.slides[tile.slide_id].patient_id in fitted]
     others = [tile for tile in tiles if store.slides[tile.slide_id].patient_id not in fitted]
     n_classes = len(view.class_map)
     features, labels = _looked_at(spaced(mine, _TILES), store, view, maps)
+    of_others, truth = _looked_at(spaced(others, _TILES), store, view, maps)
+    if not len(labels) or not len(truth):
+        return None
     mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
     weights = _ridge((features - mean) / spread, labels, n_classes)
-    features, labels = _looked_at(spaced(others, _TILES), store, view, maps)
-    scores = _with_constant((features - mean) / spread) @ weights
-    return float(miou(confusion(labels, scores.argmax(axis=1).astype(np.uint8), n_classes)))
+    scores = _with_constant((of_others - mean) / spread) @ weights
+    return float(miou(confusion(truth, scores.argmax(axis=1).astype(np.uint8), n_classes)))
 
 
 def spaced(tiles: Sequence[Tile], count: int) -> list[Tile]:

@@ -22,7 +22,8 @@ def picture_of(look: Path) -> Path:
 
 def last_look(folder: Path) -> tuple[Mapping[str, float], Path] | None:
     """The figures of the last look that a stage's folder has, their ``step`` among them, and its picture."""
-    found = sorted((folder / _FOLDER).glob("step-*.json"))
+    found = list((folder / _FOLDER).glob("step-*.json"))
     if not found:
         return None
-    return cast("dict[str, float]", json.loads(found[-1].read_bytes())), picture_of(found[-1])
+    last = max(found, key=lambda look: int(look.stem.removeprefix("step-")))
+    return cast("dict[str, float]", json.loads(last.read_bytes())), picture_of(last)

@@ -17,8 +17,9 @@ from tissuebench.datasets.store import StoreInfo
 from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.types import ClassMap, LabelCosts, Tile
 from tissuebench.errors import DataError
+from tissuebench.picture_sheet import CELL, GAP, LINE, place
 from tissuebench.pseudo_masks import write_pseudo_masks
-from tissuebench.pseudo_picture import CELL, GAP, HATCH, LINE, PICTURE, PicturedTile, draw_sheet, place
+from tissuebench.pseudo_picture import HATCH, PICTURE, PicturedTile, draw_sheet
 from tissuebench.pseudo_quality import QUALITY, read_quality, spread, write_quality
 
 PX = 16

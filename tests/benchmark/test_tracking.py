@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from tissuebench.comparison import comparison_key, results_folder
+from tissuebench.looks import look_path, picture_of
 from tissuebench.publisher import Publisher
 from tissuebench.results.leaderboard import Row, build
 from tissuebench.results.pseudo import PseudoQuality
@@ -390,14 +391,23 @@ def test_publishing_imports_nothing_heavy(module, heavy):
     assert shown.stdout.strip() == "[]"
 
 
-def test_pseudo_masks_go_with_their_trial_numbers_and_picture(home, connect):
-    """Their scores are of training tiles: not under ``test/``, and the curve stays as it is."""
+def test_pseudo_masks_and_looks_go_with_their_trial_numbers_and_pictures(home, connect):
+    """Scores of pseudo-masks are of training tiles: not under ``test/``, and the curve stays as it is.
+
+    Of the looks it is the last, and the figures that the trial has kept.
+    """
     quality = PseudoQuality(("sure", "a/b [c]"), np.ones((2, 3, 3), np.int64), annotated=36, n_tiles=2)
-    trial = replace(result(9, method="weak"), pseudo_masks={"cam": quality})
+    compute = {"steps": 10, "waiting": 0.25, "probe_miou/cam": 0.5}
+    trial = replace(result(9, method="weak"), pseudo_masks={"cam": quality}, compute=compute)
     home.add(trial)
     stage = home.runs / "stages" / "feedfacefeedface"
     stage.mkdir(parents=True)
     Image.new("RGB", (40, 30), (1, 2, 3)).save(stage / "pseudo_masks.png")
+    for step, width in ((0, 10), (20, 50), (10, 20)):
+        path = look_path(stage, step)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"step": step, "loss": 1.0}))
+        Image.new("RGB", (width, 60)).save(picture_of(path))
     document = {"needs": {"cam": stage.name, "other": "0" * 16}, "features": []}
     job = Job(trial.trial_id, NodeKind.TRIAL, "weak", home.path, document)
     (home.runs / "trials" / trial.trial_id / "job.json").write_text(job.to_json())
@@ -415,5 +425,8 @@ def test_pseudo_masks_go_with_their_trial_numbers_and_picture(home, connect):
         assert (shown["_type"], shown["width"], shown["height"]) == ("image-file", 40, 30)
         (upload,) = [data for name, data in server.uploads.items() if name.endswith(shown["path"])]
         assert upload == (stage / "pseudo_masks.png").read_bytes()
+        (shown,) = run.curve("looks/cam").values()
+        assert (shown["_type"], shown["width"], shown["height"]) == ("image-file", 50, 60)
+        assert {"compute/waiting": 0.25, "compute/probe_miou/cam": 0.5}.items() <= run.summary.items()
         board = server.runs[home.board_id]
         assert board.summary["pseudo_miou/sure/weak/masks:3p"] == pytest.approx(1 / 5)

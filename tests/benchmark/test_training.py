@@ -11,7 +11,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from tissuebench.building import task_of
 from tissuebench.checkpoints import FITTED, LAST, weights_of, write_torch
-from tissuebench.datasets.datamodule import TileDataModule
+from tissuebench.datasets.datamodule import StepDataset, TileDataModule
 from tissuebench.datasets.views import LabelView
 from tissuebench.errors import DataError
 from tissuebench.hashing import derive_seed
@@ -115,13 +115,46 @@ def test_seconds_are_those_of_all_resumptions(start):
     assert 300 + 200 < seconds_of[1] < 300 + 200 + 100
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Time goes by where the test says so: in loading a batch, and in a step."""
+    now, batch_of = [0.0], StepDataset.__getitem__
+
+    def taking(of_data, of_step):
+        def slowly(dataset, step):
+            now[0] += of_data
+            return batch_of(dataset, step)
+
+        def report(step):
+            now[0] += of_step
+
+        monkeypatch.setattr(StepDataset, "__getitem__", slowly)
+        monkeypatch.setattr("tissuebench.callbacks.time.perf_counter", lambda: now[0])
+        return report
+
+    return taking
+
+
+@pytest.mark.parametrize(("of_data", "of_step", "share"), [(1, 0, 1), (0, 1, 0)])
+def test_waiting_is_the_share_that_data_took(start, clock, of_data, of_step, share):
+    assert start(report=clock(of_data, of_step))[1].waiting == pytest.approx(share, abs=1e-6)
+
+
+def test_waiting_is_that_since_the_fit_was_resumed_and_is_kept(start, clock):
+    with pytest.raises(Interrupted):
+        start(report=clock(1, 9), stop=after(4))
+    _, fitted, _ = start(report=clock(3, 1))
+    assert fitted.waiting == pytest.approx(0.75)
+    assert start()[1].waiting == fitted.waiting
+
+
 def test_a_fit_that_is_over_is_not_repeated(start, tmp_path):
     (tmp_path / "fit").mkdir()
     (tmp_path / "fit" / "mine.txt").write_text("kept")
     state, fitted, _ = start()
     assert sorted(path.name for path in (tmp_path / "fit").iterdir()) == [FITTED, "mine.txt"]
     kept = torch.load(tmp_path / "fit" / FITTED, weights_only=True)
-    assert set(kept) == {"state", "history", "seconds", "selected_step"}
+    assert set(kept) == {"state", "history", "seconds", "waiting", "selected_step"}
     assert kept["selected_step"] is None
     same_bits(weights_of(tmp_path / "fit"), state)
 
