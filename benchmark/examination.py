@@ -84,10 +84,10 @@ class Examine(Callback):
 
 
 def examiner(module: Trainable, store: TileStore, split: Split, folder: Path) -> Examine | None:
-    """What looks at a stage; None for one that has nothing to show."""
-    if type(module).examine is Trainable.examine:
+    """What looks at a stage; None for one that has nothing to show, or where there is no tissue to show it on."""
+    tiles = [] if type(module).examine is Trainable.examine else tiles_to_show(store, split)
+    if not tiles:
         return None
-    tiles = tiles_to_show(store, split)
     images = torch.from_numpy(store.images(tiles, store.info.tile_px))
     captions = [f"{tile.slide_id}, y {tile.y}, x {tile.x}" for tile in tiles]
     return Examine(images, captions, folder, partial(probe_miou, store, split))
