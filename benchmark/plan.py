@@ -60,7 +60,8 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
         find_method(name)
     configs = {
         name: validated(kind.Config, kind.planned_settings(plan.methods), f"plan: methods.{name}")
-        for name, kind in ((name, find_method(name)) for name in names)
+        # what was asked for comes first: controls follow it, and a wrong key should be told under the name it was given
+        for name, kind in ((name, find_method(name)) for name in (*methods, *names))
     }
     spending = {name: spending_of(name, configs[name]) for name in names}
     budgets = {name: _usable_budgets(name, spending[name], plan.budgets, name in methods) for name in names}

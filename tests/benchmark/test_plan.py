@@ -173,3 +173,9 @@ def test_minutes_of_a_trial_are_all_labels_that_it_sees(bench, monkeypatch):
 def test_methods_share_the_budget_in_patients_whatever_they_consume(bench):
     trials = trials_of(bench, "supervised", "complementary", "divided", budgets="['masks:2p']")
     assert len({trial.budget.sha256 for trial in trials if trial.method != "full"}) == 1
+
+
+def test_a_wrong_key_is_told_under_the_name_that_it_was_given(bench):
+    """The control follows the arm, and is made first."""
+    with pytest.raises(ConfigError, match=r"methods\.diffusion: key 'network'"):
+        bench.trials(bench.plan("methods.diffusion.network=papper"), "diffusion")
