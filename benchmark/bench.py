@@ -17,7 +17,7 @@ from tissuebench.datasets.ingest import ensure_store
 from tissuebench.errors import ConfigError
 from tissuebench.executors.registry import find_executor
 from tissuebench.files import write_aside
-from tissuebench.plan import PlannedData, check_part, expand, with_controls
+from tissuebench.plan import PlannedData, check_part, configured, expand
 from tissuebench.progress import ProgressDisplay
 from tissuebench.publisher import Publisher
 from tissuebench.results.leaderboard import Leaderboard
@@ -92,7 +92,7 @@ def prepare(request: Request) -> Sweep:
     methods = request.methods or tuple(plan.methods)
     if not methods:
         raise ConfigError(f"plan {request.plan!r} names no methods; say which (METHOD=… or --method …)")
-    with_controls(methods)  # an unknown one is told before hours of ingest
+    configured(plan, methods)  # what is wrong is told before hours of ingest
     find_executor(plan.compute.executor)
     trials: dict[str, list[Trial]] = defaultdict(list)
     opened: dict[str, PlannedData] = {}

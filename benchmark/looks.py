@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+
+from tissuebench.errors import DataError
 
 _FOLDER = "looks"
 
@@ -21,9 +22,17 @@ def picture_of(look: Path) -> Path:
 
 
 def last_look(folder: Path) -> tuple[Mapping[str, float], Path] | None:
-    """The figures of the last look that a stage's folder has, their ``step`` among them, and its picture."""
+    """The figures of the last look that a stage's folder has, their ``step`` among them, and its picture.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     found = list((folder / _FOLDER).glob("step-*.json"))
     if not found:
         return None
     last = max(found, key=lambda look: int(look.stem.removeprefix("step-")))
-    return cast("dict[str, float]", json.loads(last.read_bytes())), picture_of(last)
+    try:
+        figures: dict[str, float] = json.loads(last.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{last}: not the figures of a look ({error}); delete it") from None
+    return figures, picture_of(last)

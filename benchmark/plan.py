@@ -45,6 +45,22 @@ def with_controls(names: Sequence[str]) -> list[str]:
     return wanted
 
 
+def configured(plan: Plan, methods: Sequence[str]) -> dict[str, Settings]:
+    """The settings of these methods and their controls, by name.
+
+    Raises:
+        ConfigError: unknown method or setting.
+    """
+    for name in plan.methods:
+        find_method(name)
+    # What was asked for comes first: controls follow it, and a wrong key is told under the name that it was given.
+    kinds = {name: find_method(name) for name in (*methods, *with_controls(methods))}
+    return {
+        name: validated(kind.Config, kind.planned_settings(plan.methods), f"plan: methods.{name}")
+        for name, kind in kinds.items()
+    }
+
+
 def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) -> list[Trial]:
     """All trials of a plan, in the order they are run: seed by seed, so that a first table is there early.
 
@@ -55,14 +71,7 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
         ConfigError: unknown method or setting, a budget that cannot be bought, or a method that was asked for by name
             and can use none of the budgets.
     """
-    names = with_controls(methods)
-    for name in plan.methods:
-        find_method(name)
-    configs = {
-        name: validated(kind.Config, kind.planned_settings(plan.methods), f"plan: methods.{name}")
-        # what was asked for comes first: controls follow it, and a wrong key should be told under the name it was given
-        for name, kind in ((name, find_method(name)) for name in (*methods, *names))
-    }
+    names, configs = with_controls(methods), configured(plan, methods)
     spending = {name: spending_of(name, configs[name]) for name in names}
     budgets = {name: _usable_budgets(name, spending[name], plan.budgets, name in methods) for name in names}
     folder = dataset_folder(home, data.store.info.dataset) / "budgets"

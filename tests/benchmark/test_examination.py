@@ -22,6 +22,7 @@ from tissuebench.datasets.store import StoreInfo, TileStore
 from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.datasets.views import LabelView
+from tissuebench.errors import DataError
 from tissuebench.examination import examiner, tiles_to_show
 from tissuebench.looks import last_look, look_path, picture_of
 from tissuebench.machine import Machine
@@ -294,3 +295,11 @@ def test_a_sheet_has_a_row_a_tile_and_a_column_a_title():
             assert (sheet[top : top + CELL, left : left + CELL] == colours[row, column]).all()
     foot = sheet[place(2, 0)[1] - LINE + GAP :]
     assert (foot < 100).any()  # something is written there
+
+
+def test_a_damaged_look_is_told_in_one_line(tmp_path):
+    look = look_path(tmp_path, 4)
+    look.parent.mkdir()
+    look.write_text("{")
+    with pytest.raises(DataError, match=r"step-000004\.json: not the figures of a look .* delete it"):
+        last_look(tmp_path)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
+from tissuebench.bench import Request, prepare
 from tissuebench.datasets.budget_specs import Spending
 from tissuebench.datasets.types import Stream, Supervision
 from tissuebench.errors import ConfigError
@@ -179,3 +180,10 @@ def test_a_wrong_key_is_told_under_the_name_that_it_was_given(bench):
     """The control follows the arm, and is made first."""
     with pytest.raises(ConfigError, match=r"methods\.diffusion: key 'network'"):
         bench.trials(bench.plan("methods.diffusion.network=papper"), "diffusion")
+
+
+def test_a_wrong_setting_is_told_before_data_are_made(tmp_path):
+    overrides = ("methods.diffusion.width=12",)
+    with pytest.raises(ConfigError, match=r"methods\.diffusion: key 'width'"):
+        prepare(Request(("diffusion",), "smoke", tmp_path, overrides=overrides))
+    assert list(tmp_path.iterdir()) == []
