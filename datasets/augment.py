@@ -126,15 +126,25 @@ def augment(
         exponents = _uniform(seed, "scale", total, 1)[:, 0]
         zooms = ((1 + settings.scale) ** exponents)[mine]  # a power's last bit may depend on how many are computed
         result = _zoom(result, zooms, "bilinear")
+    return recolour(result, seed, settings, offset, total), Geometry(orientations, zooms)
+
+
+def recolour(images: Tensor, seed: int, settings: AugmentSettings, offset: int = 0, total: int | None = None) -> Tensor:
+    """What ``augment`` does to colours and sharpness, and nothing that moves a pixel.
+
+    ``images`` are (B, 3, S, S) float32 in 0..1, as is the result; the other arguments are those of ``augment``.
+    """
+    total = len(images) if total is None else total
+    mine = slice(offset, offset + len(images))
     if settings.stain:
         strengths = settings.stain * _uniform(seed, "stain", total, 6)[mine]
-        result = jitter_stains(result, 1 + strengths[:, :3], strengths[:, 3:])
+        images = jitter_stains(images, 1 + strengths[:, :3], strengths[:, 3:])
     if settings.blur:
         sigmas = settings.blur * _uniform(seed, "blur", total, 1)[mine].abs()
-        result = _blur(result, sigmas, settings.blur)
+        images = _blur(images, sigmas, settings.blur)
     if settings.color or settings.hue:
-        result = _jiggle(result, seed, settings, mine, total).clamp_(0, 1)
-    return result, Geometry(orientations, zooms)
+        images = _jiggle(images, seed, settings, mine, total).clamp_(0, 1)
+    return images
 
 
 def _uniform(seed: int, name: str, n_samples: int, n_values: int) -> Tensor:

@@ -20,7 +20,6 @@ from torch import Tensor
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
 from tissuebench.methods.base import ANNOTATED, Method, Stage, Task, masked_cross_entropy, own_settings
 from tissuebench.methods.denoising.pretraining import (
-    Architecture,
     DenoiserSettings,
     Denoising,
     DenoisingSettings,
@@ -35,7 +34,7 @@ from tissuebench.methods.networks.diffusion_unet import transfer
 from tissuebench.methods.networks.timed import TimedSegmenter
 from tissuebench.methods.networks.unet_segmenter import Head, InputRange, UNetSegmenter
 from tissuebench.methods.registry import register
-from tissuebench.methods.settings import Settings, TrainingSettings
+from tissuebench.methods.settings import Architecture, Settings, TrainingSettings
 
 PRETRAIN = "pretrain"
 

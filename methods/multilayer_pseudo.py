@@ -28,9 +28,9 @@ from tissuebench.methods.activation.pseudo_masks import agreement
 from tissuebench.methods.base import Method, Stage, Task, own_settings
 from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cross_entropy
 from tissuebench.methods.networks.deeplab import PaperSegmenter
-from tissuebench.methods.networks.tag_classifier import LAYERS, Backbone, Maps, TagClassifier
+from tissuebench.methods.networks.tag_classifier import LAYERS, Maps, TagClassifier
 from tissuebench.methods.registry import register
-from tissuebench.methods.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.settings import Architecture, EncoderMode, TrainingSettings
 from tissuebench.methods.tagging import ClassifierSettings, Fill, Rule, TagClassification, build_classifier
 
 CLASSIFY, FILL, PSEUDO = "classify_tags", "fill_tags", "pseudo"
@@ -93,7 +93,7 @@ class MultilayerPseudo(Method):
     def __init__(self, task: Task, config: Config) -> None:
         super().__init__(task, config)
         self.settings = own_settings(self, MultilayerPseudo.Config)
-        if self.settings.backbone is Backbone.PAPER:
+        if self.settings.backbone is Architecture.PAPER:
             if task.network.encoder_mode is EncoderMode.FROZEN:
                 raise ConfigError(
                     f"methods.{self.name}.backbone 'paper' brings its own networks; "

@@ -14,6 +14,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Architecture(StrEnum):
+    """``matched``: the network that all arms share. ``paper``: the one that a method was published with."""
+
+    MATCHED = "matched"
+    PAPER = "paper"
+
+
 class Decoder(StrEnum):
     """Decoders of segmentation-models-pytorch."""
 

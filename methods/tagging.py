@@ -25,8 +25,8 @@ from tissuebench.methods.activation.pseudo_masks import (
     shared_threshold,
 )
 from tissuebench.methods.losses.pooling import pooled
-from tissuebench.methods.networks.tag_classifier import LAYERS, Backbone, Maps, TagClassifier
-from tissuebench.methods.settings import EncoderMode, Settings
+from tissuebench.methods.networks.tag_classifier import LAYERS, Maps, TagClassifier
+from tissuebench.methods.settings import Architecture, EncoderMode, Settings
 from tissuebench.methods.trainable import Task, Trainable, own_settings
 
 
@@ -65,7 +65,7 @@ class ClassifierSettings(Settings):
     """
 
     maps: Maps = Maps.HEADS
-    backbone: Backbone = Backbone.MATCHED
+    backbone: Architecture = Architecture.MATCHED
     top_share: float = Field(0.25, gt=0, le=1)
     hidden: int = Field(64, ge=1)
     attention: DropoutForm | None = None
@@ -83,7 +83,7 @@ def build_classifier(task: Task, settings: ClassifierSettings) -> TagClassifier:
     Raises:
         ConfigError: the paper's backbone below cached features, which are another encoder's.
     """
-    if settings.backbone is Backbone.PAPER and task.network.encoder_mode is EncoderMode.FROZEN:
+    if settings.backbone is Architecture.PAPER and task.network.encoder_mode is EncoderMode.FROZEN:
         raise ConfigError("backbone 'paper' brings its own network; it needs network.encoder_mode: finetune")
     return TagClassifier(
         task.network,
@@ -179,7 +179,7 @@ class TagClassification(_TagStage):
             ValueError: the maps are not finite.
         """
         assert batch.tags is not None and batch.images is not None  # noqa: S101 - as stored, from a tags stream
-        looks_through = self.settings.maps is Maps.GRAD_CAM or self.settings.backbone is Backbone.PAPER
+        looks_through = self.settings.maps is Maps.GRAD_CAM or self.settings.backbone is Architecture.PAPER
         size = cast("tuple[int, int]", tuple(batch.images.shape[-2:]))
         cams = self.classifier.activation_maps(batch.images if looks_through else batch.inputs, size)
         if not bool(cams.isfinite().all()):

@@ -35,8 +35,8 @@ from tissuebench.datasets.types import TileBatch
 from tissuebench.errors import ConfigError
 from tissuebench.hashing import derive_seed
 from tissuebench.machine import detect_machine
-from tissuebench.methods.denoising.pretraining import TISSUE, Architecture, Denoising, DenoisingSettings
-from tissuebench.methods.settings import EncoderMode, NetworkSettings, TrainingSettings, Weights
+from tissuebench.methods.denoising.pretraining import TISSUE, Denoising, DenoisingSettings
+from tissuebench.methods.settings import Architecture, EncoderMode, NetworkSettings, TrainingSettings, Weights
 from tissuebench.methods.trainable import Task
 from tissuebench.perf.table import Line, Rates, ratio, show
 from tissuebench.progress import ProgressDisplay

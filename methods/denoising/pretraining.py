@@ -18,20 +18,13 @@ from tissuebench.methods.denoising.schedule import NoiseSchedule, Reduction, Sch
 from tissuebench.methods.networks.diffusion_unet import DiffusionUNet, published_initialisation
 from tissuebench.methods.networks.timed import TimedDenoiser
 from tissuebench.methods.networks.unet_segmenter import resized
-from tissuebench.methods.settings import NetworkSettings, Settings
+from tissuebench.methods.settings import Architecture, NetworkSettings, Settings
 from tissuebench.methods.trainable import Examination, Task, Trainable, own_settings
 
 TISSUE = "tissue"
 _SHOWN_STEPS, _SAMPLING_STEPS = (100, 300, 600), 25
 AVERAGED = "average.module."
 """What the names of averaged weights begin with in the stage's state; ``network.`` those of the last step."""
-
-
-class Architecture(StrEnum):
-    """``matched``: the network that all arms share, told the time. ``paper``: the published U-Net."""
-
-    MATCHED = "matched"
-    PAPER = "paper"
 
 
 class Initialisation(StrEnum):
@@ -45,7 +38,7 @@ class DenoiserSettings(Settings):
     """The network of both stages.
 
     Attributes:
-        network: the shared one or that of the paper.
+        network: the shared one, told the time, or the published U-Net.
         width, multipliers: channels of the U-Net's finest level, and of its levels in widths (``paper``).
         patch: the U-Net sees so many pixels along an edge as one; published: 1 (``paper``).
         fullres_skip: the U-Net's head joins the encoder's finest map; published: false (``paper``).

@@ -45,26 +45,37 @@ class Segmenter(ImageEncoder):
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
         """Logits (B, K, H, W) at 32 times the size of the deepest map, not cropped."""
+        return self.classify(self.decoded(features), features)
+
+    def classify(self, decoded: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Logits of what ``decoded`` made of ``features``, as ``decode``."""
         height, width = (side * DEEPEST_STRIDE for side in features[-1].shape[-2:])
         convolution, *rest = cast("nn.Sequential", self.head)
         # A handful of classes is enlarged, and summed over by losses, much faster plane by plane.
-        logits = convolution(self.decoded(features)).contiguous()
+        logits = convolution(decoded).contiguous()
         for layer in rest:
             logits = layer(logits)
         if logits.shape[-2:] != (height, width):
             logits = functional.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
         return cast("Tensor", logits)
 
-    def forward(self, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Logits of images, or of the features that stand in for them."""
+    def features_of(self, inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The maps that the decoder reads, of images or as they were cached."""
+        return self.encode(inputs) if isinstance(inputs, Tensor) else tuple(feature.float() for feature in inputs)
+
+    def cropped(self, logits: Tensor, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Logits of the padded images, without what was padded."""
         if isinstance(inputs, Tensor):
             height, width = inputs.shape[-2:]
-            return self.decode(self.encode(inputs))[..., :height, :width]
-        logits = self.decode([feature.float() for feature in inputs])
+            return logits[..., :height, :width]
         edge = self.tile_px
         if edge is None or tuple(logits.shape[-2:]) != (edge + -edge % DEEPEST_STRIDE,) * 2:
             return logits
         return logits[..., :edge, :edge]
+
+    def forward(self, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """Logits of images, or of the features that stand in for them."""
+        return self.cropped(self.decode(self.features_of(inputs)), inputs)
 
 
 def build_segmenter(settings: NetworkSettings, n_classes: int, tile_px: int | None = None) -> Segmenter:

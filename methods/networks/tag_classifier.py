@@ -14,7 +14,7 @@ from tissuebench.methods.activation.attention_dropout import attention_dropout
 from tissuebench.methods.activation.grad_cam import enlarge, grad_cam
 from tissuebench.methods.networks.encoder import build_encoder
 from tissuebench.methods.networks.resnet38 import ResNet38
-from tissuebench.methods.settings import NetworkSettings
+from tissuebench.methods.settings import Architecture, NetworkSettings
 
 LAYERS = ("shallow", "middle", "deep")
 _PUBLISHED_DROPOUT = 0.5
@@ -26,13 +26,6 @@ class Maps(StrEnum):
 
     HEADS = "heads"
     GRAD_CAM = "grad_cam"
-
-
-class Backbone(StrEnum):
-    """Which network: the encoder that all arms share, or the paper's ResNet-38."""
-
-    MATCHED = "matched"
-    PAPER = "paper"
 
 
 class TagClassifier(nn.Module):
@@ -63,13 +56,13 @@ class TagClassifier(nn.Module):
         n_classes: int,
         tile_px: int,
         maps: Maps,
-        backbone: Backbone,
+        backbone: Architecture,
         top_share: float,
         hidden: int,
     ) -> None:
         super().__init__()
         self.maps, self._top_share, self._tile_px = maps, top_share, tile_px
-        if backbone is Backbone.PAPER:
+        if backbone is Architecture.PAPER:
             # Nothing is frozen, as there are no pretrained weights to keep.
             self.encoder: nn.Module = ResNet38(freeze_norm=False, freeze_stem=False)
             channels: tuple[int, ...] = (512, 1024, 4096)

@@ -20,8 +20,8 @@ from tissuebench.methods.multilayer_pseudo import (
     TagFill,
 )
 from tissuebench.methods.networks.deeplab import PaperSegmenter
-from tissuebench.methods.networks.tag_classifier import LAYERS, Backbone, Maps
-from tissuebench.methods.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.networks.tag_classifier import LAYERS, Maps
+from tissuebench.methods.settings import Architecture, EncoderMode, TrainingSettings
 from tissuebench.methods.tagging import ClassifierSettings, Fill, TagClassification, build_classifier
 
 K, PX = len(CLASS_MAP), 16
@@ -284,4 +284,4 @@ def test_the_papers_networks_take_the_place_of_both():
     torch.testing.assert_close(found.sum(dim=1), torch.ones(1, 40, 33))
     classifier = build_classifier(method.task, method.settings)
     assert sum(parameter.numel() for parameter in classifier.encoder.parameters()) == 105_070_912
-    assert method.settings.backbone is Backbone.PAPER
+    assert method.settings.backbone is Architecture.PAPER

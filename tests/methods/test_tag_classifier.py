@@ -12,8 +12,8 @@ from tissuebench.methods.activation.grad_cam import enlarge
 from tissuebench.methods.contract import CLASS_MAP, make_task
 from tissuebench.methods.networks import tag_classifier
 from tissuebench.methods.networks.encoder import ImageEncoder
-from tissuebench.methods.networks.tag_classifier import Backbone, Cumulative, Maps, TagClassifier
-from tissuebench.methods.settings import EncoderMode
+from tissuebench.methods.networks.tag_classifier import Cumulative, Maps, TagClassifier
+from tissuebench.methods.settings import Architecture, EncoderMode
 from tissuebench.methods.tagging import tag_loss
 
 K = len(CLASS_MAP)
@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize("maps", list(Maps))
 
 def classifier(maps, tile_px=64, mode=EncoderMode.FINETUNE, top_share=1.0, seed=0):
     torch.manual_seed(seed)
-    made = TagClassifier(make_task(mode).network, K, tile_px, maps, Backbone.MATCHED, top_share, hidden=8)
+    made = TagClassifier(make_task(mode).network, K, tile_px, maps, Architecture.MATCHED, top_share, hidden=8)
     for norm in made.trunk.norms if maps is Maps.HEADS else ():  # as if they had seen data
         norm.running_mean.uniform_(-0.1, 0.1)
         norm.running_var.uniform_(0.8, 1.2)
@@ -302,7 +302,7 @@ def test_a_classifier_that_was_only_told_tags_finds_the_half(frozen):
 @pytest.fixture(scope="module")
 def paper():
     torch.manual_seed(0)
-    return TagClassifier(make_task().network, K, 64, Maps.GRAD_CAM, Backbone.PAPER, 1.0, 8).eval()
+    return TagClassifier(make_task().network, K, 64, Maps.GRAD_CAM, Architecture.PAPER, 1.0, 8).eval()
 
 
 def test_the_papers_backbone_has_its_size(paper):
