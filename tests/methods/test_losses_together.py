@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from tests.methods import (
+    test_consistency_loss,
+    test_dice_loss,
+    test_distillation,
     test_focal_loss,
     test_multi_target_loss,
     test_noise_schedule,
@@ -15,7 +18,15 @@ from tests.methods import (
 )
 from tests.processes import run_processes, start_script
 
-LOSSES = (test_focal_loss, test_multi_target_loss, test_noise_schedule, test_structural_similarity_loss)
+LOSSES = (
+    test_consistency_loss,
+    test_dice_loss,
+    test_distillation,
+    test_focal_loss,
+    test_multi_target_loss,
+    test_noise_schedule,
+    test_structural_similarity_loss,
+)
 NAMES = [loss.__name__.rpartition(".")[2] for loss in LOSSES]
 PARTS = (slice(0, 3), slice(3, 5))
 

@@ -1,0 +1,157 @@
+"""Anatomical contrastive distillation (ACTION: You et al., IPMI 2023; arXiv 2206.02307).
+
+Three phases: distillation between tiles without labels; distillation between windows, with the masks of the budget;
+and a mean teacher whose student also contrasts pixels:
+
+    L = L_sup + consistency * L_u + contrast * L_c
+
+What the paper claims beyond its baseline is seen against ``mean_teacher``, which is this without L_c and the first two
+phases. Defects of the official code (the teacher's heads are trained by the student's gradient, the average is taken
+twice a step, the confidence goes through eight bits) are not repeated; its adversarial morphing, which is not part of
+what was published, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.methods.base import Stage, Task, own_settings
+from tissuebench.methods.contrast.networks import on_grid
+from tissuebench.methods.contrast.pixel_contrast import (
+    candidates,
+    pixel_contrast_loss,
+    pixel_rows,
+    prototypes,
+    relation,
+    sample,
+)
+from tissuebench.methods.contrast.stages import (
+    GLOBAL,
+    LOCAL,
+    STUDENT,
+    GlobalDistillation,
+    GlobalSettings,
+    LocalDistillation,
+    LocalSettings,
+)
+from tissuebench.methods.mean_teacher import ConsistencySettings, Lesson, MeanTeacher
+from tissuebench.methods.networks.action_unet import Maps, RepresentationHead, stacked
+from tissuebench.methods.registry import register
+from tissuebench.methods.settings import Settings, TrainingSettings
+
+
+@register
+class AnatomicalContrast(MeanTeacher):
+    """Distillation between tiles and windows, then masks, a teacher's labels and contrast between pixels."""
+
+    class Config(ConsistencySettings, LocalSettings):
+        """Settings of all phases.
+
+        Attributes:
+            global_distill, local_distill: the first two phases.
+            global_steps, global_batch: optimiser steps and tiles a step of the first phase.
+            local_steps: of the second; its batch is that of all arms.
+            contrast: weight of the contrast between pixels. Published: .01.
+            weak: least confidence of a teacher's label whose pixel is contrasted.
+            queries, negatives: for each class of a step, and for each query.
+            temperature: of the contrast.
+            representation: width of the vectors that are contrasted.
+            rep_stride: pixels of the image, along an edge, for each of these. Published: 1; ReCo, which the contrast is
+                of, has 4.
+        """
+
+        warm_up: float = Field(0.0, ge=0, le=1)
+        global_distill: bool = True
+        local_distill: bool = True
+        global_steps: int = Field(500, ge=1)
+        global_batch: int = Field(16, ge=1)
+        local_steps: int = Field(300, ge=1)
+        contrast: float = Field(0.1, ge=0)
+        weak: float = Field(0.7, ge=0, le=1)
+        queries: int = Field(256, ge=1)
+        negatives: int = Field(512, ge=1)
+        temperature: float = Field(0.5, gt=0)
+        representation: int = Field(512, ge=1)
+        rep_stride: Literal[1, 2, 4, 8, 16] = 4
+
+    name = "anatomical_contrast"
+    summary = "distillation of tiles and windows, then masks + teacher's labels + pixel contrast (You et al.)"
+    controls: ClassVar[tuple[str, ...]] = ("supervised", "mean_teacher", "full")
+
+    def __init__(self, task: Task, config: Settings) -> None:
+        super().__init__(task, config)
+        self.contrastive = own_settings(self, AnatomicalContrast.Config)
+        channels, width = self.maps_network.decoder_channels, self.contrastive.representation
+        self.representation = RepresentationHead(channels, width) if self.contrastive.contrast else None
+
+    @classmethod
+    def stages(cls, config: Config, training: TrainingSettings) -> tuple[Stage, ...]:  # type: ignore[override]
+        """The first two phases, as far as they are wanted; no budget changes the first."""
+        made: list[Stage] = []
+        if config.global_distill:
+            own = {"steps": config.global_steps, "batch_size": config.global_batch}
+            settings = GlobalSettings.model_validate(config.model_dump(include=set(GlobalSettings.model_fields)))
+            made.append(Stage(GLOBAL, GlobalDistillation, settings, training.model_copy(update=own)))
+        if config.local_distill:
+            steps = training.model_copy(update={"steps": config.local_steps})
+            local = LocalSettings.model_validate(config.model_dump(include=set(LocalSettings.model_fields)))
+            needs = tuple(stage.name for stage in made)
+            made.append(Stage(LOCAL, LocalDistillation, local, steps, consumes=cls.consumes, needs=needs))
+        return tuple(made)
+
+    def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """The student of the last phase before becomes both student and teacher, as published.
+
+        Raises:
+            ValueError: its weights are those of another network.
+        """
+        state = weights[LOCAL if LOCAL in weights else GLOBAL]
+        learnt = {name.removeprefix(STUDENT): value for name, value in state.items() if name.startswith(STUDENT)}
+        try:
+            self.network.load_state_dict(learnt)
+        except RuntimeError as error:
+            raise ValueError("the distilled weights are those of another network") from error
+        self.teach(self.settings)
+
+    def unsupervised_loss(self, annotated: Maps, masks: Tensor, lesson: Lesson) -> Tensor:
+        """Consistency, and the contrast between all pixels that have a label or a confident one of the teacher."""
+        loss = super().unsupervised_loss(annotated, masks, lesson)
+        if self.representation is None:
+            return loss
+        confident = lesson.labels.masked_fill(lesson.confidence < self.contrastive.weak, IGNORE_LABEL)
+        seen = [self._contrasted(annotated, masks), self._contrasted(lesson.maps, confident)]
+        maps, labels, probabilities = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        return loss + self.contrastive.contrast * self.contrast_loss(maps, labels, probabilities)
+
+    def contrast_loss(self, maps: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
+        """``L_c`` of maps (B, C, h, w), labels (B, h, w) and the student's probabilities (B, K, h, w).
+
+        Keys carry no gradient, so the dense map of vectors is made without a graph, and the queries once more with one.
+        """
+        assert self.representation is not None  # noqa: S101 - asked only where there is a weight
+        settings, draw = self.contrastive, torch.default_generator
+        with torch.no_grad():
+            keys = pixel_rows(self.representation(maps))
+        found = candidates(labels, probabilities, settings.strong)
+        means = prototypes(keys, labels, probabilities.shape[1])
+        relations = relation(means, found.present, settings.temperature)
+        drawn = sample(found, relations, draw, settings.queries, settings.negatives)
+        queries = self.representation.at(maps, drawn.queries.flatten()).view(*drawn.queries.shape, -1)
+        return pixel_contrast_loss(queries, means, keys, drawn, settings.temperature)
+
+    def _contrasted(self, maps: Maps, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps, labels and probabilities on the grid of the vectors."""
+        stride, step = self.maps_network.stride, self.contrastive.rep_stride
+        height, width = ((side + -side % stride) // step for side in labels.shape[-2:])
+        probabilities = on_grid(maps.logits.detach(), (height, width), stride, 0).float().softmax(dim=1)
+        return (
+            stacked(maps.decoder, (height, width)),
+            on_grid(labels, (height, width), stride, IGNORE_LABEL),
+            probabilities,
+        )

@@ -1,0 +1,237 @@
+"""Contrast between the pixels of a batch: ReCo (Liu et al., ICLR 2022), the "AnCo" loss of ACTION (IPMI 2023).
+
+Pixels are numbered in raster order, ``(b H + y) W + x`` in a batch (B, H, W); representations are rows by that number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tissuebench.datasets.types import IGNORE_LABEL
+
+_EPS = 1e-8  # the least length that a cosine divides by, as in torch
+_CPU_CHUNK, _GPU_CHUNK = 2**18, 2**24  # numbers gathered at once: 1 MiB stays in a core's cache, 64 MiB fills a GPU
+_SUMMED_ROWS = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Which pixels have which class.
+
+    Attributes:
+        valid: (V,) int64, the numbers of all pixels with a class: by class, within one in raster order.
+        valid_counts: (K,) int64, how many those are of each class, V_c.
+        hard: (H,) int64, of those the ones the student is not sure of, in the same order.
+        hard_counts: (K,) int64.
+    """
+
+    valid: Tensor
+    valid_counts: Tensor
+    hard: Tensor
+    hard_counts: Tensor
+
+    @property
+    def present(self) -> Tensor:
+        """(K,) bool: which classes have a pixel."""
+        return self.valid_counts > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Which pixels are contrasted: Q queries of each of C classes, N negatives for each.
+
+    Attributes:
+        classes: (C,) int64, the present classes with a hard pixel; none if fewer than two are present.
+        queries: (C, Q) int64 numbers of pixels.
+        negatives: (C, Q, N) int64 numbers of pixels.
+        n_present: how many classes are present; the loss is divided by it.
+    """
+
+    classes: Tensor
+    queries: Tensor
+    negatives: Tensor
+    n_present: int
+
+
+def pixel_rows(maps: Tensor) -> Tensor:
+    """(B H W, D), one row a pixel, of maps (B, D, H, W); a view, and no copy, if these are channels_last."""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def candidates(labels: Tensor, probabilities: Tensor, strong: float = 0.97) -> Candidates:
+    """The pixels V_c of each class c, and those H_c in V_c whose probability of c is below ``strong``.
+
+    Args:
+        labels: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``; pseudo-labels are ignored already where the teacher is
+            not sure enough of them (0.7 as published).
+        probabilities: (B, K, H, W) of the student; no gradient flows.
+        strong: 0.97 as published.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    if probabilities.ndim != 4 or labels.shape != probabilities[:, 0].shape:
+        shapes = f"{tuple(labels.shape)} and {tuple(probabilities.shape)}"
+        raise ValueError(f"labels must be (B, H, W) and probabilities (B, K, H, W), not {shapes}")
+    flat, classes = labels.flatten(), probabilities.shape[1]
+    of_class = labels.clamp(max=classes - 1)[:, None]
+    hard = (probabilities.detach().gather(1, of_class) < strong).flatten()
+    valid = flat.to(torch.uint8).argsort(stable=True)  # bytes are sorted several times faster; ignored ones are last
+    valid = valid[: int((flat != IGNORE_LABEL).sum())]
+    is_hard = hard[valid]
+    counts = [torch.bincount(flat[found], minlength=classes) for found in (valid, valid[is_hard])]
+    return Candidates(valid, counts[0], valid[is_hard], counts[1])
+
+
+def prototypes(keys: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """``r_c``, the mean of the representations of V_c.
+
+    Args:
+        keys: (P, D) rows by pixel; summed in float32 at least; no gradient flows.
+        labels: (P,) or (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``.
+        classes: K.
+
+    Returns:
+        (K, D) of the keys' type, float32 for narrower ones; 0 for absent classes.
+    """
+    dtype = torch.promote_types(keys.dtype, torch.float32)
+    numbers = torch.arange(classes, device=keys.device)[:, None]
+    sums, counts = keys.new_zeros(classes, keys.shape[1], dtype=dtype), keys.new_zeros(classes, 1, dtype=dtype)
+    with torch.no_grad(), torch.autocast(keys.device.type, enabled=False):
+        for rows, own in zip(*(torch.split(part, _SUMMED_ROWS) for part in (keys, labels.flatten())), strict=True):
+            of_class = (own == numbers).to(dtype)
+            sums += of_class @ rows.to(dtype)
+            counts += of_class.sum(dim=1, keepdim=True)
+    return sums / counts.clamp(min=1)
+
+
+def relation(prototypes: Tensor, present: Tensor, temperature: float = 0.5) -> Tensor:
+    """``P(v | c) = softmax over present v != c of cos(r_c, r_v) / tau``: like classes are told apart more often.
+
+    Args:
+        prototypes: r, (K, D).
+        present: (K,) bool.
+        temperature: tau; 0.5 as published.
+
+    Returns:
+        (K, K), row c the probabilities of v; 0 for absent c and where no other class is present.
+    """
+    with torch.autocast(prototypes.device.type, enabled=False):
+        unit = functional.normalize(prototypes, dim=1, eps=_EPS)
+        scores = unit @ unit.T / temperature
+    others = present & ~torch.eye(len(present), dtype=torch.bool, device=present.device)
+    row_is_empty = ~(present & others.any(dim=1))[:, None]
+    return scores.masked_fill(~others, -torch.inf).softmax(dim=1).masked_fill(row_is_empty, 0)
+
+
+def sample(
+    found: Candidates,
+    probabilities: Tensor,
+    generator: torch.Generator,
+    n_queries: int = 256,
+    n_negatives: int = 512,
+) -> Sampled:
+    """Queries uniform over H_c; for each its own negatives: a class v by P(v | c), then a pixel uniform over V_v.
+
+    All with replacement, so a class of a single hard pixel has as many queries as any other.
+
+    Args:
+        found: the pixels.
+        probabilities: P, (K, K), of ``relation``.
+        generator: all numbers are drawn on its device and moved to the pixels'; a CPU generator gives the same sample
+            on every device, but for the rounding of P.
+        n_queries: Q, 256 as published.
+        n_negatives: N, 512 as published.
+    """
+    device = found.valid.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64).to(device)
+
+    def drawn(pixels: Tensor, counts: Tensor, of_class: Tensor, random: Tensor) -> Tensor:
+        starts = counts.cumsum(dim=0) - counts
+        # The product of a count and a double below 1 is rounded to below the count.
+        return pixels[starts[of_class] + (random * counts[of_class]).long()]
+
+    n_present = int(found.present.sum())
+    classes = found.hard_counts.nonzero().flatten() if n_present > 1 else found.hard_counts.new_zeros(0)
+    queries = drawn(found.hard, found.hard_counts, classes[:, None], uniform(len(classes), n_queries))
+    reached = probabilities[classes].double().cumsum(dim=1)
+    reached = reached / reached[:, -1:]  # ends at 1 exactly, which no random number is, at the last possible class
+    of_class = torch.searchsorted(reached, uniform(len(classes), n_queries * n_negatives), right=True)
+    of_class = of_class.view(-1, n_queries, n_negatives)
+    negatives = drawn(found.valid, found.valid_counts, of_class, uniform(*of_class.shape))
+    return Sampled(classes, queries, negatives, n_present)
+
+
+def pixel_contrast_loss(
+    queries: Tensor, prototypes: Tensor, keys: Tensor, sampled: Sampled, temperature: float = 0.5
+) -> Tensor:
+    """``1/M sum over c of 1/Q sum over q of -log(e^{q . r_c} / (e^{q . r_c} + sum over n of e^{q . k_n}))``.
+
+    ``a . b`` is cos(a, b) / tau, c runs over the classes with a hard pixel, M is the number of present classes. The
+    gradient flows to the queries only, and only once: it has no second derivative. With fewer than two classes or no
+    hard pixel the loss is 0, still connected to the graph. Of several processes each contrasts its own pixels, and
+    divides by its own M.
+
+    The gathered negatives are never all in memory, which at the published sizes would be 1 GiB, but in chunks, whose
+    part of the gradient is computed at once: beside the arguments there are (P) norms, a few of (C Q, D), and in a
+    chunk max(N D, 2^18) numbers, on a GPU 2^24.
+
+    Args:
+        queries: (C, Q, D), the rows ``sampled.queries`` of the representations; evaluated in float32 at least.
+        prototypes: r, (K, D).
+        keys: k, (P, D), rows by pixel; contiguous rows are gathered fastest.
+        sampled: what was drawn.
+        temperature: tau; 0.5 as published.
+
+    Returns:
+        () of the queries' type, float32 for narrower ones.
+
+    Raises:
+        ValueError: the queries are not those that were drawn.
+    """
+    if queries.shape != (*sampled.queries.shape, keys.shape[1]):
+        raise ValueError(
+            f"queries must be {(*sampled.queries.shape, keys.shape[1])}, as drawn, not {tuple(queries.shape)}"
+        )
+    queries = queries.to(torch.promote_types(queries.dtype, torch.float32))
+    unit = functional.normalize(queries, dim=-1, eps=_EPS).flatten(0, 1)
+    total, slope = _value_and_slope(unit.detach(), prototypes.detach(), keys.detach(), sampled, temperature)
+    # Has the value of the first and the gradient of the second, which would need all negatives again in its backward.
+    return (total + (slope * (unit - unit.detach())).sum()) / max(sampled.n_present * sampled.queries.shape[1], 1)
+
+
+@torch.no_grad()
+def _value_and_slope(
+    unit: Tensor, prototypes: Tensor, keys: Tensor, sampled: Sampled, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """The sum of the losses of all queries, (), and its derivative by their directions (C Q, D), given as ``unit``.
+
+    ``d/dq = 1/tau (sum over n of p_n k_n + (p_0 - 1) r_c)`` with p the softmax of the logits, 0 the positive.
+    """
+    dtype, n_negatives = unit.dtype, sampled.negatives.shape[2]
+    positives = functional.normalize(prototypes.to(dtype), dim=1, eps=_EPS)[sampled.classes]
+    positives = positives.repeat_interleave(sampled.queries.shape[1], dim=0)
+    scales = 1 / (torch.linalg.vector_norm(keys, dim=1, dtype=dtype).clamp(min=_EPS) * temperature)
+    elements = _CPU_CHUNK if unit.device.type == "cpu" else _GPU_CHUNK
+    chunk = max(elements // (n_negatives * keys.shape[1]), 1)
+    # Written in place: small results that live between the large chunks would make the heap grow with each of them.
+    total, slopes = unit.new_zeros(()), torch.empty_like(unit)
+    every_query = (unit, positives, sampled.negatives.flatten(0, 1), slopes)
+    with torch.autocast(unit.device.type, enabled=False):
+        for q, positive, numbers, slope in zip(*(torch.split(part, chunk) for part in every_query), strict=True):
+            rows = keys.index_select(0, numbers.flatten()).to(dtype).view(*numbers.shape, keys.shape[1])
+            scale = scales[numbers]
+            logits = torch.bmm(rows, q[:, :, None])[:, :, 0] * scale
+            logits = torch.cat([(q * positive).sum(dim=1, keepdim=True) / temperature, logits], dim=1)
+            log_p = logits.log_softmax(dim=1)
+            p = log_p.exp()
+            total -= log_p[:, 0].sum()
+            slope.copy_(torch.bmm((p[:, 1:] * scale)[:, None], rows)[:, 0])
+            slope.add_((p[:, :1] - 1) * positive / temperature)
+    return total, slopes

@@ -1,0 +1,77 @@
+"""Stages with a teacher that is the moving average of what they train."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Self
+
+from pydantic import Field
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from tissuebench.methods.contrast.teacher import TeacherBuffers, build_teacher
+from tissuebench.methods.contrast.views import StrongView
+from tissuebench.methods.settings import Architecture, Settings
+from tissuebench.methods.trainable import Trainable
+
+
+class TaughtSettings(StrongView):
+    """Network and teacher.
+
+    Attributes:
+        network: the shared one, or the U-Net of ACTION.
+        decay: of the teacher's average. .99 lags behind in a few hundred steps, where .95 does better.
+        decay_warm_up: ``m = min(1 - 1 / (t + 1), decay)``. Published: false.
+        teacher_buffers: what becomes of the teacher's batch statistics.
+    """
+
+    network: Architecture = Architecture.MATCHED
+    decay: float = Field(0.99, ge=0, le=1)
+    decay_warm_up: bool = True
+    teacher_buffers: TeacherBuffers = TeacherBuffers.COPY
+
+
+class Taught(Trainable):
+    """A stage that averages its student as part of each step, so that checkpoints hold both.
+
+    Attributes:
+        teacher: the average; without gradient, in evaluation mode unless its buffers are its own.
+    """
+
+    teacher: AveragedModel
+    _keeps_mode = False
+
+    @classmethod
+    def wants_images(cls, config: Settings) -> bool:
+        """The U-Net has an encoder of its own."""
+        return isinstance(config, TaughtSettings) and config.network is Architecture.PAPER
+
+    @property
+    @abstractmethod
+    def student(self) -> nn.Module:
+        """What is averaged."""
+
+    def teach(self, settings: TaughtSettings) -> None:
+        """Begin anew with a teacher that equals the student."""
+        self.teacher = build_teacher(self.student, settings.decay, settings.teacher_buffers, settings.decay_warm_up)
+        self._keeps_mode = settings.teacher_buffers is TeacherBuffers.OWN
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | Any,  # noqa: ANN401 - Lightning's own wrapper
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """The step, and the teacher's."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.teacher.update_parameters(self.student)
+
+    def train(self, mode: bool = True) -> Self:
+        """The teacher does not drop out, and has the statistics that it was given."""
+        super().train(mode)
+        if mode and not self._keeps_mode:
+            self.teacher.eval()
+        return self

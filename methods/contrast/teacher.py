@@ -1,0 +1,84 @@
+"""The teacher that learns nothing itself: a moving average of the student (Tarvainen and Valpola, NeurIPS 2017)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+
+class TeacherBuffers(StrEnum):
+    """What an update does with buffers, such as the statistics of batch norm.
+
+    ``copy``: they are the student's. ``average``: as weights; integers are copied. ``own``: nothing, so a teacher in
+    training mode keeps those of what it saw itself, as the published code of ACTION.
+    """
+
+    COPY = "copy"
+    AVERAGE = "average"
+    OWN = "own"
+
+
+@dataclass(frozen=True, slots=True)
+class _MovingAverage:
+    """``theta_teacher <- m_t theta_teacher + (1 - m_t) theta_student``; a class, since closures cannot be pickled."""
+
+    decay: float
+    warm_up: bool
+
+    def __call__(
+        self, averaged: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], t: Tensor | int
+    ) -> None:
+        decay = min(1 - 1 / (int(t) + 1), self.decay) if self.warm_up else self.decay
+        with torch.no_grad():
+            if averaged[0].is_floating_point() or averaged[0].is_complex():
+                torch._foreach_lerp_(averaged, current, 1 - decay)
+            else:
+                torch._foreach_copy_(averaged, current)
+
+
+class _OwnBuffers(AveragedModel):
+    """``AveragedModel`` would copy the buffers."""
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Average the weights only."""
+        before = [buffer.clone() for buffer in self.module.buffers()]
+        super().update_parameters(model)
+        for buffer, own in zip(self.module.buffers(), before, strict=True):
+            buffer.copy_(own)
+
+
+def build_teacher(
+    student: nn.Module, decay: float, buffers: TeacherBuffers = TeacherBuffers.COPY, warm_up: bool = True
+) -> AveragedModel:
+    """A copy of the student that follows it: ``update_parameters(student)`` after each of the student's steps.
+
+    After t updates, ``m_t = min(1 - 1 / (t + 1), decay)``, as ReCo (Liu et al., ICLR 2022), so that the first one
+    copies the student; without ``warm_up``, ``m_t = decay``, as ACTION (You et al., IPMI 2023). The student may have
+    frozen weights and any memory format. All of the teacher's state is in its ``state_dict``; ``n_averaged`` is t,
+    without ``warm_up`` t + 1.
+
+    Args:
+        student: is copied as it is, in its mode; nothing is shared.
+        decay: 0 copies the student, 1 keeps the teacher; 0.99 in both papers.
+        buffers: the student's, averaged, or left alone.
+        warm_up: whether the student of the beginning is forgotten faster.
+
+    Returns:
+        The teacher: no weight wants a gradient. Its mode (``train``, ``eval``) is the caller's, whatever the student's.
+
+    Raises:
+        ValueError: ``decay`` is outside 0..1.
+    """
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay must be in 0..1, not {decay}")
+    kind = _OwnBuffers if buffers is TeacherBuffers.OWN else AveragedModel
+    average = _MovingAverage(decay, warm_up)
+    teacher = kind(student, multi_avg_fn=average, use_buffers=buffers is TeacherBuffers.AVERAGE)
+    teacher.requires_grad_(False)
+    if not warm_up:
+        teacher.n_averaged.fill_(1)  # at 0 the first update would copy the student, whatever the decay
+    return teacher

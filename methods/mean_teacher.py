@@ -1,0 +1,136 @@
+"""Mean teacher with weighted pseudo-labels and CutMix: the plain semi-supervised baseline.
+
+Tarvainen & Valpola (NeurIPS 2017) with the consistency term of ReCo and ACTION (Liu et al., ICLR 2022; You et al., IPMI
+2023): a teacher, the moving average of the student, labels tiles without masks; the student learns these labels on a
+stronger view of mixed tiles, each tile weighted by the share of it that the teacher is sure of.
+
+    L = L_sup(annotated) + weight * L_u(unlabelled)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from tissuebench.datasets.types import Stream, Supervision, TileBatch, TrainingBatch
+from tissuebench.methods.base import ANNOTATED, Method, Task, own_settings
+from tissuebench.methods.contrast.cut_mix import boxes_to_mask, cut_mixed, draw_boxes
+from tissuebench.methods.contrast.networks import Inputs, MapsNetwork, build_network
+from tissuebench.methods.contrast.supervised_loss import SupervisedLoss
+from tissuebench.methods.contrast.taught import Taught, TaughtSettings
+from tissuebench.methods.losses.consistency import STRONG_THRESHOLD, weighted_consistency_loss
+from tissuebench.methods.networks.action_unet import Maps
+from tissuebench.methods.registry import register
+from tissuebench.methods.settings import Settings
+
+UNLABELLED = "unlabelled"
+
+
+class ConsistencySettings(TaughtSettings):
+    """Learning from the teacher's labels.
+
+    Attributes:
+        supervised_loss: of tiles with masks.
+        strong: a tile's weight is the share of its pixels that the teacher is at least so sure of.
+        consistency: weight of the term.
+        warm_up: share of the steps that see masks alone, as a teacher that knows nothing amplifies its mistakes.
+            Published: 0, after other phases.
+        cut_mix: mix the unlabelled tiles of a batch.
+        crowd: unlabelled tiles for each annotated one.
+    """
+
+    supervised_loss: SupervisedLoss = SupervisedLoss.CROSS_ENTROPY
+    strong: float = Field(STRONG_THRESHOLD, gt=0, le=1)
+    consistency: float = Field(1.0, ge=0)
+    warm_up: float = Field(0.3, ge=0, le=1)
+    cut_mix: bool = True
+    crowd: int = Field(1, ge=1, le=16)
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the teacher says of the tiles that the student sees, and what the student makes of them.
+
+    Attributes:
+        labels: (B, H, W) int64.
+        confidence: (B, H, W) float32, the teacher's probability of these.
+        maps: the student's, of the mixed and stronger view.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+    maps: Maps
+
+
+@register
+class MeanTeacher(Method, Taught):
+    """Masks of the budget, and a teacher's labels of all other tiles."""
+
+    class Config(ConsistencySettings):
+        """Its settings are those of the consistency."""
+
+    name = "mean_teacher"
+    summary = "masks + an averaged teacher's labels of all tiles (semi-supervised baseline)"
+    consumes: ClassVar = frozenset({Supervision.MASKS})
+
+    def __init__(self, task: Task, config: Settings) -> None:
+        super().__init__(task, config)
+        self.settings = own_settings(self, ConsistencySettings)
+        self.network = build_network(task, self.settings.network)  # type: ignore[assignment]
+        self.teach(self.settings)
+
+    @property
+    def student(self) -> nn.Module:
+        """The network that predicts."""
+        return self.network
+
+    def streams(self) -> Mapping[str, Stream]:
+        """Annotated tiles, classes balanced, and tiles of all training patients, each as often."""
+        crowd = self.settings.crowd * self.task.training.batch_size
+        return {ANNOTATED: self.annotated_stream(), UNLABELLED: Stream(Supervision.NONE, crowd)}
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """Masks alone at first, then the teacher's labels, too."""
+        annotated = batch[ANNOTATED]
+        assert annotated.masks is not None  # noqa: S101 - a masks stream has masks
+        maps = self.maps_network.maps(annotated.inputs)
+        loss = self.settings.supervised_loss.of(maps.logits, annotated.masks)
+        if self.progress < self.settings.warm_up:
+            return loss
+        lesson = self.lesson(batch[UNLABELLED])
+        return loss + self.unsupervised_loss(maps, annotated.masks, lesson)
+
+    def unsupervised_loss(self, annotated: Maps, masks: Tensor, lesson: Lesson) -> Tensor:
+        """All that is added to the loss of the masks."""
+        consistency = weighted_consistency_loss(
+            lesson.maps.logits, lesson.labels, lesson.confidence, self.settings.strong
+        )
+        return self.settings.consistency * consistency
+
+    def lesson(self, batch: TileBatch) -> Lesson:
+        """Let the teacher label tiles as they are, mix them, and show the student a stronger view."""
+        confidence, labels = self.teacher_probabilities(batch.inputs).max(dim=1)
+        inputs = batch.inputs
+        if self.settings.cut_mix:
+            height, width = labels.shape[-2:]
+            boxes = draw_boxes(len(labels), height, width, torch.default_generator)
+            pasted = boxes_to_mask(boxes, height, width).to(labels.device)
+            labels, confidence = cut_mixed(labels, pasted), cut_mixed(confidence, pasted)
+            inputs = cut_mixed(inputs, pasted)
+        return Lesson(labels, confidence, self.maps_network.maps(self.settings.of(inputs)))
+
+    @property
+    def maps_network(self) -> MapsNetwork:
+        """The network that predicts, as what it is."""
+        return cast("MapsNetwork", self.network)
+
+    @torch.no_grad()
+    def teacher_probabilities(self, inputs: Inputs) -> Tensor:
+        """(B, K, H, W) float32."""
+        logits: Tensor = self.teacher(inputs)
+        return logits.float().softmax(dim=1)
