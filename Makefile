@@ -17,7 +17,7 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
                $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(call each,--gpus,$(GPUS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks perf-denoising chaos clean
+.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks perf-denoising perf-contrast chaos clean
 
 help:  ## this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
@@ -77,6 +77,9 @@ perf-masks: $(READY)  ## what pseudo-masks cost beside the network itself (JSON=
 
 perf-denoising: $(READY)  ## what a step of diffusion pre-training costs, in bf16 and float32 (JSON=1)
 	@$(BIN)/tissuebench perf denoising $(if $(JSON),--json)
+
+perf-contrast: $(READY)  ## what the contrast between pixels costs beside the supervised step (JSON=1)
+	@$(BIN)/tissuebench perf contrast $(if $(JSON),--json)
 
 chaos: $(READY)  ## kill a sweep twenty times and compare with one that was left alone (SEED=0)
 	@$(BIN)/python -P tests/chaos.py --seed $(or $(SEED),0)

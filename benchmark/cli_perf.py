@@ -80,3 +80,20 @@ def denoising(width: int, multipliers: str, patch: int, tile_px: int, batch: int
     from tissuebench.perf.denoising import run
 
     run(stdout(), as_json, width, multipliers, patch, tile_px, batch, steps)
+
+
+@perf.command()
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option(
+    "--rep-stride",
+    type=click.Choice(["1", "2", "4", "8", "16"]),
+    default="4",
+    show_default=True,
+    help="Pixels along an edge for each vector.",
+)
+@_JSON
+def contrast(rounds: int, rep_stride: str, as_json: bool) -> None:
+    """What the contrast between pixels costs beside the supervised step, at the published sizes."""
+    from tissuebench.perf.contrast import run
+
+    run(stdout(), as_json, rounds, int(rep_stride))

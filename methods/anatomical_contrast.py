@@ -134,16 +134,28 @@ class AnatomicalContrast(MeanTeacher):
 
         Keys carry no gradient, so the dense map of vectors is made without a graph, and the queries once more with one.
         """
-        assert self.representation is not None  # noqa: S101 - asked only where there is a weight
-        settings, draw = self.contrastive, torch.default_generator
-        with torch.no_grad():
-            keys = pixel_rows(self.representation(maps))
+        return self.contrast_of(self.vectors(maps), maps, labels, probabilities)
+
+    @torch.no_grad()
+    def vectors(self, maps: Tensor) -> Tensor:
+        """Keys (B h w, D) of all pixels of maps (B, C, h, w)."""
+        return pixel_rows(self._head(maps))
+
+    def contrast_of(self, keys: Tensor, maps: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
+        """``contrast_loss``, where the keys of the maps are there already."""
+        settings = self.contrastive
         found = candidates(labels, probabilities, settings.strong)
         means = prototypes(keys, labels, probabilities.shape[1])
         relations = relation(means, found.present, settings.temperature)
-        drawn = sample(found, relations, draw, settings.queries, settings.negatives)
-        queries = self.representation.at(maps, drawn.queries.flatten()).view(*drawn.queries.shape, -1)
+        drawn = sample(found, relations, torch.default_generator, settings.queries, settings.negatives)
+        queries = self._head.at(maps, drawn.queries.flatten()).view(*drawn.queries.shape, -1)
         return pixel_contrast_loss(queries, means, keys, drawn, settings.temperature)
+
+    @property
+    def _head(self) -> RepresentationHead:
+        if self.representation is None:
+            raise ValueError("there is no contrast at weight 0")
+        return self.representation
 
     def _contrasted(self, maps: Maps, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps, labels and probabilities on the grid of the vectors."""

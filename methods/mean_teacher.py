@@ -121,6 +121,9 @@ class MeanTeacher(Method, Taught):
             boxes = draw_boxes(len(labels), height, width, torch.default_generator)
             pasted = boxes_to_mask(boxes, height, width).to(labels.device)
             labels, confidence = cut_mixed(labels, pasted), cut_mixed(confidence, pasted)
+            if not isinstance(inputs, Tensor):  # features are those of padded tiles
+                height, width = (side + -side % self.maps_network.stride for side in (height, width))
+                pasted = boxes_to_mask(boxes, height, width)
             inputs = cut_mixed(inputs, pasted)
         return Lesson(labels, confidence, self.maps_network.maps(self.settings.of(inputs)))
 

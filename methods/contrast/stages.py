@@ -170,11 +170,21 @@ class LocalDistillation(GlobalDistillation):
         return {ANNOTATED: Stream(Supervision.MASKS, self.task.training.batch_size), **super().streams()}
 
     def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Student, teacher, predictor and queue of the first phase."""
-        found = self.load_state_dict(weights[GLOBAL], strict=False)
-        new = [name for name in found.missing_keys if "local_head" not in name and not name.startswith("window_")]
-        if new or found.unexpected_keys:
-            raise ValueError("the distilled weights are those of another network")
+        """Student, teacher, predictor and queue of the first phase.
+
+        Raises:
+            ValueError: its weights are those of another network.
+        """
+        given = weights[GLOBAL]
+        own = {
+            name: value
+            for name, value in self.state_dict().items()
+            if "local_head" in name or name.startswith("window_")
+        }
+        try:
+            self.load_state_dict({**given, **own})
+        except RuntimeError as error:
+            raise ValueError("the distilled weights are those of another network") from error
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """All three."""

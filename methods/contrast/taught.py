@@ -57,6 +57,8 @@ class Taught(Trainable):
         """Begin anew with a teacher that equals the student."""
         self.teacher = build_teacher(self.student, settings.decay, settings.teacher_buffers, settings.decay_warm_up)
         self._keeps_mode = settings.teacher_buffers is TeacherBuffers.OWN
+        if not self._keeps_mode:
+            self.teacher.eval()  # a copy has the student's mode, and Lightning leaves modes as they are
 
     def optimizer_step(
         self,

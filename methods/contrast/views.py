@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from tissuebench.datasets.augment import AugmentSettings, recolour
 from tissuebench.methods.settings import Settings
@@ -31,10 +30,17 @@ class StrongView(Settings):
     def of(self, inputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         """The view of images (B, 3, H, W), uint8 or float in 0..1, or of features; nothing is moved.
 
-        Draws from the global generator, which the benchmark seeds for every step.
+        Draws one number from the global generator, which the benchmark seeds for every step: what is drawn next does
+        not depend on whether features stand in for images.
         """
+        seed = int(torch.randint(_SEEDS, ()))
         if isinstance(inputs, Tensor):
             images = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
             settings = AugmentSettings(color=self.color, hue=self.hue, blur=self.blur)
-            return recolour(images, int(torch.randint(_SEEDS, ())), settings)
-        return tuple(functional.dropout2d(feature, self.feature_dropout) for feature in inputs)
+            return recolour(images, seed, settings)
+        generator = torch.Generator().manual_seed(seed)
+        return tuple(self._dropped(feature, generator) for feature in inputs)
+
+    def _dropped(self, feature: Tensor, generator: torch.Generator) -> Tensor:
+        kept = torch.rand(feature.shape[:2], generator=generator) >= self.feature_dropout
+        return feature * (kept / (1 - self.feature_dropout)).to(feature)[:, :, None, None]

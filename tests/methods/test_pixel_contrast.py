@@ -408,9 +408,35 @@ def test_evaluated_in_float32_at_least():
         assert loss.dtype == means.dtype == torch.float32
         expected, same, wide_means = drawn(wide, labels, probabilities)
         assert torch.equal(sampled.negatives, same.negatives) and torch.equal(means, wide_means)
-        assert torch.equal(loss, expected)
+        if dtype is torch.float16:
+            assert torch.equal(loss, expected)
+        else:  # multiplied, and rounded to eight bits
+            torch.testing.assert_close(loss, expected, rtol=2e-3, atol=0)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(drawn(wide, labels, probabilities)[0], expected)
+
+
+def test_multiplied_is_gathered_but_for_rounding():
+    """Value and gradient, with keys drawn several times, in several chunks."""
+    maps, labels, probabilities = random(dtype=torch.float32)
+    keys = pixel_rows(maps).bfloat16()
+    found = candidates(labels, probabilities)
+    means = prototypes(keys, labels, probabilities.shape[1])
+    sampled = sample(found, relation(means, found.present), torch.Generator().manual_seed(0), 40, 200)
+
+    def value_and_gradient(keys):
+        queries = pixel_rows(maps)[sampled.queries].clone().requires_grad_()
+        loss = pixel_contrast_loss(queries, means, keys, sampled)
+        loss.backward()
+        return loss.detach(), queries.grad
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pixel_contrast, "_DENSE_CHUNK", 7 * len(keys))
+        multiplied = value_and_gradient(keys)
+    gathered = value_and_gradient(keys.float())
+    assert not torch.equal(multiplied[0], gathered[0])
+    torch.testing.assert_close(multiplied[0], gathered[0], rtol=2e-3, atol=0)
+    torch.testing.assert_close(multiplied[1], gathered[1], rtol=0.05, atol=0.01 * float(gathered[1].abs().max()))
 
 
 def test_layout_does_not_matter():
