@@ -146,6 +146,8 @@ def compare(reference: str, budget: str, metrics: tuple[str, ...], dataset: str 
     """Paired differences of everything to REFERENCE.
 
     With 95 % intervals, and Wilcoxon signed-rank tests over patients after Holm.
+    REFERENCE is a method; its settings, in brackets, are needed where several
+    arms have that name.
     """
     from tissuebench.comparison import comparable_results, results_folder
     from tissuebench.results.compare import compare as compare_results

@@ -148,7 +148,7 @@ class AnatomicalContrast(MeanTeacher):
         means = prototypes(keys, labels, probabilities.shape[1])
         relations = relation(means, found.present, settings.temperature)
         drawn = sample(found, relations, torch.default_generator, settings.queries, settings.negatives)
-        queries = self._head.at(maps, drawn.queries.flatten()).view(*drawn.queries.shape, -1)
+        queries = self._head.at(maps, drawn.queries.flatten()).view(*drawn.queries.shape, keys.shape[1])
         return pixel_contrast_loss(queries, means, keys, drawn, settings.temperature)
 
     @property

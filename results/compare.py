@@ -53,15 +53,24 @@ def compare(
     """Compare all cells with the reference of their dataset, by dataset, method, budget and metric.
 
     Raises:
-        DataError: a dataset has no result of the reference, or its results cannot stand in one table.
+        DataError: a dataset has no or several results of the reference, or its results cannot stand in one table.
     """
     return [row for panel in panels(results) for row in _of_panel(panel, (reference, reference_budget), n_boot)]
 
 
+def _cell(panel: Panel, reference: tuple[str, str]) -> tuple[str, str]:
+    """The cell of this name; or the only one at its budget whose name is this one, and settings in brackets."""
+    found = [(method, budget) for method, budget in panel.cells if (method.partition("[")[0], budget) == reference]
+    if reference in panel.cells:
+        return reference
+    if len(found) == 1:
+        return found[0]
+    known = [f"{method} at {budget}" for method, budget in panel.cells]
+    raise DataError(f"dataset {panel.dataset}: {unknown_name('reference', ' at '.join(reference), known)}")
+
+
 def _of_panel(panel: Panel, reference: tuple[str, str], n_boot: int) -> list[Comparison]:
-    if reference not in panel.cells:
-        known = [f"{method} at {budget}" for method, budget in panel.cells]
-        raise DataError(f"dataset {panel.dataset}: {unknown_name('reference', ' at '.join(reference), known)}")
+    reference = _cell(panel, reference)
     draws = Draws(panel.dataset, len(panel.patients), n_boot)
     against = panel.cells[reference]
     against_scored = score(against, draws.patients)

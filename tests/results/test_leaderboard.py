@@ -241,6 +241,16 @@ def test_everything_can_be_compared_with_full(results):
         compare(results, reference="fool")
 
 
+def test_the_name_without_settings_is_enough_where_it_says_which(results):
+    named = [replace(one, method="good[k=1]") if one.method == "good" else one for one in results]
+    rows = compare(named, reference="good", reference_budget="masks:3p", n_boot=20)
+    assert {row.reference for row in rows} == {"good[k=1]"}
+    assert rows == compare(named, reference="good[k=1]", reference_budget="masks:3p", n_boot=20)
+    both = [*named, *(replace(one, method="good[k=2]") for one in named if one.method == "good[k=1]")]
+    with pytest.raises(DataError, match=r"known: .*good\[k=1\] at masks:3p"):
+        compare(both, reference="good", reference_budget="masks:3p", n_boot=20)
+
+
 def test_torch_is_never_imported():
     modules = ["compare", "draws", "leaderboard", "metrics", "panel", "schema", "stats", "store", "table"]
     imports = ", ".join(f"tissuebench.results.{name}" for name in modules)
