@@ -46,7 +46,11 @@ class Method(Trainable, ABC):
 
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)
-        self.network: Segmenter = build_segmenter(task.network, len(task.class_map), task.tile_px)
+        self.network: Segmenter = self.make_network()
+
+    def make_network(self) -> Segmenter:
+        """The network that predicts: the first thing that is drawn, so that arms of one seed begin alike."""
+        return build_segmenter(self.task.network, len(self.task.class_map), self.task.tile_px)
 
     @classmethod
     def planned_settings(cls, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

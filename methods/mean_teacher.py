@@ -24,6 +24,7 @@ from tissuebench.methods.contrast.networks import Inputs, MapsNetwork, build_net
 from tissuebench.methods.contrast.supervised_loss import SupervisedLoss
 from tissuebench.methods.contrast.taught import Taught, TaughtSettings
 from tissuebench.methods.losses.consistency import STRONG_THRESHOLD, weighted_consistency_loss
+from tissuebench.methods.networks import Segmenter
 from tissuebench.methods.networks.action_unet import Maps
 from tissuebench.methods.registry import register
 from tissuebench.methods.settings import Settings
@@ -81,8 +82,11 @@ class MeanTeacher(Method, Taught):
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)
         self.settings = own_settings(self, ConsistencySettings)
-        self.network = build_network(task, self.settings.network)  # type: ignore[assignment]
         self.teach(self.settings)
+
+    def make_network(self) -> Segmenter:
+        """The one that the settings name; the shared one begins as that of all arms."""
+        return cast("Segmenter", build_network(self.task, own_settings(self, ConsistencySettings).network))
 
     @property
     def student(self) -> nn.Module:

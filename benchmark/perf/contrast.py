@@ -116,7 +116,7 @@ def measure(method: AnatomicalContrast, rounds: int, display: ProgressDisplay | 
             with torch.autocast(device.type, torch.bfloat16):  # as it is trained
                 loss_of_way = way()
             if loss_of_way is not None:
-                loss_of_way.backward()
+                torch.autograd.backward(loss_of_way)
             seconds[name].append(_now(device) - began)
         if display is not None:
             display.phase("rounds", turn, rounds)

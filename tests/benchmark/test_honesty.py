@@ -28,11 +28,17 @@ from tissuebench.training import fit
 REAL_METHODS = {name: kind for name, kind in all_methods().items() if kind.__module__.startswith("tissuebench.")}
 STAGED = [name for name, kind in REAL_METHODS.items() if kind.stages(kind.Config(), TrainingSettings())]
 TAGGED, DENOISING = ("multilayer_pseudo", "multilayer_pseudo_published"), ("diffusion", "diffusion_published")
+CONTRASTED = ("anatomical_contrast",)
+N_STAGES = {"anatomical_contrast": 2}
 FEW = tuple(
     f"methods.{name}.{setting}"
     for names, settings in (
         (TAGGED, ("classifier_steps=4", "classifier_batch=4", "hidden=8")),
         (DENOISING, ("pretrain_steps=4", "pretrain_batch=4", "width=8")),  # their controls follow
+        (
+            CONTRASTED,
+            ("global_steps=4", "global_batch=4", "local_steps=4", "representation=8", "queries=8", "negatives=8"),
+        ),
     )
     for name in names
     for setting in settings
@@ -69,9 +75,10 @@ def test_withheld_labels_change_no_bit_of_stages_and_pseudo_masks(bench, tmp_pat
     budget = "tags:2p" if Supervision.TAGS in REAL_METHODS[name].consumes else "masks:2p"
     (trial,) = bench.trials(bench.plan("seeds=[0]", f"budgets=['{budget}']", "training.steps=4", *FEW), name)
     one, other = both(bench, trial, tmp_path)
-    assert [kind for kind, *_ in one.values()] == [NodeKind.STAGE, NodeKind.TRIAL]
-    assert_same_bits(one, other, annotating=name not in DENOISING)
-    if name in DENOISING:  # of what people are shown, only the probe has looked at withheld masks
+    assert [kind for kind, *_ in one.values()] == [NodeKind.STAGE] * N_STAGES.get(name, 1) + [NodeKind.TRIAL]
+    looked_at = name in DENOISING + CONTRASTED
+    assert_same_bits(one, other, annotating=not looked_at)
+    if looked_at:  # of what people are shown, only the probe has looked at withheld masks
         (figures, _), (poisoned_ones, _) = (last_look(next(iter(made.values()))[-1]) for made in (one, other))
         assert {key for key in figures if figures[key] != poisoned_ones[key]} == {"probe_miou"}
 

@@ -3,7 +3,12 @@
 from tissuebench.methods.contract import MethodContract
 from tissuebench.methods.registry import all_methods
 
-SMALLER = {"diffusion_published": {"width": 8}, "diffusion_published_scratch": {"width": 8}}
+SMALLER = {
+    "anatomical_contrast": {"representation": 16, "queries": 16, "negatives": 32},
+    "diffusion_published": {"width": 8},
+    "diffusion_published_scratch": {"width": 8},
+    "mean_teacher": {"warm_up": 0},  # the teacher is asked from the first step on
+}
 
 for _name, _kind in all_methods().items():
     if not _kind.__module__.startswith("tissuebench."):
