@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field
 from torch import nn
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from tissuebench.methods.averaging import Averaging
 from tissuebench.methods.contrast.teacher import TeacherBuffers, build_teacher
 from tissuebench.methods.contrast.views import StrongView
 from tissuebench.methods.settings import Architecture, Settings
-from tissuebench.methods.trainable import Trainable
 
 
 class TaughtSettings(StrongView):
@@ -33,7 +31,7 @@ class TaughtSettings(StrongView):
     teacher_buffers: TeacherBuffers = TeacherBuffers.COPY
 
 
-class Taught(Trainable):
+class Taught(Averaging):
     """A stage that averages its student as part of each step, so that checkpoints hold both.
 
     Attributes:
@@ -60,16 +58,10 @@ class Taught(Trainable):
         if not self._keeps_mode:
             self.teacher.eval()  # a copy has the student's mode, and Lightning leaves modes as they are
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Optimizer | Any,  # noqa: ANN401 - Lightning's own wrapper
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        """The step, and the teacher's."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.teacher.update_parameters(self.student)
+    @property
+    def averaged(self) -> tuple[AveragedModel, nn.Module]:
+        """Teacher and student."""
+        return self.teacher, self.student
 
     def train(self, mode: bool = True) -> Self:
         """The teacher does not drop out, and has the statistics that it was given."""

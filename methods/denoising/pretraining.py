@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
+from tissuebench.methods.averaging import Averaging
 from tissuebench.methods.denoising.sampling import denoised, sampled
 from tissuebench.methods.denoising.schedule import NoiseSchedule, Reduction, ScheduleKind, denoising_loss
 from tissuebench.methods.networks.diffusion_unet import DiffusionUNet, published_initialisation
 from tissuebench.methods.networks.timed import TimedDenoiser
 from tissuebench.methods.networks.unet_segmenter import resized
 from tissuebench.methods.settings import Architecture, NetworkSettings, Settings
-from tissuebench.methods.trainable import Examination, Task, Trainable, own_settings
+from tissuebench.methods.trainable import Examination, Task, own_settings
 
 TISSUE = "tissue"
 _SHOWN_STEPS, _SAMPLING_STEPS = (100, 300, 600), 25
@@ -100,7 +100,7 @@ def build_unet(settings: DenoiserSettings, out_channels: int) -> DiffusionUNet:
     return unet.to(memory_format=torch.channels_last)
 
 
-class Denoising(Trainable):
+class Denoising(Averaging):
     """Learns to predict the noise in tiles of any training patient; no label is used.
 
     ``L = mean of w_t mean over pixels of (eps - eps_hat(x_t, t))^2``, t uniform over the steps, x_t as
@@ -144,17 +144,10 @@ class Denoising(Trainable):
         top, left = torch.randint(size - edge + 1, (2,)).tolist()
         return images[..., top : top + edge, left : left + edge]
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Optimizer | Any,  # noqa: ANN401 - Lightning's own wrapper
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        """Average the weights as part of the step, so that a checkpoint holds both."""
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        if self.average is not None:
-            self.average.update_parameters(self.network)
+    @property
+    def averaged(self) -> tuple[AveragedModel, nn.Module] | None:
+        """The average of the network, where one is asked for."""
+        return None if self.average is None else (self.average, self.network)
 
     def examine(self, images: Tensor, generator: torch.Generator) -> Examination:
         """The loss with noise and steps that are always the same, what one step of denoising leaves, and samples."""
