@@ -24,7 +24,7 @@ class TeacherBuffers(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _MovingAverage:
-    """``theta_teacher <- m_t theta_teacher + (1 - m_t) theta_student``; a class, since closures cannot be pickled."""
+    """``theta_teacher <- m_t theta_teacher + (1 - m_t) theta_student``."""
 
     decay: float
     warm_up: bool
