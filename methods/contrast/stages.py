@@ -63,7 +63,7 @@ class LocalSettings(GlobalSettings):
     """
 
     supervised_loss: SupervisedLoss = SupervisedLoss.CROSS_ENTROPY
-    window_share: float = Field(0.25, gt=0, lt=1)
+    window_share: float = Field(0.25, gt=0, le=0.5)
     anchors: WindowAnchors = WindowAnchors.SAME_WINDOW
     global_weight: float = Field(1.0, ge=0)
     local_weight: float = Field(1.0, ge=0)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
@@ -646,3 +647,9 @@ def test_keys_are_made_without_a_graph(contrasting):
     assert rows.shape == (2, 8, 24, 23) and not rows.requires_grad
     assert loss.requires_grad and 0 < max(kept) <= K * 5 * 9 * 496 < maps.numel()  # the neighbourhoods of the queries
     assert isinstance(contrasting.representation, nn.Module)
+
+
+@pytest.mark.parametrize("share", [0, 0.501, 1])
+def test_windows_that_leave_no_window_are_refused(share):
+    with pytest.raises(ValidationError, match="window_share"):
+        AnatomicalContrast.Config(window_share=share)
