@@ -9,7 +9,7 @@ the same network, loss and fine-tuning without the pre-training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, cast
 
@@ -29,7 +29,9 @@ from tissuebench.methods.denoising.pretraining import (
 )
 from tissuebench.methods.denoising.schedule import Reduction
 from tissuebench.methods.losses.focal import focal_loss
+from tissuebench.methods.losses.poly_log import poly_log_loss
 from tissuebench.methods.losses.structural_similarity import structural_similarity_loss
+from tissuebench.methods.losses.tversky import tversky_loss
 from tissuebench.methods.networks.diffusion_unet import transfer
 from tissuebench.methods.networks.timed import TimedSegmenter
 from tissuebench.methods.networks.unet_segmenter import Head, InputRange, UNetSegmenter
@@ -40,10 +42,27 @@ PRETRAIN = "pretrain"
 
 
 class FineTuningLoss(StrEnum):
-    """``cross_entropy``, as all arms; or the published sum of structural similarity and focal loss."""
+    """``cross_entropy``, as all arms; ``structural_similarity``, published, has the focal loss added to it.
+
+    ``tversky`` and ``poly_log`` are in the published code, but not in the published recipe.
+    """
 
     CROSS_ENTROPY = "cross_entropy"
     STRUCTURAL_SIMILARITY = "structural_similarity"
+    TVERSKY = "tversky"
+    POLY_LOG = "poly_log"
+
+
+def _structural_and_focal(logits: Tensor, masks: Tensor) -> Tensor:
+    return structural_similarity_loss(logits, masks) + focal_loss(logits, masks)
+
+
+_LOSSES: Mapping[FineTuningLoss, Callable[[Tensor, Tensor], Tensor]] = {
+    FineTuningLoss.CROSS_ENTROPY: masked_cross_entropy,
+    FineTuningLoss.STRUCTURAL_SIMILARITY: _structural_and_focal,
+    FineTuningLoss.TVERSKY: tversky_loss,
+    FineTuningLoss.POLY_LOG: poly_log_loss,
+}
 
 
 class FineTuningSettings(DenoiserSettings):
@@ -110,10 +129,7 @@ class DiffusionFromScratch(Method):
         """The loss of the tiles with masks."""
         annotated = batch[ANNOTATED]
         assert annotated.masks is not None  # noqa: S101 - a masks stream has masks
-        logits = self.network(annotated.inputs)
-        if self.settings.loss is FineTuningLoss.CROSS_ENTROPY:
-            return masked_cross_entropy(logits, annotated.masks)
-        return structural_similarity_loss(logits, annotated.masks) + focal_loss(logits, annotated.masks)
+        return _LOSSES[self.settings.loss](self.network(annotated.inputs), annotated.masks)
 
 
 @register

@@ -18,7 +18,9 @@ from tissuebench.methods.diffusion import (
     PublishedFromScratch,
 )
 from tissuebench.methods.losses.focal import focal_loss
+from tissuebench.methods.losses.poly_log import poly_log_loss
 from tissuebench.methods.losses.structural_similarity import structural_similarity_loss
+from tissuebench.methods.losses.tversky import tversky_loss
 from tissuebench.methods.settings import EncoderMode, TrainingSettings
 
 K, PX = len(CLASS_MAP), 32
@@ -238,6 +240,14 @@ def test_the_published_loss_is_the_sum_of_both(kind):
     plain = other.training_step(batch, 0).detach()
     torch.testing.assert_close(plain, masked_cross_entropy(logits, masks).detach())
     assert abs(plain - expected.detach()) > 0.01
+
+
+@pytest.mark.parametrize("loss", [tversky_loss, poly_log_loss])
+def test_the_losses_of_the_published_code_can_be_had(loss):
+    method = made(Diffusion, **TINY, loss=loss.__name__.removesuffix("_loss")).eval()
+    batch = annotated(method)
+    logits = method.network(batch[ANNOTATED].images)
+    torch.testing.assert_close(method.training_step(batch, 0), loss(logits, batch[ANNOTATED].masks))
 
 
 @pytest.mark.parametrize("settings", [{}, PAPER], ids=["matched", "paper"])

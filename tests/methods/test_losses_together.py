@@ -14,7 +14,9 @@ from tests.methods import (
     test_focal_loss,
     test_multi_target_loss,
     test_noise_schedule,
+    test_poly_log_loss,
     test_structural_similarity_loss,
+    test_tversky_loss,
 )
 from tests.processes import run_processes, start_script
 
@@ -25,7 +27,9 @@ LOSSES = (
     test_focal_loss,
     test_multi_target_loss,
     test_noise_schedule,
+    test_poly_log_loss,
     test_structural_similarity_loss,
+    test_tversky_loss,
 )
 NAMES = [loss.__name__.rpartition(".")[2] for loss in LOSSES]
 PARTS = (slice(0, 3), slice(3, 5))
