@@ -27,11 +27,14 @@ class EvaluationSettings(Settings):
             .1 mIoU.
         overlap: share of a window's edge that neighbours have in common; each pixel is taken from the window it lies
             deeper in.
+        boundary_um: how far a predicted boundary may be from the true one and count as found, in micrometres; in
+            pixels of the store where the data set does not publish its mpp.
     """
 
     part: Literal["val", "test"] = "test"
     window_px: int | None = Field(None, ge=32)
     overlap: float = Field(0.25, ge=0, le=0.5)
+    boundary_um: float = Field(5.0, ge=0, le=1000)
 
 
 class Plan(Settings):

@@ -1,4 +1,4 @@
-"""Slide-wise evaluation: windows on a canvas, every annotated pixel counted exactly once, confusion counts a slide."""
+"""Slide-wise evaluation: windows on a canvas, every annotated pixel counted exactly once, counts a slide."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tissuebench.boundaries import boundary_counts
 from tissuebench.config import EvaluationSettings
 from tissuebench.datasets.store import SlideInfo, TileStore
 from tissuebench.datasets.tiling import offsets
@@ -23,11 +24,17 @@ _PIXELS_PER_BATCH = 1 << 19
 
 @dataclass(frozen=True, slots=True)
 class SlideCounts:
-    """Confusion counts of one slide: ``counts[truth, predicted]``, (K, K) int64, annotated pixels only."""
+    """What one slide counts, annotated pixels only.
+
+    Attributes:
+        counts: ``counts[truth, predicted]``, (K, K) int64.
+        boundaries: (K, 4) int64, see ``boundary_counts``.
+    """
 
     slide: SlideInfo
     diagnosis: tuple[str, ...]
     counts: NDArray[np.int64]
+    boundaries: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +92,19 @@ def evaluate(
     method.eval()
     n_classes = len(view.class_map)
     mine = shares([slide.height * slide.width for slide in view.slides], world.size)[world.rank]
-    counts = np.zeros((len(view.slides), n_classes, n_classes), dtype=np.int64)
+    counts = np.zeros((len(view.slides), n_classes, n_classes + 4), dtype=np.int64)  # confusion, then boundaries
+    tolerance_px = settings.boundary_um / (store.info.mpp or 1.0)
     for done, index in enumerate(mine, start=1):
         slide = view.slides[index]
         predicted = predict_slide(method, store, slide, settings, device, precision)
         truth = view.mask(Tile(slide.slide_id, 0, 0), slide.height, slide.width)
-        counts[index] = confusion(truth, predicted, n_classes)
+        counts[index, :, :n_classes] = confusion(truth, predicted, n_classes)
+        counts[index, :, n_classes:] = boundary_counts(truth, predicted, n_classes, tolerance_px)
         progress(done, len(mine))
     everywhere = sum_over_processes(torch.from_numpy(counts)).numpy()
     return [
-        SlideCounts(slide, view.diagnosis(slide.slide_id), everywhere[index]) for index, slide in enumerate(view.slides)
+        SlideCounts(slide, view.diagnosis(slide.slide_id), found[:, :n_classes], found[:, n_classes:])
+        for slide, found in zip(view.slides, everywhere, strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ from tissuebench.results.stats import N_BOOT, Interval, Scored, score
 from tissuebench.results.store import Failure
 
 LOWER, UPPER = "supervised", "full"  # masks of the budget; all masks
-METRICS = ("miou", "fwiou", "pixel_accuracy")  # what a row is about where nothing has finished yet
+METRICS = ("miou", "fwiou", "pixel_accuracy", "boundary_f1")  # what a row is about where nothing has finished yet
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
-"""Scores from confusion counts, vectorised over every leading axis.
+"""Scores from confusion counts and boundary counts, vectorised over every leading axis.
 
 ``counts[..., truth, predicted]`` are pixels (integers, or weighted sums of them), shape (..., K, K). With
 tp_c = counts[c, c], t_c = sum_j counts[c, j] (true pixels) and p_c = sum_i counts[i, c] (predicted pixels):
 
     IoU_c = tp_c / (t_c + p_c - tp_c)          Dice_c = 2 tp_c / (t_c + p_c)
+
+``boundaries[..., c, :]`` are pixels of the boundary of class c, shape (..., K, 4): true, matched of these, predicted,
+matched of these. With precision and recall the matched shares of what is predicted and what is true, the boundary F1 of
+a class is 2 precision recall / (precision + recall).
 
 A class absent from truth and prediction has no score: nan, left out of the means, never 0 or 1.
 """
@@ -67,27 +71,44 @@ def pixel_accuracy(counts: Counts) -> Floats:
     return _ratio(tp.sum(-1), true.sum(-1))
 
 
+def boundary_f1(boundaries: Counts) -> Floats:
+    """Boundary F1 per class, (..., K): 0 where only one of truth and prediction has a boundary of the class."""
+    boundaries = np.asarray(boundaries, dtype=np.float64)
+    true, recalled, predicted, right = (boundaries[..., i] for i in range(4))
+    precision, recall = _ratio(right, predicted), _ratio(recalled, true)
+    f1 = _ratio(2 * precision * recall, precision + recall)
+    return np.where((true > 0) ^ (predicted > 0) | (precision + recall == 0), 0.0, f1)
+
+
 def pixel_metric_names(classes: tuple[str, ...]) -> tuple[str, ...]:
     """The names of the last axis of ``pixel_metrics``."""
-    per_class = [f"{kind}/{name}" for kind in ("dice", "iou") for name in classes]
-    return ("miou", "fwiou", "pixel_accuracy", *per_class)
+    per_class = [f"{kind}/{name}" for kind in ("dice", "iou", "boundary_f1") for name in classes]
+    return ("miou", "fwiou", "pixel_accuracy", "boundary_f1", *per_class)
 
 
-def margins(counts: Counts) -> Floats:
-    """True-positive, true and predicted pixels per class, (..., 3, K): all that the pixel scores depend on.
+def margins(counts: Counts, boundaries: Counts) -> Floats:
+    """All that the pixel scores depend on, per class: (..., 7, K).
 
-    Additive like the counts, and K / 3 times smaller: what a bootstrap sums.
+    True-positive, true and predicted pixels, then the four columns of ``boundaries``. Additive like the counts and
+    smaller for more than seven classes: what a bootstrap sums.
     """
-    return np.stack(_margins(counts), -2)
+    rows = [*_margins(counts), *np.moveaxis(np.asarray(boundaries, dtype=np.float64), -1, 0)]
+    return np.stack(rows, -2)
 
 
 def pixel_metrics(margins: Floats) -> Floats:
-    """Every pixel score at once from ``margins`` (..., 3, K): (..., 3 + 2K), in the order of ``pixel_metric_names``."""
+    """Every pixel score at once from ``margins`` (..., 7, K): (..., 4 + 3K), in the order of ``pixel_metric_names``."""
     tp, true, predicted = margins[..., 0, :], margins[..., 1, :], margins[..., 2, :]
     per_class = _ratio(tp, true + predicted - tp)
+    edges = boundary_f1(np.moveaxis(margins[..., 3:, :], -2, -1))
     n = true.sum(-1)
-    whole = [_mean_of_present(per_class), _ratio((true * np.nan_to_num(per_class)).sum(-1), n), _ratio(tp.sum(-1), n)]
-    return np.concatenate([np.stack(whole, -1), _ratio(2 * tp, true + predicted), per_class], -1)
+    whole = [
+        _mean_of_present(per_class),
+        _ratio((true * np.nan_to_num(per_class)).sum(-1), n),
+        _ratio(tp.sum(-1), n),
+        _mean_of_present(edges),
+    ]
+    return np.concatenate([np.stack(whole, -1), _ratio(2 * tp, true + predicted), per_class, edges], -1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ class Cell:
     Attributes:
         minutes: mean over the runs (replicates of a budget may draw patients of different cost).
         runs: R sorted (replicate, seed).
-        margins: (R, P, 3, K) pixels, summed over the slides of a patient (``metrics.margins``).
+        margins: (R, P, 7, K) pixels, summed over the slides of a patient (``metrics.margins``).
         calls: the diagnoses read off the segmentations, (R, C), or None where the dataset declares fewer than two.
         metrics: names of the last axis of ``scores``.
     """
@@ -133,7 +133,10 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
             minutes=float(np.mean([trial.minutes for trial in trials])),
             runs=tuple((trial.replicate, trial.seed) for trial in trials),
             patients=patients,
-            margins=margins(np.stack([_by_patient(trial, patients) for trial in trials])),
+            margins=margins(
+                np.stack([_by_patient(trial, trial.counts, patients) for trial in trials]),
+                np.stack([_by_patient(trial, trial.boundaries, patients) for trial in trials]),
+            ),
             cases=cases,
             calls=calls if with_cases else None,
             metrics=metrics,
@@ -160,10 +163,11 @@ def _check_comparable(a: TrialResult, b: TrialResult) -> None:
             )
 
 
-def _by_patient(trial: TrialResult, patients: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def _by_patient(trial: TrialResult, counts: npt.NDArray[np.int64], patients: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    """Counts of each slide (S, ...) summed over the slides of each patient, (P, ...)."""
     index = {name: i for i, name in enumerate(patients)}
-    out = np.zeros((len(patients), *trial.counts.shape[1:]), dtype=np.int64)
-    np.add.at(out, [index[name] for name in trial.patient_ids], trial.counts)
+    out = np.zeros((len(patients), *counts.shape[1:]), dtype=np.int64)
+    np.add.at(out, [index[name] for name in trial.patient_ids], counts)
     return out
 
 

@@ -20,7 +20,7 @@ from tissuebench.files import write_aside
 from tissuebench.hashing import Json, canonical_json
 from tissuebench.results.pseudo import PseudoQuality
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 METADATA_KEY = b"tissuebench"
 MIXED = ";"  # joins the names of a mixed diagnosis
 _TRIAL_ID = re.compile(r"[0-9a-f]{8,64}")
@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
             ("slide_id", pa.string()),
             ("diagnosis", pa.string()),
             ("counts", pa.list_(pa.int64())),
+            ("boundaries", pa.list_(pa.int64())),
         ]
     ]
 )
@@ -59,19 +60,21 @@ def check_trial_id(trial_id: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class SlideCounts:
-    """The confusion counts of one test slide over its annotated pixels.
+    """The counts of one test slide over its annotated pixels.
 
     Attributes:
         patient_id: the unit of every split and of the bootstrap.
         slide_id: unique within a trial.
         diagnosis: ``""`` if unknown; names joined with ``;`` if mixed.
         counts: (K, K) int64, ``counts[truth, predicted]``, in pixels.
+        boundaries: (K, 4) int64 pixels: true boundary, what of it was matched, predicted boundary, what of it was.
     """
 
     patient_id: str
     slide_id: str
     diagnosis: str
     counts: npt.NDArray[np.int64]
+    boundaries: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +88,7 @@ class TrialResult:
         diagnoses: for each diagnosis, in declared order, the diagnosis-dependent classes it allows. May be empty.
         patient_ids: one a slide, as are ``slide_ids`` and ``slide_diagnoses``.
         counts: (S, K, K) int64 pixels, ``counts[slide, truth, predicted]``.
+        boundaries: (S, K, 4) int64 pixels of each class's boundary: true, matched, predicted, matched.
         identity: everything that was hashed into the trial id (dataset, split, budget hashes, config...).
         seconds: wall time of ``fit`` and ``evaluate``.
         compute: optimiser ``steps`` and ``samples`` seen, share of the fit that went by ``waiting`` for data,
@@ -109,6 +113,7 @@ class TrialResult:
     slide_ids: tuple[str, ...]
     slide_diagnoses: tuple[str, ...]
     counts: npt.NDArray[np.int64]
+    boundaries: npt.NDArray[np.int64]
     identity: Mapping[str, Json]
     environment: Mapping[str, Json]
     seconds: Mapping[str, float]
@@ -129,6 +134,10 @@ class TrialResult:
             f"has counts of shape {self.counts.shape}: expected {(n, k, k)}": self.counts.shape != (n, k, k),
             f"has counts of type {self.counts.dtype}: expected int64": self.counts.dtype != np.int64,
             "has negative counts": self.counts.size > 0 and int(self.counts.min()) < 0,
+            f"has boundaries of shape {self.boundaries.shape}: expected {(n, k, 4)}": self.boundaries.shape
+            != (n, k, 4),
+            f"has boundaries of type {self.boundaries.dtype}: expected int64": self.boundaries.dtype != np.int64,
+            "has boundaries that match more than there is": _more_matched_than_there(self.boundaries),
             f"has diagnoses that allow classes it does not have: {sorted(allowed - set(self.classes))}": bool(
                 allowed - set(self.classes)
             ),
@@ -147,19 +156,20 @@ class TrialResult:
     @staticmethod
     def columns(
         slides: Iterable[SlideCounts],
-    ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], npt.NDArray[np.int64]]:
-        """Rows to columns: (patient_ids, slide_ids, slide_diagnoses, counts (S, K, K)), in the order given."""
+    ) -> dict[str, Any]:
+        """Rows to the fields of a result that have one entry a slide, in the order given."""
         rows = list(slides)
         if not rows:
             raise DataError("a result needs at least one test slide")
         if len({row.counts.shape for row in rows}) != 1:
             raise DataError("slides of one result have counts of different shapes")
-        return (
-            tuple(row.patient_id for row in rows),
-            tuple(row.slide_id for row in rows),
-            tuple(row.diagnosis for row in rows),
-            np.stack([row.counts for row in rows]).astype(np.int64, casting="safe"),
-        )
+        return {
+            "patient_ids": tuple(row.patient_id for row in rows),
+            "slide_ids": tuple(row.slide_id for row in rows),
+            "slide_diagnoses": tuple(row.diagnosis for row in rows),
+            "counts": np.stack([row.counts for row in rows]).astype(np.int64, casting="safe"),
+            "boundaries": np.stack([row.boundaries for row in rows]).astype(np.int64, casting="safe"),
+        }
 
     def write(self, path: Path) -> None:
         """Write the parquet file aside and rename it: a reader sees all of it or none."""
@@ -170,6 +180,7 @@ class TrialResult:
             "slide_id": list(self.slide_ids),
             "diagnosis": list(self.slide_diagnoses),
             "counts": self.counts.reshape(n, -1).tolist(),
+            "boundaries": self.boundaries.reshape(n, -1).tolist(),
         }
         schema = SCHEMA.with_metadata({METADATA_KEY: canonical_json(self._metadata()).encode()})
         sink = pa.BufferOutputStream()
@@ -226,9 +237,6 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
     if one["trial_id"] != meta["trial_id"]:
         raise ValueError("rows and metadata are of different trials")
     k = len(meta["classes"])
-    lists = table.column("counts").combine_chunks()
-    if set(np.diff(lists.offsets.to_numpy())) != {k * k}:
-        raise ValueError(f"its counts are not {k} x {k}")
     return cls(
         **one,
         classes=tuple(meta["classes"]),
@@ -236,10 +244,24 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
         patient_ids=tuple(table.column("patient_id").to_pylist()),
         slide_ids=tuple(table.column("slide_id").to_pylist()),
         slide_diagnoses=tuple(table.column("diagnosis").to_pylist()),
-        counts=lists.flatten().to_numpy().reshape(-1, k, k),
+        counts=_matrices(table, "counts", k, k),
+        boundaries=_matrices(table, "boundaries", k, 4),
         identity=meta["identity"],
         environment=meta["environment"],
         seconds=meta["seconds"],
         compute=meta["compute"],
         pseudo_masks={stage: PseudoQuality.from_json(one) for stage, one in meta.get("pseudo_masks", {}).items()},
     )
+
+
+def _matrices(table: pa.Table, name: str, rows: int, columns: int) -> npt.NDArray[np.int64]:
+    """A column of lists, row-major, as (S, rows, columns)."""
+    lists = table.column(name).combine_chunks()
+    if set(np.diff(lists.offsets.to_numpy())) != {rows * columns}:
+        raise ValueError(f"its {name} are not {rows} x {columns}")
+    return np.asarray(lists.flatten().to_numpy(), dtype=np.int64).reshape(-1, rows, columns)
+
+
+def _more_matched_than_there(boundaries: npt.NDArray[np.int64]) -> bool:
+    there, matched = boundaries[..., 0::2], boundaries[..., 1::2]
+    return there.shape == matched.shape and bool((matched > there).any() or (matched < 0).any())

@@ -137,7 +137,7 @@ def _overall(dataset: str, cells: dict[_Key, dict[str, Row]], gaps: dict[_Key, G
         table.add_column("balanced\naccuracy")
         table.add_column(f"{s.delta} to supervised".replace(" to ", f" to{s.between}", 1))
     table.add_column("FwIoU")
-    table.add_column("pixel\nacc.")
+    table.add_column("boundary\nF1")
     table.add_column("runs/\npatients", justify="right")
     budget = None
     for key, scores in cells.items():
@@ -150,7 +150,7 @@ def _overall(dataset: str, cells: dict[_Key, dict[str, Row]], gaps: dict[_Key, G
         line = [Text(row.method), Text(row.budget), Text(minutes(row.minutes, s.dash)), first, s.diff(miou)]
         if cases:
             line += [s.score(acc), s.diff(acc)]
-        line += [_bare(scores.get("fwiou"), s), _bare(scores.get("pixel_accuracy"), s)]
+        line += [_bare(scores.get("fwiou"), s), _bare(scores.get("boundary_f1"), s)]
         table.add_row(*line, Text(f"{row.n_replicates}x{row.n_seeds}/{row.n_patients}" if row.n_seeds else s.dash))
     return table
 

@@ -116,7 +116,7 @@ def _trial_ids(home: Path) -> Iterator[str]:
 
 def scores_of(result: TrialResult) -> dict[str, float]:
     """Every pixel score, pooled over all slides; NaN for a class that is neither there nor predicted."""
-    values = pixel_metrics(margins(result.counts.sum(0)))
+    values = pixel_metrics(margins(result.counts.sum(0), result.boundaries.sum(0)))
     return dict(zip(pixel_metric_names(result.classes), values.tolist(), strict=True))
 
 

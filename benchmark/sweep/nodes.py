@@ -223,7 +223,10 @@ def _run_trial(
         around.world,
         partial(around.moved, "scoring slides"),
     )
-    rows = [SlideRow(one.slide.patient_id, one.slide.slide_id, ";".join(one.diagnosis), one.counts) for one in scored]
+    rows = [
+        SlideRow(one.slide.patient_id, one.slide.slide_id, ";".join(one.diagnosis), one.counts, one.boundaries)
+        for one in scored
+    ]
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
     compute: dict[str, float] = {
         "steps": fitted.steps,
@@ -251,7 +254,6 @@ def _run_trial(
     if notes:
         environment["notes"] = list(notes)
     if around.world.rank == 0:
-        patient_ids, slide_ids, diagnoses, counts = TrialResult.columns(rows)
         may_store()
         ResultStore(results_folder(job.home)).write(
             TrialResult(
@@ -264,10 +266,7 @@ def _run_trial(
                 seed=trial.seed,
                 classes=data.store.class_map.names,
                 diagnoses=data.store.class_map.diagnoses,
-                patient_ids=patient_ids,
-                slide_ids=slide_ids,
-                slide_diagnoses=diagnoses,
-                counts=counts,
+                **TrialResult.columns(rows),
                 identity=trial.identity(),
                 environment={**describe_environment(), **environment},
                 seconds=seconds,

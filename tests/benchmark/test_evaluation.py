@@ -130,6 +130,9 @@ def test_evaluate_counts_the_part_and_nothing_else(tiny_data):
         assert row.counts.sum() == 64 * 96
         assert np.array_equal(row.counts, np.diag(np.diag(row.counts)))  # colours are far apart: no error
         assert tuple(np.diag(row.counts)) == tiny_data.store.withheld.class_pixels(row.slide.slide_id)
+        true, matched, predicted, right = row.boundaries.T
+        assert true.sum() > 0
+        assert np.array_equal(true, predicted) and np.array_equal(true, matched) and np.array_equal(true, right)
         assert row.diagnosis == tiny_data.store.withheld.diagnosis(row.slide.slide_id)
 
 

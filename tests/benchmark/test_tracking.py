@@ -59,6 +59,7 @@ def result(number: int, method: str = "supervised") -> TrialResult:
         slide_ids=("s1", "s2"),
         slide_diagnoses=("A", "B"),
         counts=rng.integers(1, 50, (2, 3, 3)),
+        boundaries=np.cumsum(rng.integers(1, 9, (2, 3, 4)), axis=-1)[..., ::-1].copy(),
         identity={"protocol": 7, "split": "x", "method": method, "config": {"gamma": 2.0}, "seed": number % 3},
         environment={"packages": {"tissuebench": "9.8.7"}},
         seconds={"fit": 1.0},

@@ -21,6 +21,7 @@ def trial(
     seed=0,
     *,
     counts=None,
+    boundaries=None,
     rng=None,
     skill=0.5,
     n_patients=6,
@@ -39,6 +40,9 @@ def trial(
     n, k = len(patient_ids), len(classes)
     if counts is None:
         counts = rng.integers(0, 100, size=(n, k, k)) + (np.eye(k) * 300 * skill).astype(np.int64)
+    if boundaries is None:
+        matched = np.diagonal(counts, axis1=-2, axis2=-1)
+        boundaries = np.stack([np.sum(counts, -1), matched, np.sum(counts, -2), matched], -1)
     if slide_diagnoses is None:
         names = list(diagnoses) or [""]
         order = {name: i for i, name in enumerate(dict.fromkeys(patient_ids))}
@@ -58,6 +62,7 @@ def trial(
         slide_ids=tuple(f"s{i}" for i in range(n)),
         slide_diagnoses=tuple(slide_diagnoses),
         counts=np.asarray(counts, dtype=np.int64),
+        boundaries=np.asarray(boundaries, dtype=np.int64),
         identity=identity,
         environment={"python": "3.11"},
         seconds={"fit": 1.5, "evaluate": 0.5},

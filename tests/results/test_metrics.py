@@ -115,10 +115,37 @@ def test_scores_are_shares_and_a_class_nobody_names_changes_no_mean(counts):
 def test_all_at_once_equals_one_by_one_over_leading_axes():
     counts = np.random.default_rng(0).integers(0, 9, (2, 5, 3, 3))
     counts[0, 0] = 0
-    got = metrics.pixel_metrics(metrics.margins(counts))
+    boundaries = np.random.default_rng(1).integers(0, 9, (2, 5, 3, 4))
+    boundaries[0, 1, 2] = 0
+    got = metrics.pixel_metrics(metrics.margins(counts, boundaries))
     names = metrics.pixel_metric_names(("a", "b", "c"))
-    assert names == ("miou", "fwiou", "pixel_accuracy", "dice/a", "dice/b", "dice/c", "iou/a", "iou/b", "iou/c")
-    assert got.shape == (2, 5, 9)
-    whole = [metrics.miou(counts), metrics.fwiou(counts), metrics.pixel_accuracy(counts)]
-    expected = np.concatenate([np.stack(whole, -1), metrics.dice(counts), metrics.iou(counts)], -1)
-    np.testing.assert_array_equal(got, expected)
+    assert names == (
+        *("miou", "fwiou", "pixel_accuracy", "boundary_f1", "dice/a", "dice/b", "dice/c", "iou/a", "iou/b", "iou/c"),
+        *("boundary_f1/a", "boundary_f1/b", "boundary_f1/c"),
+    )
+    assert got.shape == (2, 5, len(names))
+    edges = metrics.boundary_f1(boundaries)
+    with np.errstate(invalid="ignore"):
+        whole = [metrics.miou(counts), metrics.fwiou(counts), metrics.pixel_accuracy(counts), np.nanmean(edges, -1)]
+    expected = np.concatenate([np.stack(whole, -1), metrics.dice(counts), metrics.iou(counts), edges], -1)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_boundary_f1_is_that_of_precision_and_recall():
+    precision, recall = 30 / 50, 20 / 80
+    f1 = metrics.boundary_f1(np.array([[80, 20, 50, 30]]))
+    np.testing.assert_allclose(f1, [2 * precision * recall / (precision + recall)])
+
+
+@pytest.mark.parametrize(
+    ("counts", "f1"),
+    [
+        ([9, 9, 7, 7], 1.0),
+        ([9, 0, 7, 0], 0.0),
+        ([9, 0, 0, 0], 0.0),  # missed
+        ([0, 0, 7, 0], 0.0),  # invented
+        ([0, 0, 0, 0], np.nan),  # neither there nor predicted: no score
+    ],
+)
+def test_boundary_f1_at_its_ends(counts, f1):
+    np.testing.assert_array_equal(metrics.boundary_f1(np.array(counts)), f1)

@@ -16,7 +16,8 @@ def result(make_trial):
 
 def same(a, b):
     left, right = dict(vars(a)), dict(vars(b))
-    np.testing.assert_array_equal(left.pop("counts"), right.pop("counts"))
+    for name in ("counts", "boundaries"):
+        np.testing.assert_array_equal(left.pop(name), right.pop(name))
     return left == right and list(a.diagnoses) == list(b.diagnoses)
 
 
@@ -25,7 +26,7 @@ def test_what_is_written_is_read(result, tmp_path):
     result.write(path)
     back = TrialResult.read(path)
     assert same(result, back)
-    assert back.counts.dtype == np.int64
+    assert back.counts.dtype == back.boundaries.dtype == np.int64
     assert [entry.name for entry in path.parent.iterdir()] == ["a.parquet"]
 
 
@@ -35,6 +36,7 @@ def test_a_row_is_a_slide_and_counts_are_row_major(result, tmp_path):
     assert table.schema.names == SCHEMA.names
     assert table.num_rows == len(result.slide_ids)
     assert table["counts"][1].as_py()[0 * 3 + 2] == result.counts[1, 0, 2]
+    assert table["boundaries"][1].as_py()[2 * 4 + 1] == result.boundaries[1, 2, 1]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
@@ -58,7 +60,7 @@ def test_a_flipped_byte_is_an_error_or_harmless(result, tmp_path):
         broken[at] ^= 0xFF
         path.write_bytes(bytes(broken))
         try:
-            np.testing.assert_array_equal(TrialResult.read(path).counts, result.counts)
+            assert same(TrialResult.read(path), result)
         except DataError:
             noticed += 1
     assert noticed > 50
@@ -74,10 +76,10 @@ def test_foreign_files(result, tmp_path):
     result.write(path)
     table = pq.read_table(path)
     other = {
-        b"tissuebench": table.schema.metadata[b"tissuebench"].replace(b'"schema_version":1', b'"schema_version":9')
+        b"tissuebench": table.schema.metadata[b"tissuebench"].replace(b'"schema_version":2', b'"schema_version":9')
     }
     pq.write_table(table.replace_schema_metadata(other), path)
-    with pytest.raises(DataError, match="schema version 9, this release reads 1"):
+    with pytest.raises(DataError, match="schema version 9, this release reads 2"):
         TrialResult.read(path)
 
 
@@ -91,6 +93,10 @@ def test_foreign_files(result, tmp_path):
         ({"counts": np.zeros((12, 2, 2), np.int64)}, "shape"),
         ({"counts": np.full((12, 3, 3), -1)}, "negative"),
         ({"counts": np.zeros((12, 3, 3))}, "float64"),
+        ({"boundaries": np.zeros((12, 3, 3), np.int64)}, "shape"),
+        ({"boundaries": np.zeros((12, 3, 4))}, "float64"),
+        ({"boundaries": np.full((12, 3, 4), [5, 6, 5, 5])}, "more than there is"),
+        ({"boundaries": np.full((12, 3, 4), [5, 5, 5, -1])}, "more than there is"),
         ({"slide_ids": ("s",) * 12}, "slide twice"),
         ({"slide_diagnoses": ("XXX",) * 12}, "'s0' has diagnosis 'XXX'.*declares HCC, CCA"),
     ],
@@ -105,10 +111,17 @@ def test_mixed_and_missing_diagnoses_are_fine(result):
 
 
 def test_rows_to_columns():
-    rows = [SlideCounts(f"p{i}", f"s{i}", "", np.full((2, 2), i, np.int32)) for i in range(3)]
-    patients, slides, diagnoses, counts = TrialResult.columns(rows)
-    assert (patients, slides, diagnoses) == (("p0", "p1", "p2"), ("s0", "s1", "s2"), ("", "", ""))
-    assert counts.dtype == np.int64 and counts[:, 0, 0].tolist() == [0, 1, 2]
+    rows = [
+        SlideCounts(f"p{i}", f"s{i}", "", np.full((2, 2), i, np.int32), np.full((2, 4), 10 + i, np.int32))
+        for i in range(3)
+    ]
+    columns = TrialResult.columns(rows)
+    assert columns["patient_ids"] == ("p0", "p1", "p2")
+    assert columns["slide_ids"] == ("s0", "s1", "s2")
+    assert columns["slide_diagnoses"] == ("", "", "")
+    assert columns["counts"].dtype == columns["boundaries"].dtype == np.int64
+    assert columns["counts"][:, 0, 0].tolist() == [0, 1, 2]
+    assert columns["boundaries"][:, 1, 3].tolist() == [10, 11, 12]
     with pytest.raises(DataError, match="at least one"):
         TrialResult.columns([])
 
