@@ -51,6 +51,12 @@ def test_is_a_search_of_all_pairs(truth, random, tolerance):
     )
 
 
+def test_more_classes_than_eight():
+    rng = np.random.default_rng(1)
+    truth, predicted = rng.integers(0, 19, (2, 12, 12)).astype(np.uint8)
+    np.testing.assert_array_equal(boundary_counts(truth, predicted, 19, 2.0), by_pairs(truth, predicted, 19, 2.0))
+
+
 @pytest.mark.parametrize(("tolerance", "matched"), [(2.9, 0), (3.0, 8)])
 def test_a_shifted_boundary_is_found_from_its_shift_on(tolerance, matched):
     counts = boundary_counts(stripes(10, 10), stripes(13, 7), 2, tolerance)
