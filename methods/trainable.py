@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tissuebench.datasets.types import ClassMap, Stream, Supervision, TileBatch, TrainingBatch
 from tissuebench.datasets.white import WhiteBackground
-from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
+from tissuebench.methods.settings import NetworkSettings, RateSchedule, Settings, TrainingSettings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -150,7 +150,7 @@ class Trainable(LightningModule, ABC):
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type is a union of a dozen
-        """AdamW under one learning-rate cycle over the step budget: the same for every arm."""
+        """AdamW, its rate scheduled over the step budget: the same for every arm."""
         training = self.task.training
         optimizer = torch.optim.AdamW(
             [parameter for parameter in self.parameters() if parameter.requires_grad],
@@ -158,9 +158,13 @@ class Trainable(LightningModule, ABC):
             weight_decay=training.weight_decay,
             fused=True,
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=training.learning_rate, total_steps=training.steps + 1, pct_start=0.05
-        )
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        if training.rate_schedule is RateSchedule.POLYNOMIAL:
+            schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=training.steps, power=0.9)
+        else:
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, max_lr=training.learning_rate, total_steps=training.steps + 1, pct_start=0.05
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

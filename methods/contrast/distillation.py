@@ -112,18 +112,26 @@ def published_rows(vectors: Tensor) -> Tensor:
     return vectors.transpose(0, 1).reshape(-1, vectors.shape[1])
 
 
+def similarities(vectors: Tensor, anchors: Tensor, temperature: float) -> Tensor:
+    """``cos(z, a) / tau`` of rows (..., N, D) and anchors (..., K, D), each row of ... with its own: (..., N, K).
+
+    Of the vectors' type, float32 for narrower ones, below autocast as well: that would multiply in bfloat16, whose
+    steps near a cosine of 1 are .004, which is .4 at the teacher's temperature.
+    """
+    dtype = torch.promote_types(vectors.dtype, torch.float32)
+    with torch.autocast(vectors.device.type, enabled=False):
+        rows, columns = (functional.normalize(each.to(dtype), dim=-1) for each in (vectors, anchors))
+        return rows @ columns.mT / temperature
+
+
 def _mean_divergence(student: Tensor, teacher: Tensor, queue: Tensor, student_t: float, teacher_t: float) -> Tensor:
     """The loss of rows (..., N, D) against anchors (..., K, D), each row of ... against its own."""
     if student_t <= 0 or teacher_t <= 0:
         raise ValueError(f"temperatures must be positive, not {student_t} and {teacher_t}")
-    teacher, queue = teacher.detach(), queue.detach()
-    dtype = torch.promote_types(student.dtype, torch.float32)
-    # Autocast would multiply in bfloat16, whose steps near a cosine of 1 are .004: .4 of the teacher's logits.
-    with torch.autocast(student.device.type, enabled=False):
-        student, teacher, queue = (functional.normalize(each.to(dtype), dim=-1) for each in (student, teacher, queue))
-        log_student = (student @ queue.mT / student_t).log_softmax(dim=-1)
-        log_teacher = (teacher @ queue.mT / teacher_t).log_softmax(dim=-1)
-        divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1)
+    queue = queue.detach()
+    log_student = similarities(student, queue, student_t).log_softmax(dim=-1)
+    log_teacher = similarities(teacher.detach().to(log_student.dtype), queue, teacher_t).log_softmax(dim=-1)
+    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1)
     return pooled(divergence.sum(), torch.tensor(divergence.numel(), device=student.device))
 
 

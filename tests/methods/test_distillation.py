@@ -14,6 +14,7 @@ from tissuebench.methods.contrast.distillation import (
     WindowAnchors,
     distillation_loss,
     published_rows,
+    similarities,
     window_distillation_loss,
 )
 from tissuebench.methods.contrast.heads import GlobalHead, GlobalPredictor, LocalHead, LocalPredictor
@@ -58,10 +59,24 @@ def three(seed=0, windows=(), dtype=torch.float64):
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_golden(arrays, case):
     student, teacher, queue = (arrays[f"{case}_{name}"].clone() for name in ("student", "teacher", "queue"))
+    close(similarities(student, queue, 0.1), arrays[f"{case}_student_logits"], rtol=1e-5, atol=1e-5)
+    close(similarities(teacher, queue, 0.01), arrays[f"{case}_teacher_logits"], rtol=1e-5, atol=1e-4)
     student.requires_grad_()
     loss = distillation_loss(student, teacher, queue)
     close(loss, arrays[f"{case}_loss"], rtol=1e-5)
     close(torch.autograd.grad(loss, student)[0], arrays[f"{case}_grad_student"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_the_reference_trained_the_teachers_head_and_this_does_not(arrays, case):
+    """Its gradient is that of the divergence where nothing is detached; here there is none."""
+    student, teacher, queue = (arrays[f"{case}_{name}"].clone() for name in ("student", "teacher", "queue"))
+    teacher.requires_grad_()
+    p, q = (similarities(*each).log_softmax(dim=1) for each in ((teacher, queue, 0.01), (student, queue, 0.1)))
+    (leaked,) = torch.autograd.grad((p.exp() * (p - q)).sum(dim=1).mean(), teacher)
+    close(leaked, arrays[f"{case}_grad_teacher_when_not_detached"], rtol=1e-3, atol=1e-6)
+    assert leaked.abs().max() > 0.01
+    assert not distillation_loss(student, teacher, queue).requires_grad
 
 
 def test_golden_ends(arrays):
