@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -74,7 +74,11 @@ def signed(value: float) -> str:
 
 
 def render(board: Leaderboard, console: Console) -> None:
-    """Print a dataset's tables (overall scores; Dice per class; pseudo-masks), then notes. Fits 120 columns."""
+    """Print a dataset's tables (overall scores; Dice per class; pseudo-masks), then notes. Fits 120 columns.
+
+    The settings of the only arm of a method are said once, below.
+    """
+    board, settings = _without_settings(board)
     modern = console.encoding.lower().startswith("utf")
     by_cell: dict[_Key, dict[str, Row]] = {}
     for row in board.rows:
@@ -97,10 +101,27 @@ def render(board: Leaderboard, console: Console) -> None:
             console.print(_pseudo(of_dataset, beside))
     if not board.rows:
         console.print(Text("no results yet"))
+    for method, said in settings.items():
+        console.print(Text(f"{method}: with {said}"))
     for note in board.notes:
         console.print(Text(f"note: {note}"))
     if board.rows:
         console.print(Text(_reading(board, "•" if modern else "*")))
+
+
+def _without_settings(board: Leaderboard) -> tuple[Leaderboard, dict[str, str]]:
+    """The board with ``method`` for ``method[settings]`` where no other arm is of that method; and these settings."""
+    arms = sorted({row.method for row in board.rows})
+    methods = [arm.partition("[")[0] for arm in arms]
+    short = {arm: name for arm, name in zip(arms, methods, strict=True) if methods.count(name) == 1}
+    short |= {arm: arm for arm in arms if arm not in short}
+    named = replace(
+        board,
+        rows=tuple(replace(row, method=short[row.method]) for row in board.rows),
+        gaps=tuple(replace(gap, method=short[gap.method]) for gap in board.gaps),
+        pseudo=tuple(replace(row, method=short[row.method]) for row in board.pseudo),
+    )
+    return named, {name: arm[len(name) + 1 : -1].replace(",", ", ") for arm, name in short.items() if arm != name}
 
 
 def render_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], console: Console) -> None:

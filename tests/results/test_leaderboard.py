@@ -262,3 +262,16 @@ def test_torch_is_never_imported():
     code = f"import sys, {imports}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_settings_of_the_only_arm_of_a_method_are_said_below_the_table(make_trial):
+    rng = np.random.default_rng(0)
+    ours, theirs = "mine[decay=0.95,layers=['deep','middle']]", ["other[a=1]", "other[a=2]"]
+    board = build([make_trial(method, rng=rng) for method in ("supervised", ours, *theirs)], n_boot=20)
+    text = printed(board, width=200)
+    lines = text.splitlines()
+    assert [line for line in lines if "decay" in line] == ["mine: with decay=0.95, layers=['deep', 'middle']"]
+    assert sum(line.startswith("mine ") for line in lines) == 2  # of the scores, and of the classes
+    for method in theirs:
+        assert sum(line.startswith(f"{method} ") for line in lines) == 2
+    assert {row.method for row in board.rows} == {"supervised", ours, *theirs}  # machines read the whole name
