@@ -119,6 +119,11 @@ class AnatomicalContrast(MeanTeacher):
             raise ValueError("the distilled weights are those of another network") from error
         self.teach(self.settings)
 
+    @property
+    def asks_teacher(self) -> bool:
+        """Pixels of tiles without masks are contrasted by the teacher's labels."""
+        return super().asks_teacher or self.representation is not None
+
     def unsupervised_loss(self, annotated: Maps, masks: Tensor, lesson: Lesson) -> Tensor:
         """Consistency, and the contrast between all pixels that have a label or a confident one of the teacher."""
         loss = super().unsupervised_loss(annotated, masks, lesson)

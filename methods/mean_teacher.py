@@ -93,8 +93,15 @@ class MeanTeacher(Method, Taught):
         """The network that predicts."""
         return self.network
 
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether anything is learnt from the teacher's labels."""
+        return self.settings.consistency > 0
+
     def streams(self) -> Mapping[str, Stream]:
         """Annotated tiles, classes balanced, and tiles of all training patients, each as often."""
+        if not self.asks_teacher:
+            return {ANNOTATED: self.annotated_stream()}
         crowd = self.settings.crowd * self.task.training.batch_size
         return {ANNOTATED: self.annotated_stream(), UNLABELLED: Stream(Supervision.NONE, crowd)}
 
@@ -104,7 +111,7 @@ class MeanTeacher(Method, Taught):
         assert annotated.masks is not None  # noqa: S101 - a masks stream has masks
         maps = self.maps_network.maps(annotated.inputs)
         loss = self.settings.supervised_loss.of(maps.logits, annotated.masks)
-        if self.progress < self.settings.warm_up:
+        if not self.asks_teacher or self.progress < self.settings.warm_up:
             return loss
         lesson = self.lesson(batch[UNLABELLED])
         return loss + self.unsupervised_loss(maps, annotated.masks, lesson)

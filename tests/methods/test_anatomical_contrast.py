@@ -408,6 +408,12 @@ def test_weights_of_another_size_are_refused():
 # The last phase.
 
 
+@pytest.mark.parametrize(("contrast", "consistency", "asks"), [(0, 0, False), (0.1, 0, True), (0, 1, True)])
+def test_the_teacher_is_asked_if_something_is_learnt_from_it(contrast, consistency, asks):
+    assert (UNLABELLED in made(contrast=contrast, consistency=consistency).streams()) == asks
+
+
+
 @NETWORKS
 def test_without_contrast_it_is_a_mean_teacher(network):
     said = {"warm_up": 0, "strong": 0.3, **network}

@@ -105,7 +105,8 @@ def test_a_warm_up_of_all_steps_never_ends():
 @NETWORKS
 def test_without_weight_the_teacher_says_nothing(network):
     method = learning(consistency=0, strong=0.01, **network)
-    batch = make_batch(method)
+    assert set(method.streams()) == {ANNOTATED}
+    batch = make_batch(learning(**network))
     expected = of_supervised(method, batch)
     loss, gradient = loss_and_gradients(method, batch)
     assert torch.equal(loss, expected[0]) and same(gradient, expected[1])
