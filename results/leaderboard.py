@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -81,13 +81,18 @@ class Gap:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The table, what is missing in it, and what a reader should know."""
+    """The table, what is missing in it, and what a reader should know.
+
+    Attributes:
+        shares: of a dataset's class, in its annotated test pixels.
+    """
 
     rows: tuple[Row, ...]
     gaps: tuple[Gap, ...]
     notes: tuple[str, ...]
     n_boot: int
     pseudo: tuple[PseudoRow, ...] = ()
+    shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 def build(
@@ -121,6 +126,7 @@ def build(
     rows: list[Row] = []
     notes: list[str] = []
     by_dataset = {panel.dataset: panel for panel in panels(results)}
+    shares = {(name, label): share for name, panel in by_dataset.items() for label, share in panel.shares.items()}
     for dataset in sorted({key[0] for key in planned}):
         panel = by_dataset.get(dataset)
         if panel is not None:
@@ -136,7 +142,7 @@ def build(
     rows += [_diagnostic_row(row, kind, mean) for row in pseudo for kind, mean in _diagnostics(row)]
     order = {id(row): i for i, row in enumerate(rows)}  # metrics keep the order of their panel
     rows.sort(key=lambda row: (row.dataset, *cell_order(row), order[id(row)]))
-    return Leaderboard(tuple(rows), tuple(gaps.values()), tuple(notes), n_boot, tuple(pseudo))
+    return Leaderboard(tuple(rows), tuple(gaps.values()), tuple(notes), n_boot, tuple(pseudo), shares)
 
 
 def cell_order(row: Row | PseudoRow) -> tuple[bool, bool, float, str, bool, str]:

@@ -89,6 +89,12 @@ class Panel:
     metrics: tuple[str, ...]
     cells: dict[tuple[str, str], Cell]
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each class's share of the annotated test pixels, the same for all cells."""
+        true = next(iter(self.cells.values())).margins[0, :, 1].sum(0)
+        return dict(zip(self.classes, (true / max(true.sum(), 1)).tolist(), strict=True))
+
 
 def panels(results: Sequence[TrialResult]) -> list[Panel]:
     """One panel a dataset, by name.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from rich.console import Console
@@ -94,7 +94,7 @@ def render(board: Leaderboard, console: Console) -> None:
         beside = _Style(style.mark, style.delta, style.dash, " ")
         fit = max(1, (console.width - 34) // 21)
         for start in range(0, len(classes), fit):
-            console.print(_per_class(dataset, cells, classes[start : start + fit], beside))
+            console.print(_per_class(dataset, cells, classes[start : start + fit], board.shares, beside))
         if of_dataset := [row for row in board.pseudo if row.dataset == dataset]:
             about = f"pseudo-masks of training tiles against withheld masks ({DIAGNOSTIC})"
             console.print(Text(f"\n{dataset}: {about}", style="italic"))  # a title would be as narrow as the table
@@ -176,12 +176,20 @@ def _overall(dataset: str, cells: dict[_Key, dict[str, Row]], gaps: dict[_Key, G
     return table
 
 
-def _per_class(dataset: str, cells: dict[_Key, dict[str, Row]], metrics: Sequence[str], s: _Style) -> Table:
+def _per_class(
+    dataset: str,
+    cells: dict[_Key, dict[str, Row]],
+    metrics: Sequence[str],
+    shares: Mapping[tuple[str, str], float],
+    s: _Style,
+) -> Table:
     table = _table(f"\n{dataset}: Dice per class")
     table.add_column("method", overflow="fold")
     table.add_column("budget", overflow="fold")
     for metric in metrics:
-        table.add_column(Text(metric.removeprefix("dice/")), overflow="fold")
+        label = metric.removeprefix("dice/")
+        share = shares.get((dataset, label))
+        table.add_column(Text(label + ("" if share is None else f"\n{100 * share:.2g} % of pixels")), overflow="fold")
     for (_, method, budget), scores in cells.items():
         table.add_row(Text(method), Text(budget), *(s.score(scores.get(metric)) for metric in metrics))
     return table

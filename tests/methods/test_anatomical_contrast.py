@@ -413,7 +413,6 @@ def test_the_teacher_is_asked_if_something_is_learnt_from_it(contrast, consisten
     assert (UNLABELLED in made(contrast=contrast, consistency=consistency).streams()) == asks
 
 
-
 @NETWORKS
 def test_without_contrast_it_is_a_mean_teacher(network):
     said = {"warm_up": 0, "strong": 0.3, **network}

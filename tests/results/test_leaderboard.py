@@ -275,3 +275,11 @@ def test_the_settings_of_the_only_arm_of_a_method_are_said_below_the_table(make_
     for method in theirs:
         assert sum(line.startswith(f"{method} ") for line in lines) == 2
     assert {row.method for row in board.rows} == {"supervised", ours, *theirs}  # machines read the whole name
+
+
+def test_each_class_says_how_rare_it_is(make_trial):
+    counts = np.zeros((12, 3, 3), dtype=int)
+    counts[:, 0, 0], counts[:, 1, 0], counts[:, 2, 2] = 90, 9, 1  # it is the truth that counts
+    text = printed(build([make_trial(counts=counts)], n_boot=20))
+    (line,) = (line for line in text.splitlines() if "of pixels" in line)
+    assert line.split()[2:] == ["90", "%", "of", "pixels", "9", "%", "of", "pixels", "1", "%", "of", "pixels"]
