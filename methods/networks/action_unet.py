@@ -188,9 +188,9 @@ class RepresentationHead(nn.Module):
         x = ((index % width)[:, None, None] + around).expand(-1, 3, 3).flatten(1)
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         image = (index // (height * width))[:, None]
-        # Not by flat numbers: those would copy maps whose channels come first. Not index_select: on a GPU its backward
-        # adds up in any order.
-        patches = maps.movedim(1, -1)[image, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+        numbers = (image * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
+        # As rows of a table: the backward pass of any other look-up is slower, or adds up in any order on a GPU.
+        patches = functional.embedding(numbers, maps.movedim(1, -1).reshape(-1, maps.shape[1]))
         patches = patches * inside[..., None]
         three, one = cast("nn.Conv2d", self.proj[0]), cast("nn.Conv2d", self.proj[1])
         hidden = functional.linear(patches.flatten(1), three.weight.movedim(1, -1).flatten(1))
