@@ -47,9 +47,11 @@ def run(console: Console, as_json: bool, rounds: int = 5, rep_stride: int = 4, t
     method = make_method(tile_px, rep_stride)
     with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
         rates = measure(method, rounds, display)
+    both = 1 / (1 / rates["loss"] + 1 / rates["vectors"])
     lines = [
         ratio("contrast, drawing and loss, to the supervised step", rates["supervised"], rates["loss"], GOAL, True),
         ratio("contrast, vectors, to the supervised step", rates["supervised"], rates["vectors"]),
+        ratio("contrast, both together, to the supervised step", rates["supervised"], both),
         *sizes(method),
     ]
     settings = method.contrastive

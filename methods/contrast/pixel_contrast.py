@@ -5,6 +5,7 @@ Pixels are numbered in raster order, ``(b H + y) W + x`` in a batch (B, H, W); r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -184,7 +185,7 @@ def pixel_contrast_loss(
     part of the gradient is computed at once: beside the arguments there are (P) norms, a few of (C Q, D), and in a
     chunk max(N D, 2^18) numbers, on a GPU 2^24. Processors multiply bfloat16 much faster than they gather it: with
     such keys, unless there are too many, they multiply a chunk with all of them, which holds max(P, 2^22) numbers
-    twice, and rounds cosines to bfloat16 as the keys were.
+    three times, and rounds cosines to bfloat16 as the keys were.
 
     Args:
         queries: (C, Q, D), the rows ``sampled.queries`` of the representations; evaluated in float32 at least.
@@ -221,9 +222,13 @@ def _value_and_slope(
     dtype, n_negatives = unit.dtype, sampled.negatives.shape[2]
     positives = functional.normalize(prototypes.to(dtype), dim=1, eps=_EPS)[sampled.classes]
     positives = positives.repeat_interleave(sampled.queries.shape[1], dim=0)
-    scales = 1 / (torch.linalg.vector_norm(keys, dim=1, dtype=dtype).clamp(min=_EPS) * temperature)
+    # In parts, as all keys in a wider type would be a large copy of them.
+    lengths = [torch.linalg.vector_norm(rows, dim=1, dtype=dtype) for rows in keys.split(_SUMMED_ROWS)]
+    scales = 1 / (torch.cat(lengths).clamp(min=_EPS) * temperature)
+    pull: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     if keys.dtype is torch.bfloat16 and unit.device.type == "cpu" and len(keys) <= _DENSE_KEYS * n_negatives:
-        chunk, pull = max(_DENSE_CHUNK // len(keys), 1), _multiplied
+        chunk = max(_DENSE_CHUNK // len(keys), 1)
+        pull = _Multiplied(keys, chunk, dtype)
     else:
         elements = _CPU_CHUNK if unit.device.type == "cpu" else _GPU_CHUNK
         chunk, pull = max(elements // (n_negatives * keys.shape[1]), 1), _gathered
@@ -253,13 +258,31 @@ def _gathered(q: Tensor, positive: Tensor, keys: Tensor, numbers: Tensor, scale:
     return loss
 
 
-def _multiplied(q: Tensor, positive: Tensor, keys: Tensor, numbers: Tensor, scale: Tensor, slope: Tensor) -> Tensor:
-    """The same, from the products with all rows."""
-    products = (keys @ q.to(keys.dtype).T).T  # three times faster than with the keys transposed
-    loss, p = _softmax(q, positive, products.gather(1, numbers).to(q.dtype) * scale, slope)
-    weights = q.new_zeros(len(q), len(keys)).scatter_add_(1, numbers, p * scale)  # not in bfloat16: it copies it all
-    slope.add_(weights.to(keys.dtype) @ keys)
-    return loss
+class _Multiplied:
+    """The same, from the products with all rows, in memory that all chunks share: new pages cost more than they do.
+
+    Args:
+        keys: (P, D).
+        chunk: most queries at once.
+        dtype: of the queries.
+    """
+
+    def __init__(self, keys: Tensor, chunk: int, dtype: torch.dtype) -> None:
+        self._products = keys.new_empty(chunk * len(keys))
+        self._weights = keys.new_zeros(chunk, len(keys), dtype=dtype)  # always cleared after use
+        self._narrow = keys.new_empty(chunk, len(keys))
+
+    def __call__(
+        self, q: Tensor, positive: Tensor, keys: Tensor, numbers: Tensor, scale: Tensor, slope: Tensor
+    ) -> Tensor:
+        """As ``_gathered``."""
+        products = self._products[: len(q) * len(keys)].view(len(keys), len(q))
+        torch.mm(keys, q.to(keys.dtype).T, out=products)  # three times faster than with the keys transposed
+        loss, p = _softmax(q, positive, products.T.gather(1, numbers).to(q.dtype) * scale, slope)
+        weights = self._weights[: len(q)].scatter_add_(1, numbers, p * scale)  # not in bfloat16: it copies it all
+        slope.add_(self._narrow[: len(q)].copy_(weights) @ keys)
+        weights.scatter_(1, numbers, 0)
+        return loss
 
 
 def _softmax(q: Tensor, positive: Tensor, logits: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
