@@ -223,7 +223,7 @@ def _value_and_slope(
     positives = functional.normalize(prototypes.to(dtype), dim=1, eps=_EPS)[sampled.classes]
     positives = positives.repeat_interleave(sampled.queries.shape[1], dim=0)
     # In parts, as all keys in a wider type would be a large copy of them.
-    lengths = [torch.linalg.vector_norm(rows, dim=1, dtype=dtype) for rows in keys.split(_SUMMED_ROWS)]
+    lengths = [torch.linalg.vector_norm(rows, dim=1, dtype=dtype) for rows in torch.split(keys, _SUMMED_ROWS)]
     scales = 1 / (torch.cat(lengths).clamp(min=_EPS) * temperature)
     pull: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
     if keys.dtype is torch.bfloat16 and unit.device.type == "cpu" and len(keys) <= _DENSE_KEYS * n_negatives:
