@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from tests.methods.mask_losses import labelled_logits, on_part
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.dice import class_dice_losses, soft_dice_loss
 
@@ -23,13 +24,6 @@ def arrays():
 
 def close(actual, expected, rtol=1e-9, atol=1e-13):
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, check_dtype=False)
-
-
-def random(seed, ignored=0.3, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(4, 5, 6, 7, generator=generator, dtype=dtype) * 2
-    masks = torch.randint(0, 5, (4, 6, 7), generator=generator)
-    return logits, masks.masked_fill(torch.rand(masks.shape, generator=generator) < ignored, IGNORE_LABEL)
 
 
 def test_golden(arrays):
@@ -52,7 +46,7 @@ def test_golden_of_the_supervised_loss_and_its_gradient(arrays):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.3, 0.97, 1.0]))
 def test_ignored_pixels_are_as_cut_out(seed, ignored):
-    logits, masks = random(seed, ignored)
+    logits, masks = labelled_logits(seed, ignored)
     logits.requires_grad_()
     labelled = masks != IGNORE_LABEL
     p = logits.movedim(1, -1)[labelled].softmax(dim=1)
@@ -69,7 +63,7 @@ def test_ignored_pixels_are_as_cut_out(seed, ignored):
 
 
 def test_gradient_is_that_of_finite_differences():
-    logits, masks = random(1)
+    logits, masks = labelled_logits(1)
     small = logits[:2, :, :3, :3].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda z: soft_dice_loss(z, masks[:2, :3, :3]), small)
 
@@ -80,7 +74,7 @@ def in_one_row(maps):
 
 
 def test_sums_are_those_of_the_batch_not_of_tiles():
-    logits, masks = random(2)
+    logits, masks = labelled_logits(2)
     alone = soft_dice_loss(in_one_row(logits), in_one_row(masks[:, None])[:, 0])
     close(soft_dice_loss(logits, masks), alone)
     tiles = torch.stack([soft_dice_loss(logits[[n]], masks[[n]]) for n in range(4)])
@@ -90,7 +84,7 @@ def test_sums_are_those_of_the_batch_not_of_tiles():
 @pytest.mark.parametrize("n_classes", [4, 5])
 @pytest.mark.parametrize("gap", [50, 1e4])
 def test_perfect_is_zero_absent_classes_as_well(n_classes, gap):
-    _, masks = random(3)
+    _, masks = labelled_logits(3)
     classes = masks.masked_fill(masks == IGNORE_LABEL, 0) % 4
     logits = (functional.one_hot(classes, n_classes).movedim(-1, 1) * gap).float().requires_grad_()
     loss = soft_dice_loss(logits, masks.where(masks == IGNORE_LABEL, classes))
@@ -109,53 +103,12 @@ def test_all_wrong_is_one(gap):
 @pytest.mark.parametrize("scale", [0.0, 30.0, 1e4])
 @pytest.mark.parametrize("ignored", [0.0, 0.99])
 def test_any_logits_have_a_finite_gradient(dtype, scale, ignored):
-    logits, masks = random(5, ignored, torch.float32)
+    logits, masks = labelled_logits(5, ignored, torch.float32)
     logits = (logits * scale).to(dtype).requires_grad_()
     loss = soft_dice_loss(logits, masks)
     assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()
 
 
-def test_without_labels_it_is_zero_and_connected():
-    logits, masks = random(6)
-    logits.requires_grad_()
-    nothing = soft_dice_loss(logits, torch.full_like(masks, IGNORE_LABEL))
-    assert nothing == 0
-    assert (torch.autograd.grad(nothing, logits)[0] == 0).all()
-
-
-def test_evaluated_in_float32_at_least():
-    logits, masks = random(7)
-    for dtype in (torch.bfloat16, torch.float16):
-        narrow = logits.to(dtype)
-        loss = soft_dice_loss(narrow, masks)
-        assert loss.dtype == torch.float32 and loss.shape == ()
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(loss, soft_dice_loss(narrow, masks))
-        assert torch.equal(loss, soft_dice_loss(narrow.float(), masks))
-    assert soft_dice_loss(logits, masks).dtype == torch.float64
-
-
-def test_what_does_not_fit_is_refused():
-    logits, masks = random(8)
-    for wrong in (masks[0], masks[:3], masks[..., :6], masks[:, None]):
-        with pytest.raises(ValueError, match="masks"):
-            soft_dice_loss(logits, wrong)
-    with pytest.raises(ValueError, match="logits"):
-        soft_dice_loss(logits[:, :, 0], masks)
-
-
 def of_part(part):
-    """Losses and gradients of a linear network on some tiles of a batch of five; the last two have few labels."""
-    generator = torch.Generator().manual_seed(10)
-    features = torch.randn(5, 3, 6, 6, generator=generator, dtype=torch.float64)
-    masks = torch.randint(0, 4, (5, 6, 6), generator=generator)
-    few, none = masks.clone(), masks.clone()
-    few[3:, 1:] = IGNORE_LABEL
-    none[3:] = IGNORE_LABEL
-    found = []
-    for targets in (few, none, torch.full_like(masks, IGNORE_LABEL)):
-        weight = torch.eye(4, 3, dtype=torch.float64).requires_grad_()
-        loss = soft_dice_loss(torch.einsum("kc,bchw->bkhw", weight, features[part]), targets[part])
-        loss.backward()
-        found += [loss.item(), *weight.grad.flatten().tolist()]
-    return found
+    """Of tiles of a batch that several processes share."""
+    return on_part(soft_dice_loss, part)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from tests.methods.mask_losses import labelled_logits, on_part
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.focal import focal_loss
 
@@ -20,13 +21,6 @@ GAMMAS = [0.0, 0.25, 0.5, 1.0, 2.0, 3.5]
 def arrays():
     with np.load(GOLDEN / "diffusion_finetune_losses.npz", allow_pickle=False) as found:
         return {key: torch.from_numpy(found[key]) for key in found.files}
-
-
-def random(seed, ignored=0.3, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(4, 5, 6, 7, generator=generator, dtype=dtype) * 3
-    masks = torch.randint(0, 5, (4, 6, 7), generator=generator)
-    return logits, masks.masked_fill(torch.rand(masks.shape, generator=generator) < ignored, IGNORE_LABEL)
 
 
 def close(actual, expected, rtol=1e-9, atol=1e-13):
@@ -48,7 +42,7 @@ def test_golden(arrays, case, gamma, name):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(GAMMAS), st.sampled_from([0.0, 0.3, 0.9]))
 def test_is_its_formula_on_the_labelled_pixels(seed, gamma, ignored):
-    logits, masks = random(seed, ignored)
+    logits, masks = labelled_logits(seed, ignored)
     labelled = masks != IGNORE_LABEL
     p = logits.softmax(dim=1).movedim(1, -1)[labelled]
     p = p.gather(1, masks[labelled][:, None])
@@ -59,7 +53,7 @@ def test_is_its_formula_on_the_labelled_pixels(seed, gamma, ignored):
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_gradient_is_that_of_finite_differences(gamma):
-    logits, masks = random(1)
+    logits, masks = labelled_logits(1)
     small = logits[:2, :, :3, :3].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda z: focal_loss(z, masks[:2, :3, :3], gamma), small)
 
@@ -67,7 +61,7 @@ def test_gradient_is_that_of_finite_differences(gamma):
 def test_without_gamma_it_is_the_projects_cross_entropy():
     from tissuebench.methods.base import masked_cross_entropy  # slow to import, which the two processes need not do
 
-    logits, masks = random(2, dtype=torch.float32)
+    logits, masks = labelled_logits(2, dtype=torch.float32)
     close(focal_loss(logits, masks, 0.0), masked_cross_entropy(logits, masks), rtol=1e-6)
 
 
@@ -75,7 +69,7 @@ def test_without_gamma_it_is_the_projects_cross_entropy():
 @pytest.mark.parametrize("gap", [200, 1e4])
 def test_sure_and_right_is_flat(gamma, gap):
     """p is 1: the slope of (1 - p)^gamma is infinite for gamma < 1, the loss is not."""
-    _, masks = random(3)
+    _, masks = labelled_logits(3)
     classes = masks.masked_fill(masks == IGNORE_LABEL, 0) % 4
     logits = sure_of(classes, gap)
     loss = focal_loss(logits, masks.where(masks == IGNORE_LABEL, classes), gamma)
@@ -98,7 +92,7 @@ def test_sure_and_wrong_costs_the_gap(gamma, gap):
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
 def test_any_logits_have_a_finite_gradient(gamma, scale):
-    logits, masks = random(5, dtype=torch.float32)
+    logits, masks = labelled_logits(5, dtype=torch.float32)
     logits = (logits * scale).requires_grad_()
     loss = focal_loss(logits, masks, gamma)
     assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()
@@ -106,7 +100,7 @@ def test_any_logits_have_a_finite_gradient(gamma, scale):
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_ignored_pixels_have_exactly_no_gradient(gamma):
-    logits, masks = random(6)
+    logits, masks = labelled_logits(6)
     logits.requires_grad_()
     (gradient,) = torch.autograd.grad(focal_loss(logits, masks, gamma), logits)
     nowhere = (masks == IGNORE_LABEL)[:, None].expand_as(gradient)
@@ -117,48 +111,19 @@ def test_ignored_pixels_have_exactly_no_gradient(gamma):
 
 
 def test_ignoring_rows_is_cutting_them_out():
-    logits, masks = random(7, 0.0)
+    logits, masks = labelled_logits(7, 0.0)
     ignored = masks.clone()
     ignored[:, 2:4] = IGNORE_LABEL
     keep = [0, 1, 4, 5]
     close(focal_loss(logits, ignored), focal_loss(logits[:, :, keep], masks[:, keep]))
 
 
-def test_evaluated_in_float32_at_least():
-    logits, masks = random(8)
-    for dtype in (torch.bfloat16, torch.float16):
-        narrow = logits.to(dtype)
-        loss = focal_loss(narrow, masks)
-        assert loss.dtype == torch.float32 and loss.shape == ()
-        assert torch.equal(loss, focal_loss(narrow.float(), masks))
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(focal_loss(narrow.float(), masks), loss)
-    assert focal_loss(logits, masks).dtype == torch.float64
-
-
-def test_what_does_not_fit_is_refused():
-    logits, masks = random(9)
-    for wrong in (masks[0], masks[:3], masks[..., :6], masks[:, None]):
-        with pytest.raises(ValueError, match="masks"):
-            focal_loss(logits, wrong)
-    with pytest.raises(ValueError, match="logits"):
-        focal_loss(logits[:, :, 0], masks)
+def test_what_has_no_meaning_is_refused():
+    logits, masks = labelled_logits(9)
     with pytest.raises(ValueError, match="gamma"):
         focal_loss(logits, masks, -1.0)
 
 
 def of_part(part):
-    """Losses and gradients of a linear network on some tiles of a batch of five; the last two have few labels."""
-    generator = torch.Generator().manual_seed(10)
-    features = torch.randn(5, 3, 6, 6, generator=generator, dtype=torch.float64)
-    masks = torch.randint(0, 4, (5, 6, 6), generator=generator)
-    few, none = masks.clone(), masks.clone()
-    few[3:, 1:] = IGNORE_LABEL
-    none[3:] = IGNORE_LABEL
-    found = []
-    for targets in (few, none, torch.full_like(masks, IGNORE_LABEL)):
-        weight = torch.eye(4, 3, dtype=torch.float64).requires_grad_()
-        loss = focal_loss(torch.einsum("kc,bchw->bkhw", weight, features[part]), targets[part])
-        loss.backward()
-        found += [loss.item(), *weight.grad.flatten().tolist()]
-    return found
+    """Of tiles of a batch that several processes share."""
+    return on_part(focal_loss, part)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from tests.methods.mask_losses import labelled_logits, on_part
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.poly_log import poly_log_loss
 
@@ -20,13 +21,6 @@ GAMMAS = [1.0, 2.0, 3.5]
 def arrays():
     with np.load(GOLDEN / "diffusion_finetune_losses.npz", allow_pickle=False) as found:
         return {key: torch.from_numpy(found[key]) for key in found.files}
-
-
-def random(seed, ignored=0.3, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(4, 5, 6, 7, generator=generator, dtype=dtype) * 3
-    masks = torch.randint(0, 5, (4, 6, 7), generator=generator)
-    return logits, masks.masked_fill(torch.rand(masks.shape, generator=generator) < ignored, IGNORE_LABEL)
 
 
 def of_probability(p, gamma):
@@ -44,7 +38,7 @@ def test_golden(arrays, case):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from(GAMMAS), st.sampled_from([0.0, 0.3]))
 def test_is_its_formula_on_the_labelled_pixels(seed, gamma, ignored):
-    logits, masks = random(seed, ignored)
+    logits, masks = labelled_logits(seed, ignored)
     labelled = masks != IGNORE_LABEL
     p = logits.softmax(dim=1).movedim(1, -1)[labelled].gather(1, masks[labelled][:, None])
     expected = ((1 - p) ** gamma * (p.log() - (1 - p).log()).abs()).mean()
@@ -53,7 +47,7 @@ def test_is_its_formula_on_the_labelled_pixels(seed, gamma, ignored):
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_gradient_is_that_of_finite_differences(gamma):
-    logits, masks = random(1)
+    logits, masks = labelled_logits(1)
     small = logits[:2, :, :3, :3].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda z: poly_log_loss(z, masks[:2, :3, :3], gamma), small)
 
@@ -80,38 +74,8 @@ def test_sure_and_right_is_flat_and_sure_and_wrong_costs_the_gap(gamma, gap):
     torch.testing.assert_close(gradient, expected.movedim(-1, 1).float() / 50)
 
 
-def test_unlabelled_pixels_have_exactly_no_gradient():
-    logits, masks = random(6)
-    logits.requires_grad_()
-    (gradient,) = torch.autograd.grad(poly_log_loss(logits, masks), logits)
-    nowhere = (masks == IGNORE_LABEL)[:, None].expand_as(gradient)
-    assert nowhere.any() and (gradient[nowhere] == 0).all() and (gradient[~nowhere] != 0).all()
-    nothing = poly_log_loss(logits, torch.full_like(masks, IGNORE_LABEL))
-    assert nothing == 0
-    assert (torch.autograd.grad(nothing, logits)[0] == 0).all()
-
-
-@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
-def test_any_logits_have_a_finite_gradient(scale):
-    logits, masks = random(5, dtype=torch.float32)
-    logits = (logits * scale).requires_grad_()
-    loss = poly_log_loss(logits, masks)
-    assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()
-
-
-def test_evaluated_in_float32_at_least():
-    logits, masks = random(8)
-    loss = poly_log_loss(logits.bfloat16(), masks)
-    assert loss.dtype == torch.float32 and loss.shape == ()
-    assert torch.equal(loss, poly_log_loss(logits.bfloat16().float(), masks))
-    assert poly_log_loss(logits, masks).dtype == torch.float64
-
-
-def test_what_does_not_fit_is_refused():
-    logits, masks = random(9)
-    for wrong in (masks[0], masks[:3], masks[..., :6], masks[:, None]):
-        with pytest.raises(ValueError, match="masks"):
-            poly_log_loss(logits, wrong)
+def test_what_has_no_meaning_is_refused():
+    logits, masks = labelled_logits(9)
     with pytest.raises(ValueError, match="K >= 2"):
         poly_log_loss(logits[:, :1], masks)
     with pytest.raises(ValueError, match="gamma"):
@@ -119,17 +83,5 @@ def test_what_does_not_fit_is_refused():
 
 
 def of_part(part):
-    """Losses and gradients of a linear network on some tiles of a batch of five; the last two have few labels."""
-    generator = torch.Generator().manual_seed(10)
-    features = torch.randn(5, 3, 6, 6, generator=generator, dtype=torch.float64)
-    masks = torch.randint(0, 4, (5, 6, 6), generator=generator)
-    few, none = masks.clone(), masks.clone()
-    few[3:, 1:] = IGNORE_LABEL
-    none[3:] = IGNORE_LABEL
-    found = []
-    for targets in (few, none, torch.full_like(masks, IGNORE_LABEL)):
-        weight = torch.eye(4, 3, dtype=torch.float64).requires_grad_()
-        loss = poly_log_loss(torch.einsum("kc,bchw->bkhw", weight, features[part]), targets[part])
-        loss.backward()
-        found += [loss.item(), *weight.grad.flatten().tolist()]
-    return found
+    """Of tiles of a batch that several processes share."""
+    return on_part(poly_log_loss, part)

@@ -1,5 +1,6 @@
 """Structural-similarity loss: golden values of both forms, a second implementation, properties."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from tests.methods.mask_losses import labelled_logits, on_part
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.focal import focal_loss
 from tissuebench.methods.losses.structural_similarity import (
@@ -38,13 +40,6 @@ def near(case, actual, expected):
         close(actual, expected, rtol=1e-11, atol=1e-13)
     else:
         close(actual, expected, rtol=1e-6, atol=1e-6)
-
-
-def random(seed, ignored=0.3, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(4, 5, 6, 7, generator=generator, dtype=dtype) * 2
-    masks = torch.randint(0, 5, (4, 6, 7), generator=generator)
-    return logits, masks.masked_fill(torch.rand(masks.shape, generator=generator) < ignored, IGNORE_LABEL)
 
 
 @FORMS
@@ -106,7 +101,7 @@ def pixel_by_pixel(logits, masks, beta, stabiliser):
     st.sampled_from([0.01, 0.2]),
 )
 def test_ignored_pixels_are_as_cut_out(seed, ignored, beta, stabiliser):
-    logits, masks = random(seed, ignored)
+    logits, masks = labelled_logits(seed, ignored)
     logits.requires_grad_()
     expected = pixel_by_pixel(logits, masks, beta, stabiliser)
     for form in SimilarityForm:
@@ -123,7 +118,7 @@ def test_ignored_pixels_are_as_cut_out(seed, ignored, beta, stabiliser):
 
 @FORMS
 def test_ignoring_rows_is_the_smaller_tile(form):
-    logits, masks = random(1, 0.0)
+    logits, masks = labelled_logits(1, 0.0)
     logits.requires_grad_()
     ignored, keep = masks.clone(), [0, 1, 4, 5]
     ignored[:, 2:4] = IGNORE_LABEL
@@ -135,7 +130,7 @@ def test_ignoring_rows_is_the_smaller_tile(form):
 
 @FORMS
 def test_a_tile_without_labels_contributes_nothing(form):
-    logits, masks = random(2, 0.1)
+    logits, masks = labelled_logits(2, 0.1)
     logits.requires_grad_()
     masks[1] = IGNORE_LABEL
     others = [0, 2, 3]
@@ -150,7 +145,7 @@ def test_a_tile_without_labels_contributes_nothing(form):
 
 
 def test_one_labelled_pixel_has_no_deviation_but_a_cross_entropy():
-    logits, masks = random(3, 0.0)
+    logits, masks = labelled_logits(3, 0.0)
     masks[0].view(-1)[1:] = IGNORE_LABEL
     _, selected = structural_errors(logits.softmax(dim=1), masks, 0.1, 0.01)
     assert not selected[0].any() and selected[1:].any()
@@ -189,7 +184,7 @@ def test_sure_of_everything_stays_finite(form, gap, right):
 @pytest.mark.parametrize("ignored", [0.0, 0.3, 0.95])
 def test_any_logits_have_a_finite_gradient(form, scale, ignored):
     """With scale 0 all maps are constant, the one place where a standard deviation has no slope."""
-    logits, masks = random(5, ignored, torch.float32)
+    logits, masks = labelled_logits(5, ignored, torch.float32)
     logits = (logits * scale).requires_grad_()
     loss = structural_similarity_loss(logits, masks, form=form)
     assert torch.isfinite(loss) and loss >= 0
@@ -198,7 +193,7 @@ def test_any_logits_have_a_finite_gradient(form, scale, ignored):
 
 @FORMS
 def test_classes_that_are_absent_or_everywhere_are_finite(form):
-    logits, masks = random(6, 0.0, torch.float32)
+    logits, masks = labelled_logits(6, 0.0, torch.float32)
     logits.requires_grad_()
     for label in (0, 4):
         masks[:2] = label
@@ -212,7 +207,7 @@ def test_classes_that_are_absent_or_everywhere_are_finite(form):
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**31), order=st.permutations(range(5)))
 def test_names_of_classes_do_not_matter(form, seed, order):
-    logits, masks = random(seed)
+    logits, masks = labelled_logits(seed)
     renamed = masks.clone()
     for new, old in enumerate(order):
         renamed[masks == old] = new
@@ -225,7 +220,7 @@ def test_names_of_classes_do_not_matter(form, seed, order):
 @FORMS
 def test_tiles_are_standardised_one_by_one(form):
     """A batch twice over has the same loss, and the errors of a tile do not depend on its neighbours."""
-    logits, masks = random(7)
+    logits, masks = labelled_logits(7)
     twice = structural_similarity_loss(torch.cat([logits] * 2), torch.cat([masks] * 2), form=form)
     close(twice, structural_similarity_loss(logits, masks, form=form))
     p = logits.softmax(dim=1)
@@ -234,7 +229,7 @@ def test_tiles_are_standardised_one_by_one(form):
 
 def test_only_one_form_knows_which_pixel_is_wrong():
     """``scalar`` is the product of two means, ``per_pixel`` the mean of a product."""
-    logits, masks = random(8, 0.0)
+    logits, masks = labelled_logits(8, 0.0)
     errors, selected = structural_errors(logits.softmax(dim=1), masks, 0.1, 0.01)
     entropy = functional.cross_entropy(logits, masks, reduction="none")
     mean = (errors * selected).sum() / selected.sum()
@@ -246,7 +241,7 @@ def test_only_one_form_knows_which_pixel_is_wrong():
 
 @FORMS
 def test_evaluated_in_float32_at_least(form):
-    logits, masks = random(9)
+    logits, masks = labelled_logits(9)
     for dtype in (torch.bfloat16, torch.float16):
         narrow = logits.to(dtype)
         loss = structural_similarity_loss(narrow, masks, form=form)
@@ -258,7 +253,7 @@ def test_evaluated_in_float32_at_least(form):
 
 
 def test_what_does_not_fit_is_refused():
-    logits, masks = random(10)
+    logits, masks = labelled_logits(10)
     for wrong in (masks[0], masks[:3], masks[..., :6], masks[:, None]):
         with pytest.raises(ValueError, match="masks"):
             structural_similarity_loss(logits, wrong)
@@ -270,19 +265,9 @@ def test_what_does_not_fit_is_refused():
 
 
 def of_part(part):
-    """Losses and gradients of a linear network on some tiles of a batch of five; the last two have few labels."""
-    generator = torch.Generator().manual_seed(11)
-    features = torch.randn(5, 3, 6, 6, generator=generator, dtype=torch.float64)
-    masks = torch.randint(0, 4, (5, 6, 6), generator=generator)
-    few, none = masks.clone(), masks.clone()
-    few[3:, 1:] = IGNORE_LABEL
-    none[3:] = IGNORE_LABEL
-    found = []
-    for form in SimilarityForm:
-        for targets in (few, none, torch.full_like(masks, IGNORE_LABEL)):
-            weight = torch.eye(4, 3, dtype=torch.float64).requires_grad_()
-            logits = torch.einsum("kc,bchw->bkhw", weight, features[part])
-            loss = structural_similarity_loss(logits, targets[part], form=form)
-            loss.backward()
-            found += [loss.item(), *weight.grad.flatten().tolist()]
-    return found
+    """Of tiles of a batch that several processes share."""
+    return [
+        each
+        for form in SimilarityForm
+        for each in on_part(partial(structural_similarity_loss, form=form), part, seed=11)
+    ]

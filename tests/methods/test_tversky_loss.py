@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from tests.methods.mask_losses import labelled_logits, on_part
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.tversky import tversky_loss
 
@@ -19,13 +20,6 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 def arrays():
     with np.load(GOLDEN / "diffusion_finetune_losses.npz", allow_pickle=False) as found:
         return {key: torch.from_numpy(found[key]) for key in found.files}
-
-
-def random(seed, ignored=0.3, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(4, 5, 6, 7, generator=generator, dtype=dtype) * 3
-    masks = torch.randint(0, 5, (4, 6, 7), generator=generator)
-    return logits, masks.masked_fill(torch.rand(masks.shape, generator=generator) < ignored, IGNORE_LABEL)
 
 
 def published(logits, masks, beta, smooth):
@@ -49,7 +43,7 @@ def test_golden(arrays, case):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0, 1), st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.1, 1.0, 30.0]))
 def test_is_the_published_formula_at_any_beta(seed, beta, ignored, smooth):
-    logits, masks = random(seed, ignored)
+    logits, masks = labelled_logits(seed, ignored)
     if (masks == IGNORE_LABEL).all():
         return
     torch.testing.assert_close(
@@ -58,7 +52,7 @@ def test_is_the_published_formula_at_any_beta(seed, beta, ignored, smooth):
 
 
 def test_gradient_is_that_of_finite_differences():
-    logits, masks = random(1)
+    logits, masks = labelled_logits(1)
     small = logits[:2, :, :3, :3].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda z: tversky_loss(z, masks[:2, :3, :3]), small)
 
@@ -72,7 +66,7 @@ def test_sure_and_right_is_nothing_and_sure_and_wrong_is_all_but_the_smoothing(g
 
 
 def test_unlabelled_pixels_and_tiles_do_not_count():
-    logits, masks = random(6)
+    logits, masks = labelled_logits(6)
     masks[1] = IGNORE_LABEL
     logits.requires_grad_()
     loss = tversky_loss(logits, masks)
@@ -86,43 +80,12 @@ def test_unlabelled_pixels_and_tiles_do_not_count():
     assert (torch.autograd.grad(nothing, logits)[0] == 0).all()
 
 
-@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e4])
-def test_any_logits_have_a_finite_gradient(scale):
-    logits, masks = random(5, dtype=torch.float32)
-    logits = (logits * scale).requires_grad_()
-    loss = tversky_loss(logits, masks)
-    assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()
-
-
-def test_evaluated_in_float32_at_least():
-    logits, masks = random(8)
-    loss = tversky_loss(logits.bfloat16(), masks)
-    assert loss.dtype == torch.float32 and loss.shape == ()
-    assert torch.equal(loss, tversky_loss(logits.bfloat16().float(), masks))
-    assert tversky_loss(logits, masks).dtype == torch.float64
-
-
-def test_what_does_not_fit_is_refused():
-    logits, masks = random(9)
-    for wrong in (masks[0], masks[:3], masks[..., :6], masks[:, None]):
-        with pytest.raises(ValueError, match="masks"):
-            tversky_loss(logits, wrong)
+def test_what_has_no_meaning_is_refused():
+    logits, masks = labelled_logits(9)
     with pytest.raises(ValueError, match="smooth"):
         tversky_loss(logits, masks, 0.0)
 
 
 def of_part(part):
-    """Losses and gradients of a linear network on some tiles of a batch of five; the last two have few labels."""
-    generator = torch.Generator().manual_seed(10)
-    features = torch.randn(5, 3, 6, 6, generator=generator, dtype=torch.float64)
-    masks = torch.randint(0, 4, (5, 6, 6), generator=generator)
-    few, none = masks.clone(), masks.clone()
-    few[3:, 1:] = IGNORE_LABEL
-    none[3:] = IGNORE_LABEL
-    found = []
-    for targets in (few, none, torch.full_like(masks, IGNORE_LABEL)):
-        weight = torch.eye(4, 3, dtype=torch.float64).requires_grad_()
-        loss = tversky_loss(torch.einsum("kc,bchw->bkhw", weight, features[part]), targets[part])
-        loss.backward()
-        found += [loss.item(), *weight.grad.flatten().tolist()]
-    return found
+    """Of tiles of a batch that several processes share."""
+    return on_part(tversky_loss, part)
