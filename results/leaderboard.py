@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tissuebench.results.draws import Draws
+from tissuebench.results.efficiency import Curve, EfficiencyRow, efficiency
 from tissuebench.results.panel import Cell, Panel, panels
 from tissuebench.results.pseudo import COVERAGE, MIOU, PseudoRow, pseudo_rows
 from tissuebench.results.schema import TrialResult
-from tissuebench.results.stats import N_BOOT, Interval, Scored, score
+from tissuebench.results.stats import N_BOOT, Interval, Scored, run_means, score
 from tissuebench.results.store import Failure
 
 LOWER, UPPER = "supervised", "full"  # masks of the budget; all masks
@@ -93,6 +94,7 @@ class Leaderboard:
     n_boot: int
     pseudo: tuple[PseudoRow, ...] = ()
     shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    efficiency: tuple[EfficiencyRow, ...] = ()
 
 
 def build(
@@ -125,13 +127,17 @@ def build(
     }
     rows: list[Row] = []
     notes: list[str] = []
+    efficient: list[EfficiencyRow] = []
     by_dataset = {panel.dataset: panel for panel in panels(results)}
     shares = {(name, label): share for name, panel in by_dataset.items() for label, share in panel.shares.items()}
     for dataset in sorted({key[0] for key in planned}):
         panel = by_dataset.get(dataset)
         if panel is not None:
             complete = [cell for key, cell in panel.cells.items() if (dataset, *key) not in gaps]
-            rows += _rows(panel, complete, n_boot)
+            draws = Draws(panel.dataset, len(panel.patients), n_boot)
+            scored = {(cell.method, cell.budget): score(cell, draws.patients) for cell in complete}
+            rows += _rows(panel, complete, scored, draws)
+            efficient += _efficiency(panel, complete, scored, draws)
             notes += _case_notes(panel)
             minutes |= {(dataset, *key): cell.minutes for key, cell in panel.cells.items()}
         metrics = METRICS if panel is None else panel.metrics
@@ -142,7 +148,7 @@ def build(
     rows += [_diagnostic_row(row, kind, mean) for row in pseudo for kind, mean in _diagnostics(row)]
     order = {id(row): i for i, row in enumerate(rows)}  # metrics keep the order of their panel
     rows.sort(key=lambda row: (row.dataset, *cell_order(row), order[id(row)]))
-    return Leaderboard(tuple(rows), tuple(gaps.values()), tuple(notes), n_boot, tuple(pseudo), shares)
+    return Leaderboard(tuple(rows), tuple(gaps.values()), tuple(notes), n_boot, tuple(pseudo), shares, tuple(efficient))
 
 
 def cell_order(row: Row | PseudoRow) -> tuple[bool, bool, float, str, bool, str]:
@@ -151,18 +157,40 @@ def cell_order(row: Row | PseudoRow) -> tuple[bool, bool, float, str, bool, str]
     return (row.method == UPPER, unknown, row.minutes or 0.0, row.budget, row.method != LOWER, row.method)
 
 
-def _rows(panel: Panel, cells: Sequence[Cell], n_boot: int) -> list[Row]:
-    draws = Draws(panel.dataset, len(panel.patients), n_boot)
+def _rows(panel: Panel, cells: Sequence[Cell], scored: Mapping[tuple[str, str], Scored], draws: Draws) -> list[Row]:
     budgets = defaultdict(list)
     for cell in cells:
         budgets[cell.budget].append(cell)
     rows = []
     for group in budgets.values():
-        pairs = _Pairs(draws, {cell.method: score(cell, draws.patients) for cell in group})
+        pairs = _Pairs(draws, {cell.method: scored[cell.method, cell.budget] for cell in group})
         by_method = [_cell_rows(panel, cell, pairs) for cell in group]
         for j, column in enumerate(zip(*by_method, strict=True)):
             rows += _mark_ties(column, j, pairs)
     return rows
+
+
+def _efficiency(
+    panel: Panel, cells: Sequence[Cell], scored: Mapping[tuple[str, str], Scored], draws: Draws
+) -> list[EfficiencyRow]:
+    """Of the methods with masks or minutes at two budgets or more, in the table's first metric."""
+    first = panel.metrics[0]
+    means = {key: run_means(one, draws.runs(one.runs)) for key, one in scored.items()}
+    budgets = defaultdict(list)
+    for cell in sorted(cells, key=lambda cell: (cell.method != LOWER, cell.method, cell.minutes)):
+        if cell.method != UPPER and cell.minutes > 0:
+            budgets[cell.method].append(cell)
+    curves = {
+        method: Curve(
+            np.array([cell.minutes for cell in group]),
+            np.array([means[method, cell.budget][0][0] for cell in group]),
+            np.stack([means[method, cell.budget][1][:, 0] for cell in group], -1),
+        )
+        for method, group in budgets.items()
+        if len({cell.minutes for cell in group}) == len(group) > 1
+    }
+    full = [(mean[0], under[:, 0]) for (method, _), (mean, under) in means.items() if method == UPPER]
+    return efficiency(panel.dataset, first, curves, full[0] if len(full) == 1 else None)
 
 
 class _Pairs:

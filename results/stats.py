@@ -121,10 +121,8 @@ def interval(scored: Scored, weights: Floats) -> Interval:
         scored: scores under B draws of the patients.
         weights: (B, R), how often each draw takes each run.
     """
-    _, n_runs, n_scores = scored.draws.shape
-    mean = _weighted_mean(np.ones((1, n_runs)), scored.point[None])[0]
-    draws = _weighted_mean(weights, scored.draws)
-    ends = np.full((2, n_scores), np.nan)
+    mean, draws = run_means(scored, weights)
+    ends = np.full((2, len(mean)), np.nan)
     valid = ~np.isnan(draws)
     if len(scored.patients) > 1:
         if valid.all():
@@ -133,6 +131,12 @@ def interval(scored: Scored, weights: Floats) -> Interval:
             for j in np.flatnonzero(valid.any(0)):
                 ends[:, j] = np.percentile(draws[valid[:, j], j], PERCENTILES)
     return Interval(mean, ends[0], ends[1], valid.sum(0))
+
+
+def run_means(scored: Scored, weights: Floats) -> tuple[Floats, Floats]:
+    """Mean over runs of the scores on all patients, (M,), and under each draw of patients and runs, (B, M)."""
+    mean = _weighted_mean(np.ones((1, len(scored.runs))), scored.point[None])[0]
+    return mean, _weighted_mean(weights, scored.draws)
 
 
 def pair(a: Scored, b: Scored) -> Scored | None:

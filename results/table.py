@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tissuebench.results.compare import Comparison
+from tissuebench.results.efficiency import SHARE, EfficiencyRow
 from tissuebench.results.leaderboard import Gap, Leaderboard, Row
 from tissuebench.results.pseudo import DIAGNOSTIC, PseudoRow
 
@@ -95,6 +97,8 @@ def render(board: Leaderboard, console: Console) -> None:
         fit = max(1, (console.width - 34) // 21)
         for start in range(0, len(classes), fit):
             console.print(_per_class(dataset, cells, classes[start : start + fit], board.shares, beside))
+        if curves := [row for row in board.efficiency if row.dataset == dataset]:
+            console.print(_efficiency(curves, beside))
         if of_dataset := [row for row in board.pseudo if row.dataset == dataset]:
             about = f"pseudo-masks of training tiles against withheld masks ({DIAGNOSTIC})"
             console.print(Text(f"\n{dataset}: {about}", style="italic"))  # a title would be as narrow as the table
@@ -120,6 +124,7 @@ def _without_settings(board: Leaderboard) -> tuple[Leaderboard, dict[str, str]]:
         rows=tuple(replace(row, method=short[row.method]) for row in board.rows),
         gaps=tuple(replace(gap, method=short[gap.method]) for gap in board.gaps),
         pseudo=tuple(replace(row, method=short[row.method]) for row in board.pseudo),
+        efficiency=tuple(replace(row, method=short[row.method]) for row in board.efficiency),
     )
     return named, {name: arm[len(name) + 1 : -1].replace(",", ", ") for arm, name in short.items() if arm != name}
 
@@ -193,6 +198,32 @@ def _per_class(
     for (_, method, budget), scores in cells.items():
         table.add_row(Text(method), Text(budget), *(s.score(scores.get(metric)) for metric in metrics))
     return table
+
+
+def _efficiency(rows: Sequence[EfficiencyRow], s: _Style) -> Table:
+    first, last = minutes(rows[0].first, s.dash), minutes(rows[0].last, s.dash)
+    table = _table(f"\n{rows[0].dataset}: label efficiency ({rows[0].metric})")
+    table.add_column("method", overflow="fold")
+    table.add_column(f"mean over log minutes, {first} to {last}")
+    table.add_column(f"minutes to {100 * SHARE:.0f} % of full")
+    table.add_column("budgets", justify="right")
+    for row in rows:
+        height = s.dash if row.area is None else short(row.area)
+        if row.area_low is not None and row.area_high is not None:
+            height += f" [{short(row.area_low)}, {short(row.area_high)}]"
+        needed = [_needed(value, row, s) for value in (row.minutes, row.minutes_low, row.minutes_high)]
+        text = needed[0] if row.minutes is None else f"{needed[0]} [{needed[1]}, {needed[2]}]"
+        table.add_row(*map(Text, (row.method, height, text, str(row.n_budgets))))
+    return table
+
+
+def _needed(value: float | None, row: EfficiencyRow, s: _Style) -> str:
+    """Minutes, or on which side of the budgets they are."""
+    if value is None:
+        return s.dash
+    if math.isinf(value):
+        return "> " + minutes(row.largest, s.dash)
+    return minutes(value, s.dash) if value else "<= " + minutes(row.smallest, s.dash)
 
 
 def _pseudo(rows: Sequence[PseudoRow], s: _Style) -> Table:

@@ -283,3 +283,37 @@ def test_each_class_says_how_rare_it_is(make_trial):
     text = printed(build([make_trial(counts=counts)], n_boot=20))
     (line,) = (line for line in text.splitlines() if "of pixels" in line)
     assert line.split()[2:] == ["90", "%", "of", "pixels", "9", "%", "of", "pixels", "1", "%", "of", "pixels"]
+
+
+def test_label_efficiency_of_hand_made_results(make_trial):
+    """Every patient is alike, so no draw moves a number: .4 at 10 minutes, .8 at 1000, 1 with all masks."""
+
+    def one(method, budget, minutes, right):
+        return make_trial(method, budget, minutes=minutes, counts=[np.diag([100, right, 0]) + other(right)] * 12)
+
+    def other(right):
+        return [[0, 0, 0], [100 - right, 0, 0], [0, 0, 0]]
+
+    done = [
+        one("supervised", "masks:1p", 10.0, 20),
+        one("supervised", "masks:9p", 1000.0, 60),
+        one("mine", "masks:1p", 10.0, 60),
+        one("mine", "masks:9p", 1000.0, 100),
+        one("once", "masks:9p", 1000.0, 100),
+        one("full", "masks:all", 2000.0, 100),
+    ]
+    board = build(done, n_boot=20)
+    low, high = ((100 / (200 - right) + right / 100) / 2 for right in (20, 60))
+    assert [row.method for row in board.efficiency] == ["supervised", "mine"]  # a single budget is no curve
+    supervised, mine = board.efficiency
+    assert (supervised.first, supervised.last, supervised.n_budgets) == (10, 1000, 2)
+    assert supervised.area == pytest.approx((low + high) / 2) == supervised.area_low == supervised.area_high
+    assert supervised.minutes == supervised.minutes_high == np.inf
+    assert mine.minutes == pytest.approx(10 ** (1 + 2 * (0.95 - high) / (1 - high))) == mine.minutes_low
+    text = printed(board)
+    assert "label efficiency (miou)" in text and "> 1000 [> 1000, > 1000]" in text
+
+
+def test_without_two_budgets_there_is_no_curve(make_trial):
+    board = build([make_trial(rng=np.random.default_rng(0))], n_boot=20)
+    assert board.efficiency == () and "efficiency" not in printed(board)
