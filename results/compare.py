@@ -65,6 +65,13 @@ def _cell(panel: Panel, reference: tuple[str, str]) -> tuple[str, str]:
         return reference
     if len(found) == 1:
         return found[0]
+    name, budget = reference
+    elsewhere = sorted({b for method, b in panel.cells if name in (method, method.partition("[")[0])})
+    if elsewhere and budget not in elsewhere:
+        raise DataError(
+            f"dataset {panel.dataset}: {name} has no results at {budget}, but at {', '.join(elsewhere)}: "
+            f"give --budget {elsewhere[0]}"
+        )
     known = [f"{method} at {budget}" for method, budget in panel.cells]
     raise DataError(f"dataset {panel.dataset}: {unknown_name('reference', ' at '.join(reference), known)}")
 

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields, replace
 
 from rich.console import Console
@@ -114,11 +115,8 @@ def render(board: Leaderboard, console: Console) -> None:
 
 
 def _without_settings(board: Leaderboard) -> tuple[Leaderboard, dict[str, str]]:
-    """The board with ``method`` for ``method[settings]`` where no other arm is of that method; and these settings."""
-    arms = sorted({row.method for row in board.rows})
-    methods = [arm.partition("[")[0] for arm in arms]
-    short = {arm: name for arm, name in zip(arms, methods, strict=True) if methods.count(name) == 1}
-    short |= {arm: arm for arm in arms if arm not in short}
+    """The board with short names of methods, and what these leave out."""
+    short, settings = _short_names({row.method for row in board.rows})
     named = replace(
         board,
         rows=tuple(replace(row, method=short[row.method]) for row in board.rows),
@@ -126,14 +124,22 @@ def _without_settings(board: Leaderboard) -> tuple[Leaderboard, dict[str, str]]:
         pseudo=tuple(replace(row, method=short[row.method]) for row in board.pseudo),
         efficiency=tuple(replace(row, method=short[row.method]) for row in board.efficiency),
     )
-    return named, {name: arm[len(name) + 1 : -1].replace(",", ", ") for arm, name in short.items() if arm != name}
+    return named, settings
+
+
+def _short_names(arms: Set[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """``method`` for ``method[settings]`` where no other arm is of that method, by arm; and its settings, by method."""
+    methods = Counter(arm.partition("[")[0] for arm in arms)
+    short = {arm: name if methods[name := arm.partition("[")[0]] == 1 else arm for arm in sorted(arms)}
+    return short, {name: arm[len(name) + 1 : -1].replace(",", ", ") for arm, name in short.items() if arm != name}
 
 
 def render_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], console: Console) -> None:
     """Print paired differences to the reference in these metrics, with Holm-adjusted p where there is one."""
+    short, settings = _short_names({name for row in comparisons for name in (row.method, row.reference)})
     for dataset in dict.fromkeys(row.dataset for row in comparisons):
         rows = [row for row in comparisons if row.dataset == dataset and row.metric in metrics]
-        against = f"{rows[0].reference} {rows[0].reference_budget}" if rows else ""
+        against = f"{short[rows[0].reference]} {rows[0].reference_budget}" if rows else ""
         table = _table(f"\n{dataset}: difference to {against}")
         for name in ("method", "budget", "metric", "difference [low, high]", "p (Wilcoxon, Holm)", "runs"):
             table.add_column(name, overflow="fold")
@@ -142,8 +148,10 @@ def render_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str]
             if row.low is not None and row.high is not None:
                 interval += f" [{signed(row.low)}, {signed(row.high)}]"
             p = "-" if row.p_holm is None else f"{row.p_holm:.2g}"
-            table.add_row(*map(Text, (row.method, row.budget, row.metric, interval, p, str(row.n_runs))))
+            table.add_row(*map(Text, (short[row.method], row.budget, row.metric, interval, p, str(row.n_runs))))
         console.print(table)
+    for method, said in settings.items():
+        console.print(Text(f"{method}: with {said}"))
 
 
 def _table(title: str, gap: int = 2) -> Table:

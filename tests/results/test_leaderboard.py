@@ -12,7 +12,7 @@ from tissuebench.errors import DataError
 from tissuebench.results.compare import compare
 from tissuebench.results.leaderboard import CellKey, Row, build
 from tissuebench.results.store import Failure
-from tissuebench.results.table import render, short, signed, to_csv, to_json
+from tissuebench.results.table import render, render_comparisons, short, signed, to_csv, to_json
 
 PROMISED = [
     *("dataset", "method", "budget", "minutes", "metric", "mean", "low", "high"),
@@ -243,6 +243,8 @@ def test_everything_can_be_compared_with_full(results):
     assert all(r.p is None for r in rows if r.metric == "balanced_accuracy")
     with pytest.raises(DataError, match="unknown reference 'fool at masks:all'"):
         compare(results, reference="fool")
+    with pytest.raises(DataError, match=r"good has no results at masks:all, but at .*masks:3p: give --budget masks"):
+        compare(results, reference="good")
 
 
 def test_the_name_without_settings_is_enough_where_it_says_which(results):
@@ -317,3 +319,14 @@ def test_label_efficiency_of_hand_made_results(make_trial):
 def test_without_two_budgets_there_is_no_curve(make_trial):
     board = build([make_trial(rng=np.random.default_rng(0))], n_boot=20)
     assert board.efficiency == () and "efficiency" not in printed(board)
+
+
+def test_comparisons_say_settings_below_as_well(make_trial):
+    rng = np.random.default_rng(0)
+    board = [make_trial(method, rng=rng) for method in ("supervised", "mine[decay=0.95]", "other[a=1]", "other[a=2]")]
+    rows = compare(board, reference="mine", reference_budget="masks:3p", n_boot=20)
+    out = io.StringIO()
+    render_comparisons(rows, ("miou",), Console(file=out, width=120))
+    lines = [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
+    assert lines[0] == "toy: difference to mine masks:3p" and lines[-1] == "mine: with decay=0.95"
+    assert [line.split()[0] for line in lines[2:-1]] == ["other[a=1]", "other[a=2]", "supervised"]
