@@ -29,7 +29,7 @@ class EfficiencyRow:
 
     Attributes:
         n_budgets: points of its curve.
-        first, last: the common range of minutes.
+        first, last: the common range of minutes; None where there is none, and then no area.
         area, area_low, area_high: mean height over that range, and its 95 % interval; None where it has no score.
         minutes, minutes_low, minutes_high: to ``SHARE`` of ``full``: 0 where its smallest budget does, infinite where
             its largest does not, None without ``full``.
@@ -40,8 +40,8 @@ class EfficiencyRow:
     method: str
     metric: str
     n_budgets: int
-    first: float
-    last: float
+    first: float | None
+    last: float | None
     area: float | None
     area_low: float | None
     area_high: float | None
@@ -98,7 +98,7 @@ def minutes_to(minutes: Floats, scores: Floats, goals: Floats) -> Floats:
 def efficiency(
     dataset: str, metric: str, curves: Mapping[str, Curve], full: tuple[float, Floats] | None
 ) -> list[EfficiencyRow]:
-    """One row a method, in the order given; none where the curves have no range in common.
+    """One row a method, in the order given.
 
     Args:
         dataset: name.
@@ -107,27 +107,32 @@ def efficiency(
         full: score of full supervision, and under each draw (B,).
     """
     span = common_range(list(curves.values())) if curves else None
-    if span is None:
-        return []
     rows = []
     for method, curve in curves.items():
-        heights = area(curve.minutes, curve.draws, *span)
+        height: tuple[float | None, float | None, float | None] = (None, None, None)
+        if span is not None:
+            ends = _ends(area(curve.minutes, curve.draws, *span))
+            height = (_number(float(area(curve.minutes, curve.mean, *span))), *ends)
         needed: tuple[float | None, float | None, float | None] = (None, None, None)
         if full is not None:
             estimate = minutes_to(curve.minutes, curve.mean[None], np.array([SHARE * full[0]]))[0]
             needed = (_number(estimate), *_ends(minutes_to(curve.minutes, curve.draws, SHARE * full[1])))
         rows.append(
             EfficiencyRow(
-                dataset,
-                method,
-                metric,
-                len(curve.minutes),
-                *span,
-                _number(float(area(curve.minutes, curve.mean, *span))),
-                *_ends(heights),
-                *needed,
-                float(curve.minutes[0]),
-                float(curve.minutes[-1]),
+                dataset=dataset,
+                method=method,
+                metric=metric,
+                n_budgets=len(curve.minutes),
+                first=None if span is None else span[0],
+                last=None if span is None else span[1],
+                area=height[0],
+                area_low=height[1],
+                area_high=height[2],
+                minutes=needed[0],
+                minutes_low=needed[1],
+                minutes_high=needed[2],
+                smallest=float(curve.minutes[0]),
+                largest=float(curve.minutes[-1]),
             )
         )
     return rows

@@ -209,10 +209,11 @@ def _per_class(
 
 
 def _efficiency(rows: Sequence[EfficiencyRow], s: _Style) -> Table:
-    first, last = minutes(rows[0].first, s.dash), minutes(rows[0].last, s.dash)
+    first, last = rows[0].first, rows[0].last
+    span = "" if first is None else f", {minutes(first, s.dash)} to {minutes(last, s.dash)}"
     table = _table(f"\n{rows[0].dataset}: label efficiency ({rows[0].metric})")
     table.add_column("method", overflow="fold")
-    table.add_column(f"mean over log minutes, {first} to {last}")
+    table.add_column(f"mean over log minutes{span}")
     table.add_column(f"minutes to {100 * SHARE:.0f} % of full")
     table.add_column("budgets", justify="right")
     for row in rows:

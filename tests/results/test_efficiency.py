@@ -72,6 +72,13 @@ def test_only_what_all_methods_cover_is_compared():
     assert efficiency("d", "miou", {}, None) == []
 
 
+def test_without_a_common_range_there_are_minutes_and_no_area():
+    apart = {"low": curve(0.1, 0.7, minutes=[1, 10]), "high": curve(0.4, 0.8, minutes=[10, 1000])}
+    low, high = efficiency("d", "miou", apart, (0.5 / 0.95, np.array([0.5 / 0.95])))
+    assert low.first is low.last is low.area is low.area_low is None
+    assert low.minutes == pytest.approx(10 ** (2 / 3)) and high.minutes == pytest.approx(10**1.5)
+
+
 def test_intervals_may_end_at_never():
     draws = np.array([[0.2, 0.4, 0.8]] * 90 + [[0.2, 0.4, 0.5]] * 10)
     (row,) = efficiency("d", "miou", {"m": curve(0.2, 0.4, 0.8, draws=draws)}, (0.6 / 0.95, np.full(100, 0.6 / 0.95)))
