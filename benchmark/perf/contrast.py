@@ -49,9 +49,9 @@ def run(console: Console, as_json: bool, rounds: int = 5, rep_stride: int = 4, t
         rates = measure(method, rounds, display)
     both = 1 / (1 / rates["loss"] + 1 / rates["vectors"])
     lines = [
-        ratio("contrast, drawing and loss, to the supervised step", rates["supervised"], rates["loss"], GOAL, True),
+        ratio("contrast, drawing and loss, to the supervised step", rates["supervised"], rates["loss"]),
         ratio("contrast, vectors, to the supervised step", rates["supervised"], rates["vectors"]),
-        ratio("contrast, both together, to the supervised step", rates["supervised"], both),
+        ratio("contrast, both together, to the supervised step", rates["supervised"], both, GOAL, True),
         *sizes(method),
     ]
     settings = method.contrastive
