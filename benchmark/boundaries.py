@@ -15,7 +15,11 @@ from tissuebench.datasets.types import IGNORE_LABEL
 
 
 def boundary_counts(
-    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int, tolerance_px: float
+    truth: NDArray[np.uint8],
+    predicted: NDArray[np.uint8],
+    n_classes: int,
+    tolerance_px: float,
+    counted: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> NDArray[np.int64]:
     """(K, 4) for each class: true boundary pixels, those matched, predicted boundary pixels, those matched.
 
@@ -30,6 +34,7 @@ def boundary_counts(
         predicted: (H, W) class ids.
         n_classes: K.
         tolerance_px: 0 or more.
+        counted: rows and columns whose pixels are counted; the others, ``margin_px`` around them, are only looked at.
     """
     true = _edges(truth)
     found = _edges(np.where(truth == IGNORE_LABEL, IGNORE_LABEL, predicted))
@@ -38,8 +43,13 @@ def boundary_counts(
         ours, theirs = _bits(truth, true, first), _bits(predicted, found, first)
         columns = (ours, ours & _dilated(theirs, tolerance_px), theirs, theirs & _dilated(ours, tolerance_px))
         bits = range(min(8, n_classes - first))
-        rows += [[int(np.count_nonzero(column & np.uint8(1 << bit))) for column in columns] for bit in bits]
+        rows += [[int(np.count_nonzero(column[counted] & np.uint8(1 << bit))) for column in columns] for bit in bits]
     return np.array(rows, dtype=np.int64)
+
+
+def margin_px(tolerance_px: float) -> int:
+    """How far around a block the maps must be seen for its counts: the tolerance, and a neighbour."""
+    return math.floor(tolerance_px + 1e-9) + 1
 
 
 def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -17,6 +18,14 @@ from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSett
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
+class Views(StrEnum):
+    """Views of a window whose probabilities are averaged: itself; with its mirror images (4); turned as well (8)."""
+
+    NONE = "none"
+    FLIPS = "flips"
+    DIHEDRAL = "dihedral"
+
+
 class EvaluationSettings(Settings):
     """How a slide is predicted.
 
@@ -25,8 +34,8 @@ class EvaluationSettings(Settings):
         window_px: edge of a window at the store's mpp; null is the training tile. Networks that normalise over a
             window see other statistics in a larger one: on the synthetic cohort windows of four times the tile cost
             .1 mIoU.
-        overlap: share of a window's edge that neighbours have in common; each pixel is taken from the window it lies
-            deeper in.
+        overlap: share of a window's edge that neighbours have in common, where they fade into each other.
+        tta: test-time augmentation, for all methods alike.
         boundary_um: how far a predicted boundary may be from the true one and count as found, in micrometres; in
             pixels of the store where the data set does not publish its mpp.
     """
@@ -34,6 +43,7 @@ class EvaluationSettings(Settings):
     part: Literal["val", "test"] = "test"
     window_px: int | None = Field(None, ge=32)
     overlap: float = Field(0.25, ge=0, le=0.5)
+    tta: Views = Views.NONE
     boundary_um: float = Field(5.0, ge=0, le=1000)
 
 

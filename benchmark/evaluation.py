@@ -1,25 +1,30 @@
-"""Slide-wise evaluation: windows on a canvas, every annotated pixel counted exactly once, counts a slide."""
+"""Slide-wise evaluation: every annotated pixel counted exactly once, counts a slide, memory that no slide can fill."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tissuebench.boundaries import boundary_counts
+from tissuebench.boundaries import boundary_counts, margin_px
+from tissuebench.canvas import Canvas
 from tissuebench.config import EvaluationSettings
+from tissuebench.datasets.pyramid import blocks
 from tissuebench.datasets.store import SlideInfo, TileStore
-from tissuebench.datasets.tiling import offsets
 from tissuebench.datasets.types import IGNORE_LABEL, Tile
 from tissuebench.datasets.views import LabelView
 from tissuebench.methods.base import Method
+from tissuebench.overlays import ReadLabels, TilePicker
+from tissuebench.results.schema import CALIBRATION_BINS
+from tissuebench.stitching import Stitching, strips
 from tissuebench.world import ALONE, World, sum_over_processes
 
-_PIXELS_PER_BATCH = 1 << 19
+_BLOCK_PX = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,40 +34,16 @@ class SlideCounts:
     Attributes:
         counts: ``counts[truth, predicted]``, (K, K) int64.
         boundaries: (K, 4) int64, see ``boundary_counts``.
+        calibration: (``CALIBRATION_BINS``, 3) float64, see ``calibration_bins``.
+        seconds: that it took.
     """
 
     slide: SlideInfo
     diagnosis: tuple[str, ...]
     counts: NDArray[np.int64]
     boundaries: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A window and the part of it that goes onto the canvas; all in pixels of the slide."""
-
-    y: int
-    x: int
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-
-def windows(height: int, width: int, window_px: int, overlap_px: int) -> list[Window]:
-    """Windows that cover a slide; their kept parts are disjoint and cover it exactly.
-
-    The overlap of two neighbours is cut in its middle, so that each pixel comes from the window it lies deeper in.
-    """
-
-    def spans(length: int) -> list[tuple[int, int, int]]:
-        starts = offsets(length, window_px, window_px - overlap_px)
-        cuts = [0, *((a + window_px + b) // 2 for a, b in pairwise(starts)), length]
-        return [(start, cuts[i], cuts[i + 1]) for i, start in enumerate(starts)]
-
-    return [
-        Window(y, x, top, bottom, left, right) for y, top, bottom in spans(height) for x, left, right in spans(width)
-    ]
+    calibration: NDArray[np.float64]
+    seconds: float
 
 
 def evaluate(
@@ -74,6 +55,7 @@ def evaluate(
     precision: str,
     world: World = ALONE,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    picker: TilePicker | None = None,
 ) -> list[SlideCounts]:
     """Predict every slide of ``view`` and count, in the order of the view.
 
@@ -83,28 +65,37 @@ def evaluate(
         method: what predicts.
         store: its input.
         view: the slides, and the masks to compare with.
-        settings: windows.
+        settings: windows, tolerance of boundaries.
         device: to predict on.
         precision: of the prediction, in Lightning's spelling.
         world: the processes; by default this one alone.
         progress: told how many slides of this process's share are done, and how many it has.
+        picker: sees the slides of this process's share.
     """
     method.eval()
-    n_classes = len(view.class_map)
+    k = len(view.class_map)
     mine = shares([slide.height * slide.width for slide in view.slides], world.size)[world.rank]
-    counts = np.zeros((len(view.slides), n_classes, n_classes + 4), dtype=np.int64)  # confusion, then boundaries
+    whole = np.zeros((len(view.slides), k, k + 4), dtype=np.int64)  # confusion, then boundaries
+    parts = np.zeros((len(view.slides), CALIBRATION_BINS * 3 + 1))  # calibration, then seconds
+    how = Stitching.of(settings, store.info.tile_px, device, precision)
     tolerance_px = settings.boundary_um / (store.info.mpp or 1.0)
     for done, index in enumerate(mine, start=1):
-        slide = view.slides[index]
-        predicted = predict_slide(method, store, slide, settings, device, precision)
-        truth = view.mask(Tile(slide.slide_id, 0, 0), slide.height, slide.width)
-        counts[index, :, :n_classes] = confusion(truth, predicted, n_classes)
-        counts[index, :, n_classes:] = boundary_counts(truth, predicted, n_classes, tolerance_px)
+        found = _count(method, store, view, view.slides[index], how, tolerance_px, picker)
+        whole[index, :, :k], whole[index, :, k:] = found.counts, found.boundaries
+        parts[index, :-1], parts[index, -1] = found.calibration.ravel(), found.seconds
         progress(done, len(mine))
-    everywhere = sum_over_processes(torch.from_numpy(counts)).numpy()
+    whole = sum_over_processes(torch.from_numpy(whole)).numpy()
+    parts = sum_over_processes(torch.from_numpy(parts)).numpy()
     return [
-        SlideCounts(slide, view.diagnosis(slide.slide_id), found[:, :n_classes], found[:, n_classes:])
-        for slide, found in zip(view.slides, everywhere, strict=True)
+        SlideCounts(
+            slide,
+            view.diagnosis(slide.slide_id),
+            counts=counted[:, :k],
+            boundaries=counted[:, k:],
+            calibration=part[:-1].reshape(CALIBRATION_BINS, 3),
+            seconds=float(part[-1]),
+        )
+        for slide, counted, part in zip(view.slides, whole, parts, strict=True)
     ]
 
 
@@ -119,34 +110,55 @@ def shares(costs: Sequence[int], n: int) -> list[list[int]]:
     return [sorted(share) for share in dealt]
 
 
-@torch.inference_mode()
-def predict_slide(
+def _count(
     method: Method,
     store: TileStore,
+    view: LabelView,
     slide: SlideInfo,
-    settings: EvaluationSettings,
-    device: torch.device,
-    precision: str,
-) -> NDArray[np.uint8]:
-    """Class ids of a whole slide, (H, W) uint8."""
-    canvas = np.full((slide.height, slide.width), IGNORE_LABEL, dtype=np.uint8)
-    window_px = settings.window_px or store.info.tile_px
-    # A slide smaller than the window is one window of its own size: no padding is predicted.
-    size_y, size_x = min(window_px, slide.height), min(window_px, slide.width)
-    placed = windows(slide.height, slide.width, window_px, int(settings.overlap * window_px))
-    per_batch = max(1, _PIXELS_PER_BATCH // (size_y * size_x))
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
-    for start in range(0, len(placed), per_batch):
-        batch = placed[start : start + per_batch]
-        images = np.stack([store.image(slide.slide_id, w.y, w.x, size_y, size_x) for w in batch])
-        with autocast:
-            probabilities = method.predict(torch.from_numpy(images).to(device))
-        classes = probabilities.max(dim=1).indices.to(torch.uint8).cpu().numpy()
-        for window, predicted in zip(batch, classes, strict=True):
-            rows = slice(window.top - window.y, window.bottom - window.y)
-            columns = slice(window.left - window.x, window.right - window.x)
-            canvas[window.top : window.bottom, window.left : window.right] = predicted[rows, columns]
-    return canvas
+    how: Stitching,
+    tolerance_px: float,
+    picker: TilePicker | None,
+) -> SlideCounts:
+    """Predict one slide where it is annotated, and count."""
+    started = time.perf_counter()
+    k = len(view.class_map)
+    counts, calibration = np.zeros((k, k), dtype=np.int64), np.zeros((CALIBRATION_BINS, 3))
+
+    def truth_of(y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
+        return view.mask(Tile(slide.slide_id, y, x), height, width)
+
+    def annotated(y: int, x: int, height: int, width: int) -> bool:
+        return bool((truth_of(y, x, height, width) != IGNORE_LABEL).any())
+
+    read = partial(store.image, slide.slide_id)
+    with Canvas(slide.height, slide.width) as canvas:
+        for strip in strips(method, read, slide.height, slide.width, k, how, annotated):
+            canvas.write(strip.classes, strip.y, strip.x)
+            truth = truth_of(strip.y, strip.x, *strip.classes.shape)
+            counts += confusion(truth, strip.classes, k)
+            calibration += calibration_bins(truth, strip.classes, strip.confidence)
+        boundaries = boundaries_by_blocks(truth_of, canvas, k, tolerance_px)
+        if picker is not None:
+            picker.see(slide, truth_of, canvas)
+    diagnosis = view.diagnosis(slide.slide_id)
+    return SlideCounts(slide, diagnosis, counts, boundaries, calibration, time.perf_counter() - started)
+
+
+def boundaries_by_blocks(
+    truth_of: ReadLabels, canvas: Canvas, n_classes: int, tolerance_px: float, block_px: int = _BLOCK_PX
+) -> NDArray[np.int64]:
+    """``boundary_counts`` of a whole slide, (K, 4), of blocks that are seen with what is around them."""
+    margin = margin_px(tolerance_px)
+    total = np.zeros((n_classes, 4), dtype=np.int64)
+    for y, x, height, width in blocks(canvas.height, canvas.width, block_px):
+        top, left = max(0, y - margin), max(0, x - margin)
+        bottom, right = min(canvas.height, y + height + margin), min(canvas.width, x + width + margin)
+        seen = (top, left, bottom - top, right - left)
+        truth = truth_of(*seen)
+        if (truth != IGNORE_LABEL).any():
+            counted = (slice(y - top, y - top + height), slice(x - left, x - left + width))
+            total += boundary_counts(truth, canvas.read(*seen), n_classes, tolerance_px, counted)
+    return total
 
 
 def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int) -> NDArray[np.int64]:
@@ -154,3 +166,19 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
     annotated = truth != IGNORE_LABEL
     pairs = truth[annotated].astype(np.int64) * n_classes + predicted[annotated]
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def calibration_bins(
+    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], confidence: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Annotated pixels by the probability of their predicted class, in equal bins from 0 to 1 (1 in the last).
+
+    Returns:
+        (``CALIBRATION_BINS``, 3) float64: pixels, sum of these probabilities, pixels that are right.
+    """
+    annotated = truth != IGNORE_LABEL
+    said = confidence[annotated].astype(np.float64)
+    bins = np.minimum((said * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    right = (truth == predicted)[annotated]
+    columns = [np.bincount(bins, weights, minlength=CALIBRATION_BINS) for weights in (None, said, right)]
+    return np.stack(columns, -1).astype(np.float64)

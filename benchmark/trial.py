@@ -15,7 +15,7 @@ from tissuebench.hashing import Json, content_hash
 from tissuebench.methods.registry import find_method
 from tissuebench.methods.settings import NetworkSettings, Settings, TrainingSettings
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Raised when the same inputs would give another number: results of different versions never meet in a table."""
 
 _ID_LENGTH = 16

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from tissuebench.errors import ConfigError
 
 if TYPE_CHECKING:  # whoever starts workers reads this module, too, and needs no torch
     import torch
     from torch import Tensor
+
+ValueT = TypeVar("ValueT")
 
 _VARIABLES = {
     "rank": "TISSUEBENCH_RANK",
@@ -113,6 +115,17 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     total = tensor.detach().to("cuda", copy=True) if distributed.get_backend() == "nccl" else tensor.detach().clone()
     distributed.all_reduce(total)
     return total.to(tensor.device)
+
+
+def gathered(value: ValueT) -> list[ValueT]:
+    """Every process's value, in the order of their ranks; all must ask. Values travel as pickles between our own."""
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [value]
+    everybody: list[ValueT | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(everybody, value)
+    return cast("list[ValueT]", everybody)
 
 
 def any_over_processes(flag: bool) -> bool:

@@ -9,6 +9,14 @@ tp_c = counts[c, c], t_c = sum_j counts[c, j] (true pixels) and p_c = sum_i coun
 matched of these. With precision and recall the matched shares of what is predicted and what is true, the boundary F1 of
 a class is 2 precision recall / (precision + recall).
 
+``calibration[..., b, :]`` are of the pixels whose predicted class has a probability in the b-th of B equal bins: how
+many, the sum of these probabilities, how many are right. The expected calibration error (Naeini et al., AAAI 2015) is
+sum_b |sum of probabilities - right| / pixels, lower is better.
+
+The area error of a patient is half the sum over classes of |share of pixels predicted - true|: the share of the
+annotated tissue that would have to change its class for the areas to be right. Over patients it is a mean, as errors
+of patients must not make up for each other; lower is better.
+
 A class absent from truth and prediction has no score: nan, left out of the means, never 0 or 1.
 """
 
@@ -80,10 +88,26 @@ def boundary_f1(boundaries: Counts) -> Floats:
     return np.where((true > 0) ^ (predicted > 0) | (precision + recall == 0), 0.0, f1)
 
 
+def calibration_gaps(calibration: npt.NDArray[np.float64]) -> Floats:
+    """Summed probability less the right pixels of each bin, (..., B): additive, and all that the error depends on."""
+    return np.asarray(calibration[..., 1] - calibration[..., 2], dtype=np.float64)
+
+
+def area_error(counts: Counts) -> Floats:
+    """Half the sum over classes of |predicted - true| shares of pixels, (...); nan without pixels."""
+    _, true, predicted = _margins(counts)
+    return _ratio(0.5 * np.abs(predicted - true).sum(-1), true.sum(-1))
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric is an error."""
+    return metric in ("ece", "area_error")
+
+
 def pixel_metric_names(classes: tuple[str, ...]) -> tuple[str, ...]:
     """The names of the last axis of ``pixel_metrics``."""
     per_class = [f"{kind}/{name}" for kind in ("dice", "iou", "boundary_f1") for name in classes]
-    return ("miou", "fwiou", "pixel_accuracy", "boundary_f1", *per_class)
+    return ("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error", *per_class)
 
 
 def margins(counts: Counts, boundaries: Counts) -> Floats:
@@ -96,8 +120,14 @@ def margins(counts: Counts, boundaries: Counts) -> Floats:
     return np.stack(rows, -2)
 
 
-def pixel_metrics(margins: Floats) -> Floats:
-    """Every pixel score at once from ``margins`` (..., 7, K): (..., 4 + 3K), in the order of ``pixel_metric_names``."""
+def pixel_metrics(margins: Floats, gaps: Floats, area_errors: Floats) -> Floats:
+    """Every pixel score at once, (..., 6 + 3K), in the order of ``pixel_metric_names``.
+
+    Args:
+        margins: (..., 7, K) as ``margins`` makes them, summed over patients.
+        gaps: (..., B) as ``calibration_gaps`` makes them, summed likewise.
+        area_errors: (...) mean over patients.
+    """
     tp, true, predicted = margins[..., 0, :], margins[..., 1, :], margins[..., 2, :]
     per_class = _ratio(tp, true + predicted - tp)
     edges = boundary_f1(np.moveaxis(margins[..., 3:, :], -2, -1))
@@ -107,6 +137,8 @@ def pixel_metrics(margins: Floats) -> Floats:
         _ratio((true * np.nan_to_num(per_class)).sum(-1), n),
         _ratio(tp.sum(-1), n),
         _mean_of_present(edges),
+        _ratio(np.abs(gaps).sum(-1), n),
+        area_errors,
     ]
     return np.concatenate([np.stack(whole, -1), _ratio(2 * tp, true + predicted), per_class, edges], -1)
 

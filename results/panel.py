@@ -6,6 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,9 @@ from tissuebench.hashing import canonical_json
 from tissuebench.results.metrics import (
     CaseCalls,
     Floats,
+    area_error,
     balanced_accuracy,
+    calibration_gaps,
     call_cases,
     diagnosis_areas,
     margins,
@@ -24,6 +27,8 @@ from tissuebench.results.metrics import (
 )
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.stats import Run
+
+ScalarT = TypeVar("ScalarT", np.int64, np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +54,8 @@ class Cell:
         minutes: mean over the runs (replicates of a budget may draw patients of different cost).
         runs: R sorted (replicate, seed).
         margins: (R, P, 7, K) pixels, summed over the slides of a patient (``metrics.margins``).
+        gaps: (R, P, B) summed likewise (``metrics.calibration_gaps``).
+        area_errors: (R, P) of each patient.
         calls: the diagnoses read off the segmentations, (R, C), or None where the dataset declares fewer than two.
         metrics: names of the last axis of ``scores``.
     """
@@ -60,13 +67,19 @@ class Cell:
     runs: tuple[Run, ...]
     patients: tuple[str, ...]
     margins: Floats
+    gaps: Floats
+    area_errors: Floats
     cases: Cases
     calls: CaseCalls | None
     metrics: tuple[str, ...]
 
     def scores(self, weights: Floats) -> Floats:
         """All metrics of each run, pooled over patients weighted by each row of (B, P): (B, R, M)."""
-        pixels = pixel_metrics(np.tensordot(weights, self.margins, axes=(1, 1)))
+        pixels = pixel_metrics(
+            np.tensordot(weights, self.margins, axes=(1, 1)),
+            np.tensordot(weights, self.gaps, axes=(1, 1)),
+            _weighted_mean(weights, self.area_errors),
+        )
         if self.calls is None:
             return pixels
         by_case = balanced_accuracy(self.calls.predicted, self.cases.truth, weights[:, self.cases.patient])
@@ -143,6 +156,8 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
                 np.stack([_by_patient(trial, trial.counts, patients) for trial in trials]),
                 np.stack([_by_patient(trial, trial.boundaries, patients) for trial in trials]),
             ),
+            gaps=calibration_gaps(np.stack([_by_patient(trial, trial.calibration, patients) for trial in trials])),
+            area_errors=area_error(np.stack([_by_patient(trial, trial.counts, patients) for trial in trials])),
             cases=cases,
             calls=calls if with_cases else None,
             metrics=metrics,
@@ -169,10 +184,19 @@ def _check_comparable(a: TrialResult, b: TrialResult) -> None:
             )
 
 
-def _by_patient(trial: TrialResult, counts: npt.NDArray[np.int64], patients: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def _weighted_mean(weights: Floats, values: Floats) -> Floats:
+    """Mean over patients of ``values`` (R, P) without nan under each row of ``weights`` (B, P): (B, R)."""
+    there = ~np.isnan(values)
+    total, weight = weights @ np.where(there, values, 0.0).T, weights @ there.T.astype(np.float64)
+    out = np.full(total.shape, np.nan)
+    np.divide(total, weight, out=out, where=weight > 0)
+    return out
+
+
+def _by_patient(trial: TrialResult, counts: npt.NDArray[ScalarT], patients: tuple[str, ...]) -> npt.NDArray[ScalarT]:
     """Counts of each slide (S, ...) summed over the slides of each patient, (P, ...)."""
     index = {name: i for i, name in enumerate(patients)}
-    out = np.zeros((len(patients), *counts.shape[1:]), dtype=np.int64)
+    out = np.zeros((len(patients), *counts.shape[1:]), dtype=counts.dtype)
     np.add.at(out, [index[name] for name in trial.patient_ids], counts)
     return out
 

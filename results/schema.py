@@ -20,8 +20,9 @@ from tissuebench.files import write_aside
 from tissuebench.hashing import Json, canonical_json
 from tissuebench.results.pseudo import PseudoQuality
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 METADATA_KEY = b"tissuebench"
+CALIBRATION_BINS = 15  # of equal width, 0 to 1
 MIXED = ";"  # joins the names of a mixed diagnosis
 _TRIAL_ID = re.compile(r"[0-9a-f]{8,64}")
 
@@ -41,6 +42,8 @@ SCHEMA = pa.schema(
             ("diagnosis", pa.string()),
             ("counts", pa.list_(pa.int64())),
             ("boundaries", pa.list_(pa.int64())),
+            ("calibration", pa.list_(pa.float64())),
+            ("seconds", pa.float64()),
         ]
     ]
 )
@@ -68,6 +71,9 @@ class SlideCounts:
         diagnosis: ``""`` if unknown; names joined with ``;`` if mixed.
         counts: (K, K) int64, ``counts[truth, predicted]``, in pixels.
         boundaries: (K, 4) int64 pixels: true boundary, what of it was matched, predicted boundary, what of it was.
+        calibration: (``CALIBRATION_BINS``, 3) float64, by the probability of the predicted class: pixels, sum of these
+            probabilities, pixels that are right.
+        seconds: of predicting and counting it.
     """
 
     patient_id: str
@@ -75,6 +81,8 @@ class SlideCounts:
     diagnosis: str
     counts: npt.NDArray[np.int64]
     boundaries: npt.NDArray[np.int64]
+    calibration: npt.NDArray[np.float64]
+    seconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +93,13 @@ class TrialResult:
         budget: as typed in a plan: ``masks:3p``, ``masks:25%``, ``masks:all``, ``minutes:60``.
         minutes: what the budget cost, in minutes of an annotator.
         classes: K names, in the order of the axes of ``counts``.
+        colors: of the classes, RGB.
         diagnoses: for each diagnosis, in declared order, the diagnosis-dependent classes it allows. May be empty.
         patient_ids: one a slide, as are ``slide_ids`` and ``slide_diagnoses``.
         counts: (S, K, K) int64 pixels, ``counts[slide, truth, predicted]``.
         boundaries: (S, K, 4) int64 pixels of each class's boundary: true, matched, predicted, matched.
+        calibration: (S, ``CALIBRATION_BINS``, 3) float64, see ``SlideCounts``.
+        slide_seconds: (S,) of predicting and counting each slide.
         identity: everything that was hashed into the trial id (dataset, split, budget hashes, config...).
         seconds: wall time of ``fit`` and ``evaluate``.
         compute: optimiser ``steps`` and ``samples`` seen, share of the fit that went by ``waiting`` for data,
@@ -108,12 +119,15 @@ class TrialResult:
     replicate: int
     seed: int
     classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
     diagnoses: Mapping[str, tuple[str, ...]]
     patient_ids: tuple[str, ...]
     slide_ids: tuple[str, ...]
     slide_diagnoses: tuple[str, ...]
     counts: npt.NDArray[np.int64]
     boundaries: npt.NDArray[np.int64]
+    calibration: npt.NDArray[np.float64]
+    slide_seconds: npt.NDArray[np.float64]
     identity: Mapping[str, Json]
     environment: Mapping[str, Json]
     seconds: Mapping[str, float]
@@ -128,7 +142,12 @@ class TrialResult:
             "has no test slides": n == 0,
             "names a class twice, or none": k == 0 or len(set(self.classes)) != k,
             "names a slide twice": len(set(self.slide_ids)) != n,
-            "has columns of different lengths": not n == len(self.patient_ids) == len(self.slide_diagnoses),
+            "has columns of different lengths": not n
+            == len(self.patient_ids)
+            == len(self.slide_diagnoses)
+            == len(self.slide_seconds),
+            "has colours for other than its classes": len(self.colors) != k
+            or any(len(color) != 3 or not all(0 <= part <= 255 for part in color) for color in self.colors),
             "has a slide without a patient": not all(self.patient_ids),
             f"has minutes {self.minutes}: expected a finite number >= 0": not (0 <= self.minutes < math.inf),
             f"has counts of shape {self.counts.shape}: expected {(n, k, k)}": self.counts.shape != (n, k, k),
@@ -138,6 +157,10 @@ class TrialResult:
             != (n, k, 4),
             f"has boundaries of type {self.boundaries.dtype}: expected int64": self.boundaries.dtype != np.int64,
             "has boundaries that match more than there is": _more_matched_than_there(self.boundaries),
+            f"has calibration of shape {self.calibration.shape}: expected {(n, CALIBRATION_BINS, 3)}": (
+                self.calibration.shape != (n, CALIBRATION_BINS, 3)
+            ),
+            "has calibration that is not of its annotated pixels": not _of_these_pixels(self.calibration, self.counts),
             f"has diagnoses that allow classes it does not have: {sorted(allowed - set(self.classes))}": bool(
                 allowed - set(self.classes)
             ),
@@ -169,6 +192,8 @@ class TrialResult:
             "slide_diagnoses": tuple(row.diagnosis for row in rows),
             "counts": np.stack([row.counts for row in rows]).astype(np.int64, casting="safe"),
             "boundaries": np.stack([row.boundaries for row in rows]).astype(np.int64, casting="safe"),
+            "calibration": np.stack([row.calibration for row in rows]).astype(np.float64, casting="safe"),
+            "slide_seconds": np.array([row.seconds for row in rows], dtype=np.float64),
         }
 
     def write(self, path: Path) -> None:
@@ -181,6 +206,8 @@ class TrialResult:
             "diagnosis": list(self.slide_diagnoses),
             "counts": self.counts.reshape(n, -1).tolist(),
             "boundaries": self.boundaries.reshape(n, -1).tolist(),
+            "calibration": self.calibration.reshape(n, -1).tolist(),
+            "seconds": self.slide_seconds.tolist(),
         }
         schema = SCHEMA.with_metadata({METADATA_KEY: canonical_json(self._metadata()).encode()})
         sink = pa.BufferOutputStream()
@@ -193,6 +220,7 @@ class TrialResult:
             "trial_id": self.trial_id,
             "identity": self.identity,
             "classes": list(self.classes),
+            "colors": [list(color) for color in self.colors],
             "diagnoses": {name: list(classes) for name, classes in self.diagnoses.items()},
             "diagnosis_order": list(self.diagnoses),  # canonical JSON sorts keys; ties go by the declared order
             "environment": self.environment,
@@ -240,12 +268,15 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
     return cls(
         **one,
         classes=tuple(meta["classes"]),
+        colors=tuple((red, green, blue) for red, green, blue in meta["colors"]),
         diagnoses={name: tuple(meta["diagnoses"][name]) for name in meta["diagnosis_order"]},
         patient_ids=tuple(table.column("patient_id").to_pylist()),
         slide_ids=tuple(table.column("slide_id").to_pylist()),
         slide_diagnoses=tuple(table.column("diagnosis").to_pylist()),
-        counts=_matrices(table, "counts", k, k),
-        boundaries=_matrices(table, "boundaries", k, 4),
+        counts=_matrices(table, "counts", k, k).astype(np.int64, casting="safe"),
+        boundaries=_matrices(table, "boundaries", k, 4).astype(np.int64, casting="safe"),
+        calibration=_matrices(table, "calibration", CALIBRATION_BINS, 3),
+        slide_seconds=np.array(table.column("seconds").to_pylist(), dtype=np.float64),
         identity=meta["identity"],
         environment=meta["environment"],
         seconds=meta["seconds"],
@@ -254,14 +285,28 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
     )
 
 
-def _matrices(table: pa.Table, name: str, rows: int, columns: int) -> npt.NDArray[np.int64]:
+def _matrices(table: pa.Table, name: str, rows: int, columns: int) -> npt.NDArray[Any]:
     """A column of lists, row-major, as (S, rows, columns)."""
     lists = table.column(name).combine_chunks()
     if set(np.diff(lists.offsets.to_numpy())) != {rows * columns}:
         raise ValueError(f"its {name} are not {rows} x {columns}")
-    return np.asarray(lists.flatten().to_numpy(), dtype=np.int64).reshape(-1, rows, columns)
+    return np.array(lists.flatten().to_numpy()).reshape(-1, rows, columns)
 
 
 def _more_matched_than_there(boundaries: npt.NDArray[np.int64]) -> bool:
     there, matched = boundaries[..., 0::2], boundaries[..., 1::2]
     return there.shape == matched.shape and bool((matched > there).any() or (matched < 0).any())
+
+
+def _of_these_pixels(calibration: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> bool:
+    """Whether each slide's bins hold its annotated pixels, the right ones among them, and finite confidence."""
+    if calibration.shape[0] != counts.shape[0] or calibration.shape[1:] != (CALIBRATION_BINS, 3) or counts.ndim != 3:
+        return True  # another complaint says so
+    pixels, right = counts.sum((1, 2)), np.diagonal(counts, axis1=1, axis2=2).sum(-1)
+    found = calibration.sum(1)
+    return bool(
+        np.isfinite(calibration).all()
+        and (calibration >= 0).all()
+        and np.array_equal(found[:, 0], pixels)
+        and np.array_equal(found[:, 2], right)
+    )

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tissuebench.comparison import results_folder
 from tissuebench.errors import ConfigError, DataError
 from tissuebench.hashing import Json
 from tissuebench.looks import last_look
 from tissuebench.pseudo_picture import PICTURE
-from tissuebench.results.metrics import margins, pixel_metric_names, pixel_metrics
+from tissuebench.results.panel import panels
 from tissuebench.results.pseudo import layer_scores
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.store import Failure, ResultStore
@@ -115,9 +117,10 @@ def _trial_ids(home: Path) -> Iterator[str]:
 
 
 def scores_of(result: TrialResult) -> dict[str, float]:
-    """Every pixel score, pooled over all slides; NaN for a class that is neither there nor predicted."""
-    values = pixel_metrics(margins(result.counts.sum(0), result.boundaries.sum(0)))
-    return dict(zip(pixel_metric_names(result.classes), values.tolist(), strict=True))
+    """Every score over all slides, as in a table; NaN for a class that is neither there nor predicted."""
+    (panel,) = panels([result])
+    (cell,) = panel.cells.values()
+    return dict(zip(cell.metrics, cell.scores(np.ones((1, len(cell.patients))))[0, 0].tolist(), strict=True))
 
 
 def pseudo_pictures(found: Found) -> dict[str, Path]:

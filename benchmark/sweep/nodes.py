@@ -25,13 +25,14 @@ from tissuebench.datasets.types import Tile
 from tissuebench.datasets.views import LabelView
 from tissuebench.environment import describe_environment
 from tissuebench.errors import DataError
-from tissuebench.evaluation import evaluate
+from tissuebench.evaluation import SlideCounts, evaluate
 from tissuebench.examination import examiner
 from tissuebench.features import FeatureBank, FeatureShard, compute_features, training_tiles
 from tissuebench.hashing import Json, derive_seed
 from tissuebench.looks import last_look
 from tissuebench.machine import Machine, detect_machine
 from tissuebench.methods.trainable import Stage, Trainable
+from tissuebench.overlays import TilePicker
 from tissuebench.plan import PlannedData
 from tissuebench.pseudo_masks import PseudoMasks, write_pseudo_masks
 from tissuebench.pseudo_quality import read_quality, write_quality
@@ -213,6 +214,7 @@ def _run_trial(
     started = time.perf_counter()
     method.to(machine.device)
     view = LabelView.for_evaluation(data.store, data.split, trial.evaluation.part)
+    picker = TilePicker(data.store)
     scored = evaluate(
         method,
         data.store,
@@ -222,11 +224,10 @@ def _run_trial(
         machine.precision,
         around.world,
         partial(around.moved, "scoring slides"),
+        picker,
     )
-    rows = [
-        SlideRow(one.slide.patient_id, one.slide.slide_id, ";".join(one.diagnosis), one.counts, one.boundaries)
-        for one in scored
-    ]
+    picker.join()
+    rows = [_row(one) for one in scored]
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
     compute: dict[str, float] = {
         "steps": fitted.steps,
@@ -255,6 +256,7 @@ def _run_trial(
         environment["notes"] = list(notes)
     if around.world.rank == 0:
         may_store()
+        picker.write(job.home, trial.id)
         ResultStore(results_folder(job.home)).write(
             TrialResult(
                 trial_id=trial.id,
@@ -265,6 +267,7 @@ def _run_trial(
                 replicate=trial.budget.replicate,
                 seed=trial.seed,
                 classes=data.store.class_map.names,
+                colors=data.store.class_map.colors,
                 diagnoses=data.store.class_map.diagnoses,
                 **TrialResult.columns(rows),
                 identity=trial.identity(),
@@ -275,6 +278,13 @@ def _run_trial(
             )
         )
     return {"steps": fitted.steps, "seconds": sum(seconds[name] for name in ("fit", "evaluate"))}
+
+
+def _row(one: SlideCounts) -> SlideRow:
+    slide, diagnosis = one.slide, ";".join(one.diagnosis)
+    return SlideRow(
+        slide.patient_id, slide.slide_id, diagnosis, one.counts, one.boundaries, one.calibration, one.seconds
+    )
 
 
 def _fit(

@@ -100,8 +100,11 @@ def rerun(found: Found, compute: ComputeSettings, shown: Callable[[Graph], Sweep
 def _scratch(found: Found) -> Path:
     home = found.home.absolute() / "runs" / "reruns" / found.key
     (home / "runs").mkdir(parents=True, exist_ok=True)
-    (found.home / "runs" / "stages").mkdir(parents=True, exist_ok=True)
-    for link, target in ((home / "data", "../../../data"), (home / "runs" / "stages", "../../../stages")):
+    links = {home / "data": "../../../data"}
+    for shared in ("stages", "pictures"):
+        (found.home / "runs" / shared).mkdir(parents=True, exist_ok=True)
+        links[home / "runs" / shared] = f"../../../{shared}"
+    for link, target in links.items():
         if not link.is_symlink():
             link.symlink_to(target, target_is_directory=True)
     return home
@@ -129,6 +132,8 @@ def _keep(found: Found, scratch: Path, result: TrialResult, store: ResultStore) 
             with (found.folder / path.name).open("ab") as file:
                 file.write(path.read_bytes())
         elif path.name != JOB:
+            if path.is_dir():
+                shutil.rmtree(found.folder / path.name, ignore_errors=True)
             path.replace(found.folder / path.name)
     store.write(result)
     forget_failure(found.home, NodeKind.TRIAL, found.key)

@@ -11,15 +11,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from tissuebench.comparison import results_folder
 from tissuebench.compute import ComputeSettings
 from tissuebench.datasets.views import LabelView
 from tissuebench.environment import describe_environment
-from tissuebench.evaluation import windows
 from tissuebench.executors.local import slots_of
 from tissuebench.hashing import Json
 from tissuebench.plan import PlannedData
 from tissuebench.results.store import ResultStore
+from tissuebench.stitching import Stitching
 from tissuebench.sweep.folders import JOB, RECORD
 from tissuebench.sweep.graph import Node
 from tissuebench.sweep.jobs import NodeKind
@@ -113,11 +115,9 @@ class Timer:
             return median(taken)
         self._timed("evaluation")
         settings, store = self._trial.evaluation, self._data.store
-        window_px = settings.window_px or store.info.tile_px
-        pixels = 0
-        for slide in LabelView.for_evaluation(store, self._data.split, settings.part).slides:
-            placed = windows(slide.height, slide.width, window_px, int(settings.overlap * window_px))
-            pixels += len(placed) * min(window_px, slide.height) * min(window_px, slide.width)
+        how = Stitching.of(settings, store.info.tile_px, torch.device("cpu"), "32-true")
+        slides = LabelView.for_evaluation(store, self._data.split, settings.part).slides
+        pixels = sum(how.work(slide.height, slide.width) for slide in slides)
         return self._probe.predicted * pixels / self._slots.processes
 
     @cached_property

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import pairwise
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,14 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
+from tissuebench.boundaries import boundary_counts
+from tissuebench.canvas import Canvas
 from tissuebench.config import EvaluationSettings
 from tissuebench.datasets.store import StoreInfo
 from tissuebench.datasets.store_writer import StoreWriter
 from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.datasets.views import LabelView
-from tissuebench.evaluation import confusion, evaluate, predict_slide, shares, windows
+from tissuebench.evaluation import boundaries_by_blocks, calibration_bins, confusion, evaluate, shares
+from tissuebench.overlays import TilePicker
+from tissuebench.stitching import Stitching, strips
 
 CPU = torch.device("cpu")
 COLOURS = ((240, 240, 240), (230, 150, 190), (110, 60, 160), (200, 60, 70))
@@ -40,16 +44,6 @@ class ByColour:
         return (-distance / 1000).softmax(dim=1)
 
 
-class Position(ByColour):
-    """Predicts how far a pixel is from the edge of its window: tells which window a pixel was taken from."""
-
-    def predict(self, images):
-        height, width = images.shape[-2:]
-        y, x = torch.arange(height)[:, None], torch.arange(width)[None, :]
-        depth = torch.minimum(torch.minimum(y, height - 1 - y), torch.minimum(x, width - 1 - x)).clamp(max=99)
-        return torch.nn.functional.one_hot(depth, 100).permute(2, 0, 1).float().expand(len(images), -1, -1, -1)
-
-
 @pytest.fixture(scope="module")
 def painted(tmp_path_factory):
     classes = ClassMap(tuple("abcd"), COLOURS)
@@ -64,29 +58,6 @@ def painted(tmp_path_factory):
     return writer.seal(), truth
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(8, 96), st.data())
-def test_kept_parts_are_disjoint_and_cover_the_slide(height, width, window_px, data):
-    overlap_px = data.draw(st.integers(0, window_px - 1).filter(lambda o: window_px - o >= min(4, window_px)))
-    counted = np.zeros((height, width), dtype=int)
-    size_y, size_x = min(window_px, height), min(window_px, width)
-    for window in windows(height, width, window_px, overlap_px):
-        assert 0 <= window.y <= window.top <= window.bottom <= window.y + size_y <= height
-        assert 0 <= window.x <= window.left <= window.right <= window.x + size_x <= width
-        counted[window.top : window.bottom, window.left : window.right] += 1
-    assert (counted == 1).all()
-
-
-@given(st.integers(1, 600), st.integers(8, 96), st.data())
-def test_the_overlap_is_cut_in_its_middle(length, window_px, data):
-    overlap_px = data.draw(st.integers(0, window_px // 2))
-    row = windows(1, length, window_px, overlap_px)
-    for one, other in pairwise(row):
-        assert one.right == other.left
-        before, after = one.x + window_px - one.right, other.left - other.x
-        assert abs(before - after) <= 1
-        assert min(before, after) >= overlap_px // 2
-
-
 @pytest.mark.parametrize("name", list(SIZES))
 @pytest.mark.parametrize(
     ("window", "overlap"), [(32, 0), (32, 0.5), (48, 0.3), (64, 0.11), (128, 0.5), (512, 0.25), (None, 0.25)]
@@ -94,34 +65,32 @@ def test_the_overlap_is_cut_in_its_middle(length, window_px, data):
 def test_stitching_is_exact_whatever_the_windows(painted, name, window, overlap):
     store, truth = painted
     method = ByColour()
-    settings = EvaluationSettings(window_px=window, overlap=overlap)
-    predicted = predict_slide(method, store, store.slides[name], settings, CPU, "32-true")
-    assert predicted.dtype == np.uint8
+    height, width = SIZES[name]
+    how = Stitching.of(EvaluationSettings(window_px=window, overlap=overlap), store.info.tile_px, CPU, "32-true")
+    predicted = np.full((height, width), 255, dtype=np.uint8)
+    for strip in strips(method, partial(store.image, name), height, width, 4, how):
+        rows, columns = strip.classes.shape
+        predicted[strip.y : strip.y + rows, strip.x : strip.x + columns] = strip.classes
     assert np.array_equal(predicted, truth[name])
-    window = window or store.info.tile_px
-    height, width = SIZES[name]  # no padding is ever predicted
+    window = window or store.info.tile_px  # no padding is ever predicted
     assert {shape[2:] for shape in method.shapes} == {(min(window, height), min(window, width))}
-    assert sum(shape[0] for shape in method.shapes) == len(windows(height, width, window, int(overlap * window)))
-
-
-def test_each_pixel_comes_from_a_window_it_lies_deep_in(painted):
-    store, _ = painted
-    settings = EvaluationSettings(window_px=64, overlap=0.5)
-    depth = predict_slide(Position(), store, store.slides["even"], settings, CPU, "32-true").astype(int)
-    y, x = np.mgrid[0:128, 0:128]
-    to_edge = np.minimum(np.minimum(y, 127 - y), np.minimum(x, 127 - x))
-    inner = to_edge >= 16
-    assert depth[inner].min() >= 15  # half the overlap, and never the rim of a window
-    assert np.array_equal(depth[to_edge == 0], np.zeros((to_edge == 0).sum()))
+    assert sum(np.prod([shape[0], *shape[2:]]) for shape in method.shapes) == how.work(height, width)
 
 
 def test_evaluate_counts_the_part_and_nothing_else(tiny_data):
     method = ByColour()
     view = LabelView.for_evaluation(tiny_data.store, tiny_data.split, "test")
     settings = EvaluationSettings(window_px=40, overlap=0.2)
-    told = []
+    told, picker = [], TilePicker(tiny_data.store)
     scored = evaluate(
-        method, tiny_data.store, view, settings, CPU, "32-true", progress=lambda done, total: told.append((done, total))
+        method,
+        tiny_data.store,
+        view,
+        settings,
+        CPU,
+        "32-true",
+        progress=lambda done, total: told.append((done, total)),
+        picker=picker,
     )
     assert method.evaluating
     assert told == [(1, 3), (2, 3), (3, 3)]
@@ -133,7 +102,14 @@ def test_evaluate_counts_the_part_and_nothing_else(tiny_data):
         true, matched, predicted, right = row.boundaries.T
         assert true.sum() > 0
         assert np.array_equal(true, predicted) and np.array_equal(true, matched) and np.array_equal(true, right)
+        pixels, said, right = row.calibration.sum(0)
+        assert pixels == right == 64 * 96
+        assert 0.9 * pixels < said <= pixels
+        assert row.seconds > 0
         assert row.diagnosis == tiny_data.store.withheld.diagnosis(row.slide.slide_id)
+    assert {tile.slide_id for tile in picker.chosen} <= {row.slide.slide_id for row in scored}
+    assert len(picker.chosen) == len(picker.worst) == 3  # a tile a slide, all of them right
+    assert {tile.accuracy for tile in picker.worst} == {1.0}
 
 
 @given(st.lists(st.integers(1, 10**9), max_size=40), st.integers(1, 9))
@@ -176,3 +152,42 @@ def test_confusion_of_many_classes_does_not_wrap():
 
 def test_nothing_annotated_counts_nothing():
     assert confusion(np.full((3, 3), 255, dtype=np.uint8), np.zeros((3, 3), dtype=np.uint8), 3).sum() == 0
+
+
+@given(
+    arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40)), elements=st.sampled_from([0, 0, 0, 1, 2, 255])),
+    st.integers(0, 2**32 - 1),
+    st.floats(0, 6),
+    st.integers(1, 24),
+)
+def test_boundaries_of_blocks_add_up_to_those_of_the_slide(truth, seed, tolerance, block_px):
+    height, width = truth.shape
+    predicted = np.random.default_rng(seed).choice(np.array([0, 0, 1, 2], dtype=np.uint8), truth.shape)
+    whole = boundary_counts(truth, predicted, 3, tolerance)
+    with Canvas(height, width) as canvas:
+        canvas.write(predicted, 0, 0)
+        parts = boundaries_by_blocks(
+            lambda y, x, h, w: truth[y : y + h, x : x + w], canvas, 3, tolerance, block_px=block_px
+        )
+    assert np.array_equal(parts, whole)
+
+
+def test_calibration_is_that_of_torchmetrics():
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(4, 60, 70)) * 2
+    probabilities = torch.from_numpy(logits).softmax(0)
+    truth = rng.choice(np.array([0, 1, 2, 3, 255], dtype=np.uint8), (60, 70))
+    confidence, predicted = probabilities.max(0)
+    bins = calibration_bins(truth, predicted.numpy().astype(np.uint8), confidence.numpy().astype(np.float32))
+    assert bins[:, 0].sum() == (truth != 255).sum()
+    ours = np.abs(bins[:, 1] - bins[:, 2]).sum() / bins[:, 0].sum()
+    reference = multiclass_calibration_error(
+        probabilities[None].float(), torch.from_numpy(truth)[None].long(), 4, n_bins=15, norm="l1", ignore_index=255
+    )
+    assert ours == pytest.approx(float(reference), abs=1e-6)
+
+
+def test_certainty_is_in_the_last_bin_and_nothing_annotated_in_none():
+    truth = np.array([[0, 255]], dtype=np.uint8)
+    bins = calibration_bins(truth, np.zeros((1, 2), np.uint8), np.ones((1, 2), np.float32))
+    assert bins[-1].tolist() == [1, 1, 1] and bins.sum() == 3

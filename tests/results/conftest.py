@@ -30,6 +30,7 @@ def trial(
     minutes=24.0,
     classes=CLASSES,
     diagnoses=DIAGNOSES,
+    calibration=None,
     slide_diagnoses=None,
     patient_ids=None,
     split="split-1",
@@ -43,6 +44,11 @@ def trial(
     if boundaries is None:
         matched = np.diagonal(counts, axis1=-2, axis2=-1)
         boundaries = np.stack([np.sum(counts, -1), matched, np.sum(counts, -2), matched], -1)
+    if calibration is None:
+        counts = np.asarray(counts, dtype=np.int64)
+        pixels, right = counts.sum((-2, -1)), np.diagonal(counts, axis1=-2, axis2=-1).sum(-1)
+        calibration = np.zeros((n, 15, 3))
+        calibration[:, 12] = np.stack([pixels, 0.83 * pixels, right], -1)
     if slide_diagnoses is None:
         names = list(diagnoses) or [""]
         order = {name: i for i, name in enumerate(dict.fromkeys(patient_ids))}
@@ -57,12 +63,15 @@ def trial(
         replicate=replicate,
         seed=seed,
         classes=tuple(classes),
+        colors=tuple((40 * i % 256, 90, 255 - 40 * i % 256) for i in range(k)),
         diagnoses=diagnoses,
         patient_ids=tuple(patient_ids),
         slide_ids=tuple(f"s{i}" for i in range(n)),
         slide_diagnoses=tuple(slide_diagnoses),
         counts=np.asarray(counts, dtype=np.int64),
         boundaries=np.asarray(boundaries, dtype=np.int64),
+        calibration=np.asarray(calibration, dtype=np.float64),
+        slide_seconds=np.linspace(0.1, 0.2, n),
         identity=identity,
         environment={"python": "3.11"},
         seconds={"fit": 1.5, "evaluate": 0.5},

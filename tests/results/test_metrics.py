@@ -117,18 +117,39 @@ def test_all_at_once_equals_one_by_one_over_leading_axes():
     counts[0, 0] = 0
     boundaries = np.random.default_rng(1).integers(0, 9, (2, 5, 3, 4))
     boundaries[0, 1, 2] = 0
-    got = metrics.pixel_metrics(metrics.margins(counts, boundaries))
+    bins = np.random.default_rng(2).random((2, 5, 15, 3))
+    got = metrics.pixel_metrics(
+        metrics.margins(counts, boundaries), metrics.calibration_gaps(bins), metrics.area_error(counts)
+    )
     names = metrics.pixel_metric_names(("a", "b", "c"))
     assert names == (
-        *("miou", "fwiou", "pixel_accuracy", "boundary_f1", "dice/a", "dice/b", "dice/c", "iou/a", "iou/b", "iou/c"),
-        *("boundary_f1/a", "boundary_f1/b", "boundary_f1/c"),
+        *("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error", "dice/a", "dice/b", "dice/c"),
+        *("iou/a", "iou/b", "iou/c", "boundary_f1/a", "boundary_f1/b", "boundary_f1/c"),
     )
     assert got.shape == (2, 5, len(names))
     edges = metrics.boundary_f1(boundaries)
-    with np.errstate(invalid="ignore"):
-        whole = [metrics.miou(counts), metrics.fwiou(counts), metrics.pixel_accuracy(counts), np.nanmean(edges, -1)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ece = np.where(counts.any((-2, -1)), np.abs(bins[..., 1] - bins[..., 2]).sum(-1) / counts.sum((-2, -1)), np.nan)
+        whole = [
+            *(metrics.miou(counts), metrics.fwiou(counts), metrics.pixel_accuracy(counts), np.nanmean(edges, -1)),
+            *(ece, metrics.area_error(counts)),
+        ]
     expected = np.concatenate([np.stack(whole, -1), metrics.dice(counts), metrics.iou(counts), edges], -1)
     np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_area_error_is_the_tissue_that_is_called_something_else():
+    counts = np.array([[60, 10, 0], [0, 20, 0], [0, 5, 5]])  # 70, 20 and 10 pixels, called 60, 35 and 5
+    assert metrics.area_error(counts) == pytest.approx(0.15)
+    swapped = np.array([[0, 50], [50, 0]])  # all wrong, and the areas right
+    assert metrics.area_error(swapped) == 0
+    assert np.isnan(metrics.area_error(np.zeros((2, 2))))
+
+
+@pytest.mark.parametrize("metric", ["miou", "dice/ece", "boundary_f1", "balanced_accuracy"])
+def test_only_errors_are_better_when_lower(metric):
+    assert not metrics.lower_is_better(metric)
+    assert metrics.lower_is_better("ece") and metrics.lower_is_better("area_error")
 
 
 def test_boundary_f1_is_that_of_precision_and_recall():

@@ -16,7 +16,7 @@ def result(make_trial):
 
 def same(a, b):
     left, right = dict(vars(a)), dict(vars(b))
-    for name in ("counts", "boundaries"):
+    for name in ("counts", "boundaries", "calibration", "slide_seconds"):
         np.testing.assert_array_equal(left.pop(name), right.pop(name))
     return left == right and list(a.diagnoses) == list(b.diagnoses)
 
@@ -76,10 +76,10 @@ def test_foreign_files(result, tmp_path):
     result.write(path)
     table = pq.read_table(path)
     other = {
-        b"tissuebench": table.schema.metadata[b"tissuebench"].replace(b'"schema_version":2', b'"schema_version":9')
+        b"tissuebench": table.schema.metadata[b"tissuebench"].replace(b'"schema_version":3', b'"schema_version":9')
     }
     pq.write_table(table.replace_schema_metadata(other), path)
-    with pytest.raises(DataError, match="schema version 9, this release reads 2"):
+    with pytest.raises(DataError, match="schema version 9, this release reads 3"):
         TrialResult.read(path)
 
 
@@ -97,6 +97,12 @@ def test_foreign_files(result, tmp_path):
         ({"boundaries": np.zeros((12, 3, 4))}, "float64"),
         ({"boundaries": np.full((12, 3, 4), [5, 6, 5, 5])}, "more than there is"),
         ({"boundaries": np.full((12, 3, 4), [5, 5, 5, -1])}, "more than there is"),
+        ({"calibration": np.zeros((12, 10, 3))}, r"calibration of shape \(12, 10, 3\)"),
+        ({"calibration": np.zeros((12, 15, 3))}, "not of its annotated pixels"),
+        ({"calibration": np.full((12, 15, 3), np.nan)}, "not of its annotated pixels"),
+        ({"slide_seconds": np.zeros(3)}, "different lengths"),
+        ({"colors": ((1, 2, 3),)}, "colours"),
+        ({"colors": ((1, 2, 3), (4, 5, 6), (7, 8, 256))}, "colours"),
         ({"slide_ids": ("s",) * 12}, "slide twice"),
         ({"slide_diagnoses": ("XXX",) * 12}, "'s0' has diagnosis 'XXX'.*declares HCC, CCA"),
     ],
@@ -112,7 +118,15 @@ def test_mixed_and_missing_diagnoses_are_fine(result):
 
 def test_rows_to_columns():
     rows = [
-        SlideCounts(f"p{i}", f"s{i}", "", np.full((2, 2), i, np.int32), np.full((2, 4), 10 + i, np.int32))
+        SlideCounts(
+            f"p{i}",
+            f"s{i}",
+            "",
+            np.full((2, 2), i, np.int32),
+            np.full((2, 4), 10 + i, np.int32),
+            np.full((15, 3), i + 0.5),
+            0.25 * i,
+        )
         for i in range(3)
     ]
     columns = TrialResult.columns(rows)
@@ -122,6 +136,8 @@ def test_rows_to_columns():
     assert columns["counts"].dtype == columns["boundaries"].dtype == np.int64
     assert columns["counts"][:, 0, 0].tolist() == [0, 1, 2]
     assert columns["boundaries"][:, 1, 3].tolist() == [10, 11, 12]
+    assert columns["calibration"][:, 14, 2].tolist() == [0.5, 1.5, 2.5]
+    assert columns["slide_seconds"].tolist() == [0, 0.25, 0.5]
     with pytest.raises(DataError, match="at least one"):
         TrialResult.columns([])
 

@@ -1,0 +1,64 @@
+"""The class ids of one slide while it is predicted: a zarr array, in memory if it is small, else in files of its own.
+
+Prediction goes over a slide in bands; what looks at borders or tiles afterwards reads blocks. Neither holds the whole.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+from zarr.storage import LocalStore, MemoryStore
+
+from tissuebench.datasets.types import IGNORE_LABEL
+
+CHUNK_PX = 512
+_IN_MEMORY_PX = 1 << 26
+
+
+class Canvas(AbstractContextManager["Canvas"]):
+    """An array of class ids, ``IGNORE_LABEL`` where nothing was written; for ``with``, which removes its files.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        folder: where the files of a large one go; by default where the system keeps what is temporary.
+    """
+
+    def __init__(self, height: int, width: int, folder: Path | None = None) -> None:
+        self.height, self.width = height, width
+        large = height * width > _IN_MEMORY_PX
+        self._folder = tempfile.TemporaryDirectory(prefix=".canvas-", dir=folder) if large else None
+        self._array: zarr.Array[Any] = zarr.create_array(
+            LocalStore(self._folder.name) if self._folder else MemoryStore(),
+            shape=(height, width),
+            chunks=(min(CHUNK_PX, height), min(CHUNK_PX, width)),
+            dtype="uint8",
+            fill_value=IGNORE_LABEL,
+            compressors=BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1),
+        )
+
+    def write(self, labels: NDArray[np.uint8], y: int, x: int) -> None:
+        """A block (h, w) of class ids whose upper left pixel is (y, x)."""
+        height, width = labels.shape
+        self._array[y : y + height, x : x + width] = labels
+
+    def read(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
+        """The block (height, width) at (y, x), which lies within the canvas."""
+        return np.asarray(self._array[y : y + height, x : x + width], dtype=np.uint8)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
