@@ -17,7 +17,7 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
                $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(call each,--gpus,$(GPUS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks perf-denoising perf-contrast chaos clean
+.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard chaos docs clean
 
 help:  ## this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
@@ -45,8 +45,8 @@ status: $(READY)  ## how far the sweep is, from another terminal
 leaderboard: $(READY)  ## the table again, from what is stored
 	@$(BIN)/tissuebench results table $(if $(DATASET),--dataset '$(DATASET)')
 
-report: $(READY)  ## the table as CSV in runs/leaderboard.csv
-	@mkdir -p runs && $(BIN)/tissuebench results table --all --csv runs/leaderboard.csv
+report: $(READY)  ## everything that is stored as one HTML folder that works offline: runs/report/index.html
+	@$(BIN)/tissuebench results report $(if $(DATASET),--dataset '$(DATASET)')
 
 data: $(READY)  ## make the store of DATASET (from DATA_ROOT), or list the datasets; `tissuebench data` has more
 	@$(BIN)/tissuebench data $(if $(DATASET),ingest '$(DATASET)' $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'),list)
@@ -81,6 +81,9 @@ perf-denoising: $(READY)  ## what a step of diffusion pre-training costs, in bf1
 perf-contrast: $(READY)  ## what the contrast between pixels costs beside the supervised step (JSON=1)
 	@$(BIN)/tissuebench perf contrast $(if $(JSON),--json)
 
+perf-leaderboard: $(READY)  ## how the table grows with the number of trials (JSON=1)
+	@$(BIN)/tissuebench perf leaderboard $(if $(JSON),--json)
+
 chaos: $(READY)  ## kill a sweep twenty times and compare with one that was left alone (SEED=0)
 	@$(BIN)/python -P tests/chaos.py --seed $(or $(SEED),0)
 
@@ -96,6 +99,9 @@ lint: $(FARM)  ## ruff, and the layers (import-linter)
 
 typecheck: $(FARM)  ## mypy --strict
 	cd $(FARM) && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p tissuebench
+
+docs: $(FARM)  ## the documentation site, in build/site
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 clean:  ## remove what was built and run (keeps data/ and .venv)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs

@@ -141,7 +141,7 @@ def _board(home: Path, dataset: str, trials: Sequence[Trial], publisher: Publish
     write_aside(tables / f"{dataset}.csv", to_csv(board.rows).encode())
     write_aside(tables / f"{dataset}.json", to_json(board.rows).encode())
     if board.rows:
-        publisher.board(board.rows, [trial.id for trial in trials if store.has(trial.id)])
+        publisher.board(board.rows, [trial.id for trial in trials if store.has(trial.id)], board.efficiency)
     return board
 
 

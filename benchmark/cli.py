@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -16,17 +14,14 @@ from tissuebench.cli_common import (
     EXIT_SOME_FAILED,
     HOME,
     Commands,
-    listed,
-    stdout,
 )
 from tissuebench.cli_data import data
 from tissuebench.cli_perf import perf
 from tissuebench.cli_plan import PLAN_OPTIONS, Planned
+from tissuebench.cli_predict import predict
+from tissuebench.cli_results import print_boards, results
 from tissuebench.cli_sweep import plan, status, trial
-from tissuebench.errors import TissueBenchError, unknown_name
-
-if TYPE_CHECKING:
-    from tissuebench.results.leaderboard import Leaderboard
+from tissuebench.errors import TissueBenchError
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,12 +56,12 @@ def run(planned: Planned, retry_failed: bool, dry_run: bool, as_json: bool, home
             click.echo(line)
         return
     outcome = bench(request)
-    _print_boards(list(outcome.boards), as_json)
+    print_boards(outcome.boards, as_json)
     if outcome.summary.failed:
         raise SystemExit(EXIT_SOME_FAILED)
 
 
-for command in (data, plan, status, trial, perf):
+for command in (data, plan, status, trial, results, predict, perf):
     cli.add_command(command)
 
 
@@ -102,87 +97,6 @@ def check(name: str) -> None:
     from tissuebench.scaffold import check_method
 
     raise SystemExit(check_method(name))
-
-
-@cli.group(cls=Commands)
-def results() -> None:
-    """Results: the leaderboard from what is stored."""
-
-
-@results.command()
-@click.option("--dataset", default=None, help="Only this dataset.")
-@click.option("--all", "everything", is_flag=True, help="Also comparisons under other shared settings.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a CSV file.")
-@click.option("--svg", "svg_path", type=click.Path(dir_okay=False, path_type=Path), help="Also draw an SVG file.")
-@HOME
-def table(
-    dataset: str | None, everything: bool, as_json: bool, csv_path: Path | None, svg_path: Path | None, home: Path
-) -> None:
-    """Scores with intervals and paired differences to the lower bound."""
-    from tissuebench.comparison import comparable_results, results_folder
-    from tissuebench.results.leaderboard import build
-    from tissuebench.results.store import ResultStore
-
-    groups = comparable_results(ResultStore(results_folder(home)), dataset, everything)
-    boards = [build(results) for results in groups]
-    _print_boards(boards, as_json, csv_path, svg_path)
-
-
-@results.command()
-@click.argument("reference", default="full")
-@click.option("--budget", default="masks:all", show_default=True, help="Budget of the reference.")
-@click.option(
-    "--metric",
-    "metrics",
-    multiple=True,
-    default=("miou", "balanced_accuracy"),
-    show_default=True,
-    help="May be given several times, or as a,b.",
-)
-@click.option("--dataset", default=None, help="Only this dataset.")
-@HOME
-def compare(reference: str, budget: str, metrics: tuple[str, ...], dataset: str | None, home: Path) -> None:
-    """Paired differences of everything to REFERENCE.
-
-    With 95 % intervals, and Wilcoxon signed-rank tests over patients after Holm.
-    REFERENCE is a method; its settings, in brackets, are needed where several
-    arms have that name.
-    """
-    from tissuebench.comparison import comparable_results, results_folder
-    from tissuebench.results.compare import compare as compare_results
-    from tissuebench.results.store import ResultStore
-    from tissuebench.results.table import render_comparisons
-
-    console, asked = stdout(), listed(metrics)
-    for group in comparable_results(ResultStore(results_folder(home)), dataset):
-        compared = compare_results(group, reference=reference, reference_budget=budget)
-        known = {row.metric for row in compared}
-        strange = next((name for name in asked if compared and name not in {*known, "balanced_accuracy"}), None)
-        if strange is not None:  # not every dataset has diagnoses
-            raise TissueBenchError(f"--metric: {unknown_name('metric', strange, known)}")
-        render_comparisons(compared, asked, console)
-
-
-def _print_boards(
-    boards: list[Leaderboard], as_json: bool, csv_path: Path | None = None, svg_path: Path | None = None
-) -> None:
-    from tissuebench.results.table import render, to_csv, to_json
-
-    rows = [row for board in boards for row in board.rows]
-    if csv_path is not None:
-        csv_path.write_text(to_csv(rows))
-    if as_json:
-        click.echo(to_json(rows))
-        return
-    console = stdout(record=svg_path is not None)
-    if not boards:
-        console.print("no results yet: 'tissuebench run --method complementary' makes some")
-    for board in boards:
-        render(board, console)
-    if svg_path is not None:
-        svg = console.export_svg(title="tissuebench results table")
-        svg_path.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))  # they would be fetched from afar
 
 
 def main() -> None:

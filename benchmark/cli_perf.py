@@ -97,3 +97,14 @@ def contrast(rounds: int, rep_stride: str, as_json: bool) -> None:
     from tissuebench.perf.contrast import run
 
     run(stdout(), as_json, rounds, int(rep_stride))
+
+
+@perf.command()
+@click.option("--trials", "n_trials", type=click.IntRange(min=200), default=1000, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@_JSON
+def leaderboard(n_trials: int, rounds: int, as_json: bool) -> None:
+    """What a trial costs the table when there are many of them, against when there are few."""
+    from tissuebench.perf.leaderboard import run
+
+    run(stdout(), as_json, n_trials, rounds)

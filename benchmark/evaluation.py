@@ -77,10 +77,10 @@ def evaluate(
     mine = shares([slide.height * slide.width for slide in view.slides], world.size)[world.rank]
     whole = np.zeros((len(view.slides), k, k + 4), dtype=np.int64)  # confusion, then boundaries
     parts = np.zeros((len(view.slides), CALIBRATION_BINS * 3 + 1))  # calibration, then seconds
-    how = Stitching.of(settings, store.info.tile_px, device, precision)
+    how, images = Stitching.of(settings, store.info.tile_px, device, precision), store.frugal()
     tolerance_px = settings.boundary_um / (store.info.mpp or 1.0)
     for done, index in enumerate(mine, start=1):
-        found = _count(method, store, view, view.slides[index], how, tolerance_px, picker)
+        found = _count(method, images, view, view.slides[index], how, tolerance_px, picker)
         whole[index, :, :k], whole[index, :, k:] = found.counts, found.boundaries
         parts[index, :-1], parts[index, -1] = found.calibration.ravel(), found.seconds
         progress(done, len(mine))

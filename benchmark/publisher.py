@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import IO, Any, Self, TextIO, cast
 
 from tissuebench.hashing import Json
+from tissuebench.results.efficiency import EfficiencyRow
 from tissuebench.results.leaderboard import Row
 
 _PROJECT = "tissuebench"
@@ -75,12 +76,13 @@ class Publisher:
         """A trial has finished and is in the store. Returns at once."""
         self._tell({"do": "trial", "trial": trial_id})
 
-    def board(self, rows: Sequence[Row], trial_ids: Sequence[str]) -> None:
+    def board(self, rows: Sequence[Row], trial_ids: Sequence[str], efficiency: Sequence[EfficiencyRow] = ()) -> None:
         """The table over these trials, which may be compared with each other. Returns at once.
 
         Those that are finished and were not published, by this run or an earlier one, are published first.
         """
-        self._tell({"do": "board", "rows": [asdict(row) for row in rows], "trials": list(trial_ids)})
+        told = {"rows": [asdict(row) for row in rows], "efficiency": [asdict(row) for row in efficiency]}
+        self._tell({"do": "board", "trials": list(trial_ids), **told})
 
     def close(self, seconds: float) -> str:
         """Wait at most so many seconds for the child to come to its end, then end it; one line that says what is where.
@@ -164,7 +166,7 @@ def _work(inbox: queue.SimpleQueue[dict[str, Any]], home: Path, project: str, st
         if message["do"] == "trial":
             tracker.trial(message["trial"])
         elif message["do"] == "board":
-            tracker.board(message["rows"], message["trials"])
+            tracker.board(message["rows"], message["trials"], message["efficiency"])
         if inbox.empty():
             tracker.send()
         if message["do"] == "close":

@@ -28,6 +28,7 @@ from tissuebench.config import EvaluationSettings, Views
 from tissuebench.datasets.tiling import offsets
 
 _PIXELS_PER_BATCH = 1 << 19
+_STRIP_PX = 1 << 21
 _PANEL_NUMBERS = 1 << 25  # probabilities of a panel's row of windows: 128 MiB
 
 ReadImage = Callable[[int, int, int, int], NDArray[np.uint8]]
@@ -125,6 +126,7 @@ def strips(
         columns = [x for x in xs if x < right and x + size_x > left]
         places = [(y, x) for y in ys for x in columns if wanted(y, x, size_y, size_x)]
         windows = _predicted(method, read, places, (size_y, size_x), how)
+        rows_at_once = max(1, _STRIP_PX // (right - left))
         row = torch.zeros((n_classes, size_y, right - left), device=how.device)
         waiting = next(windows, None)
         for y, below in pairwise([*ys, height]):
@@ -133,7 +135,8 @@ def strips(
                 _blend_in(row, probabilities, share_y[y], share_x[x], x, left)
                 waiting = next(windows, None)
             final = below - y
-            yield _strip(row[:, :final], y, left)
+            for top in range(0, final, rows_at_once):
+                yield _strip(row[:, top : min(top + rows_at_once, final)], y + top, left)
             row[:, : size_y - final] = row[:, final:].clone()
             row[:, size_y - final :] = 0
 

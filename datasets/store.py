@@ -16,6 +16,7 @@ Source of the format: OME-NGFF 0.5, sections ``multiscales`` and ``image-label``
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -158,6 +159,12 @@ class TileStore:
 
     def __getstate__(self) -> dict[str, object]:
         return {key: value for key, value in self.__dict__.items() if key != "_all_tile_tissue"}
+
+    def frugal(self, max_open: int = 8) -> TileStore:
+        """The same store for going through slides in order: few shards stay mapped, as mapped pages count as memory."""
+        twin = copy.copy(self)
+        twin._shards = ShardCache(max_open)
+        return twin
 
     def image(self, slide_id: str, y: int, x: int, height: int, width: int) -> Pixels:
         """A region, (3, height, width) uint8 RGB; white beyond the slide's edge."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from tissuebench.errors import DataError, unknown_name
 from tissuebench.results.draws import Draws
 from tissuebench.results.leaderboard import UPPER, number
-from tissuebench.results.metrics import Floats
-from tissuebench.results.panel import Cell, Panel, panels
+from tissuebench.results.panel import Panel, panels
+from tissuebench.results.patients import POOLED_ONLY, common_runs, own_differences
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.stats import N_BOOT, holm, score, wilcoxon
 
@@ -85,11 +83,11 @@ def _of_panel(panel: Panel, reference: tuple[str, str], n_boot: int) -> list[Com
     for key, cell in panel.cells.items():
         if key == reference:
             continue
-        common = sorted(set(cell.runs) & set(against.runs))
+        common = common_runs([cell, against])
         diff = draws.difference(score(cell, draws.patients), against_scored)
-        per_patient = _per_patient(cell, against, common)
+        per_patient = own_differences(cell, against, common)
         for j, metric in enumerate(panel.metrics):
-            p = None if metric == "balanced_accuracy" else number(wilcoxon(per_patient[:, j]))
+            p = None if metric in POOLED_ONLY else number(wilcoxon(per_patient[:, j]))
             rows.append(
                 Comparison(
                     dataset=panel.dataset,
@@ -113,13 +111,3 @@ def _of_panel(panel: Panel, reference: tuple[str, str], n_boot: int) -> list[Com
         for i, p in zip(where, adjusted, strict=True):
             rows[i] = replace(rows[i], p_holm=number(p))
     return rows
-
-
-def _per_patient(a: Cell, b: Cell, common: Sequence[tuple[int, int]]) -> Floats:
-    """Difference of each patient's own scores, mean over the common runs, (P, M); nan without a common run."""
-    if not common:
-        return np.full((len(a.patients), len(a.metrics)), np.nan)
-    alone = np.eye(len(a.patients))
-    left = a.scores(alone)[:, [a.runs.index(run) for run in common]]
-    right = b.scores(alone)[:, [b.runs.index(run) for run in common]]
-    return np.asarray((left - right).mean(1), dtype=np.float64)

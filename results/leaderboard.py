@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tissuebench.results.compute import ComputeRow, compute_rows
 from tissuebench.results.draws import Draws
 from tissuebench.results.efficiency import Curve, EfficiencyRow, efficiency
+from tissuebench.results.metrics import Floats, lower_is_better
 from tissuebench.results.panel import Cell, Panel, panels
 from tissuebench.results.pseudo import COVERAGE, MIOU, PseudoRow, pseudo_rows
 from tissuebench.results.schema import TrialResult
@@ -17,7 +19,8 @@ from tissuebench.results.stats import N_BOOT, Interval, Scored, run_means, score
 from tissuebench.results.store import Failure
 
 LOWER, UPPER = "supervised", "full"  # masks of the budget; all masks
-METRICS = ("miou", "fwiou", "pixel_accuracy", "boundary_f1")  # what a row is about where nothing has finished yet
+# What a row is about where nothing has finished yet.
+METRICS = ("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error")
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Leaderboard:
 
     Attributes:
         shares: of a dataset's class, in its annotated test pixels.
+        compute: of the cells that are complete.
     """
 
     rows: tuple[Row, ...]
@@ -95,6 +99,7 @@ class Leaderboard:
     pseudo: tuple[PseudoRow, ...] = ()
     shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
     efficiency: tuple[EfficiencyRow, ...] = ()
+    compute: tuple[ComputeRow, ...] = ()
 
 
 def build(
@@ -135,47 +140,61 @@ def build(
         if panel is not None:
             complete = [cell for key, cell in panel.cells.items() if (dataset, *key) not in gaps]
             draws = Draws(panel.dataset, len(panel.patients), n_boot)
-            scored = {(cell.method, cell.budget): score(cell, draws.patients) for cell in complete}
-            rows += _rows(panel, complete, scored, draws)
-            efficient += _efficiency(panel, complete, scored, draws)
+            of_panel, means = _rows(panel, complete, draws)
+            rows += of_panel
+            efficient += _efficiency(panel, complete, means)
             notes += _case_notes(panel)
             minutes |= {(dataset, *key): cell.minutes for key, cell in panel.cells.items()}
         metrics = METRICS if panel is None else panel.metrics
         missing = [gap for key, gap in gaps.items() if key[0] == dataset]
         rows += [_gap_row(gap, minutes, metric) for gap in missing for metric in metrics]
-    pseudo = pseudo_rows([r for r in results if (r.dataset, r.method, r.budget) not in gaps], minutes)
+    used = [r for r in results if (r.dataset, r.method, r.budget) not in gaps]
+    pseudo = pseudo_rows(used, minutes)
     pseudo.sort(key=lambda row: (row.dataset, *cell_order(row)))
     rows += [_diagnostic_row(row, kind, mean) for row in pseudo for kind, mean in _diagnostics(row)]
     order = {id(row): i for i, row in enumerate(rows)}  # metrics keep the order of their panel
     rows.sort(key=lambda row: (row.dataset, *cell_order(row), order[id(row)]))
-    return Leaderboard(tuple(rows), tuple(gaps.values()), tuple(notes), n_boot, tuple(pseudo), shares, tuple(efficient))
+    return Leaderboard(
+        rows=tuple(rows),
+        gaps=tuple(gaps.values()),
+        notes=tuple(notes),
+        n_boot=n_boot,
+        pseudo=tuple(pseudo),
+        shares=shares,
+        efficiency=tuple(efficient),
+        compute=tuple(sorted(compute_rows(used), key=lambda row: (row.dataset, *cell_order(row)))),
+    )
 
 
-def cell_order(row: Row | PseudoRow) -> tuple[bool, bool, float, str, bool, str]:
+def cell_order(row: Row | PseudoRow | ComputeRow) -> tuple[bool, bool, float, str, bool, str]:
     """Budgets by minutes, ``supervised`` first within each, ``full`` after everything else."""
     unknown = row.minutes is None
     return (row.method == UPPER, unknown, row.minutes or 0.0, row.budget, row.method != LOWER, row.method)
 
 
-def _rows(panel: Panel, cells: Sequence[Cell], scored: Mapping[tuple[str, str], Scored], draws: Draws) -> list[Row]:
+_Means = Mapping[tuple[str, str], tuple[Floats, Floats]]
+"""By (method, budget): mean over runs of the table's first metric, (1,), and under each draw, (B, 1)."""
+
+
+def _rows(panel: Panel, cells: Sequence[Cell], draws: Draws) -> tuple[list[Row], _Means]:
+    """Budget by budget: the draws of all cells at once would be gigabytes for a thousand trials."""
     budgets = defaultdict(list)
     for cell in cells:
         budgets[cell.budget].append(cell)
-    rows = []
-    for group in budgets.values():
-        pairs = _Pairs(draws, {cell.method: scored[cell.method, cell.budget] for cell in group})
+    rows: list[Row] = []
+    means = {}
+    for budget, group in budgets.items():
+        pairs = _Pairs(draws, {cell.method: score(cell, draws.patients) for cell in group})
         by_method = [_cell_rows(panel, cell, pairs) for cell in group]
-        for j, column in enumerate(zip(*by_method, strict=True)):
-            rows += _mark_ties(column, j, pairs)
-    return rows
+        rows += _mark_ties(list(zip(*by_method, strict=True)), pairs)
+        for method, scored in pairs.scored.items():
+            means[method, budget] = run_means(_only(scored, [0]), draws.runs(scored.runs))
+    return rows, means
 
 
-def _efficiency(
-    panel: Panel, cells: Sequence[Cell], scored: Mapping[tuple[str, str], Scored], draws: Draws
-) -> list[EfficiencyRow]:
+def _efficiency(panel: Panel, cells: Sequence[Cell], means: _Means) -> list[EfficiencyRow]:
     """Of the methods with masks or minutes at two budgets or more, in the table's first metric."""
     first = panel.metrics[0]
-    means = {key: run_means(one, draws.runs(one.runs)) for key, one in scored.items()}
     budgets = defaultdict(list)
     for cell in sorted(cells, key=lambda cell: (cell.method != LOWER, cell.method, cell.minutes)):
         if cell.method != UPPER and cell.minutes > 0:
@@ -193,6 +212,11 @@ def _efficiency(
     return efficiency(panel.dataset, first, curves, full[0] if len(full) == 1 else None)
 
 
+def _only(scored: Scored, metrics: Sequence[int]) -> Scored:
+    """The same for some of the metrics, by number."""
+    return replace(scored, point=scored.point[:, metrics], draws=scored.draws[..., metrics])
+
+
 class _Pairs:
     """The methods of one (dataset, budget), scored; each difference is computed once."""
 
@@ -205,6 +229,15 @@ class _Pairs:
         if (a, b) not in self._known:
             self._known[a, b] = self.draws.difference(self.scored[a], self.scored[b])
         return self._known[a, b]
+
+    def differ(self, a: str, b: str, metrics: Sequence[int]) -> list[bool]:
+        """Whether the interval of a - b leaves out 0, in these metrics only."""
+        diff = self._known.get((a, b)) or self._known.get((b, a))
+        where = list(metrics)
+        if diff is None:
+            diff = self.draws.difference(_only(self.scored[a], where), _only(self.scored[b], where))
+            where = list(range(len(where)))
+        return [diff is not None and bool(diff.high[j] < 0 or diff.low[j] > 0) for j in where]
 
 
 def _cell_rows(panel: Panel, cell: Cell, pairs: _Pairs) -> list[Row]:
@@ -236,18 +269,37 @@ def _cell_rows(panel: Panel, cell: Cell, pairs: _Pairs) -> list[Row]:
     ]
 
 
-def _mark_ties(rows: Sequence[Row], j: int, pairs: _Pairs) -> list[Row]:
-    """The rows of one (dataset, budget, metric j), with the top group marked."""
-    candidates = [row for row in rows if row.method != UPPER and row.mean is not None]
+def _mark_ties(columns: Sequence[Sequence[Row]], pairs: _Pairs) -> list[Row]:
+    """The rows of one (dataset, budget), those of a metric together, with the top group of each metric marked.
+
+    Each metric has a best of its own; the differences to each best are computed for its metrics only.
+    """
+    bests = [_best(column) for column in columns]
+    apart: set[tuple[str, int]] = set()
+    for best in sorted({best for best in bests if best is not None}):
+        where = [j for j, name in enumerate(bests) if name == best]
+        for method in pairs.scored:
+            if method not in (best, UPPER):
+                differ = pairs.differ(method, best, where)
+                apart |= {(method, j) for j, differs in zip(where, differ, strict=True) if differs}
+    return [
+        replace(row, tie=best is not None and _is_candidate(row) and (row.method, j) not in apart)
+        for j, (column, best) in enumerate(zip(columns, bests, strict=True))
+        for row in column
+    ]
+
+
+def _best(rows: Sequence[Row]) -> str | None:
+    """The method of the best mean in the metric of these rows, if there are any to compare."""
+    candidates = [row for row in rows if _is_candidate(row)]
     if len(candidates) < 2:
-        return list(rows)
-    best = min(candidates, key=lambda row: (-(row.mean or 0.0), row.method))
-    tied = {best.method}
-    for row in candidates:
-        diff = None if row is best else pairs.difference(row.method, best.method)
-        if diff is None or not (diff.high[j] < 0 or diff.low[j] > 0):
-            tied.add(row.method)
-    return [replace(row, tie=row.method in tied) for row in rows]
+        return None
+    sign = 1.0 if lower_is_better(candidates[0].metric) else -1.0
+    return min(candidates, key=lambda row: (sign * (row.mean or 0.0), row.method)).method
+
+
+def _is_candidate(row: Row) -> bool:
+    return row.method != UPPER and row.mean is not None
 
 
 def number(value: float) -> float | None:

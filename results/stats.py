@@ -5,8 +5,9 @@ runs of a draw see the same patients. With patient weights w_p (how often p was 
 
     score(draw) = sum_r v_r m( sum_p w_p counts[r, p] ) / sum_r v_r
 
-so a score is pooled over patients before it is a ratio. The interval is the 2.5 and 97.5 percentile over draws
-(Efron & Tibshirani 1993, ch. 13). Few replicates at the top level give intervals that are too narrow.
+so a score is pooled over patients before it is a ratio. The draws are stretched about the mean for few replicates and
+patients (``spread``) and cut off where a score cannot be; the interval is their 2.5 and 97.5 percentile (Efron &
+Tibshirani 1993, ch. 13). With a single run only patients are resampled: it says nothing of other seeds or draws.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import scipy.stats
 
 from tissuebench.errors import DataError
 from tissuebench.results.metrics import Floats
+from tissuebench.results.spread import stretched
 
 N_BOOT = 2000
 PERCENTILES = (2.5, 97.5)
@@ -67,19 +69,21 @@ class Scored:
     Attributes:
         point: (R, M) on all patients.
         draws: (B, R, M) on the resampled patients.
+        span: the lowest and the highest that a score can be.
     """
 
     runs: tuple[Run, ...]
     patients: tuple[str, ...]
     point: Floats
     draws: Floats
+    span: tuple[float, float] = (0.0, 1.0)
 
     def at(self, runs: Sequence[Run]) -> Scored:
         """The same for some of the runs, in the order given."""
         if tuple(runs) == self.runs:
             return self
         where = [self.runs.index(run) for run in runs]
-        return Scored(tuple(runs), self.patients, self.point[where], self.draws[:, where])
+        return Scored(tuple(runs), self.patients, self.point[where], self.draws[:, where], self.span)
 
 
 def weights_of(indices: npt.NDArray[np.int64], n: int) -> Floats:
@@ -113,7 +117,7 @@ def score(sample: Sample, weights: Floats) -> Scored:
 
 
 def interval(scored: Scored, weights: Floats) -> Interval:
-    """Mean over runs and its percentile interval; runs without a score are left out of a mean.
+    """Mean over runs and the percentiles of its stretched draws; runs without a score are left out of a mean.
 
     With a single patient there is nothing to resample: the interval is nan, not a point.
 
@@ -134,9 +138,12 @@ def interval(scored: Scored, weights: Floats) -> Interval:
 
 
 def run_means(scored: Scored, weights: Floats) -> tuple[Floats, Floats]:
-    """Mean over runs of the scores on all patients, (M,), and under each draw of patients and runs, (B, M)."""
+    """Mean over runs of the scores on all patients, (M,), and the stretched draws of it, (B, M)."""
     mean = _weighted_mean(np.ones((1, len(scored.runs))), scored.point[None])[0]
-    return mean, _weighted_mean(weights, scored.draws)
+    draws = _weighted_mean(weights, scored.draws)
+    if len(scored.patients) > 1:
+        draws = stretched(mean, draws, scored.runs, len(scored.patients), scored.point, scored.draws)
+    return mean, np.clip(draws, *scored.span)
 
 
 def pair(a: Scored, b: Scored) -> Scored | None:
@@ -151,7 +158,8 @@ def pair(a: Scored, b: Scored) -> Scored | None:
     if not common:
         return None
     a, b = a.at(common), b.at(common)
-    return Scored(a.runs, a.patients, a.point - b.point, a.draws - b.draws)
+    span = (a.span[0] - b.span[1], a.span[1] - b.span[0])
+    return Scored(a.runs, a.patients, a.point - b.point, a.draws - b.draws, span)
 
 
 def bootstrap(sample: Sample, rng: np.random.Generator, n_boot: int = N_BOOT) -> Interval:
@@ -177,6 +185,8 @@ def paired_difference(a: Sample, b: Sample, rng: np.random.Generator, n_boot: in
 
 def _weighted_mean(weights: Floats, values: Floats) -> Floats:
     """Mean over runs: weights (B, R), values (B, R, M) -> (B, M); nan are left out, nan if nothing is left."""
+    if not np.isnan(values).any():
+        return np.asarray(np.einsum("br,brm->bm", weights, values) / weights.sum(1, keepdims=True), dtype=np.float64)
     there = ~np.isnan(values)
     total = np.einsum("br,brm->bm", weights, np.where(there, values, 0.0))
     weight = np.einsum("br,brm->bm", weights, there.astype(np.float64))

@@ -6,15 +6,16 @@ import csv
 import io
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tissuebench.results.arms import short_names
 from tissuebench.results.compare import Comparison
+from tissuebench.results.compute import ComputeRow
 from tissuebench.results.efficiency import SHARE, EfficiencyRow
 from tissuebench.results.leaderboard import Gap, Leaderboard, Row
 from tissuebench.results.pseudo import DIAGNOSTIC, PseudoRow
@@ -77,7 +78,7 @@ def signed(value: float) -> str:
 
 
 def render(board: Leaderboard, console: Console) -> None:
-    """Print a dataset's tables (overall scores; Dice per class; pseudo-masks), then notes. Fits 120 columns.
+    """Print a dataset's tables, from overall scores to what they took to compute, then notes. Fits 120 columns.
 
     The settings of the only arm of a method are said once, below.
     """
@@ -104,6 +105,8 @@ def render(board: Leaderboard, console: Console) -> None:
             about = f"pseudo-masks of training tiles against withheld masks ({DIAGNOSTIC})"
             console.print(Text(f"\n{dataset}: {about}", style="italic"))  # a title would be as narrow as the table
             console.print(_pseudo(of_dataset, beside))
+        if taken := [row for row in board.compute if row.dataset == dataset]:
+            console.print(_compute(taken, beside))
     if not board.rows:
         console.print(Text("no results yet"))
     for method, said in settings.items():
@@ -116,33 +119,27 @@ def render(board: Leaderboard, console: Console) -> None:
 
 def _without_settings(board: Leaderboard) -> tuple[Leaderboard, dict[str, str]]:
     """The board with short names of methods, and what these leave out."""
-    short, settings = _short_names({row.method for row in board.rows})
+    short, settings = short_names({row.method for row in board.rows})
     named = replace(
         board,
         rows=tuple(replace(row, method=short[row.method]) for row in board.rows),
         gaps=tuple(replace(gap, method=short[gap.method]) for gap in board.gaps),
         pseudo=tuple(replace(row, method=short[row.method]) for row in board.pseudo),
         efficiency=tuple(replace(row, method=short[row.method]) for row in board.efficiency),
+        compute=tuple(replace(row, method=short[row.method]) for row in board.compute),
     )
     return named, settings
 
 
-def _short_names(arms: Set[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """``method`` for ``method[settings]`` where no other arm is of that method, by arm; and its settings, by method."""
-    methods = Counter(arm.partition("[")[0] for arm in arms)
-    short = {arm: name if methods[name := arm.partition("[")[0]] == 1 else arm for arm in sorted(arms)}
-    return short, {name: arm[len(name) + 1 : -1].replace(",", ", ") for arm, name in short.items() if arm != name}
-
-
 def render_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], console: Console) -> None:
     """Print paired differences to the reference in these metrics, with Holm-adjusted p where there is one."""
-    short, settings = _short_names({name for row in comparisons for name in (row.method, row.reference)})
+    short, settings = short_names({name for row in comparisons for name in (row.method, row.reference)})
     for dataset in dict.fromkeys(row.dataset for row in comparisons):
         rows = [row for row in comparisons if row.dataset == dataset and row.metric in metrics]
         against = f"{short[rows[0].reference]} {rows[0].reference_budget}" if rows else ""
-        table = _table(f"\n{dataset}: difference to {against}")
+        table = plain_table(f"\n{dataset}: difference to {against}")
         for name in ("method", "budget", "metric", "difference [low, high]", "p (Wilcoxon, Holm)", "runs"):
-            table.add_column(name, overflow="fold")
+            table.add_column(Text(name), overflow="fold")  # brackets would be markup
         for row in rows:
             interval = "-" if row.diff is None else signed(row.diff)
             if row.low is not None and row.high is not None:
@@ -154,18 +151,19 @@ def render_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str]
         console.print(Text(f"{method}: with {said}"))
 
 
-def _table(title: str, gap: int = 2) -> Table:
+def plain_table(title: str, gap: int = 2) -> Table:
+    """A table without lines, its title flush left; names from data are no markup."""
     return Table(
         title=Text(title), title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold"
     )
 
 
 def _overall(dataset: str, cells: dict[_Key, dict[str, Row]], gaps: dict[_Key, Gap], cases: bool, s: _Style) -> Table:
-    table = _table(f"\n{dataset}", gap=1 if cases else 2)
+    table = plain_table(f"\n{dataset}", gap=1 if cases else 2)
     for name in ("method", "budget"):
         table.add_column(name, overflow="fold")
     table.add_column("minutes", justify="right")
-    table.add_column("mIoU [low, high]".replace(" ", s.between, 1))
+    table.add_column(Text("mIoU [low, high]".replace(" ", s.between, 1)))
     table.add_column(f"{s.delta} to supervised".replace(" to ", f" to{s.between}", 1))
     if cases:
         table.add_column("balanced\naccuracy")
@@ -196,7 +194,7 @@ def _per_class(
     shares: Mapping[tuple[str, str], float],
     s: _Style,
 ) -> Table:
-    table = _table(f"\n{dataset}: Dice per class")
+    table = plain_table(f"\n{dataset}: Dice per class")
     table.add_column("method", overflow="fold")
     table.add_column("budget", overflow="fold")
     for metric in metrics:
@@ -211,7 +209,7 @@ def _per_class(
 def _efficiency(rows: Sequence[EfficiencyRow], s: _Style) -> Table:
     first, last = rows[0].first, rows[0].last
     span = "" if first is None else f", {minutes(first, s.dash)} to {minutes(last, s.dash)}"
-    table = _table(f"\n{rows[0].dataset}: label efficiency ({rows[0].metric})")
+    table = plain_table(f"\n{rows[0].dataset}: label efficiency ({rows[0].metric})")
     table.add_column("method", overflow="fold")
     table.add_column(f"mean over log minutes{span}")
     table.add_column(f"minutes to {100 * SHARE:.0f} % of full")
@@ -236,7 +234,7 @@ def _needed(value: float | None, row: EfficiencyRow, s: _Style) -> str:
 
 
 def _pseudo(rows: Sequence[PseudoRow], s: _Style) -> Table:
-    table = _table("")
+    table = plain_table("")
     for name in ("method", "budget", "layer", "mIoU (lowest to highest run)"):
         table.add_column(name, overflow="fold")
     table.add_column("coverage", justify="right")
@@ -248,6 +246,40 @@ def _pseudo(rows: Sequence[PseudoRow], s: _Style) -> Table:
         runs = f"{row.n_replicates}x{row.n_seeds}"
         table.add_row(*map(Text, (row.method, row.budget, row.layer, score, short(row.coverage), runs)))
     return table
+
+
+def _compute(rows: Sequence[ComputeRow], s: _Style) -> Table:
+    """One line a method; one a budget where a method's steps or samples differ between budgets."""
+    table = plain_table(f"\n{rows[0].dataset}: compute, mean over trials")
+    for name in ("method", "budgets"):
+        table.add_column(name, overflow="fold")
+    for name in ("steps", "samples", "seconds", "peak\nMiB", "before:\nsteps", "\nsamples", "\nseconds"):
+        table.add_column(name, justify="right")
+    alike: dict[tuple[str, ...], list[ComputeRow]] = {}
+    for row in rows:
+        work = (row.steps, row.samples, row.pre_steps, row.pre_samples)
+        alike.setdefault((row.method, *map(str, work)), []).append(row)
+    for group in alike.values():
+        first = group[0]
+        n_budgets = sum(row.method == first.method for row in rows)
+        budgets = "all alike" if len(group) == n_budgets > 1 else ", ".join(row.budget for row in group)
+        memory = [row.peak_memory / 2**20 for row in group if row.peak_memory is not None]
+        seconds = [row.seconds for row in group if row.seconds is not None]
+        before = (first.pre_steps, first.pre_samples, _mean([row.pre_seconds for row in group]))
+        numbers = (first.steps, first.samples, _mean(seconds), _mean(memory))
+        cells = [_amount(number, s.dash) for number in numbers]
+        cells += [_amount(number, s.dash) if any(before) else s.dash for number in before]
+        table.add_row(*map(Text, (first.method, budgets, *cells)))
+    return table
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _amount(value: float | None, unknown: str) -> str:
+    """Three digits at least, thousands apart: ``1.53``, ``12,800``."""
+    return unknown if value is None else f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"
 
 
 def minutes(value: float | None, unknown: str) -> str:
@@ -265,10 +297,8 @@ def _gap_text(gap: Gap) -> Text:
 
 
 def _reading(board: Leaderboard, mark: str) -> str:
-    replicates = sorted({row.n_replicates for row in board.rows if row.n_replicates})
-    few = f" ({' or '.join(map(str, replicates))} here)" if replicates else ""
     return (
         f"\n{mark} not distinguishable from the best at its budget (full aside). Intervals: 95 %, {board.n_boot} "
-        "bootstrap draws over budget replicate, seed within replicate, and patient; with few replicates"
-        f"{few} they are optimistic. runs = replicates x seeds. Minutes of annotation are assumptions, not measured."
+        "bootstrap draws over budget replicate, seed within replicate, and patient, widened for how few these are. "
+        "runs = replicates x seeds. Minutes of annotation are assumptions, not measured."
     )

@@ -1,7 +1,7 @@
 """A stand-in for the W&B backend on loopback: what wandb 0.31 asks for, and the ways a server can fail.
 
-It answers the GraphQL operations, file streams and uploads of ``wandb.init`` and ``wandb sync`` and keeps what it was
-sent. It proves what the suite sends, not how W&B shows it.
+It answers the GraphQL operations, file streams and uploads of ``wandb.init``, ``wandb sync`` and saving a report, and
+keeps what it was sent. It proves what the suite sends, not how W&B shows it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,23 @@ from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-_ENTITY = "local"
+_ENTITY, _TIME = "local", "2026-01-01T00:00:00Z"
 _HISTORY, _SUMMARY = "wandb-history.jsonl", "wandb-summary.json"
 
 
 class Fault(StrEnum):
-    """How the server fails: it says nothing at all, nothing but the first answer, or that the key is wrong."""
+    """How the server fails.
+
+    It says nothing at all, nothing but the first answer, or that the key is wrong; or it does so with reports only.
+    """
 
     NONE = "none"
     SILENT = "silent"
     SILENT_TO_POSTS = "silent to posts"
     UNAUTHORISED = "unauthorised"
+    NO_REPORTS = "no reports"
+    SILENT_TO_REPORTS = "silent to reports"
+    FORGETS_ANSWER = "keeps a report and does not say so"
 
 
 @dataclass
@@ -57,6 +63,28 @@ class ReceivedRun:
         return {row["_step"]: row[key] for row in self.history.values() if key in row}
 
 
+@dataclass
+class ReceivedReport:
+    """What the server knows of one report: who it belongs to, and the last that was saved over it.
+
+    Attributes:
+        n_saved: how often it was.
+    """
+
+    entity: str
+    project: str
+    title: str = ""
+    description: str = ""
+    kind: str = ""
+    spec: dict[str, object] = field(default_factory=dict)
+    n_saved: int = 0
+
+    @property
+    def text(self) -> str:
+        """All of it, to look for words in."""
+        return json.dumps(self.spec)
+
+
 class WandbServer:
     """A server in threads of this process, for ``with``.
 
@@ -77,6 +105,7 @@ class WandbServer:
         self.fault = fault
         self.runs: dict[str, ReceivedRun] = keeps.runs if keeps else {}
         self.uploads: dict[str, bytes] = keeps.uploads if keeps else {}
+        self.reports: dict[str, ReceivedReport] = keeps.reports if keeps else {}
         self.operations: Counter[str] = Counter()
         self.unknown: list[str] = []
         self.keys: set[str] = set()
@@ -227,11 +256,21 @@ class _Handler(BaseHTTPRequestHandler):
     def _graphql(self, request: dict) -> None:
         name = request.get("operationName") or re.search(r"(?:query|mutation)\s+(\w+)", request["query"])[1]
         operation = getattr(self, f"_op_{name}", None)
+        fault = self._state.fault if name == "upsertView" else Fault.NONE
+        if fault is Fault.SILENT_TO_REPORTS:
+            self._state.closed.wait()
+        if fault is Fault.NO_REPORTS:
+            self._state.n_refused += 1
+            self._answer({"errors": [{"message": f"no reports for {sorted(self._state.keys)}"}]}, 403)
+            return
         with self._state.lock:
             self._state.operations[name] += 1
             if operation is None:
                 self._state.unknown.append(name)
             answer = operation(request.get("variables") or {}) if operation else {}
+        if fault is Fault.FORGETS_ANSWER:
+            self._state.closed.wait()
+            return
         self._answer({"data": answer})
 
     def _op_Viewer(self, _: dict) -> dict:
@@ -325,3 +364,56 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _store(self, kind: str, name: str) -> str:
         return f"{self._state.url}/storage/{kind}/{name}"
+
+    def _op_GetDefaultEntity(self, _: dict) -> dict:
+        return {"viewer": {"id": "u", "entity": _ENTITY}}
+
+    def _op_GetProjects(self, _: dict) -> dict:
+        person = {"id": "u", "entity": _ENTITY, "username": _ENTITY, "name": _ENTITY, "email": "a@b.c", "admin": False}
+        none = {"edges": []}
+        person |= {"flags": "{}", "teams": none, "apiKeys": none, "deletedAt": None}
+        shared = {"__typename": "Project", "id": "p", "createdAt": _TIME, "isBenchmark": False, "user": person}
+        names = sorted({run.project for run in self._state.runs.values()})
+        edges = [{"node": {**shared, "name": name, "entityName": _ENTITY}} for name in names]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": edges}}
+
+    def _op_ProjectInternalId(self, given: dict) -> dict:
+        known = any(run.project == given["projectName"] for run in self._state.runs.values())
+        return {"project": {"id": "p", "internalId": "UHJvamVjdDox"} if known else None}
+
+    def _op_ProjectViews(self, given: dict) -> dict:
+        edges = [
+            {"node": self._view(view_id, report), "cursor": view_id}
+            for view_id, report in self._state.reports.items()
+            if (report.entity, report.project, report.kind) == (given["entity"], given["project"], "runs")
+        ]
+        page = {"endCursor": None, "hasNextPage": False}
+        return {"project": {"allViews": {"edges": edges, "pageInfo": page}}}
+
+    def _op_upsertView(self, given: dict) -> dict:
+        reports = self._state.reports
+        view_id = given.get("id") or f"VmlldzoxMDA{self._state.operations['upsertView']}"
+        new = view_id not in reports
+        if new and given.get("id"):
+            return {"upsertView": None}  # it is gone, or someone else's
+        report = reports.setdefault(view_id, ReceivedReport(given["entityName"], given["projectName"]))
+        report.title, report.description, report.kind = given["displayName"], given["description"], given["type"]
+        report.spec = json.loads(given["spec"])
+        report.n_saved += 1
+        return {"upsertView": {"view": self._view(view_id, report), "inserted": new}}
+
+    def _view(self, view_id: str, report: ReceivedReport) -> dict:
+        project = {"id": "p", "name": report.project, "entityName": report.entity}
+        return {
+            "id": view_id,
+            "type": report.kind,
+            "name": view_id.lower(),
+            "displayName": report.title,
+            "description": report.description,
+            "project": project,
+            "user": {"username": _ENTITY, "photoUrl": "", "email": "a@b.c"},
+            "spec": report.text,
+            "createdAt": _TIME,
+            "updatedAt": _TIME,
+        }

@@ -62,6 +62,7 @@ def test_a_prediction_of_positions_comes_back_and_every_pixel_once(shape, panel_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stitching, "_PANEL_NUMBERS", numbers)
         patch.setattr(stitching, "_PIXELS_PER_BATCH", 5 * window_px**2)
+        patch.setattr(stitching, "_STRIP_PX", 7 * panel_px)
         for strip in strips(
             ByPosition(), reader(image), height, width, N_CODES, how(window_px, int(overlap * window_px), tta)
         ):

@@ -5,16 +5,15 @@ The real client talks to a stand-in for the server (``tests/wandb_server.py``).
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,138 +21,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tissuebench.comparison import comparison_key, results_folder
+from tests.benchmark.published import CURVE, KEY, SECONDS, Home, connector, new_home, result, wait_until
+from tests.wandb_server import Fault, WandbServer
 from tissuebench.looks import look_path, picture_of
 from tissuebench.publisher import Publisher
 from tissuebench.results.leaderboard import Row, build
 from tissuebench.results.pseudo import PseudoQuality
-from tissuebench.results.schema import TrialResult
-from tissuebench.results.store import ResultStore
 from tissuebench.sweep.jobs import Job, NodeKind
 
-_spec = importlib.util.spec_from_file_location("wandb_server", Path(__file__).parents[1] / "wandb_server.py")
-wandb_server = sys.modules["wandb_server"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(wandb_server)
-Fault, WandbServer = wandb_server.Fault, wandb_server.WandbServer
-
-CLASSES = ("glass", "tumour_a", "tumour_b")
-KEY = "feedc0de" * 5
-SECONDS = 120.0  # far more than anything here takes; a publisher that needed them all says so in its line
 STALL = 4.0  # of a server that fails
-CURVE = {10: 1.5, 20: 0.5}
-
-
-def result(number: int, method: str = "supervised") -> TrialResult:
-    rng = np.random.default_rng(number)
-    return TrialResult(
-        trial_id=f"{number:016x}",
-        dataset="tiny",
-        method=method,
-        budget="masks:3p",
-        minutes=6.0,
-        replicate=0,
-        seed=number % 3,
-        classes=CLASSES,
-        diagnoses={"A": ("tumour_a",), "B": ("tumour_b",)},
-        patient_ids=("p1", "p2"),
-        slide_ids=("s1", "s2"),
-        slide_diagnoses=("A", "B"),
-        counts=rng.integers(1, 50, (2, 3, 3)),
-        boundaries=np.cumsum(rng.integers(1, 9, (2, 3, 4)), axis=-1)[..., ::-1].copy(),
-        identity={"protocol": 7, "split": "x", "method": method, "config": {"gamma": 2.0}, "seed": number % 3},
-        environment={"packages": {"tissuebench": "9.8.7"}},
-        seconds={"fit": 1.0},
-        compute={"steps": 10, "samples": 80},
-    )
-
-
-class Home:
-    """A home with finished trials in its store."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.runs = path / "runs"
-        self.store = ResultStore(results_folder(path))
-        self.results: list[TrialResult] = []
-
-    def add(self, *results: TrialResult) -> None:
-        for one in results:
-            self.store.write(one)
-            folder = self.runs / "trials" / one.trial_id
-            folder.mkdir(parents=True)
-            folder.joinpath("history.jsonl").write_text(
-                "".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in CURVE.items())
-            )
-            self.results.append(one)
-
-    def publish(self, stall_seconds: float = SECONDS) -> str:
-        """As a sweep does it: every trial when it is over, the table at the end."""
-        with Publisher(self.path, stall_seconds=stall_seconds) as publisher:
-            return self.publish_with(publisher)
-
-    def publish_with(self, publisher: Publisher) -> str:
-        for one in self.results:
-            publisher.trial(one.trial_id)
-        publisher.board(build(self.results).rows, [one.trial_id for one in self.results])
-        return publisher.close(SECONDS)
-
-    def sync(self) -> None:
-        """What the line tells the user to type."""
-        command = [sys.executable, "-P", "-m", "wandb", "sync", str(self.runs / "wandb")]
-        subprocess.run(command, check=True, timeout=SECONDS, cwd=self.path, capture_output=True)
-
-    def folders(self) -> list[str]:
-        """Run ids by folder: an id that is here twice was written twice."""
-        return sorted(path.stem.removeprefix("run-") for path in self.runs.glob("wandb/offline-run-*/*.wandb"))
-
-    def run_ids(self) -> list[str]:
-        return sorted([one.trial_id for one in self.results] + [self.board_id])
-
-    @property
-    def board_id(self) -> str:
-        return f"leaderboard-{comparison_key(self.results[0])[:16]}"
-
-    def processes(self) -> dict[int, str]:
-        """Pid -> command of what still works on this home, the service of wandb included."""
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if str(self.path).encode() in (folder / "environ").read_bytes() and int(folder.name) != os.getpid():
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-        return found
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Home:
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("HOME", str(tmp_path / "account"))
-    made = Home(tmp_path / "bench")
-    made.add(*map(result, range(3)))
-    yield made
-    wait_until(lambda: not made.processes(), f"processes left: {made.processes()}")
+def home(tmp_path, monkeypatch):
+    yield from new_home(tmp_path, monkeypatch, *map(result, range(3)))
 
 
 @pytest.fixture
 def connect(monkeypatch):
-    """Use this server from now on."""
-
-    def use(url: str, key: str = KEY) -> None:
-        monkeypatch.setenv("WANDB_BASE_URL", url)
-        monkeypatch.setenv("WANDB_API_KEY", key)
-
-    return use
-
-
-def wait_until(condition, complaint: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, complaint
-        time.sleep(0.05)
+    return connector(monkeypatch)
 
 
 def assert_complete(server, home: Home) -> None:
@@ -166,7 +52,10 @@ def assert_complete(server, home: Home) -> None:
         assert run.group == f"tiny/{one.method}/masks:3p"[:128]
         assert set(run.tags) == {"tissuebench 9.8.7", "tiny", one.method[:64], "masks:3p", "protocol 7"}
         assert run.config["config"] == {"gamma": 2.0}
-        assert run.config["budget"] == "masks:3p"
+        own = {"dataset": "tiny", "method": one.method, "budget": "masks:3p", "minutes": 6, "replicate": 0}
+        assert {**own, "seed": one.seed, "comparison": home.board_id.partition("-")[2]}.items() <= run.config.items()
+        assert run.summary["train/loss"] == CURVE[20]
+        assert run.curve("train/step") == {step: step for step in CURVE}
         assert run.curve("train/loss") == CURVE
         scores = {row.metric: row.mean for row in build([one], n_boot=2).rows if row.mean is not None}
         assert {name: run.summary[f"test/{name}"] for name in scores} == scores
@@ -185,7 +74,8 @@ def test_online_each_trial_is_one_run_however_often_the_command_is_typed(home, c
         monkeypatch.setenv(name, "someone_elses")  # typed within another W&B session
     with WandbServer() as server:
         connect(server.url)
-        assert home.publish() == "W&B: 4 runs and the leaderboard are online"
+        (where,) = re.findall("W&B: 4 runs and the leaderboard are online, the report is (.*)", home.publish())
+        assert where.startswith(f"{server.url}/local/tissuebench/reports/TissueBench-on-tiny--")
         assert_complete(server, home)
         assert server.keys == {KEY}
         received = server.operations.copy()
@@ -210,8 +100,9 @@ def test_offline_everything_waits_once_and_sync_sends_it_from_any_account(home, 
         home.sync()
         assert_complete(server, home)
         received = server.operations.copy()
-        assert "online" in home.publish()
-        assert server.operations == received
+        assert "online, the report is" in home.publish()
+        assert {name: server.operations[name] for name in ("upsertView",)} == {"upsertView": 1}
+        assert not {"UpsertBucket", "CreateArtifact", "CreateRunFiles"} & set(server.operations - received)
 
 
 def test_offline_by_request_asks_no_server(home, connect, monkeypatch):

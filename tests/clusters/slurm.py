@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.debian import missing_after_install
 
 _TOOLS = ("slurmctld", "slurmd", "munged", "sbatch", "scontrol")
 _PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -128,21 +129,9 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
 def _need_slurm() -> None:
     if os.geteuid() != 0:
         pytest.skip("a SLURM of one's own needs root")
-    if any(shutil.which(tool, path=_PATH) is None for tool in _TOOLS):
-        with (Path(tempfile.gettempdir()) / "tissuebench-apt.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            _install()
-    missing = [tool for tool in _TOOLS if shutil.which(tool, path=_PATH) is None]
+    missing = missing_after_install(_TOOLS, ("slurm-wlm", "munge"), _PATH)
     if missing:
         pytest.skip(f"no SLURM on this machine and none to be had from apt-get: {', '.join(missing)} missing")
-
-
-def _install() -> None:
-    if shutil.which("apt-get") is None:
-        return
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (("update",), ("install", "-y", "--no-install-recommends", "slurm-wlm", "munge")):
-        subprocess.run(("apt-get", "-qq", *command), env=quiet, capture_output=True, timeout=300, check=False)
 
 
 def _configure(folder: Path) -> None:

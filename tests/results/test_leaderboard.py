@@ -10,7 +10,11 @@ from rich.console import Console
 
 from tissuebench.errors import DataError
 from tissuebench.results.compare import compare
+from tissuebench.results.draws import Draws
 from tissuebench.results.leaderboard import CellKey, Row, build
+from tissuebench.results.metrics import lower_is_better
+from tissuebench.results.panel import panels
+from tissuebench.results.stats import score
 from tissuebench.results.store import Failure
 from tissuebench.results.table import render, render_comparisons, short, signed, to_csv, to_json
 
@@ -94,6 +98,7 @@ def test_the_same_results_in_any_order_give_the_same_table(results):
     for r in results:
         back = slice(None, None, -1)
         per_slide = ("patient_ids", "slide_ids", "slide_diagnoses", "counts", "boundaries")
+        per_slide += ("calibration", "slide_seconds")
         columns = {name: getattr(r, name)[back] for name in per_slide}
         flipped.append(replace(r, **columns))
     assert build(flipped, n_boot=200) == build(results, n_boot=200)
@@ -122,6 +127,39 @@ def test_only_a_clear_best_wins(results):
     assert {r.method for r in pick(without, budget="masks:3p", metric="miou") if r.tie} == {"supervised", "same"}
     alone = build([r for r in results if r.method in ("supervised", "full")], n_boot=50)
     assert not any(row.tie for row in alone.rows)
+
+
+def test_ties_are_those_of_the_interval_to_the_best_of_each_metric(results):
+    """Marked one by one, from all metrics of each difference at once."""
+    board = build(results, n_boot=200)
+    (panel,) = panels(results)
+    draws = Draws(panel.dataset, len(panel.patients), 200)
+    bests = set()
+    for budget in ("masks:3p", "masks:25%"):
+        scored = {m: score(panel.cells[m, budget], draws.patients) for m in ("supervised", "good", "same")}
+        for j, metric in enumerate(panel.metrics):
+            rows = {row.method: row for row in pick(board, budget=budget, metric=metric)}
+            best = (min if lower_is_better(metric) else max)(sorted(rows), key=lambda name: rows[name].mean)
+            bests.add(best)
+            for method, row in rows.items():
+                diff = draws.difference(scored[method], scored[best])
+                assert row.tie == (method == best or diff.low[j] <= 0 <= diff.high[j]), (budget, metric, method)
+    assert len(bests) > 1
+
+
+def test_an_error_is_better_when_it_is_lower(make_trial):
+    def one(method, seed, confidence):
+        result = make_trial(method, seed=seed, rng=np.random.default_rng(seed))
+        calibration = np.zeros_like(result.calibration)
+        pixels = result.counts.sum((1, 2))
+        right = np.diagonal(result.counts, axis1=1, axis2=2).sum(-1)
+        calibration[:, 7] = np.stack([pixels, confidence * pixels, right], -1)
+        return replace(result, calibration=calibration)
+
+    both = [one(method, seed, c) for method, c in (("supervised", 0.95), ("modest", 0.6)) for seed in range(2)]
+    board = build(both, n_boot=100)
+    assert {row.method for row in pick(board, metric="ece") if row.tie} == {"modest"}
+    assert {row.method for row in pick(board, metric="miou") if row.tie} == {"supervised", "modest"}
 
 
 def test_a_pair_that_shares_no_run_is_a_tie(results, make_trial):
@@ -198,8 +236,8 @@ def test_a_class_that_is_nowhere_has_no_score(make_trial):
 def test_the_table_fits_120_columns_as_plain_text(results):
     text = printed(build(results, n_boot=100))
     assert max(map(len, text.splitlines())) <= 120 and "\x1b" not in text
-    assert "balanced" in text and "Dice per class" in text and "2x2/6" in text
-    assert "100 bootstrap draws" in text.replace("\n", " ") and "optimistic" in text and "assumptions" in text
+    assert "balanced" in text and "Dice per class" in text and "2x2/6" in text and "[low, high]" in text
+    assert "100 bootstrap draws" in text.replace("\n", " ") and "widened for how few" in " ".join(text.split()) and "assumptions" in text
     wide = printed(build(results, n_boot=100), width=170)
     line = next(line for line in wide.splitlines() if line.startswith("good"))
     assert " • [." in line and "…" not in text
@@ -258,7 +296,8 @@ def test_the_name_without_settings_is_enough_where_it_says_which(results):
 
 
 def test_torch_is_never_imported():
-    modules = ["compare", "draws", "leaderboard", "metrics", "panel", "schema", "stats", "store", "table"]
+    modules = ["compare", "compute", "draws", "export", "latex", "leaderboard", "metrics", "panel", "relations"]
+    modules += ["schema", "stats", "store", "table"]
     imports = ", ".join(f"tissuebench.results.{name}" for name in modules)
     heavy = {"torch", "lightning", "zarr", "wandb", "pandas"}
     code = f"import sys, {imports}; print(sorted({heavy} & set(sys.modules)))"
@@ -273,9 +312,9 @@ def test_the_settings_of_the_only_arm_of_a_method_are_said_below_the_table(make_
     text = printed(board, width=200)
     lines = text.splitlines()
     assert [line for line in lines if "decay" in line] == ["mine: with decay=0.95, layers=['deep', 'middle']"]
-    assert sum(line.startswith("mine ") for line in lines) == 2  # of the scores, and of the classes
+    assert sum(line.startswith("mine ") for line in lines) == 3  # of the scores, the classes, and the compute
     for method in theirs:
-        assert sum(line.startswith(f"{method} ") for line in lines) == 2
+        assert sum(line.startswith(f"{method} ") for line in lines) == 3
     assert {row.method for row in board.rows} == {"supervised", ours, *theirs}  # machines read the whole name
 
 

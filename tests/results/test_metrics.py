@@ -170,3 +170,33 @@ def test_boundary_f1_is_that_of_precision_and_recall():
 )
 def test_boundary_f1_at_its_ends(counts, f1):
     np.testing.assert_array_equal(metrics.boundary_f1(np.array(counts)), f1)
+
+
+@pytest.mark.parametrize("absent", [(), (3,), (0, 4)])
+def test_equal_to_scikit_learn(absent):
+    """Classes absent from truth and prediction are unknown to scikit-learn, and left out here."""
+    from sklearn import metrics as reference
+
+    rng = np.random.default_rng(8)
+    present = [c for c in range(5) if c not in absent]
+    truth = rng.choice(present, 4000)
+    predicted = np.where(rng.random(4000) < 0.6, truth, rng.choice(present, 4000))
+    counts = reference.confusion_matrix(truth, predicted, labels=range(5))
+    known = {"labels": present, "average": None}
+    np.testing.assert_allclose(metrics.iou(counts)[present], reference.jaccard_score(truth, predicted, **known))
+    np.testing.assert_allclose(metrics.dice(counts)[present], reference.f1_score(truth, predicted, **known))
+    assert np.isnan(metrics.iou(counts)[list(absent)]).all()
+    assert metrics.miou(counts) == pytest.approx(
+        reference.jaccard_score(truth, predicted, labels=present, average="macro")
+    )
+    assert metrics.fwiou(counts) == pytest.approx(reference.jaccard_score(truth, predicted, average="weighted"))
+    assert metrics.pixel_accuracy(counts) == pytest.approx(reference.accuracy_score(truth, predicted))
+
+
+def test_balanced_accuracy_is_that_of_scikit_learn():
+    from sklearn.metrics import balanced_accuracy_score
+
+    rng = np.random.default_rng(9)
+    truth, predicted = rng.integers(0, 3, 40), rng.integers(0, 3, (2, 40))
+    ours = metrics.balanced_accuracy(predicted, truth, np.ones((1, 40)))[0]
+    np.testing.assert_allclose(ours, [balanced_accuracy_score(truth, one) for one in predicted])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tissuebench.errors import DataError
-from tissuebench.results import metrics, stats
+from tissuebench.results import metrics, spread, stats
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,81 @@ def slow_weights(rng, runs, n_boot):
 @pytest.mark.parametrize("runs", [[(0, 0)], [(0, 0), (0, 1), (1, 0), (1, 1)], [(0, 0), (0, 1), (0, 2), (1, 5), (2, 0)]])
 def test_vectorised_equals_a_slow_loop(runs):
     data, n_boot = sample(np.random.default_rng(0), runs), 60
-    got = stats.bootstrap(data, np.random.default_rng(7), n_boot)
+    scored = stats.score(data, stats.patient_weights(np.random.default_rng(7), 8, n_boot))
+    mean, got = stats.run_means(scored, run_weights_after_patients(data, n_boot))
     rng = np.random.default_rng(7)
     patients = rng.integers(0, 8, size=(n_boot, 8))
-    draws = [
-        np.mean([metrics.miou(sum(data.counts[r, p] for p in patients[b])) for r in taken])
-        for b, taken in enumerate(slow_weights(rng, runs, n_boot))
-    ]
-    np.testing.assert_allclose([got.low[0], got.high[0]], np.percentile(draws, [2.5, 97.5]), rtol=1e-12)
+    draws = np.array(
+        [
+            np.mean([metrics.miou(sum(data.counts[r, p] for p in patients[b])) for r in taken])
+            for b, taken in enumerate(slow_weights(rng, runs, n_boot))
+        ]
+    )
+    assert mean[0] == pytest.approx(np.mean([metrics.miou(run.sum(0)) for run in data.counts]))
+    stretch = slow_reach(data, patients) / (1.959964 * draws.std())
+    np.testing.assert_allclose(got[:, 0], mean[0] + stretch * (draws - mean[0]), rtol=1e-6)
+    bounds = stats.bootstrap(data, np.random.default_rng(7), n_boot)
+    np.testing.assert_allclose([bounds.low[0], bounds.high[0]], np.percentile(got[:, 0], [2.5, 97.5]), rtol=1e-12)
+
+
+def run_weights_after_patients(data, n_boot):
+    rng = np.random.default_rng(7)
+    stats.patient_weights(rng, 8, n_boot)
+    return stats.run_weights(rng, data.runs, n_boot)
+
+
+def slow_reach(data, patients):
+    """Half-width of the interval of mIoU in the letters of ``spread``, one number after the other."""
+    n_patients = data.counts.shape[1]
+    point = [metrics.miou(run.sum(0)) for run in data.counts]
+    draws = [[metrics.miou(run[chosen].sum(0)) for run in data.counts] for chosen in patients]
+    moved = np.array(draws) - point
+    of_patients = n_patients / (n_patients - 1) * moved.mean(1).var()
+    if len(point) == 1:
+        return scipy.stats.t.ppf(0.975, n_patients - 1) * np.sqrt(of_patients)
+    replicates = sorted({r for r, _ in data.runs})
+    members = [[i for i, (r, _) in enumerate(data.runs) if r == own] for own in replicates]
+    n, of_runs, of_both = len(members), 0.0, 0.0
+    for inside in members:
+        of_runs += n / (n - 1) * sum((point[i] - np.mean(point)) / len(point) for i in inside) ** 2
+        apart = sum((moved[:, i] - moved.mean(1)) / len(point) for i in inside)
+        of_both += n / (n - 1) * n_patients / (n_patients - 1) * apart.var()
+    extra = max(of_runs - of_both, 0)
+    total = of_patients + extra
+    df = max(total**2 / (of_patients**2 / (n_patients - 1) + of_runs**2 / (n - 1)), 1)
+    t_patients, t_runs = (scipy.stats.t.ppf(0.975, d) for d in (n_patients - 1, n - 1))
+    cochran = (of_patients * t_patients + extra * t_runs) / total
+    return np.sqrt(total) * (scipy.stats.t.ppf(0.975, df) + cochran) / 2
+
+
+def test_draws_of_a_mean_are_a_t_interval_where_patients_are_one_number_each():
+    """One run, equal sizes: the standard error of a mean, with the quantile of Student's t."""
+    right = np.array([60, 70, 75, 80, 90, 95])
+    counts = np.zeros((1, 6, 2, 2))
+    counts[0, :, 0, 0], counts[0, :, 0, 1] = right, 100 - right
+    scored = stats.score(
+        Counted(((0, 0),), tuple("abcdef"), counts), stats.patient_weights(np.random.default_rng(0), 6, 20000)
+    )
+    half = spread.reach(scored.runs, 6, scored.point, scored.draws)[1]
+    expected = scipy.stats.t.ppf(0.975, 5) * right.std(ddof=1) / 100 / np.sqrt(6)
+    assert half == pytest.approx(expected, rel=0.02)
+
+
+def test_replicates_without_an_interaction_are_a_t_interval():
+    """All patients alike: only replicates differ, and 3 of them have 2 degrees of freedom."""
+    accuracy = np.array([0.6, 0.7, 0.85])
+    point, draws = accuracy[:, None], np.tile(accuracy[:, None], (50, 1, 1))
+    half = spread.reach([(0, 0), (1, 0), (2, 0)], 10, point, draws)
+    assert half[0] == pytest.approx(scipy.stats.t.ppf(0.975, 2) * accuracy.std(ddof=1) / np.sqrt(3))
+    seeds = spread.reach([(0, 0), (0, 1), (0, 2)], 10, point, draws)  # of one replicate: they take its place
+    assert seeds[0] == half[0]
+
+
+def test_draws_of_a_difference_reach_from_minus_one_to_one():
+    data = sample(np.random.default_rng(0))
+    scored = stats.score(data, stats.patient_weights(np.random.default_rng(0), 8, 10))
+    both = stats.pair(scored, scored)
+    assert scored.span == (0.0, 1.0) and both.span == both.at(both.runs[:1]).span == (-1.0, 1.0)
 
 
 def test_identical_methods_differ_by_exactly_nothing():
@@ -119,19 +186,6 @@ def test_resamples_without_a_score_are_dropped():
     got = stats.bootstrap(Counted(((0, 0),), tuple("abcd"), counts), np.random.default_rng(0), 1000)
     assert 0.6 < got.n_valid[0] / 1000 < 0.76  # 1 - (3/4)^4 = .68
     assert got.low[1] == got.high[1] == got.mean[1] == pytest.approx(0.85)
-
-
-def test_coverage_over_patients():
-    rng = np.random.default_rng(5)
-    runs, n_patients, n_sims, covered = ((0, 0),), 40, 200, 0
-    truth = 0.7  # every patient has the same number of pixels: accuracy is a mean over patients
-    for _ in range(n_sims):
-        right = rng.binomial(200, np.clip(rng.normal(truth, 0.1, n_patients), 0, 1))
-        counts = np.zeros((1, n_patients, 2, 2))
-        counts[0, :, 0, 0], counts[0, :, 0, 1] = right, 200 - right
-        got = stats.bootstrap(Counted(runs, tuple(map(str, range(n_patients))), counts), rng, 500)
-        covered += got.low[1] <= truth <= got.high[1]
-    assert 0.90 <= covered / n_sims <= 0.99
 
 
 def test_run_weights_resample_seeds_within_replicates():

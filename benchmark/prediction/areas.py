@@ -1,0 +1,56 @@
+"""How much of a predicted slide is what: a table of classes."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tissuebench.datasets.pyramid import SHARD_PX, blocks
+from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
+from tissuebench.prediction.aside import written_aside
+from tissuebench.prediction.labels import Labels
+
+_HEADER = ("class", "pixels", "share", "area_mm2")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassArea:
+    """One class of a slide.
+
+    Attributes:
+        pixels: of the prediction.
+        share: of all predicted pixels; 0 where there are none.
+        area_mm2: square millimetres; None where the resolution is not known.
+    """
+
+    name: str
+    pixels: int
+    share: float
+    area_mm2: float | None
+
+
+def class_areas(labels: Labels, class_map: ClassMap, mpp: float | None) -> list[ClassArea]:
+    """The area of every class, in the order of the class map; ``mpp`` in micrometres a pixel of ``labels``."""
+    counts = np.zeros(IGNORE_LABEL + 1, np.int64)
+    for block in blocks(labels.height, labels.width, SHARD_PX):
+        counts += np.bincount(labels.read(*block).ravel(), minlength=len(counts))
+    pixels = counts[: len(class_map)].tolist()
+    total = max(1, sum(pixels))
+    return [
+        ClassArea(name, count, count / total, None if mpp is None else count * mpp**2 / 1e6)
+        for name, count in zip(class_map.names, pixels, strict=True)
+    ]
+
+
+def write_areas(path: Path, areas: Sequence[ClassArea]) -> None:
+    """Write the table as CSV with the columns class, pixels, share and area_mm2, empty where that is not known."""
+    with written_aside(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_HEADER)
+        for area in areas:
+            square = "" if area.area_mm2 is None else f"{area.area_mm2:.6g}"
+            writer.writerow((area.name, area.pixels, f"{area.share:.6g}", square))

@@ -1,0 +1,25 @@
+"""Where the labels of a predicted slide are read from, block by block."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_PX = 2048
+"""Edge of what is looked at together."""
+
+
+class Labels(Protocol):
+    """Class ids of a slide. ``height``, ``width`` in pixels."""
+
+    @property
+    def height(self) -> int: ...  # noqa: D102
+
+    @property
+    def width(self) -> int: ...  # noqa: D102
+
+    def read(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
+        """(height, width) uint8 of a block within the slide, ``IGNORE_LABEL`` where nothing was predicted."""
+        ...

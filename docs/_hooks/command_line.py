@@ -1,0 +1,42 @@
+"""The page of the command line: what ``tissuebench --help`` says of every command when the site is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+from mkdocs.structure.files import File
+
+from tissuebench.cli import cli
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+
+_WIDTH = 96
+_HEAD = """# Command line
+
+What `tissuebench --help` and the help of each command say. Standard output carries what was asked for, progress and
+notes go to standard error. Exit codes: 0 done, 1 a defect of TissueBench itself (or a method that breaks the contract),
+2 bad input, 3 some trials failed, 130 interrupted; see [Questions and trouble](../trouble.md#exit-codes).
+"""
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ("tissuebench",)) -> Iterator[tuple[str, click.Context]]:
+    """Every command below ``command`` and itself, in the order of the help, with the context of its help."""
+    context = click.Context(command, info_name=" ".join(path), terminal_width=_WIDTH, max_content_width=_WIDTH)
+    yield " ".join(path), context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            yield from commands(command.commands[name], (*path, name))
+
+
+def on_files(files: Files, config: MkDocsConfig, **_: object) -> Files:
+    """Add the page."""
+    parts = [_HEAD]
+    for name, context in commands(cli):
+        level = "##" if name.count(" ") < 2 else "###"
+        parts.append(f"{level} `{name}`\n\n```text\n{context.get_help()}\n```\n")
+    files.append(File.generated(config, "reference/command_line.md", content="\n".join(parts)))
+    return files

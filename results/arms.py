@@ -1,0 +1,36 @@
+"""Names of arms: a method, and in brackets the settings that differ from its defaults."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Set
+
+from tissuebench.errors import DataError, unknown_name
+
+
+def short_names(arms: Set[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """``method`` for ``method[settings]`` where no other arm is of that method, by arm; and its settings, by method."""
+    methods = Counter(arm.partition("[")[0] for arm in arms)
+    short = {arm: name if methods[name := arm.partition("[")[0]] == 1 else arm for arm in sorted(arms)}
+    return short, {name: arm[len(name) + 1 : -1].replace(",", ", ") for arm, name in short.items() if arm != name}
+
+
+def find_arm(name: str, arms: Collection[str], where: str) -> str:
+    """The arm of this name, or the only one whose name is this one, and settings in brackets.
+
+    Args:
+        name: with or without settings.
+        arms: known ones.
+        where: what the arms are of, for the error.
+
+    Raises:
+        DataError: there is none, or several.
+    """
+    if name in arms:
+        return name
+    found = sorted(arm for arm in arms if arm.partition("[")[0] == name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise DataError(f"{where}: {len(found)} arms are of method {name!r}: say which: {', '.join(found)}")
+    raise DataError(f"{where}: {unknown_name('method', name, arms)}")

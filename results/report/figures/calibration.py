@@ -1,0 +1,91 @@
+"""Whether confidence can be believed: reliability diagrams, a panel a method."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.collections import LineCollection
+
+from tissuebench.results.report.figures.curves import MOST
+from tissuebench.results.report.figures.sheet import Margins, Sheet
+from tissuebench.results.report.looks import LINE, SOFT
+from tissuebench.results.report.picture import Picture, Record
+from tissuebench.results.report.view import CellView, View
+from tissuebench.results.table import short
+
+_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def calibration(view: View, budget: str, number: int) -> list[Picture]:
+    """One picture of a budget, or none without calibration."""
+    every = [cell for cell in view.with_full(budget) if cell.calibration[:, 0].sum() > 0]
+    cells = every[:MOST]
+    if not cells:
+        return []
+    sheet = Sheet(
+        [f"reliability of {view.looks[cell.method].name}" for cell in cells], (252, 276), Margins(34, 42, 14, 36), 3
+    )
+    records: list[Record] = []
+    for panel, cell in zip(sheet.panels, cells, strict=True):
+        pixels, confidence, right = cell.calibration.T
+        there = pixels > 0
+        x, y = confidence[there] / pixels[there], right[there] / pixels[there]
+        share = pixels / pixels.sum()
+        look = view.looks[cell.method]
+        panel.head(look, _beside(cell, float((confidence.sum() - right.sum()) / pixels.sum())))
+        panel.ax.set_xlim(0, 1)
+        panel.ax.set_ylim(0, 1)
+        panel.x_ticks(_TICKS, ["0", ".25", ".5", ".75", "1"], "confidence")
+        panel.y_ticks(_TICKS, ["0", ".25", ".5", ".75", "1"])
+        edges = np.arange(len(share)) / len(share)
+        panel.ax.bar(
+            edges[there], 0.24 * share[there] / share.max(), width=0.9 / len(share), align="edge", color=LINE, zorder=1
+        )
+        panel.ax.plot([0, 1], [0, 1], color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
+        gaps = [[(a, a), (a, b)] for a, b in zip(x, y, strict=True)]
+        panel.ax.add_collection(
+            LineCollection(gaps, colors=look.color, linewidths=5, alpha=0.25, zorder=1.5), autolim=False
+        )
+        panel.ax.plot(
+            x,
+            y,
+            color=look.color,
+            linewidth=1.8,
+            marker=look.marker,
+            markersize=5.5,
+            markeredgewidth=0,
+            zorder=3,
+            clip_on=False,
+        )
+        for i in range(len(share)):
+            seen = pixels[i] > 0
+            records.append(
+                {
+                    "dataset": view.subject.dataset,
+                    "method": cell.method,
+                    "budget": cell.budget,
+                    "from": i / len(share),
+                    "to": (i + 1) / len(share),
+                    "pixels": float(pixels[i]),
+                    "confidence": float(confidence[i] / pixels[i]) if seen else None,
+                    "accuracy": float(right[i] / pixels[i]) if seen else None,
+                }
+            )
+    more = len(every) - len(cells)
+    return [
+        sheet.picture(
+            f"{view.slug}-calibration-{number}",
+            f"{view.title}: can confidence be believed, at {budget}",
+            "Share of pixels that are right (up) by the probability given to the predicted class (across), "
+            "pooled over patients and "
+            "runs; on the dashed line confidence is what it says, below it the method is too sure of itself. "
+            "Bars at the bottom: how "
+            "many pixels have that confidence." + (f" {more} more methods are left out here." if more else ""),
+            records,
+        )
+    ]
+
+
+def _beside(cell: CellView, over: float) -> str:
+    row = cell.row("ece")
+    ece = "" if row is None or row.mean is None else f"ECE {short(row.mean)}, "
+    return ece + ("over" if over > 0 else "under") + f"confident by {short(abs(over))}"

@@ -1,0 +1,120 @@
+"""Average ranks with the critical difference (Demsar, JMLR 2006), lying on its side: a line a method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.collections import LineCollection
+
+from tissuebench.results.report.figures.parts import interval
+from tissuebench.results.report.figures.sheet import LARGE, SMALL, Margins, Panel, Sheet
+from tissuebench.results.report.looks import INK, SOFT, Look, metric_name
+from tissuebench.results.report.picture import Picture, Record
+from tissuebench.results.table import short
+
+if TYPE_CHECKING:
+    from tissuebench.results.ranks import Ranking
+
+_ROW = 19.0
+
+
+def ranks(slug: str, rankings: Sequence[Ranking], looks: Mapping[str, Look]) -> list[Picture]:
+    """One picture, a panel a ranking; none without rankings of two methods.
+
+    Args:
+        slug: what the file name begins with.
+        rankings: those of one metric.
+        looks: by arm.
+    """
+    rankings = [ranking for ranking in rankings if len(ranking.rows) > 1]
+    if not rankings:
+        return []
+    most = max(len(ranking.rows) for ranking in rankings)
+    sheet = Sheet(
+        [f"average ranks at {ranking.budget}" for ranking in rankings],
+        (384, 82 + _ROW * most + 36),
+        Margins(178, 82, 62, 36),
+        3,
+    )
+    records: list[Record] = []
+    for panel, ranking in zip(sheet.panels, rankings, strict=True):
+        _draw(panel, ranking, looks, most)
+        for row in ranking.rows:
+            records.append(
+                {
+                    "metric": ranking.metric,
+                    "budget": ranking.budget,
+                    "method": row.method,
+                    "rank": row.rank,
+                    "low": row.low,
+                    "high": row.high,
+                    "n_blocks": row.n_blocks,
+                    "friedman_p": ranking.friedman_p,
+                    "critical_difference": ranking.critical_difference,
+                }
+            )
+    return [
+        sheet.picture(
+            f"{slug}-ranks",
+            f"Average ranks in {metric_name(rankings[0].metric)}",
+            "1 is best. A mark is the mean rank over blocks (what a block is stands in each panel), the line "
+            "its 95 % interval. "
+            "Methods that a bar at the right joins differ by less than the critical difference (Nemenyi, 5 %). "
+            "Where Friedman's test "
+            "does not reject, no two of them should be told apart.",
+            records,
+        )
+    ]
+
+
+def _draw(panel: Panel, ranking: Ranking, looks: Mapping[str, Look], most: int) -> None:
+    rows = sorted(ranking.rows, key=lambda row: (row.rank, row.method))
+    n = len(rows)
+    panel.text(0, 16, f"{ranking.budget}", size=LARGE, bold=True)
+    panel.text(0, 30, f"{ranking.n_blocks} blocks: {ranking.blocks}", size=SMALL, color=SOFT)
+    panel.text(0, 43, f"Friedman {_p(ranking.friedman_p)}", size=SMALL, color=SOFT)
+    panel.ax.set_xlim(0.7, n + 0.3)
+    panel.ax.set_ylim(most - 0.5, -0.5)
+    ticks = range(1, n + 1, 1 if n <= 12 else -(-n // 12))
+    panel.x_ticks(list(ticks), [str(tick) for tick in ticks], "mean rank (left is better)")
+    for i, row in enumerate(rows):
+        look = looks[row.method]
+        panel.text(170, 82 + _ROW * (i + 0.5) + 4, look.name, size=10, side="right")
+        low, high = (row.rank if end is None else end for end in (row.low, row.high))
+        interval(panel.ax, i, (row.rank, low, high), look)
+    width = ranking.critical_difference
+    if width is not None and width < n:
+        ends = [
+            np.array([[1, -1.25], [1 + width, -1.25]]),
+            *(np.array([[end, -1.5], [end, -1.0]]) for end in (1, 1 + width)),
+        ]
+        panel.ax.add_collection(LineCollection(ends, colors=INK, linewidths=1.3, clip_on=False), autolim=False)
+        panel.ax.annotate(
+            f"critical difference {width:.2f}",
+            (1, -1.25),
+            xytext=(0, 8),
+            textcoords="offset points",
+            fontsize=SMALL,
+            color=SOFT,
+            annotation_clip=False,
+        )
+    place = {row.method: i for i, row in enumerate(rows)}
+    bars = sorted(
+        (min(found), max(found))
+        for group in ranking.groups
+        if len(found := [place[m] for m in group if m in place]) > 1
+    )
+    per_pixel = (n - 0.4) / panel.ax.get_window_extent().width
+    segments = [
+        [(n + 0.3 + (8 + 8 * j) * per_pixel, a - 0.25), (n + 0.3 + (8 + 8 * j) * per_pixel, b + 0.25)]
+        for j, (a, b) in enumerate(bars[:6])
+    ]
+    panel.ax.add_collection(
+        LineCollection(segments, colors=INK, linewidths=3, alpha=0.75, clip_on=False), autolim=False
+    )
+
+
+def _p(value: float | None) -> str:
+    return "was not tested" if value is None else "p < .001" if value < 0.001 else f"p = {short(value)}"

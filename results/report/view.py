@@ -1,0 +1,178 @@
+"""The numbers of one subject, lined up for figures: complete cells, patients by difficulty, budgets by minutes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tissuebench.results.compute import ComputeRow, compute_rows
+from tissuebench.results.leaderboard import UPPER, Row
+from tissuebench.results.metrics import Floats
+from tissuebench.results.panel import panels
+from tissuebench.results.report.looks import Look
+from tissuebench.results.report.subject import Subject
+from tissuebench.results.schema import TrialResult
+
+PRIMARY = "miou"
+Key = tuple[str, str]
+"""(method, budget)"""
+
+
+@dataclass(frozen=True, eq=False)
+class CellView:
+    """One complete cell.
+
+    Attributes:
+        rows: of the leaderboard, by metric.
+        own: (P, R) each patient's own score in ``PRIMARY``, in each run; nan where there is none.
+        counts: (K, K) int64 pixels over all slides and runs.
+        calibration: (15, 3) likewise.
+        compute: what it took.
+    """
+
+    method: str
+    budget: str
+    minutes: float
+    rows: Mapping[str, Row]
+    own: Floats
+    counts: npt.NDArray[np.int64]
+    calibration: Floats
+    compute: ComputeRow
+
+    def row(self, metric: str = PRIMARY) -> Row | None:
+        """Its row in a metric, if that has a number."""
+        found = self.rows.get(metric)
+        return found if found is not None and found.mean is not None else None
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One subject.
+
+    Attributes:
+        slug: safe as a file name and as an id.
+        title: the data set, and its number where a report has several groups of it.
+        looks: of the methods, by arm.
+        cells: complete ones, by method and budget, in the order of the leaderboard.
+        budgets: that another method than ``full`` has, with their minutes, cheapest first.
+        metrics: scores of the test part, in the order of the leaderboard.
+        patients: the hardest first, by mean over all cells.
+        shares: of the classes, in the annotated test pixels.
+    """
+
+    slug: str
+    title: str
+    subject: Subject
+    looks: Mapping[str, Look]
+    cells: Mapping[Key, CellView]
+    budgets: tuple[tuple[str, float], ...]
+    metrics: tuple[str, ...]
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    shares: tuple[float, ...]
+    patients: tuple[str, ...]
+
+    @property
+    def full(self) -> CellView | None:
+        """The upper bound, if it is complete and the only one."""
+        found = [cell for cell in self.cells.values() if cell.method == UPPER]
+        return found[0] if len(found) == 1 else None
+
+    def at(self, budget: str, *, best_first: bool = True) -> list[CellView]:
+        """Cells with a score at a budget, ``full`` aside."""
+        found = [cell for (m, b), cell in self.cells.items() if b == budget and m != UPPER and cell.row() is not None]
+        return sorted(found, key=lambda cell: -_mean(cell)) if best_first else found
+
+    def with_full(self, budget: str) -> list[CellView]:
+        """``at``, and ``full`` at the end."""
+        return self.at(budget) + ([self.full] if self.full is not None else [])
+
+
+def view(subject: Subject, slug: str, title: str, looks: Mapping[str, Look]) -> View:
+    """Line up a subject; ``DataError`` if its results cannot stand in one table."""
+    rows: dict[Key, dict[str, Row]] = defaultdict(dict)
+    metrics: dict[str, None] = {}
+    for row in subject.board.rows:
+        rows[row.method, row.budget][row.metric] = row
+        if not row.metric.startswith("pseudo_"):
+            metrics.setdefault(row.metric)
+    incomplete = {(gap.method, gap.budget) for gap in subject.board.gaps}
+    complete = [result for result in subject.results if (result.method, result.budget) not in incomplete]
+    found = panels(complete)
+    panel = found[0] if found else None
+    computed = {(row.method, row.budget): row for row in compute_rows(complete)}
+    of_cell: dict[Key, list[TrialResult]] = defaultdict(list)
+    for result in complete:
+        of_cell[result.method, result.budget].append(result)
+    cells: dict[Key, CellView] = {}
+    patients: tuple[str, ...] = ()
+    if panel is not None:
+        column = panel.metrics.index(PRIMARY)
+        alone = np.eye(len(panel.patients))
+        own = {key: cell.scores(alone)[..., column] for key, cell in panel.cells.items()}
+        order = _hardest_first(list(own.values()))
+        patients = tuple(panel.patients[i] for i in order)
+        for key in rows:
+            if key in panel.cells:
+                trials = of_cell[key]
+                cells[key] = CellView(
+                    method=key[0],
+                    budget=key[1],
+                    minutes=panel.cells[key].minutes,
+                    rows=rows[key],
+                    own=own[key][order],
+                    counts=np.sum([trial.counts.sum(0) for trial in trials], axis=0),
+                    calibration=np.sum([trial.calibration.sum(0) for trial in trials], axis=0),
+                    compute=computed[key],
+                )
+    first = complete[0] if complete else None
+    return View(
+        slug=slug,
+        title=title,
+        subject=subject,
+        looks=looks,
+        cells=cells,
+        budgets=_budgets(list(cells.values())),
+        metrics=tuple(metrics),
+        classes=first.classes if first else (),
+        colors=first.colors if first else (),
+        shares=tuple(panel.shares.values()) if panel else (),
+        patients=patients,
+    )
+
+
+def _budgets(cells: Sequence[CellView]) -> tuple[tuple[str, float], ...]:
+    minutes: dict[str, list[float]] = defaultdict(list)
+    for cell in cells:
+        if cell.method != UPPER:
+            minutes[cell.budget].append(cell.minutes)
+    means = [(name, float(np.mean(values))) for name, values in minutes.items()]
+    return tuple(sorted(means, key=lambda item: (item[1], item[0])))
+
+
+def _hardest_first(own: Sequence[Floats]) -> list[int]:
+    """Patients by their mean score over cells of each cell's mean over runs; those without any score last."""
+    scores = np.stack([_nanmean(one) for one in own], -1)
+    means = _nanmean(scores)
+    return [int(i) for i in np.argsort(np.where(np.isnan(means), np.inf, means), kind="stable")]
+
+
+def _nanmean(values: Floats) -> Floats:
+    there = ~np.isnan(values)
+    n = there.sum(-1)
+    total = np.where(there, values, 0.0).sum(-1)
+    return np.asarray(np.divide(total, n, out=np.full(total.shape, np.nan), where=n > 0), dtype=np.float64)
+
+
+def patient_means(cell: CellView) -> Floats:
+    """Each patient's score, mean over the runs that have one, (P,)."""
+    return _nanmean(cell.own)
+
+
+def _mean(cell: CellView) -> float:
+    row = cell.row()
+    return row.mean if row is not None and row.mean is not None else float("-inf")

@@ -1,0 +1,89 @@
+"""The folder of a report: complete or not there, and never in place of what is not a report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from tissuebench.errors import DataError
+from tissuebench.results.report.subject import Subject
+from tissuebench.results.stats import N_BOOT
+
+INDEX, CONTENTS = "index.html", "report.json"
+_KIND = "tissuebench report"
+
+
+def write_report(
+    folder: Path,
+    subjects: Sequence[Subject],
+    *,
+    title: str = "Which labels are worth an annotator's time?",
+    n_boot: int = N_BOOT,
+) -> Path:
+    """Write the report and return its ``index.html``; an older report at the same place is replaced in one go.
+
+    The folder holds the page, its figures (SVG, PDF) with their data (CSV), and pictures; it needs no network. The same
+    subjects give the same bytes.
+
+    Args:
+        folder: of the report; made, with its parents.
+        subjects: one a group of results that may be compared.
+        title: of the page.
+        n_boot: draws for intervals of pairs and ranks.
+
+    Raises:
+        DataError: the folder is there and holds anything that is not of a report; results of a subject cannot stand in
+            one table; or a picture is damaged.
+    """
+    from tissuebench.results.report.page import build
+
+    folder = folder.resolve()
+    _require_ours(folder)
+    files = build(subjects, title, n_boot)
+    files[CONTENTS] = json.dumps({"kind": _KIND, "files": sorted(files)}, indent=1).encode()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+    old = aside.with_suffix(".old")
+    try:
+        for name, data in files.items():
+            path = aside / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        _require_ours(folder)  # drawing took a while
+        if folder.exists():
+            folder.rename(old)
+        try:
+            aside.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+    return folder / INDEX
+
+
+def _require_ours(folder: Path) -> None:
+    """Nothing is there, or an empty folder, or a report and nothing else."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is not a folder; choose another place for the report")
+    there = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
+    }
+    if not there:
+        return
+    try:
+        contents = json.loads((folder / CONTENTS).read_bytes())
+        known = {*contents["files"], CONTENTS} if contents["kind"] == _KIND else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        known = set()
+    if not known:
+        raise DataError(f"{folder}: holds files and is not a report; choose another place for the report")
+    if foreign := sorted(there - known):
+        raise DataError(f"{folder}: holds {foreign[0]}, which is not of the report; move it away first")

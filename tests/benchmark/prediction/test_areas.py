@@ -1,0 +1,83 @@
+"""Areas of classes, and the folder that they are written into."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.benchmark.prediction.test_geojson import CLASSES, Raster
+from tissuebench.errors import ConfigError
+from tissuebench.prediction.areas import class_areas, write_areas
+from tissuebench.prediction.folder import made_aside, require_free
+
+
+@pytest.fixture
+def labels():
+    """10,000 px: 2,000 of class 0, 6,000 of class 2, the others not predicted."""
+    values = np.full((100, 100), 255, np.uint8)
+    values[:20], values[20:80] = 0, 2
+    return Raster(values)
+
+
+def test_golden_table(labels, tmp_path):
+    write_areas(tmp_path / "areas.csv", class_areas(labels, CLASSES, 0.5))
+    assert (tmp_path / "areas.csv").read_text() == (
+        "class,pixels,share,area_mm2\nglass,2000,0.25,0.0005\nstroma,0,0,0\ntumour,6000,0.75,0.0015\n"
+    )
+
+
+def test_without_a_resolution_square_millimetres_are_empty(labels, tmp_path):
+    write_areas(tmp_path / "areas.csv", class_areas(labels, CLASSES, None))
+    assert (tmp_path / "areas.csv").read_text().splitlines()[1] == "glass,2000,0.25,"
+
+
+def test_nothing_predicted_is_no_share():
+    areas = class_areas(Raster(np.full((3, 3), 255, np.uint8)), CLASSES, 1.0)
+    assert [(area.pixels, area.share, area.area_mm2) for area in areas] == [(0, 0.0, 0.0)] * 3
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path):
+    out = tmp_path / "new" / "out"
+    with pytest.raises(KeyboardInterrupt), made_aside(out) as work:
+        (work / "half").write_text("a")
+        raise KeyboardInterrupt
+    assert list(out.parent.iterdir()) == []
+    with made_aside(out) as work:
+        (work / "whole").write_text("a")
+        assert not out.exists()
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+    assert [path.name for path in out.iterdir()] == ["whole"]
+
+
+def test_replacing_keeps_the_old_one_until_the_new_one_is_complete(tmp_path):
+    out = tmp_path / "out"
+    with made_aside(out) as work:
+        (work / "record").write_text("old")
+    with pytest.raises(ConfigError, match="exists already"):
+        require_free(out, "record", overwrite=False)
+    require_free(out, "record", overwrite=True)
+    with pytest.raises(OSError, match="disk"), made_aside(out) as work:
+        raise OSError("disk")
+    assert (out / "record").read_text() == "old"
+    with made_aside(out) as work:
+        (work / "record").write_text("new")
+        assert (out / "record").read_text() == "old"
+    assert (out / "record").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_at_once_do_not_mix(tmp_path):
+    out = tmp_path / "out"
+    with made_aside(out), pytest.raises(ConfigError, match="another process"), made_aside(out):
+        pass
+    assert out.is_dir()
+
+
+def test_what_was_left_behind_is_removed(tmp_path):
+    left = tmp_path / ".out.partial"
+    (left / "deep").mkdir(parents=True)
+    (left / "deep" / "file").write_text("a")
+    (left / "link").symlink_to(tmp_path)
+    with made_aside(tmp_path / "out") as work:
+        assert list(work.iterdir()) == []
+    assert tmp_path.is_dir()
