@@ -237,7 +237,11 @@ def test_the_table_fits_120_columns_as_plain_text(results):
     text = printed(build(results, n_boot=100))
     assert max(map(len, text.splitlines())) <= 120 and "\x1b" not in text
     assert "balanced" in text and "Dice per class" in text and "2x2/6" in text and "[low, high]" in text
-    assert "100 bootstrap draws" in text.replace("\n", " ") and "widened for how few" in " ".join(text.split()) and "assumptions" in text
+    assert (
+        "100 bootstrap draws" in text.replace("\n", " ")
+        and "widened for how few" in " ".join(text.split())
+        and "assumptions" in text
+    )
     wide = printed(build(results, n_boot=100), width=170)
     line = next(line for line in wide.splitlines() if line.startswith("good"))
     assert " • [." in line and "…" not in text
