@@ -28,8 +28,8 @@ from tissuebench.config import EvaluationSettings, Views
 from tissuebench.datasets.tiling import offsets
 
 _PIXELS_PER_BATCH = 1 << 19
-_STRIP_PX = 1 << 21
-_PANEL_NUMBERS = 1 << 25  # probabilities of a panel's row of windows: 128 MiB
+_STRIP_PX = 1 << 20
+_PANEL_NUMBERS = 1 << 24  # probabilities of a panel's row of windows: 64 MiB
 
 ReadImage = Callable[[int, int, int, int], NDArray[np.uint8]]
 """(y, x, height, width) to the region (3, height, width) uint8 RGB."""

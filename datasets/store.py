@@ -160,7 +160,7 @@ class TileStore:
     def __getstate__(self) -> dict[str, object]:
         return {key: value for key, value in self.__dict__.items() if key != "_all_tile_tissue"}
 
-    def frugal(self, max_open: int = 8) -> TileStore:
+    def frugal(self, max_open: int = 5) -> TileStore:
         """The same store for going through slides in order: few shards stay mapped, as mapped pages count as memory."""
         twin = copy.copy(self)
         twin._shards = ShardCache(max_open)
