@@ -26,7 +26,7 @@ def pareto(view: View) -> list[Picture]:
     methods = list(dict.fromkeys(cell.method for cell in cells))
     height = max(390.0, 110 + 15.0 * len(methods))
     sheet = Sheet(
-        [f"quality against {what}" for what in ("annotation", "compute")], (640, height), Margins(40, 44, 250, 44), 1
+        [f"quality against {what}" for what in ("annotation", "compute")], (616, height), Margins(40, 44, 244, 44), 2
     )
     spent = {(cell.method, cell.budget): cell.minutes for cell in cells}
     taken = {(cell.method, cell.budget): took for cell in cells if (took := seconds(cell)) is not None}

@@ -28,7 +28,9 @@ def few_subjects(tmp_path_factory):
 @pytest.fixture(scope="session")
 def report(few_subjects, tmp_path_factory):
     """The ``index.html`` of a whole report."""
-    return write_report(tmp_path_factory.mktemp("report") / "report", few_subjects, n_boot=60)
+    with pytest.MonkeyPatch.context() as patch:
+        quick_pdf(patch)
+        return write_report(tmp_path_factory.mktemp("report") / "report", few_subjects, n_boot=60)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +41,13 @@ def small(tmp_path_factory):
         tmp_path_factory.mktemp("none"), methods={name: METHODS[name] for name in names}, n_patients=5, n_boot=40,
         datasets=("glands",), pictures=False,
     )  # fmt: skip
+
+
+def quick_pdf(patch):
+    """Outlines in place of a font: most of the time of drawing goes into the fonts of the PDFs."""
+    from tissuebench.results.report.figures import sheet
+
+    patch.setitem(sheet._STYLE, "pdf.fonttype", 3)
 
 
 def lined_up(subject):

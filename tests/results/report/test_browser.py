@@ -77,9 +77,8 @@ def test_sorting_changes_the_rows_and_says_so(open_page):
     assert rising[-1] == ""
     assert head.get_attribute("aria-sort") == "ascending"
     page.get_by_role("button", name="Reset").click()
-    page.wait_for_function(
-        "!document.querySelector('#scores [aria-sort]') && !document.querySelector('#scores.sorted')"
-    )
+    playwright = pytest.importorskip("playwright.sync_api")
+    playwright.expect(page.locator("#scores.sorted, #scores [aria-sort]")).to_have_count(0)
     assert column(page, 1) == before
 
 
