@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
 from tissuebench.results.report.figures.curves import MOST
@@ -78,11 +79,8 @@ def confusion(view: View, budget: str, number: int) -> list[Picture]:
     ]
 
 
-def _squares(ax: object, shares: np.ndarray) -> None:
+def _squares(ax: Axes, shares: np.ndarray) -> None:
     """Squares as strong as their share, in a few shades: one collection a shade."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(ax, Axes)  # noqa: S101
     k = len(shares)
     by_shade: dict[int, list[list[tuple[float, float]]]] = {}
     for i in range(k):
