@@ -1,4 +1,4 @@
-"""A plan that trains in seconds: random weights, narrow decoder, a few steps on the tiny data set."""
+"""Homes, graphs and runs of sweeps that train in seconds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from tests.benchmark.sweeps import TINY_PLAN
 from tissuebench.compute import ComputeSettings
 from tissuebench.config import Plan, load_plan
 from tissuebench.datasets.catalog import find_recipe
@@ -21,19 +22,6 @@ from tissuebench.plan import PlannedData, expand
 from tissuebench.progress import ProgressDisplay
 from tissuebench.sweep.graph import Graph, build_graph
 from tissuebench.sweep.runner import Runner, RunSummary
-
-TINY_PLAN = {
-    "budgets": ["masks:2p", "masks:3p"],
-    "seeds": [0, 1],
-    "network": {
-        "encoder": "resnet18",
-        "weights": "none",
-        "encoder_mode": "finetune",
-        "decoder": "fpn",
-        "decoder_channels": 32,
-    },
-    "training": {"steps": 6, "batch_size": 2},
-}
 
 
 class Seen:

@@ -17,6 +17,20 @@ from tissuebench.sweep.live import SweepDisplay
 from tissuebench.sweep.record import write_sweep
 from tissuebench.sweep.runner import Runner, RunSummary
 
+TINY_PLAN = {
+    "budgets": ["masks:2p", "masks:3p"],
+    "seeds": [0, 1],
+    "network": {
+        "encoder": "resnet18",
+        "weights": "none",
+        "encoder_mode": "finetune",
+        "decoder": "fpn",
+        "decoder_channels": 32,
+    },
+    "training": {"steps": 6, "batch_size": 2},
+}
+"""Trains in seconds: random weights, narrow decoder, a few steps on the tiny data set."""
+
 
 @register
 class Breaking(Supervised):

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.docs import rules
-from tests.docs.pages import Command, File, commands, page_names, steps
+from tests.docs.pages import ROOT, Command, File, commands, page_names, steps
 from tests.docs.workspace import Workspace
+from tissuebench.cli import cli
+from tissuebench.errors import TissueBenchError
 
 LONG = frozenset(
     {
@@ -21,11 +25,12 @@ LONG = frozenset(
         "docs/machines.md",
         "docs/predict.md",
         "docs/statistics.md",
+        "docs/tutorial.md",
     }
     | {"docs/trouble.md", "docs/wandb.md", "docs/methods/complementary.md", "docs/methods/controls.md"}
     | {"docs/methods/mean_teacher.md", "docs/methods/multilayer_pseudo.md"}
 )
-"""Pages that take more than half a minute: left to the slow tests. What the others type is of every kind that there is."""
+"""Pages that take more than half a minute: left to the slow tests. That their commands exist is a quick one."""
 
 
 def mark(page: str):
@@ -93,6 +98,50 @@ def test_every_command_of_a_page_does_what_the_page_says(page, workspace_of, sma
     left_out = {str(command) for command in commands(page)} - {str(command) for command in typed}
     allowed = {str(c) for c in commands(page) if c.typed in rules.NOT_RUN or rules.cluster(c.typed)}
     assert left_out == allowed
+
+
+def targets() -> set[str]:
+    """Of the Makefile."""
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def wrong_with(line: str) -> str:
+    """What keeps a line from being one that the command or the Makefile knows; empty if nothing does."""
+    words = [word for word in shlex.split(line, comments=True) if not re.match(r"[A-Z_]+=", word)]
+    if words[0] == "make":
+        unknown = set(words[1:]) - targets()
+        return f"no target {sorted(unknown)}" if unknown else ""
+    if words[0] != "tissuebench":
+        return ""
+    command: click.Command = cli
+    context = click.Context(command, info_name="tissuebench")
+    try:
+        _, rest, _ = command.make_parser(context).parse_args(words[1:])
+        while isinstance(command, click.Group) and rest:
+            command = command.resolve_command(context, rest)[1] or command
+            context = click.Context(command, parent=context, info_name=command.name)
+            _, rest, _ = command.make_parser(context).parse_args(rest[1:])
+    except (click.UsageError, TissueBenchError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("page", [page for page in page_names() if commands(page)])
+def test_every_command_of_a_page_exists_with_its_options(page):
+    assert {str(command): wrong for command in commands(page) if (wrong := wrong_with(command.typed))} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make report elsewhere",
+        "tissuebench results tabel",
+        "tissuebench results table --rank",
+        "tissuebench predict --tria x",
+    ],
+)
+def test_a_command_that_does_not_exist_is_noticed(line):
+    assert wrong_with(line)
 
 
 def test_what_is_not_run_stands_on_a_page_and_is_little():

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.browser import chromium
 from tests.docs.pages import ROOT
 from tissuebench.cli import cli
 
@@ -119,15 +120,10 @@ def test_the_reference_has_docstrings(site):
 
 def test_searching_and_reading_from_the_disk(site):
     """A real browser, from file://: the search finds a page, nothing is asked of anybody, nothing goes wrong."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
-    if chromium is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    asked: list[str] = []
+    wrong: list[str] = []
+    with chromium() as browser:
         page = browser.new_page()
-        asked: list[str] = []
-        wrong: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.goto((site / "index.html").as_uri())
@@ -139,7 +135,6 @@ def test_searching_and_reading_from_the_disk(site):
         assert "statistics.html" in (result.get_attribute("href") or "")
         page.goto((site / "statistics.html").as_uri())
         box = page.locator("math[display=block]").first.bounding_box()
-        browser.close()
     assert box is not None
     assert box["height"] > 20  # a fraction is drawn as one, not as a line of text
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))] == []

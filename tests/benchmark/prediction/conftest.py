@@ -12,7 +12,7 @@ import pytest
 import tifffile
 import yaml
 
-from tests.benchmark.sweeps import run_inline
+from tests.benchmark.sweeps import TINY_PLAN, run_inline
 from tissuebench.config import load_plan
 from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.ingest import ensure_store
@@ -21,18 +21,7 @@ from tissuebench.plan import PlannedData, expand
 from tissuebench.sweep.graph import build_graph
 
 MPP = 2.0
-PLAN = {
-    "budgets": ["masks:2p"],
-    "seeds": [0],
-    "network": {
-        "encoder": "resnet18",
-        "weights": "none",
-        "encoder_mode": "finetune",
-        "decoder": "fpn",
-        "decoder_channels": 32,
-    },
-    "training": {"steps": 6, "batch_size": 2},
-}
+PLAN = {**TINY_PLAN, "budgets": ["masks:2p"], "seeds": [0]}
 
 
 @dataclass(frozen=True)
