@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tissuebench.hashing import Json
 from tissuebench.results.leaderboard import build
 from tissuebench.results.overlays import read_overlays
 from tissuebench.results.report.subject import Subject
-from tissuebench.results.schema import SCHEMA_VERSION, TrialResult
+from tissuebench.results.schema import TrialResult
 from tissuebench.results.store import Failure, ResultStore
 from tissuebench.sweep.folders import JOB, node_folder
 from tissuebench.sweep.jobs import Job, NodeKind
@@ -39,7 +38,7 @@ def _subject(home: Path, group: Sequence[TrialResult], failures: Sequence[Failur
         results=group,
         failures=failures,
         overlays={trial_id: tiles for trial_id, tiles in pictures.items() if tiles},
-        provenance=_provenance(home, group),
+        provenance={"data set": _data(home, group[0])},
     )
 
 
@@ -55,32 +54,6 @@ def _belongs(home: Path, failure: Failure, like: TrialResult) -> bool:
     same = {"store": trial["store_sha256"], "split": trial["split_sha256"]}
     same |= {name: {k: v for k, v in trial[name].items() if k != "compile"} for name in _SHARED}
     return all(like.identity.get(name) == value for name, value in same.items())
-
-
-def _provenance(home: Path, group: Sequence[TrialResult]) -> dict[str, Json]:
-    first = group[0]
-    budgets: dict[str, dict[str, str]] = defaultdict(dict)
-    for result in sorted(group, key=lambda one: (one.minutes, one.budget, one.replicate)):
-        budgets[result.budget][f"draw {result.replicate}"] = str(result.identity.get("budget"))
-    made_with = {json.dumps(_made_with(result), sort_keys=True) for result in group}
-    return {
-        "data set": _data(home, first),
-        "split": {"sha256": first.identity.get("split"), "test patients": len(set(first.patient_ids))},
-        "budgets (sha256)": dict(budgets),
-        "shared settings": {name: first.identity.get(name) for name in _SHARED},
-        "methods": {result.method: result.identity.get("config") for result in group},
-        "versions": {
-            "protocol": first.identity.get("protocol"),
-            "result schema": SCHEMA_VERSION,
-            "made with": [json.loads(one) for one in sorted(made_with)],
-        },
-        "trials": len(group),
-    }
-
-
-def _made_with(result: TrialResult) -> dict[str, Json]:
-    names = ("packages", "python", "platform", "processor", "gpus", "revision", "precision", "processes")
-    return {name: result.environment.get(name) for name in names if name in result.environment}
 
 
 def _data(home: Path, result: TrialResult) -> dict[str, Json]:

@@ -2,47 +2,70 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from tissuebench.hashing import Json, canonical_json
-from tissuebench.results.report.looks import plain, settings
+from tissuebench.results.report.looks import plain
 from tissuebench.results.report.view import View
 from tissuebench.results.schema import SCHEMA_VERSION
 
-_VARIES = ("method", "config", "budget", "seed")
+_OF_A_TRIAL = ("method", "config", "budget", "seed")
 """Parts of an identity that differ between the trials of one comparison."""
+_TOLD_ELSEWHERE = ("dataset", "split", "store", *_OF_A_TRIAL)
 
 
 def provenance(view: View) -> Mapping[str, Json]:
-    """Nested names and values, in the order in which they are shown."""
+    """Nested names and values, in the order in which they are shown: what was handed in, then what results record."""
     results = view.subject.results
+    identities = [result.identity for result in results]
+    environments = [result.environment for result in results]
     found: dict[str, Json] = dict(view.subject.provenance)
+    found["split"] = {
+        "sha256": _values([identity.get("split") for identity in identities]),
+        "test patients": len({name for result in results for name in result.patient_ids}),
+        "test slides": len({name for result in results for name in result.slide_ids}),
+    }
+    found["budgets (assumed minutes, and the sha256 of what was bought)"] = _budgets(view)
     found["trials"] = {
         "finished": len(results),
         "failed": len(view.subject.failures),
         "replicates of a budget": sorted({result.replicate for result in results}),
         "seeds": sorted({result.seed for result in results}),
-        "test patients": len({name for result in results for name in result.patient_ids}),
-        "test slides": len({name for result in results for name in result.slide_ids}),
         "bootstrap draws": view.subject.board.n_boot,
         "schema of results": SCHEMA_VERSION,
     }
-    found["assumed minutes of each budget"] = {name: round(cost, 2) for name, cost in view.budgets}
-    environments = [result.environment for result in results]
-    found["environment"] = {name: _values([one.get(name) for one in environments]) for name in _names(environments)}
-    identities = [result.identity for result in results]
-    found["common to all trials"] = {
-        name: _values([one.get(name) for one in identities]) for name in _names(identities) if name not in _VARIES
+    found["settings of all trials"] = {
+        name: _values([one.get(name) for one in identities])
+        for name in _names(identities)
+        if name not in _TOLD_ELSEWHERE
     }
-    if said := settings(sorted({result.method for result in results})):
-        found["settings of methods"] = dict(said)
+    found["settings of methods"] = {
+        view.looks[method].name: _values([one.identity.get("config") for one in results if one.method == method])
+        for method in sorted({result.method for result in results})
+        if method in view.looks
+    }
+    found["environment"] = {name: _values([one.get(name) for one in environments]) for name in _names(environments)}
     return found
+
+
+def _budgets(view: View) -> dict[str, Json]:
+    """Minutes, and the hash of each draw, by budget, cheapest first."""
+    minutes: dict[str, set[float]] = defaultdict(set)
+    draws: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for result in sorted(view.subject.results, key=lambda one: (one.minutes, one.budget, one.replicate)):
+        minutes[result.budget].add(round(result.minutes, 2))
+        draws[result.budget][f"draw {result.replicate}"].add(str(result.identity.get("budget")))
+    return {
+        name: {"minutes": sorted(spent), **{draw: sorted(hashes) for draw, hashes in draws[name].items()}}
+        for name, spent in minutes.items()
+    }
 
 
 def words(value: Json) -> str | None:
     """A value on one line; None if it has names of its own, or lists of these."""
     if isinstance(value, Mapping):
-        return None
+        return None if value else "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
         parts = [words(one) for one in value]
         return None if None in parts else ", ".join(map(str, parts)) or "none"

@@ -58,7 +58,7 @@ class View:
         title: the data set, and its number where a report has several groups of it.
         looks: of the methods, by arm.
         cells: complete ones, by method and budget, in the order of the leaderboard.
-        budgets: that another method than ``full`` has, with their minutes, cheapest first.
+        budgets: that another method than ``full`` has, with the minutes of whoever spent most of it, cheapest first.
         metrics: scores of the test part, in the order of the leaderboard.
         patients: the hardest first, by mean over all cells.
         shares: of the classes, in the annotated test pixels.
@@ -146,12 +146,11 @@ def view(subject: Subject, slug: str, title: str, looks: Mapping[str, Look]) -> 
 
 
 def _budgets(cells: Sequence[CellView]) -> tuple[tuple[str, float], ...]:
-    minutes: dict[str, list[float]] = defaultdict(list)
+    minutes: dict[str, float] = defaultdict(float)
     for cell in cells:
         if cell.method != UPPER:
-            minutes[cell.budget].append(cell.minutes)
-    means = [(name, float(np.mean(values))) for name, values in minutes.items()]
-    return tuple(sorted(means, key=lambda item: (item[1], item[0])))
+            minutes[cell.budget] = max(minutes[cell.budget], cell.minutes)
+    return tuple(sorted(minutes.items(), key=lambda item: (item[1], item[0])))
 
 
 def _hardest_first(own: Sequence[Floats]) -> list[int]:

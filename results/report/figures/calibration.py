@@ -12,6 +12,8 @@ from tissuebench.results.report.picture import Picture, Record
 from tissuebench.results.report.view import CellView, View
 from tissuebench.results.table import short
 
+_FEW = 1e-4
+"""Share of the pixels below which a bin says nothing."""
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
@@ -27,9 +29,9 @@ def calibration(view: View, budget: str, number: int) -> list[Picture]:
     records: list[Record] = []
     for panel, cell in zip(sheet.panels, cells, strict=True):
         pixels, confidence, right = cell.calibration.T
-        there = pixels > 0
-        x, y = confidence[there] / pixels[there], right[there] / pixels[there]
         share = pixels / pixels.sum()
+        there = share >= _FEW
+        x, y = confidence[there] / pixels[there], right[there] / pixels[there]
         look = view.looks[cell.method]
         panel.head(look, _beside(cell, float((confidence.sum() - right.sum()) / pixels.sum())))
         panel.ax.set_xlim(0, 1)
@@ -79,7 +81,8 @@ def calibration(view: View, budget: str, number: int) -> list[Picture]:
             "pooled over patients and "
             "runs; on the dashed line confidence is what it says, below it the method is too sure of itself. "
             "Bars at the bottom: how "
-            "many pixels have that confidence." + (f" {more} more methods are left out here." if more else ""),
+            "many pixels have that confidence; no mark where they are fewer than one in 10,000."
+            + (f" {more} more methods are left out here." if more else ""),
             records,
         )
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tissuebench.results.leaderboard import LOWER
 from tissuebench.results.report.figures.parts import interval, scores_across, span
@@ -34,7 +34,7 @@ def forest(view: View, p_holm: Mapping[tuple[str, str], float | None]) -> list[P
     records: list[Record] = []
     for panel, (name, cost, cells) in zip(sheet.panels, budgets, strict=True):
         panel.text(0, 16, name, size=LARGE, bold=True)
-        panel.text(0, 30, f"{minutes(cost, '–')} min of annotation", size=SMALL, color=SOFT)
+        panel.text(0, 30, _minutes(cost, cells), size=SMALL, color=SOFT)
         panel.ax.set_ylim(most - 0.5, -0.5)
         scores_across(panel, ends, f"difference in mIoU to {LOWER}", 6)
         panel.ax.plot([0, 0], [most - 0.5, -0.5], color=INK, linewidth=1.1, zorder=1)
@@ -84,3 +84,9 @@ def _ends(cell: CellView) -> tuple[float, float, float]:
         row.diff if row.diff_low is None else row.diff_low,
         row.diff if row.diff_high is None else row.diff_high,
     )
+
+
+def _minutes(most: float, cells: Sequence[CellView]) -> str:
+    least = min(cell.minutes for cell in cells)
+    between = "" if minutes(least, "–") == minutes(most, "–") else f"{minutes(least, '–')} to "
+    return f"{between}{minutes(most, '–')} min of annotation"

@@ -67,10 +67,19 @@ def log_place(value: float, smallest: float) -> float:
 def interval(ax: Axes, y: float, ends: tuple[float, float, float], look: Look, *, filled: bool = True) -> None:
     """A point with its interval at a height: mean, low, high. Hollow if it is not told apart."""
     mean, low, high = ends
-    ax.plot([low, high], [y, y], color=look.color, linewidth=2.0, solid_capstyle="round", zorder=2, alpha=0.65)
+    ax.plot(
+        [low, high],
+        [y, y],
+        color=look.color,
+        linewidth=2.0,
+        solid_capstyle="round",
+        zorder=2,
+        alpha=0.65,
+        clip_on=False,
+    )
     ax.plot(
         [mean], [y], marker=look.marker, markersize=7, color=look.color, linestyle="none", zorder=3,
-        markeredgewidth=1.4, markeredgecolor=look.color, markerfacecolor=look.color if filled else PAPER,
+        clip_on=False, markeredgewidth=1.4, markeredgecolor=look.color, markerfacecolor=look.color if filled else PAPER,
     )  # fmt: skip
 
 

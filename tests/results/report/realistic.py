@@ -65,16 +65,16 @@ def _subject(folder, dataset, number, seeds, methods, n_patients, n_boot, pictur
     board = build(results, expected=expected, failures=failures, n_boot=n_boot)
     overlays = _overlays(folder, dataset, results) if pictures else {}
     provenance = {
-        "licence": "CC BY 4.0",
-        "split": {"name": "patient-disjoint", "sha256": content_hash([dataset, "split"])},
-        "store": {"sha256": content_hash([dataset, "store"]), "tile_px": 256, "mpp": 0.5},
-        "assumed costs": {
-            "minutes per mask of a tile": 2.0,
-            "minutes per tile's tags": 0.05,
-            "minutes per diagnosis": 0,
-        },
-        "budgets": {"masks:3p": [f"P{i:02d}" for i in range(3)]},
-        "note": HOSTILE,
+        "data set": {
+            "licence": "CC BY 4.0",
+            "store": {"sha256": content_hash([dataset, "store"]), "tile_px": 256, "mpp": 0.5},
+            "assumed costs": {
+                "minutes per mask of a tile": 2.0,
+                "minutes per tile's tags": 0.05,
+                "minutes per diagnosis": 0,
+            },
+            "note": HOSTILE,
+        }
     }
     return Subject(dataset, board, results, failures, overlays, provenance)
 

@@ -55,7 +55,14 @@ def test_pictures_are_kept_once(report, few_subjects):
 
 def test_the_summary_the_failure_and_the_provenance_are_on_the_page(report):
     html = report.read_text()
-    for words in ("What this says", "CUDA out of memory", "2 of 3 trials, 1 failed", "CC BY 4.0", "patient-disjoint"):
+    for words in (
+        "What this says",
+        "CUDA out of memory",
+        "2 of 3 trials, 1 failed",
+        "CC BY 4.0",
+        "settings of methods",
+        "draw 0",
+    ):
         assert words in html
     assert "<b>anatomical_contrast</b> with decay=0.95, global_steps=20000" in html
 
