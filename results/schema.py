@@ -242,7 +242,7 @@ class TrialResult:
             raise DataError(f"{path}: no such result")
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                table = file.read()
+                table = file.read(use_threads=False)  # small files: starting threads costs more than they save
             return _from_table(cls, table)
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
