@@ -118,6 +118,6 @@ def main() -> None:
         where = error.ctx.command_path if error.ctx else "tissuebench"
         click.echo(f"tissuebench: {error.format_message()} ('{where} --help' shows what there is)", err=True)
         raise SystemExit(EXIT_BAD_INPUT) from None
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("tissuebench: interrupted; the same command goes on where it was", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        click.echo(f"tissuebench: interrupted; {str(error) or 'the same command goes on where it was'}", err=True)
         raise SystemExit(EXIT_INTERRUPTED) from None

@@ -10,8 +10,8 @@ import click
 from tissuebench.cli_common import DATA_ROOT, EXIT_SOME_FAILED, HOME, Commands, listed, stderr, stdout
 
 if TYPE_CHECKING:
-    from tissuebench.datasets.convert import StainNormalisation
     from tissuebench.datasets.pyramid import Codec
+    from tissuebench.datasets.types import StainNormalisation
 
 
 @click.group(cls=Commands)

@@ -30,7 +30,10 @@ def predict(
     from tissuebench.progress import ProgressDisplay
 
     with ProgressDisplay(stderr()) as display:
-        made = predict_slide(Request(slide, trial_id, home, out, mpp, reader, overwrite), display.phase)
+        try:
+            made = predict_slide(Request(slide, trial_id, home, out, mpp, reader, overwrite), display.phase)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("nothing was written; the same command begins anew") from None
         for warning in made.warnings:
             display.note(f"warning: {warning}")
         for area in made.areas:

@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -17,10 +16,8 @@ from tissuebench.datasets.sharded import Pixels
 from tissuebench.datasets.slide_writer import Provenance, StoreSpec, write_slide
 from tissuebench.datasets.stain import FittedNormaliser, normaliser
 from tissuebench.datasets.tissue import tissue_mask
-from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.datasets.types import IGNORE_LABEL, StainNormalisation
 from tissuebench.errors import TissueBenchError
-
-StainNormalisation = Literal["none", "macenko", "reinhard"]
 
 _THUMBNAIL_PX = 1024
 _SAMPLED_REGIONS, _SAMPLED_PX = 24, 256
@@ -95,7 +92,7 @@ def _convert(job: SlideJob) -> tuple[str, ...]:
                 instance_class=reading.instance_class,
                 ignore_index=reading.ignore_index,
             )
-        fitted = None if reading.stain == "none" else _fitted(reading.stain, slide, thumbnail)
+        fitted = fit_stain(reading.stain, slide)
         notes = () if labels is None else labels.notes
         facts: dict[str, str] = {
             "file": job.image.name,
@@ -132,8 +129,15 @@ class _Source:
         return self.annotation.raster(y, x, height, width)
 
 
-def _fitted(name: Literal["macenko", "reinhard"], slide: Slide, thumbnail: Pixels) -> FittedNormaliser:
-    """Fit on regions spread evenly over the slide's tissue."""
+def fit_stain(name: StainNormalisation, slide: Slide) -> FittedNormaliser | None:
+    """What brings the slide's stain to the reference, fitted on regions spread evenly over its tissue.
+
+    Raises:
+        DataError: there is not enough tissue to fit on.
+    """
+    if name == "none":
+        return None
+    thumbnail = slide.thumbnail(_THUMBNAIL_PX)
     tissue = np.argwhere(tissue_mask(thumbnail) > 0)
     if not len(tissue):
         return normaliser(name).fit(thumbnail.reshape(-1, 3))  # refuses, and says why

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tissuebench.datasets.catalog.recipe import Recipe
-from tissuebench.datasets.convert import Converted, Reading, SlideJob, StainNormalisation, convert
+from tissuebench.datasets.convert import Converted, Reading, SlideJob, convert
 from tissuebench.datasets.fingerprint import fingerprint
 from tissuebench.datasets.manifest import BadRow, ManifestRow
 from tissuebench.datasets.pyramid import Codec
@@ -23,6 +23,7 @@ from tissuebench.datasets.quarantine import read_quarantine, write_quarantine
 from tissuebench.datasets.splits import Split, official_split, random_split
 from tissuebench.datasets.store import StoreInfo, TileStore
 from tissuebench.datasets.store_writer import Case, StoreWriter
+from tissuebench.datasets.types import StainNormalisation
 from tissuebench.datasets.weaken import MIN_SHARE
 from tissuebench.datasets.workers import Died, run_each
 from tissuebench.errors import DataError
@@ -211,7 +212,16 @@ def _ingest(
     reading = _reading(recipe, options.stain)
     writer = StoreWriter(
         folder / "store.zarr",
-        StoreInfo(recipe.name, recipe.mpp, recipe.tile_px, recipe.costs, source, recipe.min_tag_share, recipe.white),
+        StoreInfo(
+            dataset=recipe.name,
+            mpp=recipe.mpp,
+            tile_px=recipe.tile_px,
+            costs=recipe.costs,
+            source_sha256=source,
+            min_tag_share=recipe.min_tag_share,
+            white=recipe.white,
+            stain=options.stain,
+        ),
         recipe.class_map,
         options.codec,
         [recipe.version, asdict(reading)],

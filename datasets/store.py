@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from tissuebench.datasets.files import read_hashed_json
 from tissuebench.datasets.sharded import Pixels, ShardCache, read_into
-from tissuebench.datasets.types import ClassMap, LabelCosts, Tile
+from tissuebench.datasets.types import ClassMap, LabelCosts, StainNormalisation, Tile
 from tissuebench.datasets.weaken import MIN_SHARE
 from tissuebench.datasets.white import WhiteBackground
 from tissuebench.errors import DataError
@@ -58,7 +58,8 @@ class StoreInfo:
 
     ``mpp`` is None where the source does not publish it; ``source_sha256`` tells which manifest and files it was made
     from: a new one means that something may have changed. ``min_tag_share`` is the share of a tile's annotated pixels
-    from which on a tag names a class; ``white`` says which pixels are background by their colour.
+    from which on a tag names a class; ``white`` says which pixels are background by their colour; ``stain`` how the
+    slides were brought to one stain.
     """
 
     dataset: str
@@ -68,6 +69,7 @@ class StoreInfo:
     source_sha256: str = ""
     min_tag_share: float = MIN_SHARE
     white: WhiteBackground | None = None
+    stain: StainNormalisation = "none"
 
 
 class WithheldLabels:
@@ -138,6 +140,7 @@ class TileStore:
             source_sha256=str(read_hashed_json(path / SOURCE)[0]["sha256"]),
             min_tag_share=document.get("min_tag_share", MIN_SHARE),
             white=WhiteBackground(**document["white"]) if "white" in document else None,
+            stain=document.get("stain", "none"),
         )
         self.class_map = ClassMap(
             names=tuple(document["classes"]["names"]),

@@ -168,6 +168,8 @@ class StoreWriter:
             manifest["min_tag_share"] = self._info.min_tag_share
         if self._info.white is not None:
             manifest["white"] = asdict(self._info.white)
+        if self._info.stain != "none":
+            manifest["stain"] = self._info.stain
         write_hashed_json(self.folder / SOURCE, {"sha256": self._info.source_sha256})
         write_hashed_json(self.folder / MANIFEST, manifest)
         self.folder.rename(self.path)

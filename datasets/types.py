@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
 IGNORE_LABEL = 255
 """Label value of a pixel that nobody annotated. It is never trained on and never counted."""
+
+StainNormalisation = Literal["none", "macenko", "reinhard"]
+"""How slides were brought to one stain when they were ingested."""
 
 
 class Supervision(StrEnum):

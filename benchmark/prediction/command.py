@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tissuebench.canvas import Canvas
+from tissuebench.datasets.convert import fit_stain
 from tissuebench.datasets.digest import RasterDigest
 from tissuebench.datasets.fingerprint import fingerprint
 from tissuebench.datasets.pyramid import blocks
@@ -19,6 +20,7 @@ from tissuebench.errors import DataError
 from tissuebench.files import write_aside
 from tissuebench.hashing import Json, content_hash
 from tissuebench.machine import Machine, detect_machine
+from tissuebench.methods.base import Method
 from tissuebench.prediction.areas import ClassArea, class_areas, write_areas
 from tissuebench.prediction.folder import made_aside, require_free
 from tissuebench.prediction.geojson import write_geojson
@@ -78,6 +80,7 @@ def predict(request: Request, progress: Progress) -> Prediction:
             disk is full.
     """
     trained = find_trained(request.home, request.trial)
+    method = trained.method()
     name = request.slide.stem.removesuffix(".ome")
     out = (request.out or Path(f"{name}-{trained.key[:8]}")).resolve()
     require_free(out, RECORD, request.overwrite)
@@ -85,17 +88,19 @@ def predict(request: Request, progress: Progress) -> Prediction:
     with slide:
         try:
             with made_aside(out) as work:
-                areas = _into(work, slide, trained, tuple(warnings), progress)
+                areas = _into(work, slide, trained, method, tuple(warnings), progress)
         except OSError as error:
             raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
     return Prediction(out, tuple(areas), tuple(warnings))
 
 
-def _into(work: Path, slide: Slide, trained: Trained, warnings: tuple[str, ...], progress: Progress) -> list[ClassArea]:
+def _into(
+    work: Path, slide: Slide, trained: Trained, method: Method, warnings: tuple[str, ...], progress: Progress
+) -> list[ClassArea]:
     class_map, machine = trained.store.class_map, detect_machine(trained.trial.network.encoder_mode)
     started = time.perf_counter()
     with Canvas(slide.height, slide.width, work) as canvas:
-        _fill(canvas, slide, trained, machine, progress)
+        _fill(canvas, slide, trained, method.to(machine.device), machine, progress)
         predicted = time.perf_counter()
         source = fingerprint(slide.path)
         write_geojson(
@@ -138,14 +143,15 @@ def _into(work: Path, slide: Slide, trained: Trained, warnings: tuple[str, ...],
     return areas
 
 
-def _fill(canvas: Canvas, slide: Slide, trained: Trained, machine: Machine, progress: Progress) -> None:
-    """Predict the slide as slides are scored, all of it."""
-    method = trained.method().to(machine.device)
+def _fill(canvas: Canvas, slide: Slide, trained: Trained, method: Method, machine: Machine, progress: Progress) -> None:
+    """Predict the slide as slides are scored, all of it, in the stain of those that it was trained on."""
     info = trained.store.info
+    normalise = fit_stain(info.stain, slide)
     how = Stitching.of(trained.trial.evaluation, info.tile_px, machine.device, machine.precision)
 
     def read(y: int, x: int, height: int, width: int) -> Pixels:
-        return slide.region(y, x, height, width).transpose(2, 0, 1)
+        pixels = slide.region(y, x, height, width)
+        return (pixels if normalise is None else normalise.apply(pixels)).transpose(2, 0, 1)
 
     done, total = 0, slide.height * slide.width
     megapixels = -(-total // _MEGAPIXEL)
@@ -186,6 +192,7 @@ def _trial(trained: Trained) -> dict[str, Json]:
         "budget": trial.budget.spec,
         "seed": trial.seed,
         "mpp": trained.store.info.mpp,
+        "stain": trained.store.info.stain,
         "evaluation": trial.evaluation.model_dump(mode="json"),
     }
 

@@ -161,6 +161,7 @@ def test_stains_are_brought_to_one_reference(tmp_path, stain):
     options = IngestOptions(stain=stain)
     even = ensure_store(recipe, tmp_path / "even", root, lambda *_: None, options).store
     assert plain.content_hash != even.content_hash
+    assert (plain.info.stain, even.info.stain) == ("none", stain)
     for slide_id in plain.slides:
         whole = (slide_id, 0, 0, 256, 256)
         assert np.array_equal(plain.withheld.mask(*whole), even.withheld.mask(*whole))

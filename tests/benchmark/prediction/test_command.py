@@ -8,19 +8,23 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 import zarr
 from click.testing import CliRunner
 from rasterio import Affine
 from rasterio.features import rasterize
 
+from tests.benchmark.prediction.conftest import MPP
 from tests.clusters.standin import wait_until
 from tissuebench.cli_predict import predict
 from tissuebench.config import EvaluationSettings
 from tissuebench.datasets.annotations import Frame, open_annotation
+from tissuebench.datasets.convert import fit_stain
 from tissuebench.datasets.digest import RasterDigest
 from tissuebench.datasets.pyramid import blocks
 from tissuebench.datasets.readers import open_slide
@@ -207,3 +211,36 @@ def test_killed_it_leaves_nothing_under_the_name_and_can_be_run_again(trained, s
     invoke(path, "--trial", trained.trial, "--home", trained.home, "--out", out, "--mpp", 0.25)
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
     assert sorted(item.name for item in out.iterdir()) == MADE
+
+
+@pytest.mark.parametrize("stain", ["macenko", "reinhard"])
+def test_a_slide_is_brought_to_the_stain_of_those_that_were_trained_on(
+    trained, stain, shared_data, tmp_path, monkeypatch
+):
+    """The same labels as of a file that was normalised before."""
+    path = shared_data / "wsi_small" / "CMU-1-Small-Region.svs"
+    with open_slide(path, MPP) as slide:
+        pixels = fit_stain(stain, slide).apply(slide.region(0, 0, slide.height, slide.width))
+    assert fit_stain("none", None) is None
+    per_cm = 1e4 / MPP
+    tifffile.imwrite(
+        tmp_path / "before.tif",
+        pixels,
+        photometric="rgb",
+        tile=(64, 64),
+        resolution=(per_cm, per_cm),
+        resolutionunit="CENTIMETER",
+    )
+    invoke(path, "--trial", trained.trial, "--home", trained.home, "--out", tmp_path / "plain")
+    invoke(tmp_path / "before.tif", "--trial", trained.trial, "--home", trained.home, "--out", tmp_path / "before")
+
+    def found(home, prefix):
+        one = find_trained(home, prefix)
+        one.store.info = replace(one.store.info, stain=stain)
+        return one
+
+    monkeypatch.setattr("tissuebench.prediction.command.find_trained", found)
+    invoke(path, "--trial", trained.trial, "--home", trained.home, "--out", tmp_path / "during")
+    assert np.array_equal(labels_of(tmp_path / "during"), labels_of(tmp_path / "before"))
+    assert not np.array_equal(labels_of(tmp_path / "during"), labels_of(tmp_path / "plain"))
+    assert json.loads((tmp_path / "during" / "prediction.json").read_text())["trial"]["stain"] == stain
