@@ -13,7 +13,8 @@ from tissuebench.results.draws import Draws
 from tissuebench.results.efficiency import Curve, EfficiencyRow, efficiency
 from tissuebench.results.metrics import Floats, lower_is_better
 from tissuebench.results.panel import Cell, Panel, panels
-from tissuebench.results.pseudo import COVERAGE, MIOU, PseudoRow, pseudo_rows
+from tissuebench.results.pseudo import COVERAGE, MIOU
+from tissuebench.results.pseudo_rows import PseudoRow, pseudo_rows
 from tissuebench.results.schema import TrialResult
 from tissuebench.results.stats import N_BOOT, Interval, Scored, run_means, score
 from tissuebench.results.store import Failure

@@ -18,7 +18,8 @@ from tissuebench.results.compare import Comparison
 from tissuebench.results.compute import ComputeRow
 from tissuebench.results.efficiency import SHARE, EfficiencyRow
 from tissuebench.results.leaderboard import Gap, Leaderboard, Row
-from tissuebench.results.pseudo import DIAGNOSTIC, PseudoRow
+from tissuebench.results.pseudo import DIAGNOSTIC
+from tissuebench.results.pseudo_rows import PseudoRow
 
 _Key = tuple[str, str, str]  # dataset, method, budget
 
