@@ -20,7 +20,6 @@ _SPECIAL = {
     "|": r"\textbar{}",
     "[": "{[}",  # after a line's end it would be that command's option
     "]": "{]}",
-    "--": "-{}-",  # no dash made of hyphens
     "\n": " ",
 }
 _TITLES = {
@@ -37,7 +36,8 @@ _DASH = "--"
 
 def escape(text: str) -> str:
     """Text as LaTeX sets it, whatever characters it has."""
-    return re.sub("|".join(map(re.escape, _SPECIAL)), lambda found: _SPECIAL[found[0]], text)
+    escaped = re.sub("|".join(map(re.escape, _SPECIAL)), lambda found: _SPECIAL[found[0]], text)
+    return re.sub("-(?=-)", "-{}", escaped)  # no dash made of hyphens
 
 
 def to_latex(boards: Sequence[Leaderboard]) -> str:

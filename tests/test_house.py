@@ -108,6 +108,7 @@ def plugin(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_method_of_another_package_is_listed_checked_and_run(plugin, tiny_source, tmp_path):
     environment = {"PYTHONPATH": str(plugin), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     command = (sys.executable, "-P", "-m", "tissuebench")

@@ -84,11 +84,14 @@ class Bench:
         (home / "source.txt").write_text(str(self.data_root))
         return home
 
+    def options(self, *extra: str) -> list[str]:
+        """A line for ``tissuebench``."""
+        where = ("--data-root", str(self.data_root), "--home", str(self.home), "--plan", str(self.plan_path))
+        return ["run", "--dataset", "folder", *where, *extra]
+
     def command(self, *extra: str) -> list[str]:
-        return [
-            *(sys.executable, "-P", "-m", "tissuebench", "run", "--dataset", "folder"),
-            *("--data-root", str(self.data_root), "--home", str(self.home), "--plan", str(self.plan_path), *extra),
-        ]
+        """The same for a shell."""
+        return [sys.executable, "-P", "-m", "tissuebench", *self.options(*extra)]
 
     @property
     def data_root(self) -> Path:

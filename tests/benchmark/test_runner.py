@@ -251,7 +251,7 @@ def test_killed_and_typed_again_gives_the_same_table(bench, tmp_path, quiet_envi
     assert not [path for path in bench.home.rglob("*") if path.name.endswith((".tmp", ".partial", ".ckpt"))]
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_in_the_middle_of_a_fit_says_so_and_goes_on_there(bench, quiet_environment, sent):
     command = bench.command(
         *("--method", "supervised", "--budget", "masks:2p", "--seed", "0", "--set", "training.steps=100"),

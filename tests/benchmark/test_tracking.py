@@ -155,7 +155,7 @@ def test_a_server_that_fails_costs_seconds_once_and_no_run(home, connect, fault,
         assert_complete(server, home)
 
 
-LAST_REQUESTS = [pytest.param(n, marks=() if n in (11, 26) else pytest.mark.slow) for n in range(2, 36, 3)]
+LAST_REQUESTS = [pytest.param(n, marks=() if n == 11 else pytest.mark.slow) for n in range(2, 36, 3)]
 
 
 @pytest.mark.parametrize("dies_after", LAST_REQUESTS)

@@ -136,7 +136,7 @@ def wait_until_gone(pids: list[int]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_kill_9_changes_nothing(tissue, tmp_path, workers):
     root = tmp_path / "source"
     write_source(root, tissue, n_slides=4, side=2048)

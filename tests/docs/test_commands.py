@@ -24,6 +24,7 @@ LONG = frozenset(
         "docs/index.md",
         "docs/machines.md",
         "docs/predict.md",
+        "docs/slides.md",
         "docs/statistics.md",
         "docs/tutorial.md",
     }

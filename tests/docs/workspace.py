@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.docs.pages import ROOT
 
 _FOLDERS = ("benchmark", "methods", "datasets", "results")
-_PROJECT = (*_FOLDERS, "Makefile", "pyproject.toml", "constraints.txt", "mkdocs.yml", "README.md")
+_PROJECT = (*_FOLDERS, "Makefile", "pyproject.toml", "constraints.txt", "mkdocs.yml", "README.md", "docs")
 _SECONDS = 900
 
 
@@ -56,7 +56,12 @@ def make_workspace(root: Path, environment: Mapping[str, str]) -> Workspace:
         (package / entry.name).symlink_to(entry)
     programs = root / ".venv" / "bin"
     programs.mkdir(parents=True)
-    for name, module in (("python", ""), ("tissuebench", " -m tissuebench"), ("wandb", " -m wandb")):
+    for name, module in (
+        ("python", ""),
+        ("tissuebench", " -m tissuebench"),
+        ("wandb", " -m wandb"),
+        ("mkdocs", " -m mkdocs"),
+    ):
         program = programs / name
         program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P{module} "$@"\n')
         program.chmod(0o755)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tissuebench.cli import cli
@@ -152,6 +152,7 @@ def unescaped(text):
 
 
 @given(st.text(alphabet="ab-\\{}$&%#_~^<>|[]é ", max_size=30))
+@example("a---b")
 def test_any_name_is_set_as_it_is(text):
     escaped = escape(text)
     assert unescaped(escaped) == text

@@ -213,7 +213,7 @@ def test_killed_it_leaves_nothing_under_the_name_and_can_be_run_again(trained, s
     assert sorted(item.name for item in out.iterdir()) == MADE
 
 
-@pytest.mark.parametrize("stain", ["macenko", "reinhard"])
+@pytest.mark.parametrize("stain", ["macenko", pytest.param("reinhard", marks=pytest.mark.slow)])
 def test_a_slide_is_brought_to_the_stain_of_those_that_were_trained_on(
     trained, stain, shared_data, tmp_path, monkeypatch
 ):

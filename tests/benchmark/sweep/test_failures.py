@@ -76,6 +76,7 @@ def test_a_stage_that_is_mended_lets_its_trials_run(bench, plugin, monkeypatch):
     assert read_failure(bench.home, NodeKind.TRIAL, trials[0].id) is None
 
 
+@pytest.mark.slow
 def test_what_a_method_leaves_changed_in_its_process_is_not_seen_by_the_next(bench, plugin, local, tmp_path):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']")
     by_method = {trial.method: trial for trial in bench.trials(plan, "untidy", "supervised", "complementary")}
@@ -157,6 +158,7 @@ def test_a_store_of_slides_that_is_read_only_is_enough(bench, local):
         subprocess.run(["umount", data], check=True)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_from_outside_goes_on_where_it_was(bench, local, tmp_path):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=60")
     trials = bench.trials(plan, "supervised")

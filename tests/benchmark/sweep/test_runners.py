@@ -77,6 +77,7 @@ def test_stages_change_the_trial(bench, plugin, tmp_path):
     assert len(set(states)) == 4
 
 
+@pytest.mark.slow
 def test_two_runners_started_together_share_the_work(bench, plugin, quiet_environment, tmp_path):
     options = ("--method", "supervised,staged", "--budget", "masks:2p", "--json", "--slots", "1")
     command = bench.command(*options, *(part for pair in STAGES for part in ("--set", pair)))
@@ -140,6 +141,7 @@ def test_a_trial_over_two_processes_is_a_node_like_any_other(bench, local, tmp_p
     assert miou(one.counts.sum(axis=0)) > 0.2
 
 
+@pytest.mark.slow
 def test_a_process_of_a_trial_that_is_killed_is_noticed_and_the_trial_goes_on(bench, local):
     (trial,) = bench.trials(bench.plan(*ONE_OR_TWO, "training.steps=120"), "supervised")
     folder = bench.home / "runs" / "trials" / trial.id
