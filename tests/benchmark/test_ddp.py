@@ -51,7 +51,9 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def lab(tiny_data, tmp_path_factory):
-    return Lab(tiny_data, tmp_path_factory.mktemp("lab"))
+    folder = tmp_path_factory.mktemp("lab")
+    yield Lab(tiny_data, folder)
+    shutil.rmtree(folder)  # gigabytes of weights
 
 
 class Lab:
