@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -52,9 +53,11 @@ class Publisher:
         if os.environ.get("WANDB_MODE") == "disabled":
             self._note = "W&B: switched off (WANDB_MODE=disabled)"
             return
+        # wandb keeps folders there until it ends by itself, which the child seldom does.
+        self._scratch = tempfile.TemporaryDirectory(prefix="tissuebench-wandb-", ignore_cleanup_errors=True)
         self._child = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", "-m", "tissuebench.publisher", str(home.absolute()), project, str(stall_seconds)],
-            env=_environment(home.absolute()),
+            env={**_environment(home.absolute()), "TMPDIR": self._scratch.name},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -100,6 +103,7 @@ class Publisher:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+            self._scratch.cleanup()
             self._outbox.put(None)
             self._feeder.join()
             with suppress(OSError):  # what was not read by then

@@ -7,6 +7,7 @@ closes, whoever started the worker is gone: it hands back, too.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from tissuebench.sweep.jobs import Ended, Job, Outcome
 from tissuebench.sweep.supervisor import LEAVES, READY, STAYS
 
 _IDLE_LOG = os.devnull
+_TIDY_SECONDS = 5.0
 
 
 def serve() -> int:
@@ -88,4 +90,8 @@ def _send_output_to(path: Path) -> None:
 
 if __name__ == "__main__":
     code = serve()
-    os._exit(code)  # threads that a method left behind do not keep a slot
+    # Temporary folders of libraries are removed; none is waited for that hangs, nor threads that a method left behind.
+    tidy = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
+    tidy.start()
+    tidy.join(_TIDY_SECONDS)
+    os._exit(code)

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,19 @@ def test_a_child_that_hangs_is_noticed_by_nobody_and_loses_nothing(home):
         assert not tells.is_alive()
         assert "not finished within 0.1 s; nothing is lost" in publisher.close(0.1)
     assert "4 runs wait" in home.publish()
+
+
+@pytest.mark.parametrize("seconds", [SECONDS, 0.1])
+def test_nothing_stays_in_the_temporary_folder(home, tmp_path, monkeypatch, seconds):
+    (folder := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
+    with Publisher(home.path) as publisher:
+        publisher.trial(home.results[0].trial_id)
+        wait_until(lambda: (home.runs / "published.json").exists(), "the first trial was not published")
+        assert any("wandb" in path.name for path in folder.rglob("*"))
+        publisher.close(seconds)
+    assert not list(folder.iterdir())
 
 
 def test_a_child_that_is_killed_loses_nothing(home):
