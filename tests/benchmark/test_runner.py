@@ -254,7 +254,7 @@ def test_killed_and_typed_again_gives_the_same_table(bench, tmp_path, quiet_envi
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_interrupted_in_the_middle_of_a_fit_says_so_and_goes_on_there(bench, quiet_environment, sent):
     command = bench.command(
-        *("--method", "supervised", "--budget", "masks:2p", "--seed", "0", "--set", "training.steps=100"),
+        *("--method", "supervised", "--budget", "masks:2p", "--seed", "0", "--set", "training.steps=40"),
         *("--slots", "1"),
     )
     process = subprocess.Popen(
@@ -271,7 +271,7 @@ def test_interrupted_in_the_middle_of_a_fit_says_so_and_goes_on_there(bench, qui
     assert said.strip().splitlines()[-1] == "tissuebench: interrupted; the same command goes on where it was"
     (checkpoint,) = trials.rglob("last.ckpt")
     step = torch.load(checkpoint, weights_only=True)["global_step"]
-    assert 0 < step < 100
+    assert 0 < step < 40
     again = subprocess.run(command, env=quiet_environment, capture_output=True, text=True, timeout=400)
     assert again.returncode == 0
-    assert f" {step}/100" in again.stderr
+    assert f" {step}/40" in again.stderr
