@@ -35,7 +35,7 @@ class Rings:
         self._owners: list[int] = []
         for owner, geometry in enumerate(geometries):
             for ring in get_rings(get_parts(geometry)):
-                self._rings.append(np.round(get_coordinates(ring)[:-1] * (GRID / scale)) / GRID)
+                self._rings.append(without_level_edges(np.round(get_coordinates(ring)[:-1] * (GRID / scale)) / GRID))
                 self._owners.append(owner)
         lows = np.array([ring.min(axis=0) for ring in self._rings]).reshape(-1, 2)
         highs = np.array([ring.max(axis=0) for ring in self._rings]).reshape(-1, 2)
@@ -52,6 +52,22 @@ class Rings:
             kept = [ring for ring in near if len(ring) > 2]
             if kept:
                 yield owner, kept
+
+
+def without_level_edges(ring: Ring) -> Ring:
+    """A ring on the grid in which no edge runs along the centres of a row of pixels; it covers the same pixels.
+
+    The rule for a centre is that of even and odd crossings to its left, an edge taking its upper end but not its lower
+    one, so that two areas that share an edge share no pixel. An edge along the centres crosses nothing and should not
+    count, but rasterio fills it or not by the direction of the ring, which trimming may turn around. Such an edge
+    therefore makes a detour of one step of the grid upwards.
+    """
+    following = np.roll(ring, -1, axis=0)
+    level = (ring[:, 1] == following[:, 1]) & (ring[:, 1] % 1 == 0.5)
+    after = np.flatnonzero(level)
+    detour = np.array([0.0, 1 / GRID])
+    ends = np.stack([ring[level], following[level]], axis=1).reshape(-1, 2) - detour
+    return np.insert(ring, np.repeat(after + 1, 2), ends, axis=0)
 
 
 def trimmed(ring: Ring, y0: int, x0: int, y1: int, x1: int) -> Ring:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import shapely
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from shapely.geometry import MultiPolygon, Polygon, box
 
@@ -40,7 +41,14 @@ cuts = st.tuples(
 )
 
 
+CORNERS_ON_CENTRES = shapely.from_wkt(
+    "MULTIPOLYGON (((0 0, 0.25 0, 1 3, 1.6 3, 0.4 0, 1 0, 1.75 3, 3 3, 2 1, 0 -2, 0 -1, 0 0)), "
+    "((1.6 3, 2 4, 1.75 3, 1.6 3)))"
+)
+
+
 @given(regions, cuts, st.sampled_from([1.0, 2.0, 1 / 3, 2.0008]))
+@example([Region(0, CORNERS_ON_CENTRES, "r")], ([0, 1, HEIGHT], [0, WIDTH]), 2.0)
 def test_blocks_are_parts_of_the_whole_in_any_layout(drawn, cut, scale):
     source = PolygonLabels(drawn, Frame((999, 999), (HEIGHT, WIDTH), scale))
     whole = source.raster(0, 0, HEIGHT, WIDTH)
@@ -76,6 +84,33 @@ def test_a_pixel_has_the_class_of_the_last_polygon_that_holds_its_centre(drawn):
         truth[shapely.contains_xy(region.geometry, x, y)] = region.class_id
         clear &= shapely.distance(region.geometry.boundary, centres) > 1.5 / GRID
     assert np.array_equal(raster[clear], truth[clear])
+
+
+@given(regions, st.sampled_from([1.0, 2.0, 1 / 3]))
+@example([Region(0, CORNERS_ON_CENTRES, "r")], 2.0)
+def test_a_centre_is_covered_by_the_rule_of_even_and_odd_crossings_alone(drawn, scale):
+    """Also where corners and edges run through centres: no pixel of its edges belongs to two areas or to none."""
+    raster = PolygonLabels(drawn, Frame((999, 999), (HEIGHT, WIDTH), scale)).raster(0, 0, HEIGHT, WIDTH)
+    row, column = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
+    expected = np.full((HEIGHT, WIDTH), 255, dtype=np.uint8)
+    for region in drawn:
+        inside = np.zeros((HEIGHT, WIDTH), dtype=bool)
+        for ring in shapely.get_rings(shapely.get_parts(region.geometry)):
+            inside ^= odd(np.round(shapely.get_coordinates(ring)[:-1] * (GRID / scale)) / GRID, row, column)
+        expected[inside] = region.class_id
+    assert np.array_equal(raster, expected)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_areas_that_share_an_edge_through_centres_share_no_pixel(turned):
+    def drawn(left, top, right, bottom):
+        around = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        polygon = MultiPolygon([Polygon(around[::-1] if turned else around)])
+        return PolygonLabels([Region(1, polygon, "r")], Frame((99, 99), (12, 12), 1.0)).raster(0, 0, 12, 12) == 1
+
+    parts = [drawn(1.5, 1.5, 5.5, 6.5), drawn(5.5, 1.5, 9.5, 6.5), drawn(1.5, 6.5, 5.5, 9.5), drawn(5.5, 6.5, 9.5, 9.5)]
+    assert [part.sum() for part in parts] == [20, 20, 12, 12]
+    assert np.array_equal(sum(part.astype(int) for part in parts), drawn(1.5, 1.5, 9.5, 9.5).astype(int))
 
 
 @given(polygons(), st.integers(0, 50), st.integers(0, 70), st.integers(1, 20), st.integers(1, 20))
