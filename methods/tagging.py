@@ -149,6 +149,8 @@ class TagClassification(_TagStage):
     loss of the paper.
     """
 
+    kind = "tissuebench.methods.tagging:TagClassification"
+
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)
         self.settings = own_settings(self, ClassifierSettings)
@@ -232,6 +234,8 @@ class Fill(_TagStage):
 
     What any use of activation maps must beat: it has the same labels without the method's idea.
     """
+
+    kind = "tissuebench.methods.tagging:Fill"
 
     class Config(Settings):
         """No settings."""

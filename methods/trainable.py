@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -54,7 +54,19 @@ class Trainable(LightningModule, ABC):
     """One stage: the tiles that it wants in each step, and its loss.
 
     It never reads a file, never logs to a service and never sees test data; the benchmark owns data, steps, seeds.
+
+    Class attributes:
+        kind: what its stored results are known by, as part of their key; no two stages share one. By default the name of
+            the class with its module, also for a subclass of a stage that has one of its own. Set it where the class
+            may be renamed or moved: results stored under the old name are then still found.
     """
+
+    kind: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401 - handed on to whoever takes them
+        super().__init_subclass__(**options)
+        if "kind" not in cls.__dict__:
+            cls.kind = f"{cls.__module__}:{cls.__qualname__}"
 
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__()

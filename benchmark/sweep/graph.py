@@ -156,7 +156,7 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
         "store": trial.store_sha256,
         "split": trial.split_sha256,
         "stage": stage.name,
-        "module": f"{stage.module.__module__}:{stage.module.__qualname__}",
+        "module": stage.module.kind,
         "config": stage.config.model_dump(mode="json"),
         "training": {name: value for name, value in identity_of_training(stage.training).items() if name not in _LAST},
         "annotates": stage.annotates,

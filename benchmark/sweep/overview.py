@@ -62,6 +62,7 @@ class Overview:
     independent_steps: int
     steps_to_run: int
     estimate: Estimate
+    nodes: Sequence[Node]
 
     @property
     def saved_percent(self) -> float:
@@ -93,6 +94,10 @@ class Overview:
                 "sources": list(self.estimate.sources),
             },
             "disk_bytes": asdict(self.estimate.disk),
+            "tasks": [
+                {"key": node.key, "kind": node.job.kind.value, "title": node.job.title, "needs": list(node.needs)}
+                for node in self.nodes
+            ],
         }
         return json.dumps(document)
 
@@ -122,6 +127,7 @@ def overview(sweep: Sweep, home: Path) -> Overview:
         independent_steps=graph.independent_steps,
         steps_to_run=sum(node.steps for node in to_run.values()),
         estimate=estimate(to_run, sweep.data, sweep.plan.compute, home),
+        nodes=list(graph.values()),
     )
 
 

@@ -92,6 +92,8 @@ class Pupil(nn.Module):
 class GlobalDistillation(Taught):
     """``L_g``: a tile's similarities to tiles of before, those of the student as those of the teacher. No label."""
 
+    kind = "tissuebench.methods.contrast.stages:GlobalDistillation"
+
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)
         self.settings = own_settings(self, GlobalSettings)
@@ -155,6 +157,8 @@ class LocalDistillation(GlobalDistillation):
     In the official code half of each batch is annotated and all of it is distilled; here tiles of all training patients
     are, each as often.
     """
+
+    kind = "tissuebench.methods.contrast.stages:LocalDistillation"
 
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)

@@ -107,6 +107,8 @@ class Denoising(Averaging):
     ``NoiseSchedule.noised``, w_t its P2 weights. Images are in -1..1.
     """
 
+    kind = "tissuebench.methods.denoising.pretraining:Denoising"
+
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)
         self.settings = own_settings(self, DenoisingSettings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 from click.testing import CliRunner
@@ -70,6 +71,12 @@ def test_it_counts_what_is_shared_and_saved(bench):
         "executed": executed, "independent": independent, "to_run": executed,
         "saved_percent": round(100 * (1 - executed / independent), 1),
     }  # fmt: skip
+    kinds = Counter(task["kind"] for task in said["tasks"])
+    assert kinds == {"stage": 2, "trial": 10}
+    (stage,) = {need for task in said["tasks"] if "staged_in_a_test" in task["title"] for need in task["needs"]} & {
+        task["key"] for task in said["tasks"] if task["title"] == "pretext seed 0"
+    }
+    assert len(stage) == len(said["tasks"][0]["key"])
     assert 0 < said["hours"]["low"] < said["hours"]["high"] < 1
     assert said["hours"]["slots"] == 1
     assert said["disk_bytes"]["weights"] > 0
