@@ -4,7 +4,6 @@ VENV   ?= .venv
 METHOD ?= complementary
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-FARM   := build/farm
 # One test process a core, one thread each: trainings that share threads get in each other's way.
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n logical --maxprocesses 4
 
@@ -27,6 +26,7 @@ help:  ## this page
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "TissueBench needs Python 3.11 to 3.13: make PYTHON=python3.11 ...")'
+	@test -d src/tissuebench/methods/ || { echo 'src/tissuebench is a text file here, not a link: get the code with "git clone" (on Windows: git clone -c core.symlinks=true), not as a zip'; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -87,20 +87,14 @@ perf-leaderboard: $(READY)  ## how the table grows with the number of trials (JS
 chaos: $(READY)  ## kill a sweep twenty times and compare with one that was left alone (SEED=0)
 	@$(BIN)/python -P tests/chaos.py --seed $(or $(SEED),0)
 
-# The four mapped folders as one tree of links: tools that read source do not see through an editable install.
-$(FARM): $(READY)
-	@rm -rf $(FARM) && mkdir -p $(FARM)/tissuebench
-	@for entry in benchmark/* methods datasets results; do ln -s "$(CURDIR)/$$entry" $(FARM)/tissuebench/; done
-
-.PHONY: $(FARM)
-lint: $(FARM)  ## ruff, and the layers (import-linter)
+lint: $(READY)  ## ruff, and the layers (import-linter)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	PYTHONPATH=$(FARM) $(BIN)/lint-imports --no-cache
+	PYTHONPATH=src $(BIN)/lint-imports --no-cache
 
-typecheck: $(FARM)  ## mypy --strict
-	cd $(FARM) && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p tissuebench
+typecheck: $(READY)  ## mypy --strict
+	$(BIN)/mypy -p tissuebench
 
-docs: $(FARM)  ## the documentation site, in build/site
+docs: $(READY)  ## the documentation site, in build/site
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 clean:  ## remove what was built and run (keeps data/ and .venv)

@@ -1,4 +1,4 @@
-"""The house: four mapped folders, one import package, guards against shadowing, a command that answers at once."""
+"""The house: four folders linked into one import package, guards against shadowing, a command that answers at once."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("benchmark", "methods", "datasets", "results")
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def run(*command, cwd=None, **environment):
@@ -31,8 +29,28 @@ def packages_on_disk():
             yield ".".join((names.get(parts[0], f"tissuebench.{parts[0]}"), *parts[1:]))
 
 
-def test_packages_list_is_what_is_on_disk():
-    assert sorted(packages_on_disk()) == sorted(PYPROJECT["tool"]["setuptools"]["packages"])
+def test_one_package_is_made_of_links_that_every_tool_follows():
+    assert (ROOT / "src" / "tissuebench").readlink() == Path("../benchmark")
+    for folder in FOLDERS[1:]:
+        assert (ROOT / "benchmark" / folder).readlink() == Path("..") / folder
+    code = "import importlib.util as u; print(*(u.find_spec(name).origin for name in ('tissuebench', 'tissuebench.methods')))"
+    found = run(sys.executable, "-P", "-c", code).stdout.split()
+    assert found == [str(ROOT / "src" / "tissuebench" / name) for name in ("__init__.py", "methods/__init__.py")]
+
+
+@pytest.mark.parametrize("how", ["make", "pip"])
+def test_a_zip_whose_links_became_text_files_says_so_in_one_line(tmp_path, how):
+    for name in ("Makefile", "setup.py", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "tissuebench").write_text("../benchmark")
+    if how == "make":
+        tried = run("make", "--no-print-directory", "setup", f"PYTHON={sys.executable}", cwd=tmp_path)
+    else:
+        tried = run(sys.executable, "setup.py", "--version", cwd=tmp_path)
+    assert tried.returncode != 0
+    assert "src/tissuebench is a text file here, not a link: get the code with" in tried.stdout + tried.stderr
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_every_folder_with_code_is_a_package():
@@ -141,11 +159,7 @@ def test_a_broken_entry_point_is_one_line(plugin):
 @pytest.fixture
 def own_copy(tmp_path):
     """The four folders as a package of their own, so that a test may add a file."""
-    package = tmp_path / "copy" / "tissuebench"
-    shutil.copytree(ROOT / "benchmark", package)
-    for folder in FOLDERS[1:]:
-        shutil.copytree(ROOT / folder, package / folder)
-    return package
+    return Path(shutil.copytree(ROOT / "src" / "tissuebench", tmp_path / "copy" / "tissuebench"))
 
 
 def test_a_method_in_the_tree_is_one_new_file(own_copy):
