@@ -1,5 +1,5 @@
 """``python -m tissuebench`` is the command ``tissuebench``."""
 
-from tissuebench.cli import main
+from tissuebench.cli.main import main
 
 main()

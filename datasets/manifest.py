@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from tissuebench.datasets.files import require_safe_id
+from tissuebench.datasets.documents import require_safe_id
 from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError, unknown_name
 

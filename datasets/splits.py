@@ -10,10 +10,10 @@ from typing import cast
 
 import numpy as np
 
-from tissuebench.datasets.files import read_hashed_json, write_hashed_json
+from tissuebench.common.hashing import Json, content_hash, derive_seed
+from tissuebench.datasets.documents import read_hashed_json, write_hashed_json
 from tissuebench.datasets.manifest import PARTS
 from tissuebench.errors import DataError
-from tissuebench.hashing import Json, content_hash, derive_seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,9 @@ from pydantic import Field
 from torch import Tensor
 
 from tissuebench.datasets.types import IGNORE_LABEL
-from tissuebench.methods.base import Stage, Task, own_settings
-from tissuebench.methods.contrast.networks import on_grid
-from tissuebench.methods.contrast.pixel_contrast import (
+from tissuebench.methods.api.method import Stage, Task, own_settings
+from tissuebench.methods.api.registry import register
+from tissuebench.methods.contrastive.pixel_contrast import (
     candidates,
     pixel_contrast_loss,
     pixel_rows,
@@ -31,7 +31,7 @@ from tissuebench.methods.contrast.pixel_contrast import (
     relation,
     sample,
 )
-from tissuebench.methods.contrast.stages import (
+from tissuebench.methods.contrastive.stages import (
     GLOBAL,
     LOCAL,
     STUDENT,
@@ -42,8 +42,8 @@ from tissuebench.methods.contrast.stages import (
 )
 from tissuebench.methods.mean_teacher import ConsistencySettings, Lesson, MeanTeacher
 from tissuebench.methods.networks.action_unet import Maps, RepresentationHead, stacked
-from tissuebench.methods.registry import register
-from tissuebench.methods.settings import Settings, TrainingSettings
+from tissuebench.methods.networks.settings import Settings, TrainingSettings
+from tissuebench.methods.teacher_student.networks import on_grid
 
 
 @register

@@ -20,15 +20,15 @@ from pydantic import Field
 from torch import Tensor
 
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
-from tissuebench.methods.base import ANNOTATED, Method, Task, masked_cross_entropy, own_settings
+from tissuebench.methods.api.method import ANNOTATED, Method, Task, masked_cross_entropy, own_settings
+from tissuebench.methods.api.registry import register
 from tissuebench.methods.losses.complementary import (
     conditional_set_wise,
     forward_corrected,
     pooled_mean,
     set_wise,
 )
-from tissuebench.methods.registry import register
-from tissuebench.methods.settings import Settings
+from tissuebench.methods.networks.settings import Settings
 
 DIAGNOSED = "diagnosed"
 

@@ -22,16 +22,22 @@ from torch import Tensor
 
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
 from tissuebench.errors import ConfigError
-from tissuebench.methods.activation.attention_dropout import DropoutForm
-from tissuebench.methods.activation.gate import gate
-from tissuebench.methods.activation.pseudo_masks import agreement
-from tissuebench.methods.base import Method, Stage, Task, own_settings
+from tissuebench.methods.api.method import Method, Stage, Task, own_settings
+from tissuebench.methods.api.registry import register
 from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cross_entropy
-from tissuebench.methods.networks.deeplab import PaperSegmenter
-from tissuebench.methods.networks.tag_classifier import LAYERS, Maps, TagClassifier
-from tissuebench.methods.registry import register
-from tissuebench.methods.settings import Architecture, EncoderMode, TrainingSettings
-from tissuebench.methods.tagging import ClassifierSettings, Fill, Rule, TagClassification, build_classifier
+from tissuebench.methods.networks.paper_deeplab import PaperSegmenter
+from tissuebench.methods.networks.settings import Architecture, EncoderMode, TrainingSettings
+from tissuebench.methods.pseudo_labels.attention_dropout import DropoutForm
+from tissuebench.methods.pseudo_labels.gate import gate
+from tissuebench.methods.pseudo_labels.pseudo_masks import agreement
+from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, Maps, TagClassifier
+from tissuebench.methods.pseudo_labels.tag_stages import (
+    ClassifierSettings,
+    Fill,
+    Rule,
+    TagClassification,
+    build_classifier,
+)
 
 CLASSIFY, FILL, PSEUDO = "classify_tags", "fill_tags", "pseudo"
 

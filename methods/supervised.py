@@ -8,8 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
-from tissuebench.methods.base import ANNOTATED, Method, masked_cross_entropy
-from tissuebench.methods.registry import register
+from tissuebench.methods.api.method import ANNOTATED, Method, masked_cross_entropy
+from tissuebench.methods.api.registry import register
 
 
 @register

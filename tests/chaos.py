@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tissuebench.comparison import results_folder
-from tissuebench.results.store import ResultStore
-from tissuebench.sweep.journal import read_journal
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
+from tissuebench.sweep.state.journal import read_journal
 
 PLUGIN = Path(__file__).resolve().parent / "plugin"
 OPTIONS = (

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import ctypes
+import gc
 import os
 import signal
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +19,9 @@ from hypothesis import settings
 from PIL import Image
 
 from tissuebench.datasets.catalog import find_recipe
-from tissuebench.datasets.ingest import ensure_store
+from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.datasets.splits import Split
-from tissuebench.datasets.store import TileStore
+from tissuebench.datasets.store.tile_store import TileStore
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt processes, which would inherit it
@@ -33,6 +37,16 @@ TINY_CLASSES = {
 }
 TINY_PARTS = ("train",) * 7 + ("val",) * 2 + ("test",) * 3
 _HEIGHT, _WIDTH, _BLOCK, _NOISE = 64, 96, 16, 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory_goes_back():
+    """What a module's tests freed goes back to the system: glibc keeps it, and a worker grew to several GB."""
+    yield
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from tissuebench.world import World, connected
+from tissuebench.runtime.processes import World, connected
 
 CPU = torch.device("cpu")
 _ROOT = Path(__file__).resolve().parents[1]

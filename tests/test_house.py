@@ -69,7 +69,7 @@ def test_a_bare_import_of_a_folder_is_refused(folder):
 def test_help_is_quick_and_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['tissuebench', '--help']\n"
-        "from tissuebench.cli import main\n"
+        "from tissuebench.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert end.code == 0\n"
         "heavy = {'torch', 'lightning', 'pandas', 'numpy', 'zarr', 'wandb', 'rich'} & set(sys.modules)\n"
@@ -84,7 +84,7 @@ def test_table_path_does_not_import_torch(tmp_path):
     code = (
         "import sys\n"
         "sys.argv = ['tissuebench', 'results', 'table', '--home', sys.argv[1]]\n"
-        "from tissuebench.cli import main\n"
+        "from tissuebench.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert 'torch' not in sys.modules"
@@ -97,7 +97,7 @@ def test_table_path_does_not_import_torch(tmp_path):
 PLUGIN = """
 from typing import ClassVar
 from tissuebench.datasets.types import Supervision
-from tissuebench.methods.base import ANNOTATED, Method, masked_cross_entropy
+from tissuebench.methods.api.method import ANNOTATED, Method, masked_cross_entropy
 
 
 class Halved(Method):
@@ -206,7 +206,7 @@ def test_the_wheel_holds_everything(tmp_path):
     assert {path.name for path in (target / "tissuebench").iterdir()} >= {"methods", "datasets", "results", "plans"}
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    code = "import tissuebench.config as c; print(c.__file__, c.load_plan('smoke').training.steps)"
+    code = "import tissuebench.plans.schema as c; print(c.__file__, c.load_plan('smoke').training.steps)"
     shown = run(sys.executable, "-P", "-c", code, cwd=elsewhere, PYTHONPATH=str(target))
     assert shown.returncode == 0, shown.stderr
     assert str(target) in shown.stdout

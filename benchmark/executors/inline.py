@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from tissuebench.compute import ComputeSettings
+from tissuebench.plans.compute import ComputeSettings
 from tissuebench.sweep.jobs import Ended, Job
 
 

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
-from tissuebench.compute import ComputeSettings
 from tissuebench.errors import ConfigError
-from tissuebench.executors.gpus import visible_gpus
+from tissuebench.plans.compute import ComputeSettings
+from tissuebench.runtime.gpus import visible_gpus
 from tissuebench.sweep.jobs import Ended, Job
 from tissuebench.sweep.supervisor import Limits, Slot, Worker
 

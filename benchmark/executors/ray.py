@@ -21,9 +21,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, TaskCancelledError
 
-from tissuebench.compute import ComputeSettings
 from tissuebench.errors import ConfigError
-from tissuebench.executors.gpus import visible_gpus
+from tissuebench.plans.compute import ComputeSettings
+from tissuebench.runtime.gpus import visible_gpus
 from tissuebench.sweep.jobs import Ended, Job, Outcome
 from tissuebench.sweep.supervisor import Limits, Slot, run_supervised
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
-from tissuebench.compute import ComputeSettings
 from tissuebench.errors import ConfigError, unknown_name
-from tissuebench.executors.base import Executor
+from tissuebench.plans.compute import ComputeSettings
+from tissuebench.sweep.executor import Executor
 
 ENTRY_POINT_GROUP = "tissuebench.executors"
 _BUILT_IN = {"local": "LocalExecutor", "inline": "InlineExecutor", "slurm": "SlurmExecutor", "ray": "RayExecutor"}

@@ -25,10 +25,10 @@ from shlex import quote
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from tissuebench.compute import ComputeSettings, SlurmSettings
 from tissuebench.errors import ConfigError
 from tissuebench.executors.slurm_queue import SlurmQueue, run_slurm
 from tissuebench.executors.slurm_task import STOP_SIGNAL, SlurmTask, ended_path
+from tissuebench.plans.compute import ComputeSettings, SlurmSettings
 from tissuebench.sweep.jobs import Ended, Job, Outcome
 from tissuebench.sweep.supervisor import Limits
 

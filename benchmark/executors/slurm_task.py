@@ -13,12 +13,12 @@ from pathlib import Path
 import submitit
 from submitit.core.utils import DelayedSubmission
 
-from tissuebench.executors.gpus import visible_gpus
+from tissuebench.common.files import write_aside
 from tissuebench.executors.slurm_queue import run_slurm
-from tissuebench.files import write_aside
+from tissuebench.runtime.gpus import visible_gpus
+from tissuebench.runtime.processes import World
 from tissuebench.sweep.jobs import Ended, Job, Outcome
 from tissuebench.sweep.supervisor import Limits, Slot, run_supervised
-from tissuebench.world import World
 
 STOP_SIGNAL = signal.SIGINT
 """Hand back for good: the sweep is being stopped."""

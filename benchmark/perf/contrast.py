@@ -17,17 +17,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.types import ClassMap
-from tissuebench.machine import detect_machine
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast
-from tissuebench.methods.contrast.networks import on_grid
-from tissuebench.methods.contrast.pixel_contrast import pixel_rows
-from tissuebench.methods.contrast.supervised_loss import SupervisedLoss
+from tissuebench.methods.api.stage import Task
+from tissuebench.methods.contrastive.pixel_contrast import pixel_rows
 from tissuebench.methods.networks.action_unet import RepresentationHead, stacked
-from tissuebench.methods.settings import Architecture, EncoderMode, NetworkSettings, TrainingSettings, Weights
-from tissuebench.methods.trainable import Task
-from tissuebench.perf.table import Line, Rates, ratio, show
-from tissuebench.progress import ProgressDisplay
+from tissuebench.methods.networks.settings import Architecture, EncoderMode, NetworkSettings, TrainingSettings, Weights
+from tissuebench.methods.teacher_student.networks import on_grid
+from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
+from tissuebench.perf.ratios import Line, Rates, ratio, show
+from tissuebench.runtime.machine import detect_machine
 
 GOAL = 0.5
 ANNOTATED, OTHERS, TILE_PX, N_CLASSES = 4, 4, 256, 4

@@ -26,20 +26,20 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from tissuebench.callbacks import TrainingError
-from tissuebench.config import validated
+from tissuebench.common.hashing import derive_seed
+from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.catalog.synthetic import CLASS_MAP
+from tissuebench.datasets.store.tissue import MIN_TISSUE_SHARE
 from tissuebench.datasets.synthetic import SyntheticConfig, cohort, render_slide
-from tissuebench.datasets.tissue import MIN_TISSUE_SHARE
 from tissuebench.datasets.types import TileBatch
 from tissuebench.errors import ConfigError
-from tissuebench.hashing import derive_seed
-from tissuebench.machine import detect_machine
+from tissuebench.methods.api.stage import Task
 from tissuebench.methods.denoising.pretraining import TISSUE, Denoising, DenoisingSettings
-from tissuebench.methods.settings import Architecture, EncoderMode, NetworkSettings, TrainingSettings, Weights
-from tissuebench.methods.trainable import Task
-from tissuebench.perf.table import Line, Rates, ratio, show
-from tissuebench.progress import ProgressDisplay
+from tissuebench.methods.networks.settings import Architecture, EncoderMode, NetworkSettings, TrainingSettings, Weights
+from tissuebench.perf.ratios import Line, Rates, ratio, show
+from tissuebench.plans.schema import validated
+from tissuebench.runtime.machine import detect_machine
+from tissuebench.training.callbacks import TrainingError
 
 GOAL = 0.02
 PARTS = ("forward", "backward", "optimiser")

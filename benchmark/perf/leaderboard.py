@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from tissuebench.hashing import Json, content_hash
-from tissuebench.perf.table import Line, Rates, ratio, show
-from tissuebench.progress import ProgressDisplay
-from tissuebench.results.leaderboard import LOWER, build
-from tissuebench.results.schema import CALIBRATION_BINS, TrialResult
-from tissuebench.results.store import ResultStore
-from tissuebench.results.table import render
+from tissuebench.common.hashing import Json, content_hash
+from tissuebench.common.progress import ProgressDisplay
+from tissuebench.perf.ratios import Line, Rates, ratio, show
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.records.trial_result import CALIBRATION_BINS, TrialResult
+from tissuebench.results.render.terminal import render
+from tissuebench.results.tables.leaderboard import LOWER, build
 
 GOAL = 1.5
 N_METHODS, N_DRAWS, N_SEEDS = 10, 5, 2

@@ -25,19 +25,19 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
 
-from tissuebench.bench import open_data
-from tissuebench.building import build_datamodule, build_method
-from tissuebench.config import load_plan
-from tissuebench.datasets.datamodule import StepLoader, TileDataModule
+from tissuebench.common.progress import ProgressDisplay
+from tissuebench.datasets.loading.datamodule import StepLoader, TileDataModule
 from tissuebench.datasets.types import TrainingBatch
-from tissuebench.features import FeatureBank, compute_features, plan_features, training_tiles
-from tissuebench.machine import Machine, detect_machine
-from tissuebench.methods.settings import EncoderMode
-from tissuebench.perf.table import Line, Rates, ratio, show
-from tissuebench.plan import PlannedData, expand
-from tissuebench.progress import ProgressDisplay
-from tissuebench.training import fit
-from tissuebench.trial import Trial
+from tissuebench.methods.networks.settings import EncoderMode
+from tissuebench.perf.ratios import Line, Rates, ratio, show
+from tissuebench.plans.expand import PlannedData, expand
+from tissuebench.plans.schema import load_plan
+from tissuebench.plans.trial import Trial
+from tissuebench.run import open_data
+from tissuebench.runtime.machine import Machine, detect_machine
+from tissuebench.training.build import build_datamodule, build_method
+from tissuebench.training.feature_cache import FeatureBank, compute_features, plan_features, training_tiles
+from tissuebench.training.fit import fit
 
 GOAL = 0.97
 _METHOD = "complementary"

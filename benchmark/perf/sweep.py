@@ -15,12 +15,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tissuebench.bench import open_data
-from tissuebench.config import load_plan
+from tissuebench.common.progress import ProgressDisplay
 from tissuebench.executors.local import LocalExecutor
-from tissuebench.perf.table import Line, show
-from tissuebench.plan import expand
-from tissuebench.progress import ProgressDisplay
+from tissuebench.perf.ratios import Line, show
+from tissuebench.plans.expand import expand
+from tissuebench.plans.schema import load_plan
+from tissuebench.run import open_data
 from tissuebench.sweep.graph import Graph, Node, build_graph
 from tissuebench.sweep.jobs import NodeKind, State
 from tissuebench.sweep.runner import Runner

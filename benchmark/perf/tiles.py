@@ -20,11 +20,11 @@ import zarr
 from PIL import Image
 from rich.console import Console
 
-from tissuebench.datasets.pyramid import Codec
+from tissuebench.datasets.store.pyramid import Codec
 from tissuebench.datasets.types import Tile
 from tissuebench.errors import ConfigError
-from tissuebench.perf.slide import CODECS, SLIDE_ID, TILE_PX, Forms, write_forms
-from tissuebench.perf.table import Line, in_turn, ratio, show
+from tissuebench.perf.ratios import Line, in_turn, ratio, show
+from tissuebench.perf.slide_forms import CODECS, SLIDE_ID, TILE_PX, Forms, write_forms
 
 Read = Callable[[Sequence[int]], object]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tissuebench.datasets.pyramid import SHARD_PX, blocks
+from tissuebench.common.streamed_file import written_aside
+from tissuebench.datasets.store.pyramid import SHARD_PX, blocks
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
-from tissuebench.prediction.aside import written_aside
-from tissuebench.prediction.labels import Labels
+from tissuebench.prediction.label_blocks import Labels
 
 _HEADER = ("class", "pixels", "share", "area_mm2")
 

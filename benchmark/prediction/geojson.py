@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import get_coordinates, to_geojson, transform
 
+from tissuebench.common.hashing import Json
+from tissuebench.common.streamed_file import written_aside
 from tissuebench.datasets.annotations import Region
 from tissuebench.datasets.types import ClassMap
-from tissuebench.hashing import Json
-from tissuebench.prediction.aside import written_aside
-from tissuebench.prediction.labels import BLOCK_PX, Labels
+from tissuebench.prediction.label_blocks import BLOCK_PX, Labels
 from tissuebench.prediction.outlines import MAX_CORNERS, areas_of
 
 _DECIMALS = 4

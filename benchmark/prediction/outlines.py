@@ -19,9 +19,9 @@ from shapely.geometry import MultiPolygon
 
 from tissuebench.datasets.annotations import Region, polygons_of_raster
 from tissuebench.datasets.annotations.repair import polygons_of
-from tissuebench.datasets.pyramid import blocks
+from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.types import ClassMap
-from tissuebench.prediction.labels import BLOCK_PX, Labels
+from tissuebench.prediction.label_blocks import BLOCK_PX, Labels
 
 MAX_CORNERS = 250_000
 _NOTHING = -1

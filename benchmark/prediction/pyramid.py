@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tissuebench.datasets.pyramid import Codec, PyramidWriter, blocks, level_shapes
-from tissuebench.datasets.sharded import Pixels
+from tissuebench.common.files import write_aside
+from tissuebench.datasets.store.pyramid import Codec, PyramidWriter, blocks, level_shapes
+from tissuebench.datasets.store.shards import Pixels
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
-from tissuebench.files import write_aside
-from tissuebench.prediction.labels import Labels
+from tissuebench.prediction.label_blocks import Labels
 
 LABEL = "prediction"
 PICTURE_PX = 4096

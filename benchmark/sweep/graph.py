@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tissuebench.common.hashing import Json
 from tissuebench.errors import ConfigError, unknown_name
-from tissuebench.features import FeatureShard, plan_features
-from tissuebench.hashing import Json
-from tissuebench.methods.registry import find_method
-from tissuebench.methods.settings import EncoderMode
-from tissuebench.methods.trainable import Stage
-from tissuebench.plan import PlannedData
-from tissuebench.selection import held_out_patients
+from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.api.stage import Stage
+from tissuebench.methods.networks.settings import EncoderMode
+from tissuebench.plans.expand import PlannedData
+from tissuebench.plans.trial import PROTOCOL_VERSION, Trial, identity_of_training, short_hash
 from tissuebench.sweep.jobs import Job, NodeKind
-from tissuebench.trial import PROTOCOL_VERSION, Trial, identity_of_training, short_hash
+from tissuebench.training.checkpoint_selection import held_out_patients
+from tissuebench.training.feature_cache import FeatureShard, plan_features
 
 _LAST = ("selection_share", "selection_every")
 """Settings that only the last stage of a trial has a use for."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from tissuebench.hashing import Json, canonical_json
+from tissuebench.common.hashing import Json, canonical_json
 
 
 class NodeKind(StrEnum):

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from tissuebench.executors.base import Executor
-from tissuebench.sweep import journal
-from tissuebench.sweep.failures import NodeFailure, forget_failure, keep_failure, read_failure
-from tissuebench.sweep.folders import clear_attempt, is_finished, node_folder
+from tissuebench.sweep.executor import Executor
 from tissuebench.sweep.graph import Graph, Node
 from tissuebench.sweep.jobs import Ended, NodeKind, Outcome, State
-from tissuebench.sweep.leases import ABANDONED_SECONDS, Owner, holder_of
+from tissuebench.sweep.state import journal
+from tissuebench.sweep.state.failures import NodeFailure, forget_failure, keep_failure, read_failure
+from tissuebench.sweep.state.folders import clear_attempt, is_finished, node_folder
+from tissuebench.sweep.state.leases import ABANDONED_SECONDS, Owner, holder_of
 
 _POLL_SECONDS = 0.5
 _LOOK_ELSEWHERE_SECONDS = 1.0

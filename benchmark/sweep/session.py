@@ -15,20 +15,20 @@ import numpy as np
 import psutil
 import torch
 
+from tissuebench.common.hashing import Json
 from tissuebench.errors import TissueBenchError
-from tissuebench.hashing import Json
-from tissuebench.machine import detect_machine
-from tissuebench.methods.settings import EncoderMode
-from tissuebench.sweep import journal
-from tissuebench.sweep.failures import NodeFailure, forget_failure, keep_failure
-from tissuebench.sweep.folders import JOB, LOG, clear_attempt, is_finished, node_folder
+from tissuebench.methods.networks.settings import EncoderMode
+from tissuebench.runtime.machine import detect_machine
+from tissuebench.runtime.processes import World, connected
 from tissuebench.sweep.jobs import Job, Outcome
-from tissuebench.sweep.leases import Lease, acquire
-from tissuebench.sweep.nodes import Surroundings, run_node
-from tissuebench.sweep.reporter import Reporter, own_memory
+from tissuebench.sweep.run_node import Surroundings, run_node
+from tissuebench.sweep.state import journal
+from tissuebench.sweep.state.failures import NodeFailure, forget_failure, keep_failure
+from tissuebench.sweep.state.folders import JOB, LOG, clear_attempt, is_finished, node_folder
+from tissuebench.sweep.state.heartbeat import Reporter, own_memory
+from tissuebench.sweep.state.leases import Lease, acquire
 from tissuebench.sweep.supervisor import CHECKPOINT_MINUTES
-from tissuebench.training import Interrupted
-from tissuebench.world import World, connected
+from tissuebench.training.fit import Interrupted
 
 _GROWN_BYTES = 1 << 30
 

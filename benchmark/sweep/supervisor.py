@@ -15,11 +15,11 @@ from selectors import EVENT_READ, DefaultSelector
 
 import psutil
 
-from tissuebench.compute import ComputeSettings
-from tissuebench.sweep.folders import LOG, node_folder
+from tissuebench.plans.compute import ComputeSettings
+from tissuebench.runtime.processes import World
 from tissuebench.sweep.jobs import Ended, Job, Outcome
-from tissuebench.sweep.reporter import own_memory, read_progress
-from tissuebench.world import World
+from tissuebench.sweep.state.folders import LOG, node_folder
+from tissuebench.sweep.state.heartbeat import own_memory, read_progress
 
 READY, STAYS, LEAVES = "ready", "stays", "leaves"
 """First words of a worker's lines: it can be given nodes; a node has ended, and it stays for more, or leaves."""

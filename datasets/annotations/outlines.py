@@ -12,11 +12,11 @@ from rasterio import Affine
 from rasterio.features import shapes
 from shapely.geometry import mapping, shape
 
+from tissuebench.common.files import write_aside
 from tissuebench.datasets.annotations.region import Region
 from tissuebench.datasets.annotations.repair import area_of
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
 from tissuebench.errors import DataError
-from tissuebench.files import write_aside
 
 
 def polygons_of_raster(raster: NDArray[np.uint8], class_map: ClassMap, scale: float) -> list[Region]:

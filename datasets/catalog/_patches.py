@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from tissuebench.datasets.catalog._layout import find_below
-from tissuebench.datasets.files import require_safe_id
+from tissuebench.datasets.documents import require_safe_id
 from tissuebench.datasets.manifest import ManifestRow
 from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError

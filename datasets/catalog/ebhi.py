@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from tissuebench.datasets.catalog.recipe import Recipe
-from tissuebench.datasets.files import require_safe_id
+from tissuebench.datasets.documents import require_safe_id
 from tissuebench.datasets.manifest import ManifestRow
 from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError, unknown_name

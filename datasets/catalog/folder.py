@@ -9,12 +9,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tissuebench.datasets.catalog.recipe import Recipe
-from tissuebench.datasets.files import require_safe_id
+from tissuebench.datasets.color.white_background import WhiteBackground
+from tissuebench.datasets.documents import require_safe_id
 from tissuebench.datasets.manifest import BadRow, ManifestRow, read_manifest
 from tissuebench.datasets.readers import SLIDE_SUFFIXES
 from tissuebench.datasets.types import ClassMap, LabelCosts
-from tissuebench.datasets.weaken import MIN_SHARE
-from tissuebench.datasets.white import WhiteBackground
+from tissuebench.datasets.weak_labels import MIN_SHARE
 from tissuebench.errors import DataError, unknown_name
 
 _Channel = Annotated[int, Field(ge=0, le=255)]

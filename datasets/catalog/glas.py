@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tissuebench.datasets.catalog._layout import find_below
 from tissuebench.datasets.catalog.recipe import GIB, Download, Recipe
-from tissuebench.datasets.files import require_safe_id
+from tissuebench.datasets.documents import require_safe_id
 from tissuebench.datasets.manifest import ManifestRow
 from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tissuebench.datasets.catalog._patches import IGNORE_INDEX, PATCH_PX, PatchLayout
 from tissuebench.datasets.catalog.recipe import GIB, Download, Recipe
+from tissuebench.datasets.color.white_background import WhiteBackground
 from tissuebench.datasets.types import ClassMap
-from tissuebench.datasets.white import WhiteBackground
 from tissuebench.errors import DataError
 
 CLASS_MAP = ClassMap(

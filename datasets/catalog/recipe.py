@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tissuebench.datasets.color.white_background import WhiteBackground
 from tissuebench.datasets.manifest import BadRow, ManifestRow
 from tissuebench.datasets.types import ClassMap, LabelCosts
-from tissuebench.datasets.weaken import MIN_SHARE
-from tissuebench.datasets.white import WhiteBackground
+from tissuebench.datasets.weak_labels import MIN_SHARE
 
 GIB = 2**30
 

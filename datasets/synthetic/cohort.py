@@ -7,8 +7,8 @@ from enum import StrEnum
 
 import numpy as np
 
+from tissuebench.common.hashing import derive_seed
 from tissuebench.errors import ConfigError
-from tissuebench.hashing import derive_seed
 
 CLASS_NAMES = ("glass", "stroma", "normal_gland", "lymphocytes", "tumour_a", "tumour_b")
 GENERATOR_VERSION = "1"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from mkdocs.structure.files import File
 
-from tissuebench.cli import cli
+from tissuebench.cli.main import cli
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tissuebench.errors import ConfigError, unknown_name
-from tissuebench.methods.networks.weights import packaged_weights
-from tissuebench.methods.settings import Decoder, EncoderMode, NetworkSettings, Weights
+from tissuebench.methods.networks.packaged_weights import packaged_weights
+from tissuebench.methods.networks.settings import Decoder, EncoderMode, NetworkSettings, Weights
 
 DEPTH = 5
 DEEPEST_STRIDE = 2**DEPTH

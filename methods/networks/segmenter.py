@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tissuebench.methods.networks.encoder import DEEPEST_STRIDE, DEPTH, ImageEncoder, from_settings, load_packaged
-from tissuebench.methods.settings import Decoder, NetworkSettings
+from tissuebench.methods.networks.settings import Decoder, NetworkSettings
 
 _MIN_CHANNELS_PER_GROUP = 8
 

@@ -12,21 +12,21 @@ from importlib.resources import files
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from tissuebench.hashing import Json
-from tissuebench.results.compute import ComputeRow
-from tissuebench.results.leaderboard import LOWER, UPPER
-from tissuebench.results.pairs import PairRow, pairs
-from tissuebench.results.ranks import Ranking, rankings
+from tissuebench.common.hashing import Json
+from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.render.terminal import minutes, short, signed, to_csv
 from tissuebench.results.report import provenance as origin
-from tissuebench.results.report.looks import Look, looks, metric_name, plain, settings
 from tissuebench.results.report.picture import Picture
 from tissuebench.results.report.scores import scores
+from tissuebench.results.report.styles import Look, looks, metric_name, plain, settings
 from tissuebench.results.report.subject import Subject
 from tissuebench.results.report.summary import summary
 from tissuebench.results.report.tissue import Album, Tissue, tissue
 from tissuebench.results.report.view import View, view
-from tissuebench.results.schema import TrialResult
-from tissuebench.results.table import minutes, short, signed, to_csv
+from tissuebench.results.tables.compute_cost import ComputeRow
+from tissuebench.results.tables.leaderboard import LOWER, UPPER
+from tissuebench.results.tables.pairs import PairRow, pairs
+from tissuebench.results.tables.ranks import Ranking, rankings
 
 MOST_BUDGETS = 6
 """With figures of their own; the table has all."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from tissuebench.hashing import Json, canonical_json
-from tissuebench.results.report.looks import plain
+from tissuebench.common.hashing import Json, canonical_json
+from tissuebench.results.records.trial_result import SCHEMA_VERSION
+from tissuebench.results.report.styles import plain
 from tissuebench.results.report.view import View
-from tissuebench.results.schema import SCHEMA_VERSION
 
 _OF_A_TRIAL = ("method", "config", "budget", "seed")
 """Parts of an identity that differ between the trials of one comparison."""

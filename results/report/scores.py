@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from tissuebench.results.leaderboard import Gap, Leaderboard, Row
 from tissuebench.results.metrics import lower_is_better
-from tissuebench.results.report.looks import metric_name, plain
+from tissuebench.results.render.terminal import minutes, short, signed
+from tissuebench.results.report.styles import metric_name, plain
 from tissuebench.results.report.view import PRIMARY, View
-from tissuebench.results.table import minutes, short, signed
+from tissuebench.results.tables.leaderboard import Gap, Leaderboard, Row
 
 BESIDE = ("fwiou", "boundary_f1", "ece", "area_error", "balanced_accuracy")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tissuebench.hashing import Json
-from tissuebench.results.leaderboard import Leaderboard
-from tissuebench.results.overlays import OverlayTile
-from tissuebench.results.schema import TrialResult
-from tissuebench.results.store import Failure
+from tissuebench.common.hashing import Json
+from tissuebench.results.records.overlays import OverlayTile
+from tissuebench.results.records.result_store import Failure
+from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.tables.leaderboard import Leaderboard
 
 
 @dataclass(frozen=True, eq=False)

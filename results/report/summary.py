@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tissuebench.results.efficiency import SHARE
-from tissuebench.results.leaderboard import LOWER, Row
-from tissuebench.results.report.looks import plain
+from tissuebench.results.render.terminal import minutes, short
+from tissuebench.results.report.styles import plain
 from tissuebench.results.report.view import CellView, View
-from tissuebench.results.table import minutes, short
+from tissuebench.results.tables.label_efficiency import SHARE
+from tissuebench.results.tables.leaderboard import LOWER, Row
 
 _MOST = 6
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from tissuebench.errors import DataError
-from tissuebench.results.overlays import OverlayTile
-from tissuebench.results.report.looks import Look, plain
+from tissuebench.results.records.overlays import OverlayTile
+from tissuebench.results.report.styles import Look, plain
 from tissuebench.results.report.view import View
 
 MOST_METHODS, MOST_BUDGETS = 16, 6

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tissuebench.results.compute import ComputeRow, compute_rows
-from tissuebench.results.leaderboard import UPPER, Row
 from tissuebench.results.metrics import Floats
-from tissuebench.results.panel import panels
-from tissuebench.results.report.looks import Look
+from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.report.styles import Look
 from tissuebench.results.report.subject import Subject
-from tissuebench.results.schema import TrialResult
+from tissuebench.results.tables.compute_cost import ComputeRow, compute_rows
+from tissuebench.results.tables.leaderboard import UPPER, Row
+from tissuebench.results.tables.panel import panels
 
 PRIMARY = "miou"
 Key = tuple[str, str]

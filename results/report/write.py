@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tissuebench.errors import DataError
 from tissuebench.results.report.subject import Subject
-from tissuebench.results.stats import N_BOOT
+from tissuebench.results.stats.bootstrap import N_BOOT
 
 INDEX, CONTENTS = "index.html", "report.json"
 _KIND = "tissuebench report"

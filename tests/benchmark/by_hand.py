@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from tests.processes import run_processes, start_script
-from tissuebench.checkpoints import FITTED, read_torch
 from tissuebench.datasets.splits import Split
-from tissuebench.datasets.store import TileStore
-from tissuebench.datasets.store_writer import StoreWriter
-from tissuebench.datasets.tiling import grid
+from tissuebench.datasets.store.store_writer import StoreWriter
+from tissuebench.datasets.store.tile_store import TileStore
+from tissuebench.datasets.store.tiling import grid
 from tissuebench.datasets.types import Supervision
-from tissuebench.methods.networks import tag_classifier
-from tissuebench.plan import PlannedData
-from tissuebench.sweep.folders import node_folder
+from tissuebench.methods.pseudo_labels import tag_classifier
+from tissuebench.plans.expand import PlannedData
+from tissuebench.plans.trial import Trial
+from tissuebench.runtime.processes import ALONE, any_over_processes
 from tissuebench.sweep.graph import build_graph
 from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.nodes import Surroundings, run_node
-from tissuebench.trial import Trial
-from tissuebench.world import ALONE, any_over_processes
+from tissuebench.sweep.run_node import Surroundings, run_node
+from tissuebench.sweep.state.folders import node_folder
+from tissuebench.training.checkpoints import FITTED, read_torch
 
 
 def run_by_hand(trials, data, home, shown=None, world=ALONE, stop=lambda: False, report=lambda *_: None):

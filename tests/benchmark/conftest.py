@@ -13,13 +13,13 @@ import yaml
 from rich.console import Console
 
 from tests.benchmark.sweeps import TINY_PLAN
-from tissuebench.compute import ComputeSettings
-from tissuebench.config import Plan, load_plan
+from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.catalog import find_recipe
-from tissuebench.datasets.ingest import ensure_store
+from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.executors.inline import InlineExecutor
-from tissuebench.plan import PlannedData, expand
-from tissuebench.progress import ProgressDisplay
+from tissuebench.plans.compute import ComputeSettings
+from tissuebench.plans.expand import PlannedData, expand
+from tissuebench.plans.schema import Plan, load_plan
 from tissuebench.sweep.graph import Graph, build_graph
 from tissuebench.sweep.runner import Runner, RunSummary
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tissuebench.compute import ComputeSettings
 from tissuebench.executors.inline import InlineExecutor
-from tissuebench.methods.registry import register
+from tissuebench.methods.api.registry import register
 from tissuebench.methods.supervised import Supervised
+from tissuebench.plans.compute import ComputeSettings
 from tissuebench.sweep.graph import Graph, build_graph
-from tissuebench.sweep.live import SweepDisplay
-from tissuebench.sweep.record import write_sweep
 from tissuebench.sweep.runner import Runner, RunSummary
+from tissuebench.sweep.state.record import write_sweep
+from tissuebench.sweep.view.live import SweepDisplay
 
 TINY_PLAN = {
     "budgets": ["masks:2p", "masks:3p"],

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tissuebench.runtime.processes import World
 from tissuebench.sweep.jobs import Ended, Job, NodeKind, Outcome
-from tissuebench.world import World
 
 _CUSTOMISE = """
 import json, os, time

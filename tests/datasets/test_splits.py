@@ -107,7 +107,7 @@ def test_a_file_that_is_no_split(tmp_path, content):
 
 
 def test_a_hashed_file_of_another_kind(tmp_path):
-    from tissuebench.datasets.files import write_hashed_json
+    from tissuebench.datasets.documents import write_hashed_json
 
     write_hashed_json(tmp_path / "split.json", {"spec": "masks:3p"})
     with pytest.raises(DataError, match="is not a split file"):

@@ -14,7 +14,7 @@ import pytest
 from tests.docs import rules
 from tests.docs.pages import ROOT, Command, File, commands, page_names, steps
 from tests.docs.workspace import Workspace
-from tissuebench.cli import cli
+from tissuebench.cli.main import cli
 from tissuebench.errors import TissueBenchError
 
 LONG = frozenset(

@@ -9,11 +9,11 @@ import click
 import pytest
 
 from tests.docs.pages import ROOT, blocks, commands, page_names, source
-from tissuebench.cli import cli
-from tissuebench.config import load_plan, plan_names
-from tissuebench.datasets.budget_specs import parse_spec
+from tissuebench.cli.main import cli
 from tissuebench.datasets.catalog import find_recipe
-from tissuebench.methods.registry import all_methods, find_method
+from tissuebench.datasets.labels.budget_spec import parse_spec
+from tissuebench.methods.api.registry import all_methods, find_method
+from tissuebench.plans.schema import load_plan, plan_names
 
 _CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 _MAKEFILE = (ROOT / "Makefile").read_text()

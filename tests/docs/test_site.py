@@ -14,7 +14,7 @@ import pytest
 
 from tests.browser import chromium
 from tests.docs.pages import ROOT
-from tissuebench.cli import cli
+from tissuebench.cli.main import cli
 
 _FETCHED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src"}
 _LINKS_THAT_FETCH = {

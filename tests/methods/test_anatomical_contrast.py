@@ -11,15 +11,14 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from tissuebench.datasets.augment import AugmentSettings, recolour
+from tissuebench.datasets.loading.augment import AugmentSettings, recolour
 from tissuebench.datasets.types import IGNORE_LABEL, Supervision, TileBatch
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast
-from tissuebench.methods.base import ANNOTATED
-from tissuebench.methods.contract import CLASS_MAP, make_batch, make_task
-from tissuebench.methods.contrast.distillation import WindowAnchors, window_distillation_loss
-from tissuebench.methods.contrast.networks import on_grid
-from tissuebench.methods.contrast.pixel_contrast import candidates, pixel_rows, prototypes, relation, sample
-from tissuebench.methods.contrast.stages import (
+from tissuebench.methods.api.contract import CLASS_MAP, make_batch, make_task
+from tissuebench.methods.api.method import ANNOTATED
+from tissuebench.methods.contrastive.distillation import WindowAnchors, window_distillation_loss
+from tissuebench.methods.contrastive.pixel_contrast import candidates, pixel_rows, prototypes, relation, sample
+from tissuebench.methods.contrastive.stages import (
     GLOBAL,
     LOCAL,
     STUDENT,
@@ -29,11 +28,12 @@ from tissuebench.methods.contrast.stages import (
     LocalDistillation,
     LocalSettings,
 )
-from tissuebench.methods.contrast.teacher import TeacherBuffers
 from tissuebench.methods.losses.dice import soft_dice_loss
 from tissuebench.methods.mean_teacher import UNLABELLED, MeanTeacher
 from tissuebench.methods.networks.action_unet import stacked
-from tissuebench.methods.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.networks.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.teacher_student.networks import on_grid
+from tissuebench.methods.teacher_student.teacher import TeacherBuffers
 
 K = len(CLASS_MAP)
 PAPER = {"network": "paper"}

@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from tissuebench.datasets.types import IGNORE_LABEL, Supervision, TileBatch
-from tissuebench.methods.base import ANNOTATED, masked_cross_entropy
-from tissuebench.methods.contract import CLASS_MAP, make_batch, make_task
+from tissuebench.methods.api.contract import CLASS_MAP, make_batch, make_task
+from tissuebench.methods.api.method import ANNOTATED, masked_cross_entropy
 from tissuebench.methods.denoising.pretraining import Denoising, DenoisingSettings, trained_weights
 from tissuebench.methods.diffusion import (
     PRETRAIN,
@@ -21,7 +21,7 @@ from tissuebench.methods.losses.focal import focal_loss
 from tissuebench.methods.losses.poly_log import poly_log_loss
 from tissuebench.methods.losses.structural_similarity import structural_similarity_loss
 from tissuebench.methods.losses.tversky import tversky_loss
-from tissuebench.methods.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.networks.settings import EncoderMode, TrainingSettings
 
 K, PX = len(CLASS_MAP), 32
 TINY = {"width": 8, "multipliers": (1, 2)}

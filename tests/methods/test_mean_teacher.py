@@ -9,23 +9,23 @@ import torch
 from lightning.pytorch import Callback
 from torch.nn import functional
 
-from tissuebench.datasets.augment import AugmentSettings, recolour
-from tissuebench.datasets.budgets import draw_budget
-from tissuebench.datasets.datamodule import LoaderSettings, TileDataModule
+from tissuebench.datasets.labels.draw_budget import draw_budget
+from tissuebench.datasets.labels.view import LabelView
+from tissuebench.datasets.loading.augment import AugmentSettings, recolour
+from tissuebench.datasets.loading.datamodule import LoaderSettings, TileDataModule
 from tissuebench.datasets.types import Supervision, TileBatch
-from tissuebench.datasets.views import LabelView
-from tissuebench.machine import Machine
-from tissuebench.methods.base import ANNOTATED
-from tissuebench.methods.contract import make_batch, make_method, make_task
-from tissuebench.methods.contrast.cut_mix import draw_boxes
-from tissuebench.methods.contrast.supervised_loss import SupervisedLoss
-from tissuebench.methods.contrast.teacher import TeacherBuffers
-from tissuebench.methods.contrast.views import StrongView
+from tissuebench.methods.api.contract import make_batch, make_method, make_task
+from tissuebench.methods.api.method import ANNOTATED
 from tissuebench.methods.losses.dice import soft_dice_loss
 from tissuebench.methods.mean_teacher import UNLABELLED, MeanTeacher
-from tissuebench.methods.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.networks.settings import EncoderMode, TrainingSettings
 from tissuebench.methods.supervised import Supervised
-from tissuebench.training import fit, seed_everything
+from tissuebench.methods.teacher_student.cut_mix import draw_boxes
+from tissuebench.methods.teacher_student.strong_view import StrongView
+from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
+from tissuebench.methods.teacher_student.teacher import TeacherBuffers
+from tissuebench.runtime.machine import Machine
+from tissuebench.training.fit import fit, seed_everything
 
 STEPS = 5
 PAPER = {"network": "paper"}

@@ -7,8 +7,8 @@ from torch import nn
 
 from tissuebench.datasets.types import IGNORE_LABEL, Supervision, TileBatch
 from tissuebench.errors import ConfigError
-from tissuebench.methods.base import masked_cross_entropy
-from tissuebench.methods.contract import CLASS_MAP, make_task
+from tissuebench.methods.api.contract import CLASS_MAP, make_task
+from tissuebench.methods.api.method import masked_cross_entropy
 from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cross_entropy
 from tissuebench.methods.multilayer_pseudo import (
     CLASSIFY,
@@ -19,10 +19,10 @@ from tissuebench.methods.multilayer_pseudo import (
     Source,
     TagFill,
 )
-from tissuebench.methods.networks.deeplab import PaperSegmenter
-from tissuebench.methods.networks.tag_classifier import LAYERS, Maps
-from tissuebench.methods.settings import Architecture, EncoderMode, TrainingSettings
-from tissuebench.methods.tagging import ClassifierSettings, Fill, TagClassification, build_classifier
+from tissuebench.methods.networks.paper_deeplab import PaperSegmenter
+from tissuebench.methods.networks.settings import Architecture, EncoderMode, TrainingSettings
+from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, Maps
+from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, Fill, TagClassification, build_classifier
 
 K, PX = len(CLASS_MAP), 16
 FAMILY = (MultilayerPseudo, PublishedMultilayerPseudo, TagFill)

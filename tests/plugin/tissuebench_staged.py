@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from tissuebench.datasets.types import IGNORE_LABEL, Stream, Supervision
-from tissuebench.methods.base import ANNOTATED, Method, Stage, Trainable, masked_cross_entropy, own_settings
+from tissuebench.methods.api.method import ANNOTATED, Method, Stage, Trainable, masked_cross_entropy, own_settings
 from tissuebench.methods.networks import build_segmenter
-from tissuebench.methods.settings import Settings
+from tissuebench.methods.networks.settings import Settings
 from tissuebench.methods.supervised import Supervised
 
 PRETRAIN, CAM = "pretrain_of_a_test", "cam_of_a_test"

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tissuebench.hashing import content_hash
-from tissuebench.results.schema import TrialResult
+from tissuebench.common.hashing import content_hash
+from tissuebench.results.records.trial_result import TrialResult
 
 CLASSES = ("tissue", "HCC", "CCA")
 DIAGNOSES = {"HCC": ("HCC",), "CCA": ("CCA",)}  # declared order is not alphabetical

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tissuebench.results import metrics
-from tissuebench.results.stats import weights_of
+from tissuebench.results.stats.bootstrap import weights_of
 
 PIXEL = (metrics.iou, metrics.dice, metrics.miou, metrics.fwiou, metrics.pixel_accuracy)
 matrices = st.integers(1, 5).flatmap(lambda k: arrays(np.int64, (k, k), elements=st.integers(0, 50)))

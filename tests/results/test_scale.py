@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from tissuebench.perf.leaderboard import GOAL, N_METHODS, N_SLIDES, PER_BUDGET, compare, make_results, measure
-from tissuebench.results import leaderboard
-from tissuebench.results.leaderboard import build
-from tissuebench.results.store import ResultStore
-from tissuebench.results.table import render
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.render.terminal import render
+from tissuebench.results.tables import leaderboard
+from tissuebench.results.tables.leaderboard import build
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_path_to_the_table_imports_nothing_heavy(command, make_trial, tmp_pa
             store.write(make_trial(method, budget, seed=seed, rng=np.random.default_rng(seed)))
     code = (
         "import sys, json; sys.argv = ['tissuebench', *sys.argv[1:]]\n"
-        "from tissuebench.cli import main\n"
+        "from tissuebench.cli.main import main\n"
         "try: main()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "heavy = {'torch', 'lightning', 'zarr', 'wandb', 'matplotlib'} & set(sys.modules)\n"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.collections import LineCollection
 
+from tissuebench.results.render.terminal import short
 from tissuebench.results.report.figures.curves import MOST
 from tissuebench.results.report.figures.sheet import Margins, Sheet
-from tissuebench.results.report.looks import LINE, SOFT
 from tissuebench.results.report.picture import Picture, Record
+from tissuebench.results.report.styles import LINE, SOFT
 from tissuebench.results.report.view import CellView, View
-from tissuebench.results.table import short
 
 _FEW = 1e-4
 """Share of the pixels below which a bin says nothing."""

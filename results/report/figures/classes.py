@@ -7,8 +7,8 @@ from matplotlib.transforms import IdentityTransform
 
 from tissuebench.results.report.figures.parts import interval, numbers, record, scores_across, span
 from tissuebench.results.report.figures.sheet import LARGE, SMALL, Margins, Sheet
-from tissuebench.results.report.looks import INK, SOFT, brief
 from tissuebench.results.report.picture import Picture, Record
+from tissuebench.results.report.styles import INK, SOFT, brief
 from tissuebench.results.report.view import View
 
 MOST = 24

@@ -8,8 +8,8 @@ from matplotlib.collections import PolyCollection
 
 from tissuebench.results.report.figures.curves import MOST
 from tissuebench.results.report.figures.sheet import Margins, Sheet
-from tissuebench.results.report.looks import BLUE, INK, LINE, PAPER, SOFT, brief
 from tissuebench.results.report.picture import Picture, Record
+from tissuebench.results.report.styles import BLUE, INK, LINE, PAPER, SOFT, brief
 from tissuebench.results.report.view import View
 
 _MOST_CLASSES = 30

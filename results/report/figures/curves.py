@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
-from tissuebench.results.leaderboard import LOWER, UPPER
+from tissuebench.results.render.terminal import short
 from tissuebench.results.report.figures.parts import (
     budget_ticks,
     label_ends,
@@ -15,10 +15,10 @@ from tissuebench.results.report.figures.parts import (
     span,
 )
 from tissuebench.results.report.figures.sheet import Margins, Panel, Sheet
-from tissuebench.results.report.looks import INK, LINE, SOFT
 from tissuebench.results.report.picture import Picture
+from tissuebench.results.report.styles import INK, LINE, SOFT
 from tissuebench.results.report.view import CellView, View
-from tissuebench.results.table import short
+from tissuebench.results.tables.leaderboard import LOWER, UPPER
 
 MOST = 20
 """Panels of one figure; more are not read."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tissuebench.results.leaderboard import LOWER
+from tissuebench.results.render.terminal import minutes, signed
 from tissuebench.results.report.figures.parts import interval, scores_across, span
 from tissuebench.results.report.figures.sheet import LARGE, SMALL, Margins, Sheet
-from tissuebench.results.report.looks import INK, SOFT
 from tissuebench.results.report.picture import Picture, Record
+from tissuebench.results.report.styles import INK, SOFT
 from tissuebench.results.report.view import CellView, View
-from tissuebench.results.table import minutes, signed
+from tissuebench.results.tables.leaderboard import LOWER
 
 _ROW = 34.0
 

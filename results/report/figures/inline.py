@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from defusedxml.ElementTree import fromstring
 from markupsafe import Markup
 
-from tissuebench.results.report.looks import VARIABLES
+from tissuebench.results.report.styles import VARIABLES
 
 Box = tuple[float, float, float, float]
 """x, y, width, height"""

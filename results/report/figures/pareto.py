@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tissuebench.results.leaderboard import UPPER
+from tissuebench.results.render.terminal import minutes, short
 from tissuebench.results.report.figures.parts import label_ends, log_place, numbers, record, scores_up, span
 from tissuebench.results.report.figures.sheet import LARGE, SMALL, Margins, Panel, Sheet
-from tissuebench.results.report.looks import INK, SOFT
 from tissuebench.results.report.picture import Picture, Record
+from tissuebench.results.report.styles import INK, SOFT
 from tissuebench.results.report.view import CellView, View
-from tissuebench.results.table import minutes, short
+from tissuebench.results.tables.leaderboard import UPPER
 
 _TIMES = (
     (1, "1 s"), (10, "10 s"), (60, "1 min"), (300, "5 min"), (600, "10 min"), (1800, "30 min"), (3600, "1 h"),

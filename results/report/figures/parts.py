@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.transforms import IdentityTransform
 
-from tissuebench.results.leaderboard import Row
+from tissuebench.results.render.terminal import minutes, short
 from tissuebench.results.report.figures.sheet import NORMAL, Panel, spread, steps
-from tissuebench.results.report.looks import INK, PAPER, SOFT, Look
 from tissuebench.results.report.picture import Record
-from tissuebench.results.table import minutes, short
+from tissuebench.results.report.styles import INK, PAPER, SOFT, Look
+from tissuebench.results.tables.leaderboard import Row
 
 Point = tuple[float, float]
 

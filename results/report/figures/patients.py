@@ -7,14 +7,14 @@ import math
 import numpy as np
 from matplotlib.collections import LineCollection
 
-from tissuebench.results.leaderboard import LOWER
+from tissuebench.results.render.terminal import signed
 from tissuebench.results.report.figures.curves import MOST
 from tissuebench.results.report.figures.parts import scores_across, span
 from tissuebench.results.report.figures.sheet import Margins, Sheet
-from tissuebench.results.report.looks import LINE, SOFT, brief
 from tissuebench.results.report.picture import Picture, Record
+from tissuebench.results.report.styles import LINE, SOFT, brief
 from tissuebench.results.report.view import CellView, View, patient_means
-from tissuebench.results.table import signed
+from tissuebench.results.tables.leaderboard import LOWER
 
 _NAMED = 30
 

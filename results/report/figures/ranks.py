@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.collections import LineCollection
 
+from tissuebench.results.render.terminal import short
 from tissuebench.results.report.figures.parts import interval
 from tissuebench.results.report.figures.sheet import LARGE, SMALL, Margins, Panel, Sheet
-from tissuebench.results.report.looks import INK, SOFT, Look, metric_name
 from tissuebench.results.report.picture import Picture, Record
-from tissuebench.results.table import short
+from tissuebench.results.report.styles import INK, SOFT, Look, metric_name
 
 if TYPE_CHECKING:
-    from tissuebench.results.ranks import Ranking
+    from tissuebench.results.tables.ranks import Ranking
 
 _ROW = 19.0
 

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import IdentityTransform
 
 from tissuebench.results.report.figures.inline import cut
-from tissuebench.results.report.looks import INK, LINE, PAPER, SOFT, Look, plain
 from tissuebench.results.report.picture import Picture, Record, to_csv
+from tissuebench.results.report.styles import INK, LINE, PAPER, SOFT, Look, plain
 
 SMALL, NORMAL, LARGE = 10.0, 11.0, 12.0
 _HEAD = 40.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tissuebench.compute import ComputeSettings
 from tissuebench.errors import ConfigError
 from tissuebench.executors import local
 from tissuebench.executors.local import slots_of
+from tissuebench.plans.compute import ComputeSettings
 from tissuebench.sweep.supervisor import Slot
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.clusters.ray import HEAD, OTHER
 from tests.clusters.standin import collect, is_alive, wait_until, worlds_of
-from tissuebench.compute import ComputeSettings
 from tissuebench.errors import ConfigError
+from tissuebench.plans.compute import ComputeSettings
 from tissuebench.sweep.jobs import Outcome
 
 pytest.importorskip("ray")

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.clusters.standin import collect, wait_until, worlds_of
-from tissuebench.compute import ComputeSettings
 from tissuebench.errors import ConfigError
+from tissuebench.plans.compute import ComputeSettings
 from tissuebench.sweep.jobs import Outcome
 
 submitit = pytest.importorskip("submitit")

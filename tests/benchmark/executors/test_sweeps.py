@@ -12,15 +12,15 @@ import pytest
 
 from tests.clusters.ray import OTHER
 from tests.clusters.standin import wait_until
-from tissuebench.comparison import results_folder
-from tissuebench.compute import ComputeSettings
 from tissuebench.executors.registry import find_executor
-from tissuebench.results.store import ResultStore
-from tissuebench.sweep.folders import node_folder
+from tissuebench.plans.compute import ComputeSettings
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.journal import read_journal
-from tissuebench.sweep.leases import holder_of
-from tissuebench.sweep.reporter import read_progress
+from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.state.heartbeat import read_progress
+from tissuebench.sweep.state.journal import read_journal
+from tissuebench.sweep.state.leases import holder_of
 
 
 def counts_of(home):

@@ -13,11 +13,11 @@ import tifffile
 import yaml
 
 from tests.benchmark.sweeps import TINY_PLAN, run_inline
-from tissuebench.config import load_plan
 from tissuebench.datasets.catalog import find_recipe
-from tissuebench.datasets.ingest import ensure_store
-from tissuebench.datasets.store import TileStore
-from tissuebench.plan import PlannedData, expand
+from tissuebench.datasets.ingest.ingest import ensure_store
+from tissuebench.datasets.store.tile_store import TileStore
+from tissuebench.plans.expand import PlannedData, expand
+from tissuebench.plans.schema import load_plan
 from tissuebench.sweep.graph import build_graph
 
 MPP = 2.0

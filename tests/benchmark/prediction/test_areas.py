@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.benchmark.prediction.test_geojson import CLASSES, Raster
+from tissuebench.common.folders import made_aside, require_free
 from tissuebench.errors import ConfigError
 from tissuebench.prediction.areas import class_areas, write_areas
-from tissuebench.prediction.folder import made_aside, require_free
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tissuebench.compute import ComputeSettings
 from tissuebench.executors.local import LocalExecutor
-from tissuebench.methods import registry
+from tissuebench.methods.api import registry
+from tissuebench.plans.compute import ComputeSettings
 
 PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from tests.benchmark.by_hand import poisoned, run_by_hand, run_together
-from tissuebench.building import build_method
-from tissuebench.comparison import results_folder
-from tissuebench.datasets.views import LabelView
-from tissuebench.looks import last_look, look_path
+from tissuebench.datasets.labels.view import LabelView
+from tissuebench.diagnostics.snapshot_files import last_look, look_path
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast
-from tissuebench.methods.contrast.stages import GLOBAL, LOCAL, STUDENT, LocalDistillation
-from tissuebench.results.store import ResultStore
-from tissuebench.sweep.folders import node_folder, read_record
+from tissuebench.methods.contrastive.stages import GLOBAL, LOCAL, STUDENT, LocalDistillation
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import NodeKind
-from tissuebench.training import Interrupted, weights_of
+from tissuebench.sweep.state.folders import node_folder, read_record
+from tissuebench.training.build import build_method
+from tissuebench.training.fit import Interrupted, weights_of
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 FEW = ("global_steps=4", "global_batch=3", "local_steps=4", "queue=6", "representation=8", "queries=8", "negatives=8")
@@ -31,8 +31,8 @@ BOTH = pytest.mark.parametrize("network", ["paper", pytest.param("matched", mark
 
 @pytest.fixture(autouse=True)
 def _few_pictures(monkeypatch):
-    monkeypatch.setattr("tissuebench.examination._TILES", 2)
-    monkeypatch.setattr("tissuebench.linear_probe._TILES", 4)
+    monkeypatch.setattr("tissuebench.diagnostics.snapshots._TILES", 2)
+    monkeypatch.setattr("tissuebench.diagnostics.linear_probe._TILES", 4)
 
 
 def planned(bench, *methods, budgets=("masks:2p",), seeds=(0,), of=(), overrides=()):
@@ -297,8 +297,8 @@ def test_two_processes_distil_and_contrast_together(bench, tmp_path):
     home = bench.elsewhere(tmp_path / "two")
     run_together(2, trial, bench, home)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tissuebench.examination._TILES", 8)  # as the processes have it
-        patch.setattr("tissuebench.linear_probe._TILES", 48)
+        patch.setattr("tissuebench.diagnostics.snapshots._TILES", 8)  # as the processes have it
+        patch.setattr("tissuebench.diagnostics.linear_probe._TILES", 48)
         run_by_hand([trial], bench.data, bench.home)
     for name, samples in ((GLOBAL, PHASE * 3), (LOCAL, PHASE * 4)):
         alone, together = (folder_of(bench, [trial], name, each) for each in (bench.home, home))

@@ -9,18 +9,18 @@ import torch
 from click.testing import CliRunner
 
 from tests.benchmark.by_hand import run_by_hand, run_together
-from tissuebench.cli import cli
-from tissuebench.comparison import results_folder
-from tissuebench.looks import last_look, look_path
+from tissuebench.cli.main import cli
+from tissuebench.diagnostics.snapshot_files import last_look, look_path
 from tissuebench.methods.denoising.pretraining import trained_weights
 from tissuebench.methods.diffusion import PRETRAIN, Diffusion
-from tissuebench.results.store import ResultStore
-from tissuebench.sweep import nodes
-from tissuebench.sweep.folders import node_folder, read_record
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
+from tissuebench.runtime.processes import World
+from tissuebench.sweep import run_node as nodes
 from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.nodes import Surroundings, run_node
-from tissuebench.training import Interrupted, weights_of
-from tissuebench.world import World
+from tissuebench.sweep.run_node import Surroundings, run_node
+from tissuebench.sweep.state.folders import node_folder, read_record
+from tissuebench.training.fit import Interrupted, weights_of
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 TINY = ("network=paper", "width=8", "multipliers=[1,2]")
@@ -31,8 +31,8 @@ PRETRAINING = 4
 
 @pytest.fixture(autouse=True)
 def _few_pictures(monkeypatch):
-    monkeypatch.setattr("tissuebench.examination._TILES", 2)
-    monkeypatch.setattr("tissuebench.linear_probe._TILES", 4)
+    monkeypatch.setattr("tissuebench.diagnostics.snapshots._TILES", 2)
+    monkeypatch.setattr("tissuebench.diagnostics.linear_probe._TILES", 4)
     monkeypatch.setattr("tissuebench.methods.denoising.pretraining._SAMPLING_STEPS", 1)
 
 
@@ -247,8 +247,8 @@ def test_two_processes_pretrain_and_one_of_them_looks(bench, tmp_path):
     assert [look["step"] for look in looks] == list(range(PRETRAINING + 1))
     assert len({look["validation_loss"] for look in looks}) == PRETRAINING + 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tissuebench.examination._TILES", 8)  # as the processes have it
-        patch.setattr("tissuebench.linear_probe._TILES", 48)
+        patch.setattr("tissuebench.diagnostics.snapshots._TILES", 8)  # as the processes have it
+        patch.setattr("tissuebench.diagnostics.linear_probe._TILES", 48)
         run_by_hand([trial], bench.data, bench.home)
     alone = node_folder(bench.home, NodeKind.STAGE, folder.name)
     first = json.loads(look_path(alone, 0).read_text())

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from tissuebench import features
-from tissuebench.comparison import results_folder
-from tissuebench.datasets.augment import augment
+from tissuebench.common.hashing import derive_seed
+from tissuebench.datasets.loading.augment import augment
 from tissuebench.errors import ConfigError
-from tissuebench.features import FeatureBank, compute_features, plan_features, training_tiles
-from tissuebench.hashing import derive_seed
 from tissuebench.methods.networks import build_segmenter
 from tissuebench.results.metrics import miou
-from tissuebench.results.store import ResultStore
-from tissuebench.sweep import nodes
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
+from tissuebench.sweep import run_node as nodes
+from tissuebench.training.feature_cache import FeatureBank, compute_features, plan_features, training_tiles
+from tissuebench.training.fit import feature_cache as features
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 CPU = torch.device("cpu")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tissuebench.errors import ConfigError
-from tissuebench.methods.base import Stage
-from tissuebench.methods.settings import Settings, TrainingSettings
+from tissuebench.methods.api.method import Stage
+from tissuebench.methods.networks.settings import Settings, TrainingSettings
+from tissuebench.plans.trial import Trial
 from tissuebench.sweep.jobs import Job, NodeKind
-from tissuebench.trial import Trial
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from tests.benchmark.by_hand import run_by_hand, run_together, with_labels
-from tissuebench.comparison import results_folder
+from tissuebench.datasets.color.white_background import WhiteBackground, white_mask
+from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.types import IGNORE_LABEL
-from tissuebench.datasets.views import LabelView
-from tissuebench.datasets.white import WhiteBackground, white_mask
 from tissuebench.errors import ConfigError
-from tissuebench.methods.networks import tag_classifier
-from tissuebench.methods.networks.tag_classifier import LAYERS
-from tissuebench.methods.registry import find_method
-from tissuebench.pseudo_masks import PseudoMasks
-from tissuebench.results.store import ResultStore
-from tissuebench.sweep.folders import node_folder, read_record
+from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.pseudo_labels import tag_classifier
+from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import NodeKind
-from tissuebench.training import Interrupted, weights_of
+from tissuebench.sweep.state.folders import node_folder, read_record
+from tissuebench.training.fit import Interrupted, weights_of
+from tissuebench.training.pseudo_mask_store import PseudoMasks
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 OURS, PUBLISHED, CONTROL = FAMILY = ("multilayer_pseudo", "multilayer_pseudo_published", "tag_fill")
@@ -103,7 +103,7 @@ def test_arms_that_differ_in_what_they_learn_from_share_the_classifier(bench):
 @pytest.mark.parametrize("method", [OURS, pytest.param(PUBLISHED, marks=pytest.mark.slow)])
 def test_where_it_is_stopped_changes_no_bit(bench, tmp_path, monkeypatch, method):
     """In the classifier, between two batches of pseudo-masks, and in the last stage."""
-    monkeypatch.setattr("tissuebench.sweep.nodes._ANNOTATED_AT_ONCE", 4)
+    monkeypatch.setattr("tissuebench.sweep.run_node._ANNOTATED_AT_ONCE", 4)
     trials = planned(bench, method)
     whole = run_by_hand(trials, bench.data, bench.elsewhere(tmp_path / "whole"))
     home = bench.elsewhere(tmp_path / "stopped")
@@ -206,7 +206,7 @@ def test_a_classifier_that_diverged_unnoticed_does_not_annotate(bench, monkeypat
         with torch.no_grad():
             self.classifier.heads[0].weight.fill_(torch.nan)
 
-    monkeypatch.setattr("tissuebench.methods.tagging.TagClassification.on_train_end", ruined)
+    monkeypatch.setattr("tissuebench.methods.pseudo_labels.tag_stages.TagClassification.on_train_end", ruined)
     trials = planned(bench, PUBLISHED)
     assert not bench.run(trials).done
     (failure,) = ResultStore(results_folder(bench.home)).read_failures()

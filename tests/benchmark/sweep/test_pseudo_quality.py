@@ -12,20 +12,20 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from tests.benchmark.test_honesty import poisoned
-from tissuebench.checkpoints import weights_of
-from tissuebench.cli import cli
-from tissuebench.comparison import results_folder
-from tissuebench.datasets.ingest import dataset_folder
+from tests.benchmark.training.test_honesty import poisoned
+from tissuebench.cli.main import cli
+from tissuebench.datasets.ingest.ingest import dataset_folder
+from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.types import Stream, Supervision
-from tissuebench.datasets.views import LabelView
-from tissuebench.pseudo_masks import PseudoMasks
-from tissuebench.pseudo_picture import PICTURE
-from tissuebench.pseudo_quality import QUALITY
+from tissuebench.diagnostics.pseudo_mask_quality import QUALITY
+from tissuebench.diagnostics.pseudo_mask_sheet import PICTURE
 from tissuebench.results.metrics import miou
-from tissuebench.results.store import ResultStore
-from tissuebench.sweep.folders import node_folder
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.state.folders import node_folder
+from tissuebench.training.checkpoints import weights_of
+from tissuebench.training.pseudo_mask_store import PseudoMasks
 
 ONE = ("seeds=[0]", "budgets=['masks:2p']", "training.steps=3")
 CAM, PRETRAIN = "cam_of_a_test", "pretrain_of_a_test"
@@ -125,7 +125,7 @@ def test_it_changes_no_bit_of_the_training(bench, plugin, tmp_path, monkeypatch)
     (trial,) = bench.trials(bench.plan(*ONE), "staged")
     bench.run([trial])
     elsewhere = bench.elsewhere(tmp_path / "without")
-    monkeypatch.setattr("tissuebench.sweep.nodes.write_quality", lambda *_: None)
+    monkeypatch.setattr("tissuebench.sweep.run_node.write_quality", lambda *_: None)
     bench.run([trial], elsewhere)
     assert_same_training(all_folders(bench, trial, bench.home), all_folders(bench, trial, elsewhere))
     np.testing.assert_array_equal(result_of(bench.home, trial).counts, result_of(elsewhere, trial).counts)

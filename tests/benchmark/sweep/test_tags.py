@@ -9,15 +9,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from tissuebench.cli import cli
-from tissuebench.comparison import results_folder
-from tissuebench.datasets.budgets import draw_budget
+from tissuebench.cli.main import cli
+from tissuebench.datasets.labels.draw_budget import draw_budget
+from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.types import Supervision
-from tissuebench.datasets.views import LabelView
-from tissuebench.pseudo_masks import PseudoMasks
-from tissuebench.results.store import ResultStore
-from tissuebench.sweep.folders import RECORD, node_folder, read_record
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.state.folders import RECORD, node_folder, read_record
+from tissuebench.training.pseudo_mask_store import PseudoMasks
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 ONE = ("seeds=[0]", "budgets=['masks:2p']", "training.steps=3")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.results.report.realistic import METHODS, subjects
 from tissuebench.results.report import write_report
-from tissuebench.results.report.looks import looks
+from tissuebench.results.report.styles import looks
 from tissuebench.results.report.view import view
 
 FEW = (

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tissuebench.hashing import content_hash, derive_seed
-from tissuebench.results.leaderboard import CellKey, build
-from tissuebench.results.overlays import OverlayTile
+from tissuebench.common.hashing import content_hash, derive_seed
+from tissuebench.results.records.overlays import OverlayTile
+from tissuebench.results.records.result_store import Failure
+from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.report.subject import Subject
-from tissuebench.results.schema import TrialResult
-from tissuebench.results.store import Failure
+from tissuebench.results.tables.leaderboard import CellKey, build
 
 HOSTILE = '<script>alert("x")</script> & $y_1$'
 CLASSES = ("glass", "stroma", "normal gland", "lymphocytes", "adenocarcinoma", HOSTILE)

@@ -132,8 +132,8 @@ def test_confusion_rows_are_shares_of_the_truth(shown):
 
 def test_reliability_gives_back_the_ece_of_one_run(make_trial, rng=None):
     rng = np.random.default_rng(0)
-    from tissuebench.results.leaderboard import build
     from tissuebench.results.report.subject import Subject
+    from tissuebench.results.tables.leaderboard import build
 
     trial = make_trial(rng=rng)
     view = lined_up(Subject("toy", build([trial], n_boot=10), [trial], [], {}, {}))
@@ -163,8 +163,8 @@ def test_gaps_are_not_drawn(shown):
 
 
 def test_one_budget_has_no_curve(make_trial):
-    from tissuebench.results.leaderboard import build
     from tissuebench.results.report.subject import Subject
+    from tissuebench.results.tables.leaderboard import build
 
     trial = make_trial(rng=np.random.default_rng(0))
     view = lined_up(Subject("toy", build([trial], n_boot=10), [trial], [], {}, {}))

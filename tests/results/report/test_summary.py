@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tests.results.report.conftest import lined_up
-from tissuebench.results.leaderboard import CellKey, build
 from tissuebench.results.report.subject import Subject
 from tissuebench.results.report.summary import summary
+from tissuebench.results.tables.leaderboard import CellKey, build
 
 
 def view_of(trials, expected=()):

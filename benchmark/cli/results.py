@@ -1,0 +1,274 @@
+"""``tissuebench results``: the leaderboard, comparisons and exports of what is stored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from tissuebench.cli.common import HOME, Commands, listed, stdout
+from tissuebench.errors import DataError, TissueBenchError, unknown_name
+
+if TYPE_CHECKING:
+    from tissuebench.results.records.trial_result import TrialResult
+    from tissuebench.results.tables.against_reference import Comparison
+    from tissuebench.results.tables.leaderboard import Leaderboard
+    from tissuebench.results.tables.pairs import PairRow
+    from tissuebench.results.tables.ranks import Ranking
+
+_DATASET = click.option("--dataset", default=None, help="Only this dataset.")
+_NOTHING = "no results yet: 'tissuebench run --method complementary' makes some"
+
+
+@click.group(cls=Commands)
+def results() -> None:
+    """Results: the leaderboard from what is stored."""
+
+
+@results.command()
+@_DATASET
+@click.option("--all", "everything", is_flag=True, help="Also comparisons under other shared settings.")
+@click.option("--ranks", is_flag=True, help="Also ranks of the methods over the test patients of each dataset.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a CSV file.")
+@click.option("--svg", "svg_path", type=click.Path(dir_okay=False, path_type=Path), help="Also draw an SVG file.")
+@HOME
+def table(
+    dataset: str | None,
+    everything: bool,
+    ranks: bool,
+    as_json: bool,
+    csv_path: Path | None,
+    svg_path: Path | None,
+    home: Path,
+) -> None:
+    """Scores with intervals and paired differences to the lower bound.
+
+    Of two datasets or more, average ranks of the methods over them stand at the end.
+    """
+    from tissuebench.results.tables.leaderboard import build
+
+    groups = _stored(home, dataset, everything)
+    boards = [build(group) for group in groups]
+    print_boards(boards, as_json, csv_path, svg_path, [] if as_json else _rankings(groups, ranks))
+
+
+@results.command()
+@click.argument("methods", nargs=-1)
+@click.option("--budget", default=None, help="Of the one method (masks:all); of pairs, only this one.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    default=("miou", "balanced_accuracy"),
+    show_default=True,
+    help="May be given several times, or as a,b.",
+)
+@click.option("--all-pairs", is_flag=True, help="All methods in pairs.")
+@_DATASET
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@HOME
+def compare(
+    methods: tuple[str, ...],
+    budget: str | None,
+    metrics: tuple[str, ...],
+    all_pairs: bool,
+    dataset: str | None,
+    as_json: bool,
+    home: Path,
+) -> None:
+    """Paired differences between METHODS.
+
+    None: everything to full. One: everything to it. Two or more: each to each
+    of the others, at every budget that they share.
+
+    With 95 % intervals, and Wilcoxon signed-rank tests over patients after Holm
+    over what is compared here. A method's settings, in brackets, are needed
+    where several arms have its name.
+    """
+    from tissuebench.results.render.terminal import render_comparisons
+
+    if all_pairs and len(methods) == 1:
+        raise TissueBenchError(f"compare: name another method to pair {methods[0]} with, or leave out --all-pairs")
+    asked, console = listed(metrics), stdout()
+    said: list[dict[str, object]] = []
+    groups = _stored(home, dataset)
+    for group in groups:
+        of_group = _known_metrics(group, asked)
+        if all_pairs or len(methods) > 1:
+            rows = _pairs(group, methods, budget, of_group)
+            said += [vars(row) for row in rows]
+            if not as_json:
+                from tissuebench.results.render.pairs import render_pairs
+
+                render_pairs(rows, console)
+        else:
+            compared = _to_reference(group, methods, budget, of_group)
+            said += [vars(row) for row in compared]
+            if not as_json:
+                render_comparisons(compared, of_group, console)
+    if as_json:
+        click.echo(json.dumps(said, indent=1, allow_nan=False))
+    elif not groups:
+        console.print(_NOTHING)
+
+
+@results.command()
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    default=("csv,latex,parquet",),
+    show_default=True,
+    help="csv, latex, parquet, json; may be given several times, or as a,b.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    show_default="runs/export of the home",
+    help="Folder, made if it is not there.",
+)
+@_DATASET
+@HOME
+def export(formats: tuple[str, ...], out: Path | None, dataset: str | None, home: Path) -> None:
+    """Write what stands behind the tables, a file each.
+
+    \b
+    leaderboard   a row a (dataset, method, budget, metric); in LaTeX as a table
+    pairs         differences between any two methods
+    ranks         of the methods over datasets, of a single one over its patients
+    efficiency    scores over minutes, minutes to 95 % of full
+    compute       steps, samples, seconds, memory
+    patients      every score of every test patient of every trial
+    slides        confusion counts of every test slide of every trial
+    """  # noqa: D301 - \b is click's mark for lines to be kept as they are
+    from tissuebench.results.export.export import export as export_results
+    from tissuebench.results.export.export import formats_of
+
+    asked = formats_of(listed(formats))
+    groups = _stored(home, dataset)
+    if not groups:
+        raise DataError(_NOTHING if dataset is None else f"no results of dataset {dataset!r}")
+    for path in export_results(groups, home / "runs" / "export" if out is None else out, asked):
+        click.echo(path)
+
+
+@results.command()
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    show_default="runs/report of the home",
+    help="Folder to make; an earlier report in it is replaced.",
+)
+@_DATASET
+@click.option("--all", "everything", is_flag=True, help="Also comparisons under other shared settings.")
+@HOME
+def report(out: Path | None, dataset: str | None, everything: bool, home: Path) -> None:
+    """Write a folder with a page for people that needs no network.
+
+    Tables, curves, paired differences, ranks, patients, classes, calibration,
+    costs, pictures and where everything comes from; figures as SVG and PDF.
+    """
+    from tissuebench.results.report.write import write_report
+    from tissuebench.sweep.view.report_subjects import subjects
+
+    found = subjects(home, dataset, everything)
+    if not found:
+        raise DataError(_NOTHING if dataset is None else f"no results of dataset {dataset!r}")
+    click.echo(write_report(home / "runs" / "report" if out is None else out, found))
+
+
+def print_boards(
+    boards: Sequence[Leaderboard],
+    as_json: bool,
+    csv_path: Path | None = None,
+    svg_path: Path | None = None,
+    rankings: Sequence[Ranking] = (),
+) -> None:
+    """Print tables, then ranks; or JSON of the rows and nothing else. Files are written beside that."""
+    from tissuebench.results.render.terminal import render, to_csv, to_json
+
+    rows = [row for board in boards for row in board.rows]
+    if csv_path is not None:
+        csv_path.write_text(to_csv(rows))
+    if as_json:
+        click.echo(to_json(rows))
+        return
+    console = stdout(record=svg_path is not None)
+    if not boards:
+        console.print(_NOTHING)
+    for board in boards:
+        render(board, console)
+    if rankings:
+        from tissuebench.results.render.ranks import render_rankings
+
+        render_rankings(rankings, console)
+    if svg_path is not None:
+        svg = console.export_svg(title="tissuebench results table")
+        svg_path.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))  # they would be fetched from afar
+
+
+def _stored(home: Path, dataset: str | None, everything: bool = False) -> list[list[TrialResult]]:
+    from tissuebench.results.records.result_store import ResultStore
+    from tissuebench.results.tables.comparable import comparable_results, results_folder
+
+    return comparable_results(ResultStore(results_folder(home)), dataset, everything)
+
+
+def _rankings(groups: Sequence[Sequence[TrialResult]], over_patients: bool) -> list[Ranking]:
+    """Over datasets where there are several, of each its newest group; over the patients of each if that is wanted."""
+    newest: dict[str, Sequence[TrialResult]] = {}
+    for group in groups:
+        newest.setdefault(group[0].dataset, group)
+    if len(newest) < 2 and not over_patients:
+        return []
+    from tissuebench.results.tables.ranks import rankings
+
+    found = rankings([result for group in newest.values() for result in group]) if len(newest) > 1 else []
+    return found + [one for group in newest.values() if over_patients for one in rankings(group)]
+
+
+def _known_metrics(group: Sequence[TrialResult], asked: Sequence[str]) -> list[str]:
+    from tissuebench.results.tables.panel import panels
+
+    known = panels(group)[0].metrics
+    strange = next((name for name in asked if name not in {*known, "balanced_accuracy"}), None)
+    if strange is not None:  # not every dataset has diagnoses
+        raise TissueBenchError(f"--metric: {unknown_name('metric', strange, known)}")
+    return [name for name in asked if name in known]
+
+
+def _to_reference(
+    group: Sequence[TrialResult], methods: Sequence[str], budget: str | None, metrics: Sequence[str]
+) -> list[Comparison]:
+    from tissuebench.results.tables.against_reference import compare as compare_results
+
+    reference = methods[0] if methods else "full"
+    compared = compare_results(group, reference=reference, reference_budget=budget or "masks:all")
+    return [row for row in compared if row.metric in metrics]
+
+
+def _pairs(
+    group: Sequence[TrialResult], methods: Sequence[str], budget: str | None, metrics: Sequence[str]
+) -> list[PairRow]:
+    """Of these methods, or of all if none is named."""
+    from tissuebench.results.render.method_names import find_arm
+    from tissuebench.results.tables.pairs import pairs
+
+    dataset, arms = group[0].dataset, sorted({result.method for result in group})
+    chosen = {find_arm(name, arms, f"dataset {dataset}") for name in methods} or set(arms)
+    if len(chosen) < 2:
+        raise DataError(f"dataset {dataset}: compare two different methods; there are {', '.join(arms)}")
+    rows = pairs([result for result in group if result.method in chosen], metrics=metrics)
+    budgets = sorted({row.budget for row in rows})
+    if budget is not None:
+        rows = [row for row in rows if row.budget == budget]
+    if not rows:
+        where = f"at {budget}" if budget else "at any budget"
+        hint = f"; there are some at {', '.join(budgets)}" if budgets else ""
+        raise DataError(f"dataset {dataset}: no two of {', '.join(sorted(chosen))} have results {where}{hint}")
+    return rows

@@ -1,0 +1,151 @@
+"""``tissuebench plan``, ``status`` and ``trial``: a sweep before it runs, while it runs, and one trial of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+
+from tissuebench.cli.common import EXIT_SOME_FAILED, HOME, Commands, stderr, stdout
+from tissuebench.cli.plan_options import PLAN_OPTIONS, Planned
+
+_LOOK_SECONDS = 1.0
+_FOLLOW_SECONDS = 0.3
+
+TRIAL = click.argument("trial_id", metavar="ID")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group(cls=Commands)
+def plan() -> None:
+    """Plans: what would run, before anything runs."""
+
+
+@plan.command()
+@PLAN_OPTIONS
+@AS_JSON
+@HOME
+def show(planned: Planned, as_json: bool, home: Path) -> None:
+    """Trials, what they share and what that saves, hours and disk space; trains nothing.
+
+    Where no stored result says how long a step takes, a few steps are timed on random tiles.
+    """
+    from tissuebench.run import prepare
+    from tissuebench.sweep.estimate.overview import overview, render
+
+    shown = overview(prepare(planned.request(home)), home)
+    if as_json:
+        click.echo(shown.to_json())
+    else:
+        stdout().print(render(shown), soft_wrap=True)
+
+
+@click.command()
+@click.argument("sweep", required=False)
+@click.option("--watch", is_flag=True, help="Look again every second until all is over.")
+@AS_JSON
+@HOME
+def status(sweep: str | None, watch: bool, as_json: bool, home: Path) -> None:
+    """How far the latest sweep is, or SWEEP; from any terminal that sees the folder."""
+    from rich.live import Live
+
+    from tissuebench.sweep.state.record import latest_sweep
+    from tissuebench.sweep.view.status import SweepReader, render
+
+    reader = SweepReader(home, latest_sweep(home, sweep))
+    seen = reader.read()
+    console = stdout()
+    if not watch:
+        if as_json:
+            click.echo(seen.to_json())
+        else:
+            console.print(render(seen))
+        return
+    is_live = console.is_terminal and not as_json
+    with Live(console=console, auto_refresh=False) if is_live else nullcontext() as live:
+        said = ""
+        while True:
+            if live is not None:
+                live.update(render(seen, max(1, (console.height - 4) // 2)), refresh=True)
+            elif (line := seen.to_json() if as_json else seen.summary) != said:
+                click.echo(said := line)
+            if seen.is_over:
+                return
+            time.sleep(_LOOK_SECONDS)
+            seen = reader.read()
+
+
+@click.group(cls=Commands)
+def trial() -> None:
+    """Trials: one of them, by the beginning of its id."""
+
+
+@trial.command("show")
+@TRIAL
+@AS_JSON
+@HOME
+def trial_show(trial_id: str, as_json: bool, home: Path) -> None:
+    """All that is known of a trial: settings, scores, seconds, environment, files, or why it failed."""
+    import json
+
+    from tissuebench.cli.trial_page import render
+    from tissuebench.sweep.view.lookup import describe_trial, find_trial
+
+    described = describe_trial(find_trial(home, trial_id))
+    if as_json:
+        click.echo(json.dumps(described))
+    else:
+        stdout().print(render(described), soft_wrap=True)
+
+
+@trial.command()
+@TRIAL
+@click.option("--follow", is_flag=True, help="Go on until the trial is over.")
+@HOME
+def log(trial_id: str, follow: bool, home: Path) -> None:
+    """What the worker of a trial printed; the key of a shared stage does as well."""
+    from tissuebench.errors import ConfigError
+    from tissuebench.sweep.jobs import State
+    from tissuebench.sweep.view.lookup import find_logged
+
+    found = find_logged(home, trial_id)
+    if not follow and not found.log.is_file():
+        raise ConfigError(f"{found.log}: there is no log; {found.kind} {found.key} was never started")
+    offset = 0
+    while True:
+        is_over = found.state in (State.DONE, State.FAILED, State.SKIPPED)  # before the last look
+        if found.log.is_file():
+            with found.log.open("rb") as file:
+                file.seek(offset)
+                said = file.read()
+            offset += len(said)
+            sys.stdout.buffer.write(said)
+            sys.stdout.flush()
+        if is_over or not follow:
+            return
+        time.sleep(_FOLLOW_SECONDS)
+
+
+@trial.command()
+@TRIAL
+@click.option("--executor", default="local", show_default=True, help="Where it runs.")
+@AS_JSON
+@HOME
+def rerun(trial_id: str, executor: str, as_json: bool, home: Path) -> None:
+    """Run one trial again and say whether the same bits come out; a stored result is kept in any case."""
+    import json
+    from dataclasses import asdict
+
+    from tissuebench.plans.compute import ComputeSettings
+    from tissuebench.rerun import rerun as run_again
+    from tissuebench.sweep.view.live import SweepDisplay
+    from tissuebench.sweep.view.lookup import find_trial
+
+    compute = ComputeSettings(executor=executor)
+    again = run_again(find_trial(home, trial_id), compute, lambda graph: SweepDisplay(stderr(), graph))
+    click.echo(json.dumps({**asdict(again), "reproduced": again.differing == 0}) if as_json else again.sentence)
+    if again.again is None:
+        raise SystemExit(EXIT_SOME_FAILED)

@@ -1,0 +1,69 @@
+"""What is known of a trial, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tissuebench.common.hashing import Json, canonical_json
+from tissuebench.results.records.pseudo_mask_quality import DIAGNOSTIC
+
+_SECTIONS = ("budget", "settings", "identity", "scores", "seconds", "compute", "environment")
+
+
+def render(described: Mapping[str, Json]) -> Group:
+    """``described`` as ``describe_trial`` gives it."""
+    trial = cast("dict[str, Any]", described)
+    state = trial["state"] + (f", by {trial['holder']}" if trial["holder"] else "")
+    parts: list[Text | Table] = [Text(f"{trial['trial']}  {trial['title']}: {state}", style="bold")]
+    table = Table.grid(padding=(0, 2))
+    for name in ("dataset", "method", "seed"):
+        table.add_row(Text(name), Text(str(trial[name])))
+    for section in _SECTIONS:
+        for key, value in _flat(trial[section] or {}):
+            table.add_row(Text(f"{section}.{key}", style="dim"), Text(value))
+    for shared in trial["shared"]:
+        table.add_row(Text("shared", style="dim"), Text(f"{shared['name']} {shared['key']} {shared['state']}"))
+    for path in trial["files"]:
+        table.add_row(Text("file", style="dim"), Text(path))
+    parts.append(table)
+    parts += [Text(line) for stage, pseudo in trial["pseudo_masks"].items() for line in _of_pseudo_masks(stage, pseudo)]
+    parts += [Text(line) for stage, look in trial["looks"].items() for line in _of_look(stage, look)]
+    parts += [Text(f"note: {text}", style="yellow") for text in trial["notes"]]
+    if failure := trial["failure"]:
+        parts.append(Text(f"FAILED: {failure['reason']}", style="red"))
+        parts += [Text(failure["traceback"].rstrip())] if failure["traceback"] else []
+    return Group(*parts)
+
+
+def _of_pseudo_masks(stage: str, pseudo: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of their own: in the table above, where a long name takes the room, numbers and paths would be cut off."""
+    yield f"pseudo-masks of {stage}, {pseudo['tiles']} training tiles against withheld masks ({DIAGNOSTIC}):"
+    for layer, of_layer in pseudo["layers"].items():
+        miou = "-" if of_layer["miou"] is None else f"{of_layer['miou']:.4f}"
+        yield f"  {' '.join(layer.split())}: mIoU {miou}, coverage {of_layer['coverage']:.4f}"
+    if pseudo["picture"] is not None:
+        yield f"  picture: {pseudo['picture']}"
+
+
+def _of_look(stage: str, look: Mapping[str, Any]) -> Iterator[str]:
+    figures = dict(look["figures"])
+    said = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items() if name != "step")
+    yield f"{stage} after step {figures['step']:g}: {said} ({DIAGNOSTIC})"
+    yield f"  picture: {look['picture']}"
+
+
+def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from ((f"{key}.{inner}", text) for inner, text in _flat(value))
+        elif isinstance(value, float):
+            yield key, f"{value:.6g}"
+        elif isinstance(value, str):
+            yield key, value
+        elif value is not None:
+            yield key, canonical_json(value)

@@ -1,0 +1,1 @@
+"""Hashing, atomic files and folders, progress: what every room uses."""

@@ -1,0 +1,1 @@
+"""Stitched whole-slide scoring."""

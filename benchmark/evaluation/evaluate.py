@@ -1,0 +1,184 @@
+"""Slide-wise evaluation: every annotated pixel counted exactly once, counts a slide, memory that no slide can fill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tissuebench.datasets.labels.view import LabelView
+from tissuebench.datasets.store.pyramid import blocks
+from tissuebench.datasets.store.tile_store import SlideInfo, TileStore
+from tissuebench.datasets.types import IGNORE_LABEL, Tile
+from tissuebench.evaluation.boundaries import boundary_counts, margin_px
+from tissuebench.evaluation.canvas import Canvas
+from tissuebench.evaluation.overlays import ReadLabels, TilePicker
+from tissuebench.evaluation.stitching import Stitching, strips
+from tissuebench.methods.api.method import Method
+from tissuebench.plans.schema import EvaluationSettings
+from tissuebench.results.records.trial_result import CALIBRATION_BINS
+from tissuebench.runtime.processes import ALONE, World, sum_over_processes
+
+_BLOCK_PX = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class SlideCounts:
+    """What one slide counts, annotated pixels only.
+
+    Attributes:
+        counts: ``counts[truth, predicted]``, (K, K) int64.
+        boundaries: (K, 4) int64, see ``boundary_counts``.
+        calibration: (``CALIBRATION_BINS``, 3) float64, see ``calibration_bins``.
+        seconds: that it took.
+    """
+
+    slide: SlideInfo
+    diagnosis: tuple[str, ...]
+    counts: NDArray[np.int64]
+    boundaries: NDArray[np.int64]
+    calibration: NDArray[np.float64]
+    seconds: float
+
+
+def evaluate(
+    method: Method,
+    store: TileStore,
+    view: LabelView,
+    settings: EvaluationSettings,
+    device: torch.device,
+    precision: str,
+    world: World = ALONE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    picker: TilePicker | None = None,
+) -> list[SlideCounts]:
+    """Predict every slide of ``view`` and count, in the order of the view.
+
+    With several processes each predicts its share and has the counts of all; no slide is predicted twice.
+
+    Args:
+        method: what predicts.
+        store: its input.
+        view: the slides, and the masks to compare with.
+        settings: windows, tolerance of boundaries.
+        device: to predict on.
+        precision: of the prediction, in Lightning's spelling.
+        world: the processes; by default this one alone.
+        progress: told how many slides of this process's share are done, and how many it has.
+        picker: sees the slides of this process's share.
+    """
+    method.eval()
+    k = len(view.class_map)
+    mine = shares([slide.height * slide.width for slide in view.slides], world.size)[world.rank]
+    whole = np.zeros((len(view.slides), k, k + 4), dtype=np.int64)  # confusion, then boundaries
+    parts = np.zeros((len(view.slides), CALIBRATION_BINS * 3 + 1))  # calibration, then seconds
+    how, images = Stitching.of(settings, store.info.tile_px, device, precision), store.frugal()
+    tolerance_px = settings.boundary_um / (store.info.mpp or 1.0)
+    for done, index in enumerate(mine, start=1):
+        found = _count(method, images, view, view.slides[index], how, tolerance_px, picker)
+        whole[index, :, :k], whole[index, :, k:] = found.counts, found.boundaries
+        parts[index, :-1], parts[index, -1] = found.calibration.ravel(), found.seconds
+        progress(done, len(mine))
+    whole = sum_over_processes(torch.from_numpy(whole)).numpy()
+    parts = sum_over_processes(torch.from_numpy(parts)).numpy()
+    return [
+        SlideCounts(
+            slide,
+            view.diagnosis(slide.slide_id),
+            counts=counted[:, :k],
+            boundaries=counted[:, k:],
+            calibration=part[:-1].reshape(CALIBRATION_BINS, 3),
+            seconds=float(part[-1]),
+        )
+        for slide, counted, part in zip(view.slides, whole, parts, strict=True)
+    ]
+
+
+def shares(costs: Sequence[int], n: int) -> list[list[int]]:
+    """Indices of ``costs`` in ``n`` shares of about the same sum: the dearest first, each to the cheapest share."""
+    dealt: list[list[int]] = [[] for _ in range(n)]
+    sums = [0] * n
+    for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        cheapest = sums.index(min(sums))
+        dealt[cheapest].append(index)
+        sums[cheapest] += costs[index]
+    return [sorted(share) for share in dealt]
+
+
+def _count(
+    method: Method,
+    store: TileStore,
+    view: LabelView,
+    slide: SlideInfo,
+    how: Stitching,
+    tolerance_px: float,
+    picker: TilePicker | None,
+) -> SlideCounts:
+    """Predict one slide where it is annotated, and count."""
+    started = time.perf_counter()
+    k = len(view.class_map)
+    counts, calibration = np.zeros((k, k), dtype=np.int64), np.zeros((CALIBRATION_BINS, 3))
+
+    def truth_of(y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
+        return view.mask(Tile(slide.slide_id, y, x), height, width)
+
+    def annotated(y: int, x: int, height: int, width: int) -> bool:
+        return bool((truth_of(y, x, height, width) != IGNORE_LABEL).any())
+
+    read = partial(store.image, slide.slide_id)
+    with Canvas(slide.height, slide.width) as canvas:
+        for strip in strips(method, read, slide.height, slide.width, k, how, annotated):
+            canvas.write(strip.classes, strip.y, strip.x)
+            truth = truth_of(strip.y, strip.x, *strip.classes.shape)
+            counts += confusion(truth, strip.classes, k)
+            calibration += calibration_bins(truth, strip.classes, strip.confidence)
+        boundaries = boundaries_by_blocks(truth_of, canvas, k, tolerance_px)
+        if picker is not None:
+            picker.see(slide, truth_of, canvas)
+    diagnosis = view.diagnosis(slide.slide_id)
+    return SlideCounts(slide, diagnosis, counts, boundaries, calibration, time.perf_counter() - started)
+
+
+def boundaries_by_blocks(
+    truth_of: ReadLabels, canvas: Canvas, n_classes: int, tolerance_px: float, block_px: int = _BLOCK_PX
+) -> NDArray[np.int64]:
+    """``boundary_counts`` of a whole slide, (K, 4), of blocks that are seen with what is around them."""
+    margin = margin_px(tolerance_px)
+    total = np.zeros((n_classes, 4), dtype=np.int64)
+    for y, x, height, width in blocks(canvas.height, canvas.width, block_px):
+        top, left = max(0, y - margin), max(0, x - margin)
+        bottom, right = min(canvas.height, y + height + margin), min(canvas.width, x + width + margin)
+        seen = (top, left, bottom - top, right - left)
+        truth = truth_of(*seen)
+        if (truth != IGNORE_LABEL).any():
+            counted = (slice(y - top, y - top + height), slice(x - left, x - left + width))
+            total += boundary_counts(truth, canvas.read(*seen), n_classes, tolerance_px, counted)
+    return total
+
+
+def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int) -> NDArray[np.int64]:
+    """``counts[truth, predicted]`` over annotated pixels, (K, K) int64."""
+    annotated = truth != IGNORE_LABEL
+    pairs = truth[annotated].astype(np.int64) * n_classes + predicted[annotated]
+    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def calibration_bins(
+    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], confidence: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Annotated pixels by the probability of their predicted class, in equal bins from 0 to 1 (1 in the last).
+
+    Returns:
+        (``CALIBRATION_BINS``, 3) float64: pixels, sum of these probabilities, pixels that are right.
+    """
+    annotated = truth != IGNORE_LABEL
+    said = confidence[annotated].astype(np.float64)
+    bins = np.minimum((said * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+    right = (truth == predicted)[annotated]
+    columns = [np.bincount(bins, weights, minlength=CALIBRATION_BINS) for weights in (None, said, right)]
+    return np.stack(columns, -1).astype(np.float64)

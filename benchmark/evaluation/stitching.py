@@ -1,0 +1,196 @@
+"""Whole slides from overlapping windows, blended, in memory that does not grow with the slide.
+
+With p_w the class probabilities of window w, each pixel gets
+
+    p = sum_w b_w p_w / sum_w b_w
+
+over the windows that it lies in, where b_w is the pixel's distance to the nearer edge of the window in y times that in
+x (1 at the rim): where windows overlap they fade into each other, and what is said with least context counts least.
+
+A slide is predicted in panels, vertical parts as wide as the memory for one row of windows allows; windows over the
+border of two panels are predicted for each. Within a panel, rows of windows follow each other downwards, and what no
+further row will touch is handed out: every pixel exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tissuebench.datasets.store.tiling import offsets
+from tissuebench.plans.schema import EvaluationSettings, Views
+
+_PIXELS_PER_BATCH = 1 << 19
+_STRIP_PX = 1 << 20
+_PANEL_NUMBERS = 1 << 24  # probabilities of a panel's row of windows: 64 MiB
+
+ReadImage = Callable[[int, int, int, int], NDArray[np.uint8]]
+"""(y, x, height, width) to the region (3, height, width) uint8 RGB."""
+
+
+_IDENTITY, _FLIPS = (False, ()), ((False, (-1,)), (False, (-2,)), (False, (-2, -1)))
+_TURNED = ((True, ()), (True, (-1,)), (True, (-2,)), (True, (-2, -1)))
+_VIEWS: dict[Views, tuple[tuple[bool, tuple[int, ...]], ...]] = {
+    Views.NONE: (_IDENTITY,),
+    Views.FLIPS: (_IDENTITY, *_FLIPS),
+    Views.DIHEDRAL: (_IDENTITY, *_FLIPS, *_TURNED),
+}
+"""Whether an image is transposed, and which axes are flipped then."""
+
+
+class Predicts(Protocol):
+    """What stitching needs of a method."""
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Strip:
+    """A part of a slide that is final.
+
+    Attributes:
+        y, x: its upper left pixel.
+        classes: (h, w) uint8, the class of the highest probability.
+        confidence: (h, w) float32, that probability.
+    """
+
+    y: int
+    x: int
+    classes: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Stitching:
+    """How slides are predicted: windows of ``window_px`` that share ``overlap_px``, on ``device`` in ``precision``."""
+
+    window_px: int
+    overlap_px: int
+    tta: Views
+    device: torch.device
+    precision: str
+
+    @classmethod
+    def of(cls, settings: EvaluationSettings, tile_px: int, device: torch.device, precision: str) -> Stitching:
+        """As the settings say, in windows of ``tile_px`` where they do not."""
+        window_px = settings.window_px or tile_px
+        overlap_px = int(settings.overlap * window_px)
+        return cls(window_px, overlap_px, settings.tta, device, precision)
+
+    def starts(self, length: int) -> list[int]:
+        """Where windows begin along an edge of ``length`` px; a shorter edge has one window, of its own size."""
+        return offsets(length, self.window_px, self.window_px - self.overlap_px)
+
+    def work(self, height: int, width: int) -> int:
+        """Pixels that go through the network for a slide."""
+        windows = len(self.starts(height)) * len(self.starts(width))
+        return windows * min(self.window_px, height) * min(self.window_px, width) * len(_VIEWS[self.tta])
+
+
+def strips(
+    method: Predicts,
+    read: ReadImage,
+    height: int,
+    width: int,
+    n_classes: int,
+    how: Stitching,
+    wanted: Callable[[int, int, int, int], bool] = lambda y, x, height, width: True,
+) -> Iterator[Strip]:
+    """Predict a slide; the strips are disjoint and cover it.
+
+    Args:
+        method: what predicts.
+        read: the image.
+        height: of the slide, in pixels.
+        width: of the slide, in pixels.
+        n_classes: K.
+        how: windows, device, precision.
+        wanted: whether a window (y, x, height, width) is predicted at all; what lies in one that is not, too, is not to
+            be relied on.
+    """
+    size_y, size_x = min(how.window_px, height), min(how.window_px, width)
+    ys, xs = how.starts(height), how.starts(width)
+    share_y, share_x = _shares(height, size_y, ys, how.device), _shares(width, size_x, xs, how.device)
+    panel_px = max(size_x, _PANEL_NUMBERS // (n_classes * size_y))
+    for left in range(0, width, panel_px):
+        right = min(width, left + panel_px)
+        columns = [x for x in xs if x < right and x + size_x > left]
+        places = [(y, x) for y in ys for x in columns if wanted(y, x, size_y, size_x)]
+        windows = _predicted(method, read, places, (size_y, size_x), how)
+        rows_at_once = max(1, _STRIP_PX // (right - left))
+        row = torch.zeros((n_classes, size_y, right - left), device=how.device)
+        waiting = next(windows, None)
+        for y, below in pairwise([*ys, height]):
+            while waiting is not None and waiting[0] == y:
+                _, x, probabilities = waiting
+                _blend_in(row, probabilities, share_y[y], share_x[x], x, left)
+                waiting = next(windows, None)
+            final = below - y
+            for top in range(0, final, rows_at_once):
+                yield _strip(row[:, top : min(top + rows_at_once, final)], y + top, left)
+            row[:, : size_y - final] = row[:, final:].clone()
+            row[:, size_y - final :] = 0
+
+
+def _shares(length: int, size: int, starts: Sequence[int], device: torch.device) -> dict[int, Tensor]:
+    """By its start, what each pixel of a window counts along one axis, (size,); over windows they add up to 1."""
+    depth = torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).float()
+    total = torch.zeros(length)
+    for start in starts:
+        total[start : start + size] += depth
+    return {start: (depth / total[start : start + size]).to(device) for start in starts}
+
+
+def _predicted(
+    method: Predicts, read: ReadImage, places: Sequence[tuple[int, int]], size: tuple[int, int], how: Stitching
+) -> Iterator[tuple[int, int, Tensor]]:
+    """(y, x, probabilities (K, h, w)) of each window, in the order given."""
+    per_batch = max(1, _PIXELS_PER_BATCH // (size[0] * size[1]))
+    for start in range(0, len(places), per_batch):
+        batch = places[start : start + per_batch]
+        images = torch.from_numpy(np.stack([read(y, x, *size) for y, x in batch])).to(how.device)
+        for (y, x), probabilities in zip(batch, _probabilities(method, images, how), strict=True):
+            yield y, x, probabilities
+
+
+@torch.inference_mode()
+def _probabilities(method: Predicts, images: Tensor, how: Stitching) -> Tensor:
+    """(B, K, h, w) float32, the mean over the views that the settings ask for."""
+    total: Tensor | None = None
+    views = _VIEWS[how.tta]
+    with torch.autocast(how.device.type, torch.bfloat16, enabled=how.precision == "bf16-mixed"):
+        for turned, flipped in views:
+            view = images.transpose(-2, -1) if turned else images
+            view = view.flip(flipped) if flipped else view
+            seen = method.predict(view.contiguous()).float()
+            seen = seen.flip(flipped) if flipped else seen
+            seen = seen.transpose(-2, -1) if turned else seen
+            total = seen if total is None else total + seen
+    if total is None:
+        raise ValueError("no views")
+    return total / len(views)
+
+
+@torch.inference_mode()
+def _blend_in(row: Tensor, probabilities: Tensor, share_y: Tensor, share_x: Tensor, x: int, left: int) -> None:
+    """Add the part of a window at column ``x`` that lies in the panel which begins at ``left``."""
+    begin, end = max(x, left), min(x + len(share_x), left + row.shape[2])
+    part = slice(begin - x, end - x)
+    weighted = probabilities[:, :, part] * share_y[:, None] * share_x[part]
+    row[:, :, begin - left : end - left] += weighted
+
+
+@torch.inference_mode()
+def _strip(row: Tensor, y: int, x: int) -> Strip:
+    confidence, classes = row.max(dim=0)
+    labels = classes.to(torch.uint8).cpu().numpy()
+    return Strip(y, x, labels, confidence.clamp(0, 1).cpu().numpy())

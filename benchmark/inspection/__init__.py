@@ -1,0 +1,1 @@
+"""``tissuebench data inspect`` and ``data budgets``: a dataset as people see it."""

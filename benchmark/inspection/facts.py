@@ -1,0 +1,162 @@
+"""What there is to know of an ingested data set, counted from its store: for people, never for training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tissuebench.datasets.manifest import PARTS, BadRow
+from tissuebench.datasets.splits import Split
+from tissuebench.datasets.store.shards import read_layout
+from tissuebench.datasets.store.slide_writer import written_slides
+from tissuebench.datasets.store.tile_store import TileStore
+
+NO_PART = "not in the split"
+_CODECS = {"blosc": "lz4", "zstd": "zstd", "none": "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class SlideFacts:
+    """One slide.
+
+    Attributes:
+        part: of the split, or ``NO_PART``.
+        diagnosis: of its case, sorted; empty where it is unknown.
+        height, width: in pixels at the store's mpp.
+        n_tiles: of the store's tile size.
+        tissue, annotated: share of the slide's area, 0..1.
+        class_pixels: annotated pixels of each class.
+        notes: what was repaired or clipped.
+    """
+
+    slide_id: str
+    patient_id: str
+    part: str
+    diagnosis: tuple[str, ...]
+    height: int
+    width: int
+    n_tiles: int
+    tissue: float
+    annotated: float
+    class_pixels: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartFacts:
+    """One part of the split, or all of it.
+
+    Attributes:
+        diagnoses: patients of each diagnosis; a mixed one stands as ``a;b``, an unknown one as the empty string.
+        class_pixels: annotated pixels of each class.
+        tissue, annotated: share of all its slides' area, 0..1.
+        mask_hours, tags_hours, diagnosis_hours: what labels of everything in it would cost.
+    """
+
+    name: str
+    n_slides: int
+    n_patients: int
+    n_tiles: int
+    diagnoses: Mapping[str, int]
+    class_pixels: tuple[int, ...]
+    tissue: float
+    annotated: float
+    mask_hours: float
+    tags_hours: float
+    diagnosis_hours: float
+
+    @property
+    def class_shares(self) -> tuple[float, ...]:
+        """Share of each class in the annotated pixels, 0..1; all 0 where nothing is annotated."""
+        total = sum(self.class_pixels)
+        return tuple(pixels / total if total else 0.0 for pixels in self.class_pixels)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A data set as a whole; ``slides`` are sorted by part and id, ``parts`` are those that have any."""
+
+    dataset: str
+    title: str
+    licence: str
+    split_name: str
+    content_hash: str
+    codec: str
+    bytes_on_disk: int
+    everything: PartFacts
+    parts: tuple[PartFacts, ...]
+    slides: tuple[SlideFacts, ...]
+    quarantine: tuple[BadRow, ...]
+
+    @property
+    def diagnoses(self) -> tuple[str, ...]:
+        """Every diagnosis, sorted."""
+        return tuple(sorted(self.everything.diagnoses))
+
+
+def inspect_store(store: TileStore, split: Split, quarantine: Sequence[BadRow], title: str, licence: str) -> Inspection:
+    """Count everything.
+
+    Raises:
+        DataError: a record or table of the store is damaged.
+    """
+    part_of = {patient: part for part in PARTS for patient in split.patients(part)}
+    provenance, labels = written_slides(store.path), store.withheld
+    slides = []
+    for slide in store.slides.values():
+        class_pixels = labels.class_pixels(slide.slide_id)
+        slides.append(
+            SlideFacts(
+                slide_id=slide.slide_id,
+                patient_id=slide.patient_id,
+                part=part_of.get(slide.patient_id, NO_PART),
+                diagnosis=tuple(sorted(labels.diagnosis(slide.slide_id))),
+                height=slide.height,
+                width=slide.width,
+                n_tiles=len(store.tile_tissue(slide.slide_id)),
+                tissue=slide.tissue_fraction,
+                annotated=sum(class_pixels) / (slide.height * slide.width),
+                class_pixels=class_pixels,
+                notes=provenance[slide.slide_id].notes if slide.slide_id in provenance else (),
+            )
+        )
+    order = [*PARTS, NO_PART]
+    slides.sort(key=lambda slide: (order.index(slide.part), slide.slide_id))
+    grouped = [(part, [slide for slide in slides if slide.part == part]) for part in order]
+    return Inspection(
+        dataset=store.info.dataset,
+        title=title,
+        licence=licence,
+        split_name=split.name,
+        content_hash=store.content_hash,
+        codec=_CODECS[read_layout(store.path / "slides" / slides[0].slide_id / "0").codec],
+        bytes_on_disk=sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()),
+        everything=_facts("all", slides, store),
+        parts=tuple(_facts(part, members, store) for part, members in grouped if members),
+        slides=tuple(slides),
+        quarantine=tuple(quarantine),
+    )
+
+
+def _facts(name: str, slides: Sequence[SlideFacts], store: TileStore) -> PartFacts:
+    patients: dict[str, set[str]] = {}
+    for slide in slides:
+        patients.setdefault(slide.patient_id, set()).update(slide.diagnosis)
+    areas = [slide.height * slide.width for slide in slides]
+    n_tiles = sum(slide.n_tiles for slide in slides)
+    pixels = tuple(map(sum, zip(*(slide.class_pixels for slide in slides), strict=True)))
+    costs = store.info.costs
+    return PartFacts(
+        name=name,
+        n_slides=len(slides),
+        n_patients=len(patients),
+        n_tiles=n_tiles,
+        diagnoses=Counter(";".join(sorted(diagnosis)) for diagnosis in patients.values()),
+        class_pixels=pixels,
+        tissue=sum(slide.tissue * area for slide, area in zip(slides, areas, strict=True)) / sum(areas),
+        annotated=sum(pixels) / sum(areas),
+        mask_hours=n_tiles * costs.mask_minutes_per_tile / 60,
+        tags_hours=n_tiles * costs.tags_minutes_per_tile / 60,
+        diagnosis_hours=len(patients) * costs.diagnosis_minutes_per_case / 60,
+    )

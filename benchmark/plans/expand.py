@@ -1,0 +1,150 @@
+"""From a plan to its trials: methods with their controls x budgets x draws x seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tissuebench.datasets.ingest.ingest import dataset_folder
+from tissuebench.datasets.labels.budget import LabelBudget
+from tissuebench.datasets.labels.budget_spec import Spending, parse_spec
+from tissuebench.datasets.labels.draw_budget import diagnosis_purchase, persisted_budget
+from tissuebench.datasets.splits import Split
+from tissuebench.datasets.store.tile_store import TileStore
+from tissuebench.datasets.types import Supervision
+from tissuebench.errors import ConfigError, unknown_name
+from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.networks.settings import Settings
+from tissuebench.plans.schema import Plan, validated
+from tissuebench.plans.trial import Trial
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedData:
+    """The dataset of a plan, opened."""
+
+    store: TileStore
+    split: Split
+
+
+def with_controls(names: Sequence[str]) -> list[str]:
+    """The methods asked for and the controls they need, controls first, each once.
+
+    Raises:
+        ConfigError: unknown method.
+    """
+    wanted: list[str] = []
+    for name in names:
+        for control in find_method(name).controls:
+            if control not in wanted and control != "full":
+                wanted.append(control)
+    wanted += [name for name in names if name not in wanted]
+    if "full" not in wanted and any("full" in find_method(name).controls for name in names):
+        wanted.append("full")
+    return wanted
+
+
+def configured(plan: Plan, methods: Sequence[str]) -> dict[str, Settings]:
+    """The settings of these methods and their controls, by name.
+
+    Raises:
+        ConfigError: unknown method or setting.
+    """
+    for name in plan.methods:
+        find_method(name)
+    # What was asked for comes first: controls follow it, and a wrong key is told under the name that it was given.
+    kinds = {name: find_method(name) for name in (*methods, *with_controls(methods))}
+    return {
+        name: validated(kind.Config, kind.planned_settings(plan.methods), f"plan: methods.{name}")
+        for name, kind in kinds.items()
+    }
+
+
+def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) -> list[Trial]:
+    """All trials of a plan, in the order they are run: seed by seed, so that a first table is there early.
+
+    A method is left out at budgets that it cannot use: it spends nothing on masks, or on tags, that a budget consists
+    of. Where minutes are counted it must spend them on something, if only on diagnoses.
+
+    Raises:
+        ConfigError: unknown method or setting, a budget that cannot be bought, or a method that was asked for by name
+            and can use none of the budgets.
+    """
+    names, configs = with_controls(methods), configured(plan, methods)
+    spending = {name: spending_of(name, configs[name]) for name in names}
+    budgets = {name: _usable_budgets(name, spending[name], plan.budgets, name in methods) for name in names}
+    folder = dataset_folder(home, data.store.info.dataset) / "budgets"
+    trials: dict[str, Trial] = {}
+    for seed in plan.seeds:
+        for replicate in (seed,) if plan.replicates == "per_seed" else plan.replicates:
+            for name in names:
+                for spec in budgets[name]:
+                    budget = persisted_budget(folder, data.store, data.split, spec, replicate, spending[name])
+                    trial = Trial.of_plan(
+                        plan,
+                        data.store.info.dataset,
+                        data.store.content_hash,
+                        data.split.sha256,
+                        budget,
+                        name,
+                        configs[name],
+                        seed,
+                        _minutes_of_labels(name, budget, data),
+                    )
+                    trials[trial.id] = trial
+    return list(trials.values())
+
+
+def spending_of(method: str, config: Settings) -> Spending:
+    """What a method spends minutes on, under these settings.
+
+    Raises:
+        ConfigError: unknown method, or shares that do not add up or go to labels that it does not consume.
+    """
+    kind = find_method(method)
+    shares = kind.spending(config)
+    strange = sorted(set(shares) - (kind.consumes & {Supervision.MASKS, Supervision.TAGS}))
+    if strange:
+        raise ConfigError(f"method {method!r} spends minutes on {strange[0]}, which it does not consume or cannot buy")
+    try:
+        return Spending(
+            masks=shares.get(Supervision.MASKS, 0.0),
+            tags=shares.get(Supervision.TAGS, 0.0),
+            diagnoses=Supervision.DIAGNOSIS in kind.consumes,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"method {method!r}: {error}") from None
+
+
+def _usable_budgets(method: str, spending: Spending, specs: Sequence[str], asked_for: bool) -> list[str]:
+    """The budgets of a kind of label that the method spends minutes on; of minutes, if it spends any."""
+    kind = find_method(method)
+    if kind.fixed_budget is not None:
+        return [kind.fixed_budget]
+    spends = set(spending.shares)
+    bought_with_minutes = spends | ({Supervision.DIAGNOSIS} if spending.diagnoses else set())
+    kinds = {spec: parse_spec(spec).kind for spec in specs}
+    usable = [spec for spec in specs if (kinds[spec] in spends if kinds[spec] else bought_with_minutes)]
+    if asked_for and not usable:
+        consumed = ", ".join(sorted(kind.consumes - {Supervision.NONE})) or "no label"
+        spent = ", ".join(sorted(spends))
+        but = f" and spends on {spent}" if spends != kind.consumes & {Supervision.MASKS, Supervision.TAGS} else ""
+        named = ", ".join(map(repr, specs))
+        raise ConfigError(f"method {method!r} cannot use budget {named}: it consumes {consumed}{but}")
+    return usable
+
+
+def _minutes_of_labels(method: str, budget: LabelBudget, data: PlannedData) -> float:
+    """All labels that a trial sees: a budget in patients does not pay the diagnoses, but the method looks at them."""
+    minutes = budget.mask_minutes + budget.tags.minutes
+    if Supervision.DIAGNOSIS in find_method(method).consumes:
+        minutes += diagnosis_purchase(data.store, data.split).minutes
+    return minutes
+
+
+def check_part(data: PlannedData, part: str) -> None:
+    """Raise ``ConfigError`` unless the split has patients in ``part``."""
+    if not data.split.patients(part):
+        filled = [name for name in ("train", "val", "test") if data.split.patients(name)]
+        raise ConfigError(f"evaluation.part: {unknown_name('part', part, filled)} (it has no patients)")

@@ -1,0 +1,153 @@
+"""The plan: what is compared, at which budgets and seeds, with which settings. YAML in, canonical JSON out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.errors import ConfigError, unknown_name
+from tissuebench.methods.networks.settings import NetworkSettings, Settings, TrainingSettings
+from tissuebench.plans.compute import ComputeSettings
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class Views(StrEnum):
+    """Views of a window whose probabilities are averaged: itself; with its mirror images (4); turned as well (8)."""
+
+    NONE = "none"
+    FLIPS = "flips"
+    DIHEDRAL = "dihedral"
+
+
+class EvaluationSettings(Settings):
+    """How a slide is predicted.
+
+    Attributes:
+        part: part of the split that is scored; ``val`` for choosing settings, ``test`` for the table.
+        window_px: edge of a window at the store's mpp; null is the training tile. Networks that normalise over a
+            window see other statistics in a larger one: on the synthetic cohort windows of four times the tile cost
+            .1 mIoU.
+        overlap: share of a window's edge that neighbours have in common, where they fade into each other.
+        tta: test-time augmentation, for all methods alike.
+        boundary_um: how far a predicted boundary may be from the true one and count as found, in micrometres; in
+            pixels of the store where the data set does not publish its mpp.
+    """
+
+    part: Literal["val", "test"] = "test"
+    window_px: int | None = Field(None, ge=32)
+    overlap: float = Field(0.25, ge=0, le=0.5)
+    tta: Views = Views.NONE
+    boundary_um: float = Field(5.0, ge=0, le=1000)
+
+
+class Plan(Settings):
+    """A grid of trials, and the settings that all its arms share.
+
+    Attributes:
+        datasets: names of recipes; a sweep of several trains every method on each of them.
+        budgets: label budgets, see ``LabelBudget``.
+        seeds: of the trials.
+        replicates: draws of the budgets. ``per_seed`` gives every seed its own draw; a list crosses draws and seeds.
+        network, training, augmentation, evaluation: shared settings.
+        methods: settings of single methods that differ from their defaults; their names are what a sweep compares
+            when the command names no methods.
+        compute: where and how it runs; no number depends on it.
+    """
+
+    datasets: tuple[str, ...] = Field(("synthetic",), min_length=1)
+    budgets: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    replicates: Literal["per_seed"] | tuple[int, ...] = "per_seed"
+    network: NetworkSettings = NetworkSettings()
+    training: TrainingSettings = TrainingSettings()
+    augmentation: AugmentSettings = AugmentSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    methods: dict[str, dict[str, Any]] = {}
+    compute: ComputeSettings = ComputeSettings()
+
+
+def plan_names() -> list[str]:
+    """Plans that ship with the suite."""
+    names = [entry.name for entry in files("tissuebench.plans").iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def load_plan(name_or_path: str, overrides: tuple[str, ...] = ()) -> Plan:
+    """Read a plan by name or from a YAML file, and apply ``key.path=value`` overrides (values are YAML).
+
+    Raises:
+        ConfigError: no such plan, not YAML, an unknown key or a value that does not fit; names file and key.
+    """
+    if name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such plan file")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    elif name_or_path in plan_names():
+        text = files("tissuebench.plans").joinpath(f"{name_or_path}.yaml").read_text()
+    else:
+        raise ConfigError(unknown_name("plan", name_or_path, plan_names()) + "; or a path to a .yaml file")
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name_or_path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{name_or_path}: a plan is a mapping with at least 'budgets'")
+    for override in overrides:
+        _apply(document, override)
+    return validated(Plan, document, f"plan {name_or_path}")
+
+
+def validated(model: type[ModelT], document: dict[str, Any], where: str) -> ModelT:
+    """``document`` as a ``model``.
+
+    Raises:
+        ConfigError: one line with the first wrong key; an unknown key comes with the nearest known one.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        if first["type"] == "extra_forbidden":
+            parent = _model_at(model, location[:-1])
+            prefix = "".join(f"{part}." for part in location[:-1])
+            known = [f"{prefix}{name}" for name in (parent.model_fields if parent else {})]
+            raise ConfigError(f"{where}: {unknown_name('key', '.'.join(location), known)}") from None
+        raise ConfigError(f"{where}: key {'.'.join(location)!r}: {first['msg']}") from None
+
+
+def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | None:
+    for part in location:
+        field = model.model_fields.get(part)
+        kind = field.annotation if field else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return None
+        model = kind
+    return model
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override!r}: say KEY=VALUE, for example training.steps=500")
+    *parents, last = key.split(".")
+    node = document
+    for parent in parents:
+        node = cast("dict[str, Any]", node.setdefault(parent, {}))
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} has no keys of its own")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: not YAML: {' '.join(str(error).split())}") from None

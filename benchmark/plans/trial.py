@@ -1,0 +1,163 @@
+"""A trial: one method on one budget with one seed. Its id is the hash of what determines its number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+from tissuebench.common.hashing import Json, content_hash
+from tissuebench.datasets.labels.budget import LabelBudget
+from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.networks.settings import NetworkSettings, Settings, TrainingSettings
+from tissuebench.plans.schema import EvaluationSettings, Plan, validated
+
+PROTOCOL_VERSION = 2
+"""Raised when the same inputs would give another number: results of different versions never meet in a table."""
+
+_ID_LENGTH = 16
+
+
+def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
+    """The settings of a training that determine its result."""
+    settings: dict[str, Json] = training.model_dump(mode="json")
+    settings.pop("compile")  # how fast, not what
+    return settings
+
+
+def short_hash(identity: Json) -> str:
+    """The key of a trial or stage: 64 bits of the content hash."""
+    return content_hash(identity)[:_ID_LENGTH]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Everything that determines one number; no path, device, executor or service.
+
+    ``minutes`` is what the labels it sees are assumed to have cost, masks, tags and diagnoses together; it is told
+    beside the number and not part of the identity.
+    """
+
+    dataset: str
+    store_sha256: str
+    split_sha256: str
+    budget: LabelBudget
+    method: str
+    config: Settings
+    network: NetworkSettings
+    training: TrainingSettings
+    augmentation: AugmentSettings
+    evaluation: EvaluationSettings
+    seed: int
+    minutes: float
+    id: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", short_hash(self.identity()))
+
+    def identity(self) -> dict[str, Json]:
+        """The hashed inputs."""
+        return {
+            "protocol": PROTOCOL_VERSION,
+            "dataset": self.dataset,
+            "store": self.store_sha256,
+            "split": self.split_sha256,
+            "budget": self.budget.sha256,
+            "method": self.method,
+            "config": _dump(self.config),
+            "network": _dump(self.network),
+            "training": identity_of_training(self.training),
+            "augmentation": _dump(self.augmentation),
+            "evaluation": _dump(self.evaluation),
+            "seed": self.seed,
+        }
+
+    def document(self) -> dict[str, Json]:
+        """All of it, for a process that has nothing but the home folder."""
+        return {
+            "dataset": self.dataset,
+            "store_sha256": self.store_sha256,
+            "split_sha256": self.split_sha256,
+            "budget": self.budget.document(),
+            "method": self.method,
+            "config": _dump(self.config),
+            "network": _dump(self.network),
+            "training": _dump(self.training),
+            "augmentation": _dump(self.augmentation),
+            "evaluation": _dump(self.evaluation),
+            "seed": self.seed,
+            "minutes": self.minutes,
+        }
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> Trial:
+        """What ``document`` described.
+
+        Raises:
+            ConfigError: its method is not known here, or has other settings here.
+        """
+        method = document["method"]
+        return cls(
+            dataset=document["dataset"],
+            store_sha256=document["store_sha256"],
+            split_sha256=document["split_sha256"],
+            budget=LabelBudget.of_document(document["budget"]),
+            method=method,
+            config=validated(find_method(method).Config, document["config"], f"trial: config of {method}"),
+            network=validated(NetworkSettings, document["network"], "trial: network"),
+            training=validated(TrainingSettings, document["training"], "trial: training"),
+            augmentation=validated(AugmentSettings, document["augmentation"], "trial: augmentation"),
+            evaluation=validated(EvaluationSettings, document["evaluation"], "trial: evaluation"),
+            seed=document["seed"],
+            minutes=document["minutes"],
+        )
+
+    @classmethod
+    def of_plan(
+        cls,
+        plan: Plan,
+        dataset: str,
+        store_sha256: str,
+        split_sha256: str,
+        budget: LabelBudget,
+        method: str,
+        config: Settings,
+        seed: int,
+        minutes: float,
+    ) -> Trial:
+        """A trial with the plan's shared settings."""
+        return cls(
+            dataset=dataset,
+            store_sha256=store_sha256,
+            split_sha256=split_sha256,
+            budget=budget,
+            method=method,
+            config=config,
+            network=plan.network,
+            training=plan.training,
+            augmentation=plan.augmentation,
+            evaluation=plan.evaluation,
+            seed=seed,
+            minutes=minutes,
+        )
+
+    @property
+    def arm(self) -> str:
+        """The method's name in a table, with the settings that differ from its defaults: variants stay apart."""
+        defaults = type(self.config)().model_dump(mode="json")
+        settings = self.config.model_dump(mode="json")
+        changed = [f"{key}={settings[key]}" for key in sorted(settings) if settings[key] != defaults[key]]
+        return f"{self.method}[{','.join(changed)}]" if changed else self.method
+
+    @property
+    def label(self) -> str:
+        """What people read: method, budget, draw, seed."""
+        return f"{self.arm} {self.budget.spec} draw {self.budget.replicate} seed {self.seed}"
+
+
+def _dump(settings: BaseModel) -> Json:
+    dumped: Json = settings.model_dump(mode="json")
+    return dumped

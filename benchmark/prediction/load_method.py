@@ -1,0 +1,86 @@
+"""A method as a finished trial has left it, made again from what stands in the home folder."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tissuebench.datasets.ingest.ingest import dataset_folder
+from tissuebench.datasets.store.tile_store import TileStore
+from tissuebench.errors import ConfigError, DataError
+from tissuebench.methods.api.method import Method
+from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.api.stage import Task
+from tissuebench.methods.networks.settings import Weights
+from tissuebench.plans.trial import Trial
+from tissuebench.sweep.jobs import State
+from tissuebench.sweep.view.lookup import Found, find_trial
+from tissuebench.training.checkpoints import FITTED, weights_of
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished trial.
+
+    Attributes:
+        found: its id and folder.
+        trial: its settings.
+        store: what it was trained on; classes, resolution and tile size are read from it, and no label.
+    """
+
+    found: Found
+    trial: Trial
+    store: TileStore
+
+    @property
+    def key(self) -> str:
+        """The trial's id, as its files are called; another release may compute another one."""
+        return self.found.key
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the file with its weights."""
+        with (self.found.folder / FITTED).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def method(self) -> Method:
+        """The method with its weights, for predictions.
+
+        Raises:
+            DataError: there are no weights, or they are of another network.
+            ConfigError: the network cannot be built here.
+        """
+        info = self.store.info
+        weights = weights_of(self.found.folder)
+        # Pretrained weights would be overwritten, and may have to be downloaded.
+        network = self.trial.network.model_copy(update={"weights": Weights.NONE})
+        task = Task(self.store.class_map, network, self.trial.training, info.tile_px, info.white)
+        method = find_method(self.trial.method)(task, self.trial.config)
+        try:
+            method.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0].rstrip(":")
+            raise DataError(f"{self.found.folder / FITTED}: holds the weights of another network ({reason})") from None
+        return method.eval()
+
+
+def find_trained(home: Path, prefix: str) -> Trained:
+    """The finished trial whose id begins so.
+
+    Raises:
+        ConfigError: there is none, more than one, or it is not finished.
+        DataError: its files, or the store that it was trained on, are gone or were changed.
+    """
+    found = find_trial(home, prefix)
+    state = found.state
+    if state is not State.DONE:
+        raise ConfigError(f"trial {found.key} is {state.value}: only a finished one predicts ('tissuebench status')")
+    job = found.job
+    if job is None or not (found.folder / FITTED).is_file():
+        raise DataError(f"{found.folder / FITTED}: no such file, and without it the trial must be trained again")
+    trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
+    store = TileStore(dataset_folder(home, trial.dataset) / "store.zarr")
+    if store.content_hash != trial.store_sha256:
+        raise DataError(f"{store.path}: is no longer the store that trial {found.key} was trained on")
+    return Trained(found, trial, store)

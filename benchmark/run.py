@@ -1,0 +1,152 @@
+"""The main job: open the data, expand the plan, run what is missing, publish, hand back the tables."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from tissuebench.common.files import write_aside
+from tissuebench.common.progress import ProgressDisplay
+from tissuebench.datasets.catalog import find_recipe
+from tissuebench.datasets.ingest.ingest import ensure_store
+from tissuebench.errors import ConfigError
+from tissuebench.executors.registry import find_executor
+from tissuebench.plans.expand import PlannedData, check_part, configured, expand
+from tissuebench.plans.schema import Plan, load_plan
+from tissuebench.plans.trial import Trial
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.render.terminal import to_csv, to_json
+from tissuebench.results.tables.comparable import board_of_trials, results_folder
+from tissuebench.results.tables.leaderboard import Leaderboard
+from tissuebench.sweep.graph import Graph, Node, build_graph
+from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.runner import Runner, RunSummary
+from tissuebench.sweep.state.record import write_sweep
+from tissuebench.sweep.view.live import SweepDisplay
+from tissuebench.tracking.publisher import Publisher
+
+_PUBLISH_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        methods: to compare; none takes those of the plan.
+        datasets: on which; none takes those of the plan.
+        data_roots: folders with source files, by dataset.
+        plan: name or path.
+        overrides: ``key=value`` of the plan.
+        home: folder with ``data/`` and ``runs/``.
+        retry_failed: run again what failed before.
+    """
+
+    methods: tuple[str, ...]
+    plan: str
+    home: Path
+    datasets: tuple[str, ...] = ()
+    data_roots: Mapping[str, Path] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A plan that is ready to be run: its trials by dataset, and the graph of all of them."""
+
+    plan: Plan
+    trials: Mapping[str, Sequence[Trial]]
+    data: Mapping[str, PlannedData]
+    graph: Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A table for each dataset, and what was run."""
+
+    boards: tuple[Leaderboard, ...]
+    summary: RunSummary
+
+
+def open_data(dataset: str, data_root: Path | None, home: Path, display: ProgressDisplay) -> PlannedData:
+    """The dataset's store and split, made first if they are not there; errors as ``ensure_store``."""
+    made = ensure_store(find_recipe(dataset, data_root), home, data_root, display.phase)
+    if made.quarantine:
+        display.note(f"{len(made.quarantine)} slides are left out; 'tissuebench data inspect {dataset}' says why")
+    return PlannedData(made.store, made.split)
+
+
+def prepare(request: Request) -> Sweep:
+    """Read the plan, open the data, and lay out what is to be run.
+
+    Raises:
+        TissueBenchError: bad input or configuration; found before anything is trained.
+    """
+    plan = load_plan(request.plan, request.overrides)
+    methods = request.methods or tuple(plan.methods)
+    if not methods:
+        raise ConfigError(f"plan {request.plan!r} names no methods; say which (METHOD=… or --method …)")
+    configured(plan, methods)  # what is wrong is told before hours of ingest
+    find_executor(plan.compute.executor)
+    trials: dict[str, list[Trial]] = defaultdict(list)
+    opened: dict[str, PlannedData] = {}
+    nodes: dict[str, Node] = {}
+    with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
+        for name in request.datasets or plan.datasets:
+            data = open_data(name, request.data_roots.get(name), request.home, display)
+            dataset = data.store.info.dataset
+            check_part(data, plan.evaluation.part)
+            trials[dataset] += expand(plan, methods, data, request.home)
+            opened[dataset] = data
+            nodes.update(build_graph(trials[dataset], data, request.home))
+    return Sweep(plan, trials, opened, Graph(nodes))
+
+
+def bench(request: Request) -> Outcome:
+    """Run a plan to its end.
+
+    Raises:
+        TissueBenchError: bad input or configuration; found before anything is trained.
+        KeyboardInterrupt: interrupted; the same request goes on where it was.
+    """
+    sweep = prepare(request)
+    compute = sweep.plan.compute
+    find = find_executor(compute.executor)
+    write_sweep(request.home, sweep.graph, f"{request.plan} on {', '.join(sweep.trials)}")
+    with (
+        SweepDisplay(Console(stderr=True, highlight=False), sweep.graph) as display,
+        Publisher(request.home) as publisher,
+    ):
+        with closing(find(compute, request.home)) as executor:
+            summary = Runner(
+                sweep.graph, executor, display, compute.retries, request.retry_failed, publisher.trial
+            ).run()
+        boards = tuple(_board(request.home, dataset, trials, publisher) for dataset, trials in sweep.trials.items())
+        if any(board.rows for board in boards):
+            display.note(publisher.close(_PUBLISH_SECONDS))
+    return Outcome(boards, summary)
+
+
+def _board(home: Path, dataset: str, trials: Sequence[Trial], publisher: Publisher) -> Leaderboard:
+    """The table of one dataset, written to ``runs/tables`` and handed to W&B."""
+    store = ResultStore(results_folder(home))
+    board = board_of_trials(store, trials)
+    tables = home / "runs" / "tables"
+    write_aside(tables / f"{dataset}.csv", to_csv(board.rows).encode())
+    write_aside(tables / f"{dataset}.json", to_json(board.rows).encode())
+    if board.rows:
+        publisher.board(board.rows, [trial.id for trial in trials if store.has(trial.id)], board.efficiency)
+    return board
+
+
+def states_of_trials(sweep: Sweep, home: Path) -> list[str]:
+    """A line for each trial: its id, what it is, and whether it has a result."""
+    store = ResultStore(results_folder(home))
+    states = {node.key: "finished" if store.has(node.key) else "to run" for node in sweep.graph.of_kind(NodeKind.TRIAL)}
+    return [f"{key} {sweep.graph[key].job.title}: {state}" for key, state in states.items()]

@@ -1,0 +1,63 @@
+"""What a result was made with: versions, hardware, revision of the code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+import tissuebench
+from tissuebench.common.hashing import Json
+
+_PACKAGES = (
+    "tissuebench", "torch", "torchvision", "lightning", "timm", "segmentation-models-pytorch", "kornia", "numpy",
+    "zarr", "tifffile", "imagecodecs",
+)  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def describe_environment() -> dict[str, Json]:
+    """Versions, processor, threads, GPUs and the git revision, as JSON."""
+    return {
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "revision": _revision(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _revision() -> str | None:
+    folder = Path(tissuebench.__file__).parent
+    git = ["git", "-C", str(folder)]
+    try:
+        tracked = subprocess.run([*git, "ls-files", "--error-unmatch", "errors.py"], capture_output=True, timeout=5)  # noqa: S603
+        if tracked.returncode:
+            return None
+        found = subprocess.run([*git, "describe", "--always", "--dirty"], capture_output=True, text=True, timeout=5)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,107 @@
+"""What a sweep will take, before anything runs."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from tissuebench.plans.compute import ComputeSettings
+from tissuebench.plans.expand import PlannedData
+from tissuebench.sweep.estimate.sizes import Disk, Sizes
+from tissuebench.sweep.estimate.timing import Slots, Timer
+from tissuebench.sweep.graph import Node
+
+_START_SECONDS = 10.0
+"""Until the workers have imported what they need; paid once a slot, by all slots at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Of what is still to run.
+
+    Attributes:
+        seconds: from the start to the end, on all slots; 0 if there is nothing to run.
+        slots: nodes at once.
+        sources: what ``seconds`` rests on, a phrase each.
+        is_probed: whether some of it was timed just now, on random tiles and a machine that did nothing else.
+        disk: bytes that will be written.
+    """
+
+    seconds: float
+    slots: int
+    sources: tuple[str, ...]
+    is_probed: bool
+    disk: Disk
+
+
+def estimate(
+    to_run: Mapping[str, Node], data: Mapping[str, PlannedData], compute: ComputeSettings, home: Path
+) -> Estimate:
+    """Look at what is stored, and probe what is not known from there.
+
+    Args:
+        to_run: the nodes that are neither finished nor given up; all of their trials share network and training.
+        data: of each dataset.
+        compute: where it runs.
+        home: folder with ``runs/``.
+    """
+    slots, sizes = Slots.of(compute), Sizes(data)
+    seconds: dict[str, float] = {}
+    sources: set[tuple[str, str]] = set()
+    is_probed = False
+    for dataset, opened in data.items():
+        nodes = [node for node in to_run.values() if node.trial.dataset == dataset]
+        if not nodes:
+            continue
+        timer = Timer(nodes[0].trial, opened, slots, home, sizes)
+        seconds |= {node.key: timer.seconds(node) for node in nodes}
+        sources |= timer.sources
+        is_probed |= timer.is_probed
+    whole = makespan(to_run, seconds, slots.count)
+    if to_run and compute.executor != "inline":
+        whole += _START_SECONDS
+    told = tuple(
+        f"{', '.join(sorted(what for _, what in group))}: {basis}"
+        for basis, group in groupby(sorted(sources), key=lambda source: source[0])
+    )
+    return Estimate(whole, slots.count, told, is_probed, sizes.disk(to_run.values(), slots.count))
+
+
+def makespan(nodes: Mapping[str, Node], seconds: Mapping[str, float], slots: int) -> float:
+    """Seconds until all are over, if each starts as soon as what it needs is there and a slot is free."""
+    waiting = {key: {need for need in node.needs if need in nodes} for key, node in nodes.items()}
+    users: dict[str, list[str]] = defaultdict(list)
+    for key, needs in waiting.items():
+        for need in needs:
+            users[need].append(key)
+    place = {key: number for number, key in enumerate(nodes)}
+    ready = [(place[key], key) for key, needs in waiting.items() if not needs]
+    running: list[tuple[float, str]] = []
+    now = 0.0
+    while ready or running:
+        while ready and len(running) < slots:
+            _, key = heapq.heappop(ready)
+            heapq.heappush(running, (now + seconds[key], key))
+        now, over = heapq.heappop(running)
+        for user in users[over]:
+            waiting[user].discard(over)
+            if not waiting[user]:
+                heapq.heappush(ready, (place[user], user))
+    return now
+
+
+def about(seconds: float) -> str:
+    """As exactly as an estimate deserves: ``40 s``, ``25 min``, ``2.5 h``, ``4 days``."""
+    for unit, length, up_to in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 72)):
+        if seconds < up_to * length:
+            return f"{_two_digits(seconds / length)} {unit}"
+    return f"{_two_digits(seconds / 86400)} days"
+
+
+def _two_digits(value: float) -> str:
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:.1f}" if rounded < 10 and rounded % 1 else f"{rounded:.0f}"

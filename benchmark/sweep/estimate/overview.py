@@ -1,0 +1,207 @@
+"""A sweep before it runs: its trials, what they share, what that saves, and what the rest will take."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tissuebench.common.hashing import Json
+from tissuebench.sweep.estimate.estimate import Estimate, about, estimate
+from tissuebench.sweep.graph import Node
+from tissuebench.sweep.jobs import NodeKind, State
+from tissuebench.sweep.state.record import record_of
+from tissuebench.sweep.view.status import SweepReader
+
+if TYPE_CHECKING:
+    from tissuebench.run import Sweep
+
+_PROBE_MAY_MISS = 1.5
+"""A probe has the machine to itself; slots that work side by side are slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The trials of a method at a budget; ``failed`` before, or waiting for something that did."""
+
+    dataset: str
+    method: str
+    budget: str
+    trials: int
+    finished: int
+    to_run: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Nodes of one name that trials share: how many, how many of them are there, and by whom they are needed."""
+
+    dataset: str
+    name: str
+    nodes: int
+    finished: int
+    trials: int
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All of it; ``steps`` are executed in place of ``independent_steps``, which trials on their own would take."""
+
+    rows: Sequence[Row]
+    shared: Sequence[Shared]
+    steps: int
+    independent_steps: int
+    steps_to_run: int
+    estimate: Estimate
+    nodes: Sequence[Node]
+
+    @property
+    def saved_percent(self) -> float:
+        """Of the steps that trials on their own would take."""
+        return 100 * (1 - self.steps / self.independent_steps) if self.independent_steps else 0.0
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """From, to."""
+        expected = self.estimate.seconds
+        return expected, expected * (_PROBE_MAY_MISS if self.estimate.is_probed else 1.0)
+
+    def to_json(self) -> str:
+        """One line."""
+        low, high = self.seconds
+        document: dict[str, Json] = {
+            "trials": [asdict(row) for row in self.rows],
+            "shared": [asdict(each) for each in self.shared],
+            "steps": {
+                "executed": self.steps,
+                "independent": self.independent_steps,
+                "saved_percent": round(self.saved_percent, 1),
+                "to_run": self.steps_to_run,
+            },
+            "hours": {
+                "low": round(low / 3600, 4),
+                "high": round(high / 3600, 4),
+                "slots": self.estimate.slots,
+                "sources": list(self.estimate.sources),
+            },
+            "disk_bytes": asdict(self.estimate.disk),
+            "tasks": [
+                {"key": node.key, "kind": node.job.kind.value, "title": node.job.title, "needs": list(node.needs)}
+                for node in self.nodes
+            ],
+        }
+        return json.dumps(document)
+
+
+def overview(sweep: Sweep, home: Path) -> Overview:
+    """Look at what is there and lay out the rest; trains nothing, but may time a few steps."""
+    graph = sweep.graph
+    states = {each.node.key: each.state for each in SweepReader(home, record_of(graph, "")).read().nodes}
+    to_run = {key: node for key, node in graph.items() if states[key] in (State.WAITING, State.RUNNING)}
+    cells: dict[tuple[str, str, str], Counter[State]] = defaultdict(Counter)
+    for node in graph.of_kind(NodeKind.TRIAL):
+        cells[node.trial.dataset, node.trial.arm, node.trial.budget.spec][states[node.key]] += 1
+    rows = [
+        Row(
+            *cell,
+            trials=found.total(),
+            finished=found[State.DONE],
+            to_run=found[State.WAITING] + found[State.RUNNING],
+            failed=found[State.FAILED] + found[State.SKIPPED],
+        )
+        for cell, found in cells.items()
+    ]
+    return Overview(
+        rows=rows,
+        shared=_shared(sweep, states),
+        steps=graph.steps,
+        independent_steps=graph.independent_steps,
+        steps_to_run=sum(node.steps for node in to_run.values()),
+        estimate=estimate(to_run, sweep.data, sweep.plan.compute, home),
+        nodes=list(graph.values()),
+    )
+
+
+def _shared(sweep: Sweep, states: dict[str, State]) -> list[Shared]:
+    users: dict[str, set[str]] = defaultdict(set)  # keys of trials
+    for key in reversed(list(sweep.graph)):
+        node = sweep.graph[key]
+        trials = {key} if node.job.kind is NodeKind.TRIAL else users[key]
+        for need in node.needs:
+            users[need] |= trials
+    groups: dict[tuple[str, str], list[Node]] = defaultdict(list)
+    for node in sweep.graph.values():
+        if node.job.kind is not NodeKind.TRIAL:
+            groups[node.trial.dataset, _name(node)].append(node)
+    found = []
+    for (dataset, name), nodes in groups.items():
+        trials = set().union(*(users[node.key] for node in nodes))
+        methods = sorted({sweep.graph[key].trial.arm for key in trials})
+        finished = sum(states[node.key] is State.DONE for node in nodes)
+        found.append(Shared(dataset, name, len(nodes), finished, len(trials), tuple(methods)))
+    return found
+
+
+def _name(node: Node) -> str:
+    if node.job.kind is NodeKind.FEATURES:
+        return f"features of {node.trial.network.encoder}"
+    return f"stage {node.job.document['stage']}"
+
+
+def render(shown: Overview) -> Group:
+    """Tables and sentences for people."""
+    several = len({row.dataset for row in shown.rows}) > 1
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    names = [*(["dataset"] if several else []), "method", "budget", "trials", "finished", "to run", "failed before"]
+    for name in names:
+        table.add_column(name, justify="left" if name in ("dataset", "method", "budget") else "right", no_wrap=True)
+    for row in shown.rows:
+        numbers = (row.trials, row.finished, row.to_run, row.failed)
+        cells = [*([row.dataset] if several else []), row.method, row.budget, *(str(number) for number in numbers)]
+        table.add_row(*map(Text, cells))
+    totals = [sum(getattr(row, name) for row in shown.rows) for name in ("trials", "finished", "to_run", "failed")]
+    table.add_row(*map(Text, [*([""] if several else []), "all", "", *map(str, totals)]), style="bold")
+    return Group(table, *(Text(line) for line in _sentences(shown)))
+
+
+def _sentences(shown: Overview) -> list[str]:
+    lines = [""]
+    for each in shown.shared:
+        who = ", ".join(each.methods)
+        there = f", {each.finished} there" if each.finished else ""
+        part = "part" if each.nodes == 1 else "parts"
+        lines.append(f"shared: {each.name}: {each.nodes} {part}{there}; for {each.trials} trials of {who}")
+    lines.append(
+        f"steps: {shown.steps:,} in place of {shown.independent_steps:,} if every trial ran alone: "
+        f"{shown.saved_percent:.1f} % saved; {shown.steps_to_run:,} to run"
+    )
+    disk = shown.estimate.disk
+    if not shown.estimate.sources:
+        return [*lines, "nothing is left to run"]
+    low, high = (about(seconds) for seconds in shown.seconds)
+    slots = shown.estimate.slots
+    took = f"about {low}" if low == high else f"{low} to {high}"
+    lines.append(
+        f"time: {took} on {'one slot' if slots == 1 else f'{slots} slots'}; {'; '.join(shown.estimate.sources)}"
+    )
+    lines.append(
+        f"disk: {_size(disk.features)} of features and {_size(disk.weights)} of weights that stay, "
+        f"{_size(disk.checkpoints)} of checkpoints while it runs"
+    )
+    return lines
+
+
+def _size(n_bytes: int) -> str:
+    for unit, length in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if n_bytes >= length:
+            return f"{n_bytes / length:.3g} {unit}"
+    return f"{n_bytes / 1000:.3g} kB"

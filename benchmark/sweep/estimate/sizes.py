@@ -1,0 +1,104 @@
+"""How large the nodes of a sweep are before anything runs: tiles of a step, and bytes on disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from tissuebench.common.hashing import canonical_json
+from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.api.stage import Trainable
+from tissuebench.methods.networks.settings import NetworkSettings, Settings, TrainingSettings
+from tissuebench.plans.expand import PlannedData
+from tissuebench.sweep.estimate.probe import untrained, without_weights
+from tissuebench.sweep.graph import Node, stages_of
+from tissuebench.sweep.jobs import NodeKind
+from tissuebench.training.build import task_of
+
+_MAP_BYTES, _ORIENTATION_BYTES = 2, 1
+_MOMENTS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Of a trial's last stage, or of a stage before.
+
+    Attributes:
+        tiles: of one step, over all streams.
+        weights: bytes of its state.
+        trained: bytes of the parameters, of each of which an optimiser keeps two moments.
+    """
+
+    tiles: int
+    weights: int
+    trained: int
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes that are written: features and weights stay, checkpoints are there while their nodes run."""
+
+    features: int
+    weights: int
+    checkpoints: int
+
+
+class Sizes:
+    """Sizes of nodes; each kind of stage is built once, with random weights.
+
+    Args:
+        data: of each dataset.
+    """
+
+    def __init__(self, data: Mapping[str, PlannedData]) -> None:
+        self._data = data
+        self._built: dict[str, Size] = {}
+        self._records: dict[str, int] = {}
+
+    def of(self, node: Node) -> Size:
+        """The size of a stage or a trial's last stage."""
+        trial = node.trial
+        if node.job.kind is NodeKind.TRIAL:
+            return self._size(node, find_method(trial.method), trial.config, trial.training)
+        stage = next(each for each in stages_of(trial) if each.name == node.job.document["stage"])
+        return self._size(node, stage.module, stage.config, stage.training)
+
+    def disk(self, nodes: Iterable[Node], slots: int) -> Disk:
+        """What these nodes write if so many of them run at once."""
+        features, sizes = 0, []
+        for node in nodes:
+            if node.job.kind is NodeKind.FEATURES:
+                features += node.tiles * self._record(node)
+            else:
+                sizes.append(self.of(node))
+        largest = max((size.weights + _MOMENTS * size.trained for size in sizes), default=0)
+        return Disk(features, sum(size.weights for size in sizes), largest * min(slots, len(sizes)))
+
+    def _record(self, node: Node) -> int:
+        """Bytes of a tile's features, all variants."""
+        network, store = node.trial.network, self._data[node.trial.dataset].store
+        key = canonical_json([node.trial.dataset, network.model_dump(mode="json")])
+        if key not in self._records:
+            size = store.info.tile_px
+            with torch.inference_mode():
+                levels = untrained(network, len(store.class_map)).eval().encode(torch.zeros((1, 3, size, size)))
+            values = sum(math.prod(level.shape[1:]) for level in levels)
+            self._records[key] = network.feature_variants * (values * _MAP_BYTES + _ORIENTATION_BYTES)
+        return self._records[key]
+
+    def _size(self, node: Node, kind: type[Trainable], config: Settings, training: TrainingSettings) -> Size:
+        network: NetworkSettings = without_weights(node.trial.network)
+        task = task_of(self._data[node.trial.dataset], network, training)
+        parts = [node.trial.dataset, kind.__module__, kind.__qualname__]
+        key = canonical_json([*parts, *(each.model_dump(mode="json") for each in (config, network, training))])
+        if key not in self._built:
+            module = kind(task, config)
+            self._built[key] = Size(
+                tiles=sum(stream.batch_size for stream in module.streams().values()),
+                weights=sum(each.numel() * each.element_size() for each in module.state_dict().values()),
+                trained=sum(each.numel() * each.element_size() for each in module.parameters() if each.requires_grad),
+            )
+        return self._built[key]

@@ -1,0 +1,180 @@
+"""Seconds of nodes that did not run yet: as stored results of their like took, else as a probe says."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from tissuebench.common.hashing import Json
+from tissuebench.datasets.labels.view import LabelView
+from tissuebench.evaluation.stitching import Stitching
+from tissuebench.executors.local import slots_of
+from tissuebench.plans.compute import ComputeSettings
+from tissuebench.plans.expand import PlannedData
+from tissuebench.plans.trial import Trial
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
+from tissuebench.runtime.environment import describe_environment
+from tissuebench.sweep.estimate.probe import Probe, probe, with_threads
+from tissuebench.sweep.estimate.sizes import Sizes
+from tissuebench.sweep.graph import Node
+from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.state.folders import JOB, RECORD
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Nodes that run at once, and what each of them has; ``is_here``: on this machine."""
+
+    count: int
+    threads: int
+    processes: int
+    gpus: int
+    is_here: bool
+
+    @classmethod
+    def of(cls, compute: ComputeSettings) -> Slots:
+        """The slots of the plan's executor; of SLURM and Ray as many as may be queued."""
+        if compute.executor == "slurm":
+            asked = compute.slurm
+            processes = asked.nodes * max(1, asked.gpus_per_node)
+            return cls(asked.max_jobs, asked.cpus_per_gpu, processes, asked.gpus_per_node, is_here=False)
+        if compute.executor == "ray":
+            gpus = compute.ray.gpus
+            return cls(compute.ray.max_tasks, compute.ray.cpus, max(1, gpus), gpus, is_here=False)
+        slots = slots_of(compute)
+        count = 1 if compute.executor == "inline" else len(slots)
+        return cls(count, slots[0].threads, slots[0].processes, len(slots[0].gpus), is_here=True)
+
+    def are_like(self, environment: Mapping[str, Json]) -> bool:
+        """Whether a result with this ``environment`` was made on such a slot."""
+        there, here = environment.get("gpus"), describe_environment()
+        same = (environment.get("threads"), environment.get("processes", 1)) == (self.threads, self.processes)
+        if not same or not isinstance(there, list) or len(there) != self.gpus:
+            return False
+        return not self.is_here or environment.get("processor") == here["processor"]
+
+
+@dataclass(slots=True)
+class _Stored:
+    """What earlier runs took: seconds of a tile of training, by who trained; of an evaluation; of a tile's features."""
+
+    training: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    evaluation: list[float] = field(default_factory=list)
+    encoding: list[float] = field(default_factory=list)
+
+
+class Timer:
+    """Expected seconds of the nodes of one dataset.
+
+    Args:
+        like: a trial of the sweep, which shares network, training and evaluation with all others.
+        data: of the dataset.
+        slots: where the nodes are to run.
+        home: folder with ``runs/``.
+        sizes: of the nodes.
+    """
+
+    def __init__(self, like: Trial, data: PlannedData, slots: Slots, home: Path, sizes: Sizes) -> None:
+        self._trial, self._data, self._slots, self._sizes = like, data, slots, sizes
+        self._stored = _stored(home, like, slots)
+        self.sources: set[tuple[str, str]] = set()  # on what rests what
+        self.is_probed = False
+
+    def seconds(self, node: Node) -> float:
+        """From its start to its end."""
+        if node.job.kind is NodeKind.FEATURES:
+            return node.tiles * self._encoding
+        stage = node.job.document.get("stage")
+        tiles = node.steps * self._sizes.of(node).tiles
+        if stage is not None:
+            return tiles * self._training(f"stage {stage}")
+        return tiles * self._training(node.trial.method) + self._evaluation
+
+    def _training(self, who: str) -> float:
+        """Seconds a tile."""
+        everybody = self._stored.training
+        if own := everybody.get(who) or [each for taken in everybody.values() for each in taken]:
+            self.sources.add((_stored_ones(own, "fit"), f"training of {who}"))
+            return median(own)
+        self._timed("training")
+        return self._probe.tile / self._slots.processes
+
+    @cached_property
+    def _evaluation(self) -> float:
+        if taken := self._stored.evaluation:
+            self.sources.add((_stored_ones(taken, "trial"), "evaluation"))
+            return median(taken)
+        self._timed("evaluation")
+        settings, store = self._trial.evaluation, self._data.store
+        how = Stitching.of(settings, store.info.tile_px, torch.device("cpu"), "32-true")
+        slides = LabelView.for_evaluation(store, self._data.split, settings.part).slides
+        pixels = sum(how.work(slide.height, slide.width) for slide in slides)
+        return self._probe.predicted * pixels / self._slots.processes
+
+    @cached_property
+    def _encoding(self) -> float:
+        if taken := self._stored.encoding:
+            self.sources.add((_stored_ones(taken, "shard"), "features"))
+            return median(taken)
+        self._timed("features")
+        return self._probe.encoded
+
+    @cached_property
+    def _probe(self) -> Probe:
+        self.is_probed = True
+        trial, store = self._trial, self._data.store
+        with with_threads(self._slots.threads):
+            return probe(
+                trial.network,
+                trial.augmentation,
+                trial.training.batch_size,
+                store.info.tile_px,
+                len(store.class_map),
+            )
+
+    def _timed(self, what: str) -> None:
+        self.sources.add(("random tiles timed just now", what))
+
+
+def _stored_ones(taken: Sequence[float], what: str) -> str:
+    return f"{len(taken)} stored {what}{'' if len(taken) == 1 else 's'}"
+
+
+def _stored(home: Path, trial: Trial, slots: Slots) -> _Stored:
+    stored = _Stored()
+    wanted = trial.identity()
+    for result in ResultStore(results_folder(home)).load():
+        identity = result.identity
+        same = all(identity[name] == wanted[name] for name in ("store", "network"))
+        if not same or not slots.are_like(result.environment):
+            continue
+        if _pace_of(identity["training"]) == _pace_of(wanted["training"]):
+            stored.training[str(identity["method"])].append(result.seconds["fit"] / result.compute["samples"])
+        if identity["evaluation"] == wanted["evaluation"]:
+            stored.evaluation.append(result.seconds["evaluate"])
+    for path in (home / "runs" / "stages").glob(f"*/{RECORD}"):
+        record: dict[str, Any] = json.loads(path.read_text())
+        if not slots.are_like(record.get("environment", {})):
+            continue
+        job: dict[str, Any] = json.loads((path.parent / JOB).read_text())["document"]
+        if job["trial"]["network"] != wanted["network"] or job["trial"]["store_sha256"] != wanted["store"]:
+            continue
+        if "tiles" in record:
+            stored.encoding.append(record["seconds"] / record["tiles"])
+        else:
+            stored.training[f"stage {record['stage']}"].append(record["seconds"] / record["samples"])
+    return stored
+
+
+def _pace_of(training: Any) -> dict[str, Json]:  # noqa: ANN401 - JSON
+    """What of the settings of a training decides how long a tile takes."""
+    return {key: value for key, value in training.items() if key not in ("steps", "learning_rate", "weight_decay")}

@@ -1,0 +1,347 @@
+"""What a worker does with a node: features of a shard, one stage, or the last stage of a trial and its evaluation."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tissuebench.common.hashing import Json, derive_seed
+from tissuebench.datasets.ingest.ingest import dataset_folder
+from tissuebench.datasets.labels.view import LabelView
+from tissuebench.datasets.loading.datamodule import TileDataModule
+from tissuebench.datasets.splits import Split
+from tissuebench.datasets.store.tile_store import TileStore
+from tissuebench.datasets.types import Tile
+from tissuebench.diagnostics.pseudo_mask_quality import read_quality, write_quality
+from tissuebench.diagnostics.snapshot_files import last_look
+from tissuebench.diagnostics.snapshots import examiner
+from tissuebench.errors import DataError
+from tissuebench.evaluation.evaluate import SlideCounts, evaluate
+from tissuebench.evaluation.overlays import TilePicker
+from tissuebench.methods.api.stage import Stage, Trainable
+from tissuebench.plans.expand import PlannedData
+from tissuebench.plans.trial import Trial
+from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.records.trial_result import SlideCounts as SlideRow
+from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.tables.comparable import results_folder
+from tissuebench.runtime.environment import describe_environment
+from tissuebench.runtime.machine import Machine, detect_machine
+from tissuebench.runtime.processes import World
+from tissuebench.sweep.graph import held_out_of, stages_of
+from tissuebench.sweep.jobs import Job, NodeKind
+from tissuebench.sweep.state.folders import node_folder, read_record, write_record
+from tissuebench.training.build import build_datamodule, build_method, selection_of, stage_datamodule, task_of
+from tissuebench.training.checkpoint_selection import KeepBest
+from tissuebench.training.feature_cache import FeatureBank, FeatureShard, compute_features, training_tiles
+from tissuebench.training.fit import Fit, Interrupted, fit, seed_everything, weights_of, write_history
+from tissuebench.training.pseudo_mask_store import PseudoMasks, write_pseudo_masks
+
+_ANNOTATED_AT_ONCE = 16
+_TAKEN = ("steps", "samples", "tiles_per_second", "waiting", "peak_memory")
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What a worker process offers to every node that it runs.
+
+    Attributes:
+        world: this process among those of the trial.
+        checkpoint_minutes: between two checkpoints.
+        report: told of every phase: its name, what is done, and of how much.
+        stop: whether the node is to be handed back.
+        peak_memory: bytes, the most that was seen since the node was started.
+        stores: datasets that are open; a sealed store never changes.
+    """
+
+    world: World
+    checkpoint_minutes: float
+    report: Callable[[str, int, int], None]
+    stop: Callable[[], bool]
+    peak_memory: Callable[[], int]
+    stores: dict[tuple[Path, str, str], PlannedData] = field(default_factory=dict)
+
+    def moved(self, phase: str, done: int, total: int) -> None:
+        """Report, and hand the node back if that is asked for.
+
+        Raises:
+            Interrupted: it is.
+        """
+        self.report(phase, done, total)
+        if self.world.size == 1 and self.stop():
+            raise Interrupted
+
+
+def run_node(job: Job, around: Surroundings, may_store: Callable[[], None]) -> dict[str, Json]:
+    """Run one node to its end; returns what it took, for the journal.
+
+    Args:
+        job: the node.
+        around: what this process offers.
+        may_store: called just before the artefact is sealed; raises if the node is no longer ours.
+    """
+    trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
+    data = _opened(job.home, trial, around)
+    folder = node_folder(job.home, job.kind, job.key)
+    if job.kind is NodeKind.FEATURES:
+        if around.world.rank > 0:
+            return {}  # a shard is one process's work; there are others for the rest
+        return _run_shard(job, trial, data, folder, around, may_store)
+    if job.kind is NodeKind.STAGE:
+        return _run_stage(job, trial, data, folder, around, may_store)
+    return _run_trial(job, trial, data, folder, around, may_store)
+
+
+def _run_shard(
+    job: Job, trial: Trial, data: PlannedData, folder: Path, around: Surroundings, may_store: Callable[[], None]
+) -> dict[str, Json]:
+    shard: Any = job.document["shard"]
+    planned = FeatureShard(job.key, shard["start"], shard["stop"], shard["identity"])
+    machine = detect_machine(trial.network.encoder_mode)
+    started = time.perf_counter()
+    compute_features(
+        folder,
+        planned,
+        trial.network,
+        trial.augmentation,
+        data.store,
+        data.split,
+        machine.device,
+        partial(around.moved, "encoding tiles"),
+    )
+    took: dict[str, Json] = {"tiles": planned.stop - planned.start, "seconds": time.perf_counter() - started}
+    may_store()
+    write_record(folder, {**took, "identity": planned.identity, "environment": describe_environment()})
+    return took
+
+
+def _run_stage(
+    job: Job, trial: Trial, data: PlannedData, folder: Path, around: Surroundings, may_store: Callable[[], None]
+) -> dict[str, Json]:
+    stage = next(stage for stage in stages_of(trial) if stage.name == job.document["stage"])
+    seed = derive_seed(trial.seed, "stage", stage.name)
+    seed_everything(derive_seed(seed, "init"))
+    module = stage.module(task_of(data, trial.network, stage.training), stage.config)
+    machine = detect_machine(trial.network.encoder_mode, around.world)
+    weights, pseudo = _inherited(job)
+    held_out = held_out_of(trial, stage)
+    view = LabelView.for_training(data.store, data.split, trial.budget, stage.consumes, held_out)
+    datamodule = stage_datamodule(
+        f"stage {stage.name!r}", module, stage.consumes, view, seed, trial, data, _bank(job, data), machine, pseudo
+    )
+    said = _begin(module, datamodule, weights, around)
+    look = examiner(module, data.store, data.split, folder) if around.world.rank == 0 else None
+    fitted = _fit(module, datamodule, folder, seed, machine, around, watchers=[look] if look else [])
+    started = time.perf_counter()
+    if stage.annotates is not None and around.world.rank == 0:
+        module.to(machine.device)
+        write_pseudo_masks(folder, _annotated(stage, stage.annotates, module, datamodule, machine, around))
+    took: dict[str, Json] = {
+        "steps": fitted.steps,
+        "samples": fitted.samples,
+        "seconds": fitted.seconds + time.perf_counter() - started,
+        "tiles_per_second": fitted.samples / max(fitted.seconds, 1e-9),
+        "waiting": fitted.waiting,
+        "peak_memory": around.peak_memory(),
+    }
+    if around.world.rank == 0:
+        if (seen := last_look(folder)) is not None:
+            took["figures"] = {name: value for name, value in seen[0].items() if name != "step"}
+        if stage.annotates is not None:  # for people, and none of what the method took
+            compared = partial(around.moved, f"{stage.name}: comparing pseudo-masks")
+            write_quality(folder, data.store, data.split, module.layers, compared)
+        may_store()
+        _log_notes(module, around, said)
+        notes: dict[str, Json] = {"notes": list(module.notes)} if module.notes else {}
+        write_record(folder, {**took, **notes, "stage": stage.name, "environment": describe_environment()})
+    return took
+
+
+def _begin(
+    module: Trainable, datamodule: TileDataModule, weights: Mapping[str, Mapping[str, Tensor]], around: Surroundings
+) -> int:
+    """What comes before the first step and before an interrupted fit is restored; how many notes are in the log."""
+    module.survey(datamodule.steps.all_tags())
+    if datamodule.steps.n_untagged:
+        module.note(f"{datamodule.steps.n_untagged} tagged tiles name no class: a balanced stream never draws them")
+    if weights:
+        module.inherit(weights)
+    return _log_notes(module, around, 0)
+
+
+def _log_notes(module: Trainable, around: Surroundings, said: int) -> int:
+    """Print the notes that are new since ``said`` of them were, into the worker's log."""
+    if around.world.rank == 0:
+        for text in module.notes[said:]:
+            print(f"note: {text}", file=sys.stderr, flush=True)
+    return len(module.notes)
+
+
+def _annotated(
+    stage: Stage, stream: str, module: Trainable, datamodule: TileDataModule, machine: Machine, around: Surroundings
+) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+    module.eval()
+    tiles = datamodule.steps.tiles(stream)
+    for start in range(0, len(tiles), _ANNOTATED_AT_ONCE):
+        chunk = tiles[start : start + _ANNOTATED_AT_ONCE]
+        batch = datamodule.steps.load(stream, chunk).to(machine.device)
+        layers = module.annotate(batch)  # gradients are the method's business: class activation maps need them
+        yield from zip(chunk, layers.detach().cpu().numpy(), strict=True)
+        around.moved(f"{stage.name}: annotating tiles", start + len(chunk), len(tiles))
+
+
+def _run_trial(
+    job: Job, trial: Trial, data: PlannedData, folder: Path, around: Surroundings, may_store: Callable[[], None]
+) -> dict[str, Json]:
+    machine = detect_machine(trial.network.encoder_mode, around.world)
+    method = build_method(trial, data)
+    weights, pseudo = _inherited(job)
+    datamodule = build_datamodule(trial, method, data, _bank(job, data), machine, pseudo)
+    said = _begin(method, datamodule, weights, around)
+    keep_best = selection_of(trial, data, machine, around.world)
+    fitted = _fit(method, datamodule, folder, trial.seed, machine, around, keep_best)
+    started = time.perf_counter()
+    method.to(machine.device)
+    view = LabelView.for_evaluation(data.store, data.split, trial.evaluation.part)
+    picker = TilePicker(data.store)
+    scored = evaluate(
+        method,
+        data.store,
+        view,
+        trial.evaluation,
+        machine.device,
+        machine.precision,
+        around.world,
+        partial(around.moved, "scoring slides"),
+        picker,
+    )
+    picker.join()
+    rows = [_row(one) for one in scored]
+    seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
+    compute: dict[str, float] = {
+        "steps": fitted.steps,
+        "samples": fitted.samples,
+        "tiles_per_second": fitted.samples / max(fitted.seconds, 1e-9),
+        "waiting": fitted.waiting,
+        "peak_memory": around.peak_memory(),
+    }
+    if fitted.selected_step is not None:
+        compute["selected_step"] = fitted.selected_step
+    notes: list[str] = []
+    pseudo_masks: dict[str, PseudoQuality] = {}
+    for stage, key in _needs(job).items():
+        made = node_folder(job.home, NodeKind.STAGE, key)
+        record = read_record(made)
+        if (quality := read_quality(made)) is not None:
+            pseudo_masks[stage] = quality
+        notes += [f"{stage}: {text}" for text in record.get("notes", ())]
+        seconds[f"stage/{stage}"] = record["seconds"]
+        of_stage = {what: record[what] for what in _TAKEN if what in record} | record.get("figures", {})
+        compute |= {f"{what}/{stage}": value for what, value in of_stage.items()}
+    _log_notes(method, around, said)
+    notes += [text for text in method.notes if not any(said_before.endswith(text) for said_before in notes)]
+    environment: dict[str, Json] = {"precision": machine.precision, "processes": around.world.size}
+    if notes:
+        environment["notes"] = list(notes)
+    if around.world.rank == 0:
+        may_store()
+        picker.write(job.home, trial.id)
+        ResultStore(results_folder(job.home)).write(
+            TrialResult(
+                trial_id=trial.id,
+                dataset=trial.dataset,
+                method=trial.arm,
+                budget=trial.budget.spec,
+                minutes=trial.minutes,
+                replicate=trial.budget.replicate,
+                seed=trial.seed,
+                classes=data.store.class_map.names,
+                colors=data.store.class_map.colors,
+                diagnoses=data.store.class_map.diagnoses,
+                **TrialResult.columns(rows),
+                identity=trial.identity(),
+                environment={**describe_environment(), **environment},
+                seconds=seconds,
+                compute=compute,
+                pseudo_masks=pseudo_masks,
+            )
+        )
+    return {"steps": fitted.steps, "seconds": sum(seconds[name] for name in ("fit", "evaluate"))}
+
+
+def _row(one: SlideCounts) -> SlideRow:
+    slide, diagnosis = one.slide, ";".join(one.diagnosis)
+    return SlideRow(
+        slide.patient_id, slide.slide_id, diagnosis, one.counts, one.boundaries, one.calibration, one.seconds
+    )
+
+
+def _fit(
+    module: Trainable,
+    datamodule: TileDataModule,
+    folder: Path,
+    seed: int,
+    machine: Machine,
+    around: Surroundings,
+    keep_best: KeepBest | None = None,
+    watchers: Sequence[Callback] = (),
+) -> Fit:
+    steps = module.task.training.steps
+    fitted = fit(
+        module,
+        datamodule,
+        folder,
+        seed,
+        machine,
+        lambda done: around.report("training", done, steps),
+        checkpoint_minutes=around.checkpoint_minutes,
+        keep_best=keep_best,
+        world=around.world,
+        stop=around.stop,
+        watchers=watchers,
+    )
+    if around.world.rank == 0:
+        write_history(folder / "history.jsonl", fitted.history)
+    return fitted
+
+
+def _needs(job: Job) -> dict[str, str]:
+    needs: Any = job.document["needs"]
+    return dict(needs)
+
+
+def _inherited(job: Job) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, PseudoMasks]]:
+    """Weights and pseudo-masks of the stages before, by name."""
+    folders = {name: node_folder(job.home, NodeKind.STAGE, key) for name, key in _needs(job).items()}
+    weights: dict[str, Mapping[str, Tensor]] = {name: weights_of(folder) for name, folder in folders.items()}
+    return weights, {name: PseudoMasks(folder) for name, folder in folders.items() if PseudoMasks.stand_in(folder)}
+
+
+def _bank(job: Job, data: PlannedData) -> FeatureBank | None:
+    keys: Any = job.document["features"]
+    if not keys:
+        return None
+    folders = [node_folder(job.home, NodeKind.FEATURES, key) for key in keys]
+    return FeatureBank(folders, training_tiles(data.store, data.split))
+
+
+def _opened(home: Path, trial: Trial, around: Surroundings) -> PlannedData:
+    key = (home, trial.store_sha256, trial.split_sha256)
+    if key not in around.stores:
+        folder = dataset_folder(home, trial.dataset)
+        opened = PlannedData(TileStore(folder / "store.zarr"), Split.read(folder / "split.json"))
+        if (opened.store.content_hash, opened.split.sha256) != key[1:]:
+            raise DataError(f"{folder}: store or split is no longer the one that the plan was made for; run it again")
+        around.stores[key] = opened
+    return around.stores[key]

@@ -1,0 +1,72 @@
+"""Failures that are kept: beside the node, and for a trial in the results, where its gap in the table is explained."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tissuebench.common.files import write_aside
+from tissuebench.errors import DataError
+from tissuebench.results.records.result_store import Failure, ResultStore
+from tissuebench.results.tables.comparable import results_folder
+from tissuebench.sweep.jobs import Job, NodeKind
+from tissuebench.sweep.state.folders import node_folder
+
+_FAILURE = "failure.json"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFailure:
+    """Why a node failed.
+
+    Attributes:
+        reason: one line.
+        traceback: the full text, or the end of the log where the process was killed; may be empty.
+        skipped: it was not run at all, as a node that it needs has failed.
+    """
+
+    reason: str
+    traceback: str = ""
+    skipped: bool = False
+
+
+def keep_failure(job: Job, failure: NodeFailure) -> None:
+    """Write a failure down; raises ``OSError`` where nothing can be written."""
+    if not failure.skipped:
+        content = json.dumps(asdict(failure), indent=1).encode()
+        write_aside(node_folder(job.home, job.kind, job.key) / _FAILURE, content)
+    if job.kind is NodeKind.TRIAL:
+        from tissuebench.plans.trial import Trial  # seconds of imports that those who only read do without
+
+        trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
+        ResultStore(results_folder(job.home)).write_failure(
+            Failure(
+                trial_id=trial.id,
+                dataset=trial.dataset,
+                method=trial.arm,
+                budget=trial.budget.spec,
+                replicate=trial.budget.replicate,
+                seed=trial.seed,
+                reason=failure.reason,
+                traceback=failure.traceback,
+            )
+        )
+
+
+def read_failure(home: Path, kind: NodeKind, key: str) -> NodeFailure | None:
+    """Why the node failed, if it did."""
+    path = node_folder(home, kind, key) / _FAILURE
+    try:
+        return NodeFailure(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: not a usable failure record ({error}); delete it") from error
+
+
+def forget_failure(home: Path, kind: NodeKind, key: str) -> None:
+    """The node is to be run again."""
+    (node_folder(home, kind, key) / _FAILURE).unlink(missing_ok=True)
+    if kind is NodeKind.TRIAL:
+        ResultStore(results_folder(home)).clear_failure(key)

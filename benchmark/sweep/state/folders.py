@@ -1,0 +1,47 @@
+"""Where a node keeps what: its log, checkpoint and lease while it runs, its artefact afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tissuebench.common.files import write_aside
+from tissuebench.common.hashing import Json
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
+from tissuebench.sweep.jobs import NodeKind
+
+LOG, JOB, RECORD, JOURNAL, LEASE = "log.txt", "job.json", "record.json", "journal.jsonl", "lease.json"
+_KEPT = (LOG, JOB, JOURNAL, LEASE, "progress.json")
+
+
+def node_folder(home: Path, kind: NodeKind, key: str) -> Path:
+    """The folder of one node; stages and shards of features stand in the content-addressed store of stages."""
+    return home / "runs" / ("trials" if kind is NodeKind.TRIAL else "stages") / key
+
+
+def is_finished(home: Path, kind: NodeKind, key: str) -> bool:
+    """Whether the node's artefact is complete: a trial's result, or the record that a stage writes last."""
+    if kind is NodeKind.TRIAL:
+        return ResultStore(results_folder(home)).has(key)
+    return (node_folder(home, kind, key) / RECORD).is_file()
+
+
+def write_record(folder: Path, record: Mapping[str, Json]) -> None:
+    """Seal a stage's artefact with what it was made from and what it took."""
+    write_aside(folder / RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a sealed stage was made from and what it took."""
+    record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    return record
+
+
+def clear_attempt(folder: Path) -> None:
+    """Drop what a failed attempt has made: what failed is not gone on from. Its log and journal stay."""
+    for path in folder.iterdir():
+        if path.name not in _KEPT and path.is_file():
+            path.unlink(missing_ok=True)

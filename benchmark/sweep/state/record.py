@@ -1,0 +1,103 @@
+"""What a sweep consists of, on disk, for those who look at it from another terminal. Reading never imports torch."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tissuebench.common.files import write_aside
+from tissuebench.common.hashing import Json, content_hash
+from tissuebench.errors import ConfigError, DataError
+from tissuebench.sweep.jobs import NodeKind
+
+if TYPE_CHECKING:
+    from tissuebench.sweep.graph import Graph
+
+_KEY_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedNode:
+    """One node of a sweep: what it is called, how much it is, and what comes before."""
+
+    key: str
+    kind: NodeKind
+    title: str
+    steps: int
+    tiles: int
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRecord:
+    """The nodes of one sweep; ``started`` in seconds since the epoch, of its latest run."""
+
+    key: str
+    title: str
+    started: float
+    nodes: tuple[RecordedNode, ...]
+
+
+def record_of(graph: Graph, title: str) -> SweepRecord:
+    """What a run of this graph consists of; the key is that of its nodes."""
+    nodes = (
+        RecordedNode(node.key, node.job.kind, node.job.title, node.steps, node.tiles, node.needs)
+        for node in graph.values()
+    )
+    return SweepRecord(content_hash(sorted(graph))[:_KEY_LENGTH], title, time.time(), tuple(nodes))
+
+
+def write_sweep(home: Path, graph: Graph, title: str) -> str:
+    """Write that down for those who look; returns the key."""
+    record = record_of(graph, title)
+    content: dict[str, Json] = {
+        "key": record.key,
+        "title": title,
+        "started": record.started,
+        "nodes": [{**asdict(node), "kind": node.kind.value} for node in record.nodes],
+    }
+    write_aside(_folder(home) / f"{record.key}.json", json.dumps(content, indent=1).encode())
+    return record.key
+
+
+def latest_sweep(home: Path, key: str | None = None) -> SweepRecord:
+    """The sweep whose key begins so, or the one that was started last.
+
+    Raises:
+        ConfigError: there is none.
+        DataError: its file is damaged.
+    """
+    paths = [path for path in _newest_first(home) if key is None or path.stem.startswith(key)]
+    if not paths:
+        named = f"no sweep {key} was" if key else "no sweep was"
+        raise ConfigError(f"{_folder(home)}: {named} started here; 'tissuebench run' starts one")
+    return _read(paths[0])
+
+
+def all_sweeps(home: Path) -> list[SweepRecord]:
+    """Every sweep that was started here, the latest first; errors as ``latest_sweep``, but none is none."""
+    return [_read(path) for path in _newest_first(home)]
+
+
+def _newest_first(home: Path) -> list[Path]:
+    paths = [path for path in _folder(home).glob("*.json") if not path.name.startswith(".")]
+    return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _read(path: Path) -> SweepRecord:
+    try:
+        content = json.loads(path.read_text())
+        nodes = tuple(
+            RecordedNode(**{**node, "kind": NodeKind(node["kind"]), "needs": tuple(node["needs"])})
+            for node in content["nodes"]
+        )
+        return SweepRecord(content["key"], content["title"], content["started"], nodes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a usable record of a sweep ({error}); delete it") from error
+
+
+def _folder(home: Path) -> Path:
+    return home / "runs" / "sweeps"

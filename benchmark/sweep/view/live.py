@@ -1,0 +1,227 @@
+"""A sweep as people see it while it runs: a table on a terminal, plain lines elsewhere. On standard error."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tissuebench.sweep.graph import Graph, Node
+from tissuebench.sweep.jobs import NodeKind, State
+from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.state.heartbeat import Progress, read_progress
+from tissuebench.sweep.state.journal import seconds_spent
+from tissuebench.sweep.view.pace import MAIN_PHASES, TRAINING, Pace, Work, clock
+
+_DRAW_SECONDS, _READ_SECONDS, _PLAIN_SECONDS = 0.25, 1.0, 15.0
+_READS_A_SECOND = 100
+_LINES_KEPT, _PLAIN_NAMES, _LEAST_ROWS = 5, 4, 4
+_OVER = (State.DONE, State.FAILED, State.SKIPPED)
+
+
+@dataclass(slots=True)
+class _Running:
+    node: Node
+    folder: Path
+    state: State
+    since: float
+    progress: Progress | None = None
+    first: int = 0
+
+
+class SweepDisplay:
+    """An ``Observer`` of the runner; a context manager.
+
+    Args:
+        console: where to; standard error in the command line.
+        graph: what is run.
+    """
+
+    def __init__(self, console: Console, graph: Graph) -> None:
+        self._console = console
+        self._states = dict.fromkeys(graph, State.WAITING)
+        self._counts = Counter(self._states.values())
+        self._totals = Counter(node.job.kind for node in graph.values())
+        self._ended: Counter[NodeKind] = Counter()
+        self._waiting = Counter(_work(node) for node in graph.values())
+        self._steps, self._steps_total = 0, graph.steps
+        self._running: dict[str, _Running] = {}
+        self._pace, self._slots = Pace(), 1
+        self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        self._begun = False  # before that, the runner takes stock of earlier runs
+        self._started = self._said = time.monotonic()
+        self._drawn = self._read = 0.0
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False) if console.is_terminal else None
+
+    def __enter__(self) -> SweepDisplay:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self._said = time.monotonic()
+        self._console.print(Text(text), soft_wrap=True)
+
+    def changed(self, node: Node, state: State, detail: str, seconds: float) -> None:
+        """A node is in another state."""
+        before = self._states[node.key]
+        self._states[node.key] = state
+        self._counts[before] -= 1
+        self._counts[state] += 1
+        self._waiting[_work(node)] += (state is State.WAITING) - (before is State.WAITING)
+        was = self._running.pop(node.key, None)
+        folder = node_folder(node.job.home, node.job.kind, node.key)
+        if state in (State.RUNNING, State.ELSEWHERE):
+            self._begun = True
+            self._running[node.key] = _Running(node, folder, state, time.monotonic())
+        if state is State.DONE:
+            self._steps += node.steps
+            taken = seconds if self._begun else seconds_spent(folder)
+            if taken:
+                self._pace.over(_work(node), taken, was.first if was else 0)
+        if state in _OVER:
+            self._ended[node.job.kind] += 1
+        if line := self._line(node, state, detail, seconds):
+            self._lines.append(line)
+            if self._live is None:
+                self.note(line)
+
+    def tick(self) -> None:
+        """Time has passed."""
+        self._begun = True
+        now = time.monotonic()
+        if now - self._read >= max(_READ_SECONDS, len(self._running) / _READS_A_SECOND):
+            self._read = now
+            for each in self._running.values():
+                self._look_at(each)
+        if self._live is not None and now - self._drawn >= _DRAW_SECONDS:
+            self._drawn = now
+            self._live.update(self._table(), refresh=True)
+        elif self._live is None and self._running and now - self._said >= _PLAIN_SECONDS:
+            self.note(f"running: {self._who()}{self._eta()}")
+
+    def _look_at(self, each: _Running) -> None:
+        with suppress(OSError):  # a shared folder that does not answer now
+            each.progress = read_progress(each.folder) or each.progress
+        progress = each.progress
+        if progress is not None and progress.phase == TRAINING and progress.first and not each.first:
+            each.first = progress.first
+            job = each.node.job
+            line = f"{job.kind} {job.title}: goes on at {progress.first}/{progress.total}"
+            self._lines.append(line)
+            if self._live is None:
+                self.note(line)
+
+    def _line(self, node: Node, state: State, detail: str, seconds: float) -> str:
+        """What is said of a change; nothing where a node starts, or was finished by an earlier run."""
+        kind, title = node.job.kind, node.job.title
+        word = "shard" if kind is NodeKind.FEATURES else kind
+        numbered = f"{word} {self._ended[kind]}/{self._totals[kind]} {title}"
+        match state:
+            case State.DONE if self._begun:
+                return f"{numbered}: {f'done in {seconds:.0f} s' if seconds else detail}{self._eta()}"
+            case State.FAILED if self._begun:
+                return f"{numbered}: FAILED: {detail}{self._eta()}"
+            case State.FAILED:
+                return f"{numbered}: failed before: {detail}"
+            case State.SKIPPED:
+                return f"{numbered}: {detail}"
+            case State.ELSEWHERE:
+                return f"{kind} {title}: runs elsewhere ({detail})"
+            case State.WAITING:
+                return f"{kind} {title}: {detail}"
+        return ""
+
+    def _eta(self) -> str:
+        left = self._left()
+        return f" (ETA {clock(left)})" if left else ""
+
+    def _left(self) -> float | None:
+        moving = [(_work(each.node), each.progress) for each in self._running.values() if each.progress is not None]
+        waiting = self._waiting + Counter(_work(each.node) for each in self._running.values() if each.progress is None)
+        self._slots = max(self._slots, len(moving))  # a node that has just ended leaves its slot empty for a moment
+        return self._pace.left(waiting, moving, self._slots)
+
+    def _who(self) -> str:
+        shown = list(self._running.values())[:_PLAIN_NAMES]
+        more = f" and {len(self._running) - len(shown)} more" if len(self._running) > len(shown) else ""
+        return ", ".join(f"{each.node.job.title} {_how_far(each.progress)}".rstrip() for each in shown) + more
+
+    def _table(self) -> Group:
+        counts, left = self._counts, self._left()
+        steps = self._steps + sum(
+            each.progress.done
+            for each in self._running.values()
+            if each.progress is not None and each.node.steps and each.progress.phase in MAIN_PHASES
+        )
+        failed, skipped = counts[State.FAILED], counts[State.SKIPPED]
+        head = (
+            f"{counts[State.DONE]}/{len(self._states)} done, {len(self._running)} running"
+            f", {counts[State.WAITING]} waiting"
+            + (f", {failed} failed" if failed else "")
+            + (f", {skipped} skipped" if skipped else "")
+            + (f"; step {steps:,}/{self._steps_total:,}" if self._steps_total else "")
+            + f"; {clock(time.monotonic() - self._started)} elapsed"
+            + (f", ETA {clock(left)}" if left else "")
+        )
+        moving = sorted(self._running.values(), key=lambda each: each.progress is None)
+        room = max(_LEAST_ROWS, self._console.height - _LINES_KEPT - 4)
+        parts: list[Text | Table] = [Text(head, style="bold", overflow="ellipsis", no_wrap=True)]
+        if moving:
+            parts.append(_rows(moving[:room]))
+        if len(moving) > room:
+            parts.append(Text(f"  and {len(moving) - room} more"))
+        parts += [Text(line, style="dim", overflow="ellipsis", no_wrap=True) for line in self._lines]
+        return Group(*parts)
+
+
+def _rows(shown: list[_Running]) -> Table:
+    has_gpu = any(each.progress is not None and each.progress.gpu_memory for each in shown)
+    names = ["", "", "phase", "done", "rate", "memory", *(["GPU"] if has_gpu else []), "elapsed"]
+    table = Table(*names, box=None, padding=(0, 1), header_style="dim")
+    for column in table.columns:
+        column.no_wrap = True
+    table.columns[1].ratio = 1
+    for each in shown:
+        progress, job = each.progress, each.node.job
+        title = Text(job.title + (" (elsewhere)" if each.state is State.ELSEWHERE else ""), overflow="ellipsis")
+        cells = [Text(job.kind), title]
+        if progress is None:
+            cells += [Text("queued"), *[Text()] * (len(names) - 4)]
+        else:
+            done = f"{progress.done:,}/{progress.total:,}" if progress.total else ""
+            rate = f"{progress.rate:.1f}/s" if progress.total else ""
+            cells += [Text(progress.phase), Text(done), Text(rate), Text(_gigabytes(progress.memory))]
+            cells += [Text(_gigabytes(progress.gpu_memory))] if has_gpu else []
+        table.add_row(*cells, Text(clock(time.monotonic() - each.since)))
+    return table
+
+
+def _work(node: Node) -> Work:
+    return Work(node.job.kind, node.tiles or node.steps)
+
+
+def _how_far(progress: Progress | None) -> str:
+    if progress is None or not progress.total:
+        return ""
+    return f"{progress.phase} {progress.done}/{progress.total}"
+
+
+def _gigabytes(memory: int) -> str:
+    return f"{memory / 2**30:.1f} GB"

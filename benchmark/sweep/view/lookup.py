@@ -1,0 +1,254 @@
+"""One trial, found by the beginning of its id, and all that is known of it. Reads files only, never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tissuebench.common.hashing import Json
+from tissuebench.diagnostics.pseudo_mask_sheet import PICTURE
+from tissuebench.diagnostics.snapshot_files import last_look
+from tissuebench.errors import ConfigError, DataError
+from tissuebench.results.records.pseudo_mask_quality import layer_scores
+from tissuebench.results.records.result_store import Failure, ResultStore
+from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.tables.comparable import results_folder
+from tissuebench.results.tables.panel import panels
+from tissuebench.sweep.jobs import Job, NodeKind, State
+from tissuebench.sweep.state.failures import read_failure
+from tissuebench.sweep.state.folders import JOB, LOG, is_finished, node_folder
+from tissuebench.sweep.state.leases import holder_of
+from tissuebench.sweep.state.record import SweepRecord, all_sweeps
+
+_SHOWN_AT_MOST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A node, and the home that it belongs to."""
+
+    home: Path
+    kind: NodeKind
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        """Where it keeps its files."""
+        return node_folder(self.home, self.kind, self.key)
+
+    @property
+    def log(self) -> Path:
+        """What its worker printed."""
+        return self.folder / LOG
+
+    @property
+    def job(self) -> Job | None:
+        """What its worker was given, if it was ever started.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = self.folder / JOB
+        try:
+            return Job.from_json(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: not a usable job ({error}); delete it and run its plan again") from error
+
+    @property
+    def state(self) -> State:
+        """Where it is."""
+        held = holder_of(self.folder) is not None  # before the artefact, which comes first
+        if is_finished(self.home, self.kind, self.key):
+            return State.DONE
+        if held:
+            return State.RUNNING
+        if read_failure(self.home, self.kind, self.key) is not None:
+            return State.FAILED
+        skipped = (
+            self.kind is NodeKind.TRIAL and ResultStore(results_folder(self.home)).failure_path(self.key).is_file()
+        )
+        return State.SKIPPED if skipped else State.WAITING
+
+
+def find_trial(home: Path, prefix: str) -> Found:
+    """The trial whose id begins so.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
+    key = _the_one("trial", prefix, _trial_ids(home), home)
+    return Found(home, NodeKind.TRIAL, key)
+
+
+def find_logged(home: Path, prefix: str) -> Found:
+    """The trial whose id begins so, or else the shared node whose key does; errors as ``find_trial``."""
+    shared = {node.key: node.kind for sweep in all_sweeps(home) for node in sweep.nodes}
+    keys = [key for key, kind in shared.items() if kind is not NodeKind.TRIAL]
+    key = _the_one("trial", prefix, [*_trial_ids(home), *keys], home)
+    return Found(home, shared.get(key, NodeKind.TRIAL), key)
+
+
+def _the_one(kind: str, prefix: str, keys: Iterable[str], home: Path) -> str:
+    found = sorted({key for key in keys if key.startswith(prefix)})
+    if prefix in found:
+        return prefix
+    if not found:
+        raise ConfigError(f"no {kind} {prefix!r} in {home / 'runs'}; 'tissuebench status --json' lists the keys")
+    if len(found) > 1:
+        shown = ", ".join(found[:_SHOWN_AT_MOST]) + (", ..." if len(found) > _SHOWN_AT_MOST else "")
+        raise ConfigError(f"{kind} {prefix!r} is ambiguous: {shown}; type more of it")
+    return found[0]
+
+
+def _trial_ids(home: Path) -> Iterator[str]:
+    results = results_folder(home)
+    for pattern in (results.glob("*.parquet"), (results / "failures").glob("*.json")):
+        yield from (path.stem for path in pattern if not path.name.startswith("."))
+    yield from (path.name for path in (home / "runs" / "trials").glob("*") if path.is_dir())
+    for sweep in all_sweeps(home):
+        yield from (node.key for node in sweep.nodes if node.kind is NodeKind.TRIAL)
+
+
+def scores_of(result: TrialResult) -> dict[str, float]:
+    """Every score over all slides, as in a table; NaN for a class that is neither there nor predicted."""
+    (panel,) = panels([result])
+    (cell,) = panel.cells.values()
+    return dict(zip(cell.metrics, cell.scores(np.ones((1, len(cell.patients))))[0, 0].tolist(), strict=True))
+
+
+def pseudo_pictures(found: Found) -> dict[str, Path]:
+    """Pictures of the pseudo-masks that a trial's stages have made beside withheld masks, by the stage's name.
+
+    Raises:
+        DataError: the trial's job is damaged.
+    """
+    pictures = {name: node_folder(found.home, NodeKind.STAGE, key) / PICTURE for name, key in _stages(found.job)}
+    return {name: path for name, path in pictures.items() if path.is_file()}
+
+
+def looks(found: Found) -> dict[str, tuple[Mapping[str, float], Path]]:
+    """The last look at each of a trial's stages that had something to show: figures and picture, by the stage's name.
+
+    Raises:
+        DataError: the trial's job is damaged.
+    """
+    seen = {name: last_look(node_folder(found.home, NodeKind.STAGE, key)) for name, key in _stages(found.job)}
+    return {name: look for name, look in seen.items() if look is not None}
+
+
+def describe_trial(found: Found) -> dict[str, Json]:
+    """All that is known of a trial; what is not known yet is null.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    store = ResultStore(results_folder(found.home))
+    result = next(iter(store.load([found.key])), None)
+    job = found.job
+    trial: dict[str, Any] = dict(job.document["trial"]) if job else {}  # type: ignore[arg-type]  # JSON that we wrote
+    identity: dict[str, Any] = dict(result.identity) if result else {}
+    settings = {name: identity.get(name, trial.get(name)) for name in _SETTINGS}
+    title = job.title if job else _title(found, all_sweeps(found.home))
+    budget = trial.get("budget", {})
+    state = found.state
+    environment: dict[str, Any] = dict(result.environment) if result else {}
+    notes = environment.pop("notes", [])
+    return {
+        "trial": found.key,
+        "title": title,
+        "state": state.value,
+        "holder": str(holder_of(found.folder)) if state is State.RUNNING else None,
+        "dataset": result.dataset if result else trial.get("dataset"),
+        "method": result.method if result else trial.get("method"),
+        "seed": result.seed if result else trial.get("seed"),
+        "budget": {
+            "spec": result.budget if result else budget.get("spec"),
+            "replicate": result.replicate if result else budget.get("replicate"),
+            "minutes": result.minutes if result else trial.get("minutes"),
+            "patients": budget.get("purchases", {}).get("masks", {}).get("patients"),
+        },
+        "settings": settings,
+        "identity": {name: identity[name] for name in _HASHES if name in identity},
+        "scores": _finite(scores_of(result)) if result and state is State.DONE else None,
+        "pseudo_masks": _pseudo_masks(found, result),
+        "looks": {name: {"figures": dict(seen), "picture": str(path)} for name, (seen, path) in looks(found).items()},
+        "seconds": result.seconds if result else None,
+        "compute": result.compute if result else None,
+        "shared": [_shared(found.home, name, key) for name, key in _needs(job)],
+        "environment": environment or None,
+        "notes": notes,
+        "failure": None if state is State.DONE else _failure(found, store),
+        "files": [str(path) for path in _files(found, store)],
+    }
+
+
+_SETTINGS = ("config", "network", "training", "augmentation", "evaluation")
+_HASHES = ("protocol", "store", "split", "budget")
+
+
+def _needs(job: Job | None) -> list[tuple[str, str]]:
+    """Stages by name, then shards of features."""
+    if job is None:
+        return []
+    document: dict[str, Any] = dict(job.document)
+    return [*_stages(job), *(("features", key) for key in document["features"])]
+
+
+def _stages(job: Job | None) -> list[tuple[str, str]]:
+    needs: Any = {} if job is None else job.document["needs"]
+    return list(needs.items())
+
+
+def _pseudo_masks(found: Found, result: TrialResult | None) -> dict[str, Json]:
+    """By stage: its layers against withheld masks, and the picture of them if it is still there."""
+    if result is None:
+        return {}
+    pictures, scores = pseudo_pictures(found), layer_scores(result.pseudo_masks)
+    return {
+        stage: {
+            "tiles": quality.n_tiles,
+            "layers": {one.layer: {"miou": one.miou, "coverage": one.coverage} for one in scores if one.stage == stage},
+            "picture": str(pictures[stage]) if stage in pictures else None,
+        }
+        for stage, quality in result.pseudo_masks.items()
+    }
+
+
+def _shared(home: Path, name: str, key: str) -> dict[str, Json]:
+    kind = NodeKind.FEATURES if name == "features" else NodeKind.STAGE
+    return {"name": name, "key": key, "state": Found(home, kind, key).state.value}
+
+
+def _title(found: Found, sweeps: Iterable[SweepRecord]) -> str:
+    nodes = (node for sweep in sweeps for node in sweep.nodes)
+    return next((node.title for node in nodes if node.key == found.key), found.key)
+
+
+def _failure(found: Found, store: ResultStore) -> dict[str, Json] | None:
+    if (failure := read_failure(found.home, found.kind, found.key)) is not None:
+        return {"reason": failure.reason, "traceback": failure.traceback}
+    path = store.failure_path(found.key)
+    if not path.is_file():
+        return None
+    try:
+        skipped = Failure(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: not a usable failure record ({error}); delete it") from error
+    return {"reason": skipped.reason, "traceback": skipped.traceback}
+
+
+def _files(found: Found, store: ResultStore) -> list[Path]:
+    result = store.path(found.key)
+    inside = sorted(path for path in found.folder.glob("*") if path.is_file() and not path.name.startswith("."))
+    return [*([result] if result.is_file() else []), *inside]
+
+
+def _finite(scores: dict[str, float]) -> dict[str, Json]:
+    return {name: None if value != value else round(value, 6) for name, value in scores.items()}

@@ -1,0 +1,98 @@
+"""How long what is left will take: learned from the nodes that are over, and from the pace of those that run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.state.heartbeat import Progress
+
+TRAINING = "training"
+MAIN_PHASES = (TRAINING, "encoding tiles")
+"""Phases of a node whose units are its steps or tiles, as the worker reports them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """How much a node is: tiles of features, optimiser steps of everything else."""
+
+    kind: NodeKind
+    amount: int
+
+    @property
+    def is_training(self) -> bool:
+        """Whether its amount is in steps."""
+        return self.kind is not NodeKind.FEATURES
+
+
+class Pace:
+    """Seconds by kind and amount; what comes after the last step of a node (evaluation) belongs to it."""
+
+    def __init__(self) -> None:
+        self._same: dict[Work, list[float]] = defaultdict(list)
+        self._seconds: dict[NodeKind, float] = defaultdict(float)
+        self._amounts: dict[NodeKind, float] = defaultdict(float)
+
+    def over(self, work: Work, seconds: float, first: int = 0) -> None:
+        """A node has taken so long; one that was resumed, from ``first`` on."""
+        self._seconds[work.kind] += seconds
+        self._amounts[work.kind] += work.amount - first
+        if not first:
+            self._same[work].append(seconds)
+
+    def expected(self, work: Work) -> float | None:
+        """Seconds of a whole node, by its like, else by its kind, else by the other kind that trains."""
+        if seconds := self._same.get(work):
+            return sum(seconds) / len(seconds)
+        kinds = [work.kind]
+        if work.is_training:
+            kinds += [NodeKind.TRIAL, NodeKind.STAGE]
+        kind = next((kind for kind in kinds if self._amounts.get(kind)), None)
+        return None if kind is None else work.amount * self._seconds[kind] / self._amounts[kind]
+
+    def left(
+        self, waiting: Mapping[Work, int], running: Sequence[tuple[Work, Progress]], slots: int = 1
+    ) -> float | None:
+        """Seconds until all is over; None as long as nothing says how long a kind of node takes.
+
+        Args:
+            waiting: how many there are of each.
+            running: with how far they are.
+            slots: that share the work.
+        """
+        rates: dict[bool, list[float]] = defaultdict(list)
+        for work, progress in running:
+            if progress.phase in MAIN_PHASES and progress.rate > 0:
+                rates[work.is_training].append(progress.rate)
+
+        def whole(work: Work) -> float | None:
+            expected = self.expected(work)
+            if expected is None and (seen := rates[work.is_training]):
+                expected = work.amount / median(seen)
+            return expected
+
+        rest = [_rest(progress, whole(work)) for work, progress in running]
+        queued = [(whole(work), count) for work, count in waiting.items() if count]
+        known = [seconds for seconds in rest if seconds is not None]
+        total = sum(known) + sum(seconds * count for seconds, count in queued if seconds is not None)
+        if len(known) < len(rest) or any(seconds is None for seconds, _ in queued):
+            return None
+        return max([total / max(slots, 1), *known])
+
+
+def _rest(progress: Progress, whole: float | None) -> float | None:
+    if not progress.total:
+        return whole
+    if progress.phase in MAIN_PHASES and whole is not None:
+        return whole * (1 - progress.done / progress.total)
+    return (progress.total - progress.done) / progress.rate if progress.rate > 0 else whole
+
+
+def clock(seconds: float) -> str:
+    """As people read it: ``0:07``, ``12:30``, ``3:05:00``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,83 @@
+"""What the report is made of: stored results, failures, pictures, and where everything comes from. Never torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tissuebench.common.hashing import Json
+from tissuebench.datasets.catalog import find_recipe
+from tissuebench.errors import DataError, TissueBenchError
+from tissuebench.results.records.overlays import read_overlays
+from tissuebench.results.records.result_store import Failure, ResultStore
+from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.report.subject import Subject
+from tissuebench.results.tables.comparable import comparable_results, results_folder
+from tissuebench.results.tables.leaderboard import build
+from tissuebench.sweep.jobs import Job, NodeKind
+from tissuebench.sweep.state.folders import JOB, node_folder
+
+_SHARED = ("network", "training", "augmentation", "evaluation")
+
+
+def subjects(home: Path, dataset: str | None = None, everything: bool = False) -> list[Subject]:
+    """One subject for each group of results in ``home`` that may be compared, as ``results table`` chooses them."""
+    store = ResultStore(results_folder(home))
+    groups = comparable_results(store, dataset, everything)
+    failures = store.read_failures()
+    return [_subject(home, group, [one for one in failures if _belongs(home, one, group[0])]) for group in groups]
+
+
+def _subject(home: Path, group: Sequence[TrialResult], failures: Sequence[Failure]) -> Subject:
+    pictures = {result.trial_id: read_overlays(home, result.trial_id) for result in group}
+    return Subject(
+        dataset=group[0].dataset,
+        board=build(group, failures=failures),
+        results=group,
+        failures=failures,
+        overlays={trial_id: tiles for trial_id, tiles in pictures.items() if tiles},
+        provenance={"data set": _data(home, group[0])},
+    )
+
+
+def _belongs(home: Path, failure: Failure, like: TrialResult) -> bool:
+    """Whether the failed trial had the data and the shared settings of a result, as its job says."""
+    if failure.dataset != like.dataset:
+        return False
+    try:
+        job = Job.from_json((node_folder(home, NodeKind.TRIAL, failure.trial_id) / JOB).read_text())
+    except (OSError, ValueError, KeyError, TypeError):
+        return True  # it never had one: a stage before it failed; better told than left out
+    trial: Any = job.document["trial"]
+    same = {"store": trial["store_sha256"], "split": trial["split_sha256"]}
+    same |= {name: {k: v for k, v in trial[name].items() if k != "compile"} for name in _SHARED}
+    return all(like.identity.get(name) == value for name, value in same.items())
+
+
+def _data(home: Path, result: TrialResult) -> dict[str, Json]:
+    """Title, licence and source as the recipe says, resolution and assumed costs as the store says."""
+    said: dict[str, Json] = {"name": result.dataset, "store sha256": result.identity.get("store")}
+    try:
+        recipe = find_recipe(result.dataset)
+        said |= {"title": recipe.title, "licence": recipe.licence, "source": recipe.source}
+    except TissueBenchError:  # a folder of one's own is described in that folder
+        said["licence"] = "not stated"
+    content = _manifest(home / "data" / result.dataset / "store.zarr" / "manifest.json")
+    if content:
+        said |= {"micrometres per pixel": content.get("mpp"), "tile (px)": content.get("tile_px")}
+        costs: Any = content.get("costs", {})
+        said["assumed costs"] = {name.replace("_", " "): value for name, value in costs.items()}
+    return said
+
+
+def _manifest(path: Path) -> Mapping[str, Json]:
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_bytes())
+        content: dict[str, Json] = document["content"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); ingest the data set again") from None
+    return content

@@ -1,0 +1,221 @@
+"""How far a sweep is, for those who look from another terminal. Reads files only and never imports torch."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from tissuebench.common.hashing import Json
+from tissuebench.sweep.jobs import NodeKind, State
+from tissuebench.sweep.state.failures import read_failure
+from tissuebench.sweep.state.folders import is_finished, node_folder
+from tissuebench.sweep.state.heartbeat import Progress, read_progress
+from tissuebench.sweep.state.journal import seconds_spent
+from tissuebench.sweep.state.leases import ABANDONED_SECONDS, holder_of
+from tissuebench.sweep.state.record import RecordedNode, SweepRecord
+from tissuebench.sweep.view.pace import MAIN_PHASES, Pace, Work, clock
+
+STATES = (State.WAITING, State.RUNNING, State.DONE, State.FAILED, State.SKIPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """Where a node is.
+
+    Attributes:
+        holder: the process that runs it.
+        progress: of one that runs.
+        reason: why it failed or was not run, or that its holder has gone silent.
+        seconds: that were spent on it, by now; None where nobody knows.
+    """
+
+    node: RecordedNode
+    state: State
+    holder: str = ""
+    progress: Progress | None = None
+    reason: str = ""
+    seconds: float | None = None
+
+    @property
+    def work(self) -> Work:
+        """How much it is."""
+        return Work(self.node.kind, self.node.tiles or self.node.steps)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that are over."""
+        if self.state is State.DONE:
+            return self.node.steps
+        progress = self.progress
+        if progress is None or not progress.total:
+            return 0
+        return min(progress.done, self.node.steps) if progress.phase in MAIN_PHASES else self.node.steps
+
+    def to_json(self) -> dict[str, Json]:
+        """Phase, done, total and rate are null unless it runs."""
+        progress = self.progress
+        return {
+            "key": self.node.key,
+            "kind": self.node.kind.value,
+            "title": self.node.title,
+            "state": self.state.value,
+            "phase": progress.phase if progress else None,
+            "done": progress.done if progress else None,
+            "total": progress.total if progress else None,
+            "rate": progress.rate if progress else None,
+            "holder": self.holder or None,
+            "reason": self.reason or None,
+            "seconds": None if self.seconds is None else round(self.seconds, 1),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStatus:
+    """Where all nodes of a sweep are."""
+
+    record: SweepRecord
+    nodes: Sequence[NodeStatus]
+
+    @property
+    def counts(self) -> Mapping[State, int]:
+        """Nodes by state, every state named."""
+        found = Counter(node.state for node in self.nodes)
+        return {state: found[state] for state in STATES}
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not self.counts[State.WAITING] and not self.counts[State.RUNNING]
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """Optimiser steps that are over, and of all nodes."""
+        return sum(node.steps for node in self.nodes), sum(node.node.steps for node in self.nodes)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """At the pace so far, on as many slots as run nodes now; None if nothing runs or no pace is known."""
+        running = [(node.work, node.progress) for node in self.nodes if node.state is State.RUNNING]
+        moving = [(work, progress) for work, progress in running if progress is not None]
+        if not moving:
+            return None
+        pace = Pace()
+        for node in self.nodes:
+            if node.state is State.DONE and node.seconds:
+                pace.over(node.work, node.seconds)
+        waiting = Counter(node.work for node in self.nodes if node.state is State.WAITING)
+        waiting += Counter(work for work, progress in running if progress is None)
+        return pace.left(waiting, moving, len(moving))
+
+    def to_json(self) -> str:
+        """One line."""
+        done, total = self.steps
+        eta = self.eta_seconds
+        document: dict[str, Json] = {
+            "sweep": self.record.key,
+            "title": self.record.title,
+            "counts": {state.value: count for state, count in self.counts.items()},
+            "steps": {"done": done, "total": total},
+            "eta_seconds": None if eta is None else round(eta, 1),
+            "nodes": [node.to_json() for node in self.nodes],
+        }
+        return json.dumps(document)
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        done, total = self.steps
+        eta = self.eta_seconds
+        parts = [f"{count} {state.value}" for state, count in self.counts.items() if count]
+        line = f"{self.record.title} ({self.record.key}): {', '.join(parts)}; step {done:,}/{total:,}"
+        if eta is not None:
+            return f"{line}; ETA {clock(eta)}"
+        idle = self.counts[State.WAITING] and not self.counts[State.RUNNING]
+        return f"{line}; no node runs at the moment" if idle else line
+
+
+class SweepReader:
+    """Looks at a sweep again and again; what is done is looked at once.
+
+    Args:
+        home: folder with ``runs/``.
+        record: of the sweep.
+    """
+
+    def __init__(self, home: Path, record: SweepRecord) -> None:
+        self._home, self._record = home, record
+        self._done: dict[str, NodeStatus] = {}
+
+    def read(self) -> SweepStatus:
+        """Where all nodes are now."""
+        found: dict[str, NodeStatus] = {}
+        for node in self._record.nodes:
+            status = self._done.get(node.key) or self._look_at(node)
+            if status.state is State.DONE:
+                self._done[node.key] = status
+            if status.state is State.WAITING:
+                status = next((_skipped(node, found[key]) for key in node.needs if _has_failed(found.get(key))), status)
+            found[node.key] = status
+        wanted = {key for status in found.values() if status.state is not State.DONE for key in status.node.needs}
+        for key, status in found.items():
+            if status.state is State.WAITING and status.node.kind is not NodeKind.TRIAL and key not in wanted:
+                found[key] = NodeStatus(status.node, State.DONE, reason="not needed any more")
+        return SweepStatus(self._record, list(found.values()))
+
+    def _look_at(self, node: RecordedNode) -> NodeStatus:
+        folder = node_folder(self._home, node.kind, node.key)
+        progress, holder = read_progress(folder), holder_of(folder)  # before the artefact, which comes first
+        if is_finished(self._home, node.kind, node.key):
+            return NodeStatus(node, State.DONE, seconds=seconds_spent(folder))
+        if holder is not None:
+            silent = time.time() - progress.time if progress else 0.0
+            reason = f"no sign of it for {clock(silent)}" if silent > ABANDONED_SECONDS else ""
+            return NodeStatus(node, State.RUNNING, str(holder), progress, reason, seconds_spent(folder))
+        if (failure := read_failure(self._home, node.kind, node.key)) is not None:
+            return NodeStatus(node, State.FAILED, reason=failure.reason, seconds=seconds_spent(folder))
+        return NodeStatus(node, State.WAITING)
+
+
+def _has_failed(status: NodeStatus | None) -> bool:
+    return status is not None and status.state in (State.FAILED, State.SKIPPED)
+
+
+def _skipped(node: RecordedNode, cause: NodeStatus) -> NodeStatus:
+    reason = cause.reason if cause.state is State.SKIPPED else f"not run: {cause.node.title} failed ({cause.reason})"
+    return NodeStatus(node, State.SKIPPED, reason=reason)
+
+
+def render(status: SweepStatus, max_rows: int | None = None) -> Group:
+    """Summary, what runs, what failed."""
+    parts: list[Text | Table] = [Text(status.summary, style="bold")]
+    running = [node for node in status.nodes if node.state is State.RUNNING]
+    if running:
+        table = Table(
+            "", "", "phase", "done", "rate", "ETA", "elapsed", "", box=None, padding=(0, 1), header_style="dim"
+        )
+        for node in running[:max_rows]:
+            table.add_row(*map(Text, _cells(node)))
+        parts.append(table)
+    failed = [node for node in status.nodes if node.state is State.FAILED]
+    for node in failed[:max_rows]:
+        parts.append(Text(f"{node.node.kind} {node.node.title} ({node.node.key}): FAILED: {node.reason}", style="red"))
+    return Group(*parts)
+
+
+def _cells(status: NodeStatus) -> list[str]:
+    progress, elapsed = status.progress, "" if status.seconds is None else clock(status.seconds)
+    where = status.reason or status.holder
+    if progress is None or not progress.total:
+        phase = progress.phase if progress else "starting"
+        return [status.node.kind, status.node.title, phase, "", "", "", elapsed, where]
+    left = clock((progress.total - progress.done) / progress.rate) if progress.rate > 0 else ""
+    done, rate = f"{progress.done:,}/{progress.total:,}", f"{progress.rate:.1f}/s"
+    return [status.node.kind, status.node.title, progress.phase, done, rate, left, elapsed, where]

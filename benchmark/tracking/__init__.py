@@ -1,0 +1,1 @@
+"""Weights & Biases: runs, tables, overlays, the report."""

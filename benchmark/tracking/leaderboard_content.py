@@ -1,0 +1,162 @@
+"""What the leaderboard run and its report show, as plain values; never imports wandb."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from tissuebench import __version__
+from tissuebench.common.hashing import Json, content_hash
+from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.tables.label_efficiency import EfficiencyRow
+from tissuebench.results.tables.leaderboard import UPPER, Row
+from tissuebench.results.tables.pairs import PairRow, pairs
+from tissuebench.tracking.report import SCORE, Budget, ReportDefinition, Score
+from tissuebench.tracking.side_by_side import SideBySide, one_trial_each, side_by_side
+
+Told = Sequence[Mapping[str, Json]]
+"""Fields of rows, back from JSON."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, and rows of as many values."""
+
+    columns: Sequence[str]
+    data: Sequence[Sequence[Json]]
+
+
+@dataclass(frozen=True)
+class BoardContent:
+    """All that is shown of one comparison.
+
+    Attributes:
+        comparison: what its runs have in common, in their config under this name.
+        n_trials: finished ones.
+        results: of cells that have numbers in the table.
+        rows: fields of each ``Row``.
+        efficiency: fields of each ``EfficiencyRow``.
+        tiles: chosen tiles, with the prediction of each of ``methods``.
+    """
+
+    dataset: str
+    classes: Sequence[str]
+    comparison: str
+    n_trials: int
+    results: Sequence[TrialResult]
+    rows: Told
+    efficiency: Told
+    tiles: Sequence[SideBySide]
+    methods: Sequence[str]
+
+    @classmethod
+    def collect(
+        cls, home: Path, comparison: str, results: Sequence[TrialResult], rows: Told, efficiency: Told
+    ) -> BoardContent:
+        """The content, with what trials have left in ``home``.
+
+        Raises:
+            DataError: the index of a trial's overlays is damaged.
+        """
+        complete = {(row["method"], row["budget"]) for row in rows if row["mean"] is not None}
+        shown = [result for result in results if (result.method, result.budget) in complete]
+        chosen = one_trial_each(shown)
+        tiles = side_by_side(home, chosen)
+        methods = [one.method for one in chosen if any(one.method in tile.predictions for tile in tiles)]
+        first = results[0]
+        return cls(first.dataset, first.classes, comparison, len(results), shown, rows, efficiency, tiles, methods)
+
+    @property
+    def table_names(self) -> list[str]:
+        """In the order of the report; ``overlays`` has pictures and is not in ``tables``."""
+        there = {
+            "leaderboard": True,
+            "pairs": len({result.method for result in self.results}) > 1,
+            "efficiency": bool(self.efficiency),
+            "overlays": bool(self.tiles),
+        }
+        return [name for name, is_there in there.items() if is_there]
+
+    def tables(self) -> dict[str, Table]:
+        """The tables of numbers by name; bootstraps pairs, which takes seconds."""
+        makes: dict[str, Callable[[], Table]] = {
+            "leaderboard": lambda: _table([field.name for field in fields(Row)], self.rows),
+            "pairs": lambda: _pairs_table(self.results),
+            "efficiency": lambda: efficiency_table(self.efficiency),
+        }
+        return {name: makes[name]() for name in self.table_names if name in makes}
+
+    @property
+    def hash(self) -> str:
+        """Of what ``tables`` and pictures follow from."""
+        trials = sorted(result.trial_id for result in self.results)
+        finite = [list(row) for row in efficiency_table(self.efficiency).data]
+        tiles: list[Json] = [[one.tile.slide_id, one.tile.y, one.tile.x, sorted(one.predictions)] for one in self.tiles]
+        return content_hash([self.table_names, list(self.rows), finite, trials, tiles])
+
+    def definition(self, run_id: str, project: str, entity: str) -> ReportDefinition:
+        """Of the report that shows it."""
+        return ReportDefinition(
+            run_id=run_id,
+            project=project,
+            entity=entity,
+            version=__version__,
+            dataset=self.dataset,
+            comparison=self.comparison,
+            content=self.hash,
+            n_trials=self.n_trials,
+            budgets=budgets(self.rows),
+            scores=scores(self.rows),
+            tables=self.table_names,
+            has_curves=bool(curves(self.rows)),
+        )
+
+
+def efficiency_table(rows: Told) -> Table:
+    """Rows without infinities, which JSON does not have: what they say becomes a remark."""
+    told = [
+        {**{name: None if value == math.inf else value for name, value in row.items()}, "remark": _remark(row)}
+        for row in rows
+    ]
+    return _table([*(field.name for field in fields(EfficiencyRow)), "remark"], told)
+
+
+def budgets(rows: Told) -> list[Budget]:
+    """Those with a score, by minutes."""
+    minutes = {row.budget: row.minutes for row in _of_score(rows)}
+    return [Budget(spec, minutes[spec]) for spec in sorted(minutes, key=lambda spec: (minutes[spec] or 0.0, spec))]
+
+
+def scores(rows: Told) -> list[Score]:
+    """The report's own table."""
+    return [Score(row.method, row.budget, row.mean or 0.0, row.low, row.high, row.tie) for row in _of_score(rows)]
+
+
+def curves(rows: Told) -> dict[str, list[tuple[float, float]]]:
+    """(minutes, mean) of each method with two budgets or more, by minutes."""
+    points: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in _of_score(rows):
+        if row.minutes is not None and row.method != UPPER:
+            points[row.method].append((row.minutes, row.mean or 0.0))
+    return {method: sorted(some) for method, some in points.items() if len(some) > 1}
+
+
+def _remark(row: Mapping[str, Json]) -> str:
+    if row["minutes"] == 0.0:
+        return "95 % of full at its smallest budget already"
+    return "95 % of full not even at its largest budget" if row["minutes"] == math.inf else ""
+
+
+def _pairs_table(results: Sequence[TrialResult]) -> Table:
+    return _table([field.name for field in fields(PairRow)], [asdict(row) for row in pairs(results, metrics=(SCORE,))])
+
+
+def _table(columns: Sequence[str], rows: Told) -> Table:
+    return Table(columns, [[row[column] for column in columns] for row in rows])
+
+
+def _of_score(rows: Told) -> list[Row]:
+    return [Row(**row) for row in rows if row["metric"] == SCORE and row["mean"] is not None]  # type: ignore[arg-type]  # our own

@@ -1,0 +1,207 @@
+"""The scheduler's side of publishing: finished trials are named to a process of its own, which may fail as it likes."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TextIO, cast
+
+from tissuebench.common.hashing import Json
+from tissuebench.results.tables.label_efficiency import EfficiencyRow
+from tissuebench.results.tables.leaderboard import Row
+
+_PROJECT = "tissuebench"
+_STALL_SECONDS = 30.0
+_NICENESS = 10  # behind any training; at 19, beside busy cores, a healthy upload would look like one that stalls
+# Of a W&B session around this one: they would give every run here its name, or put it into that session's sweep.
+_NOT_PASSED_ON = frozenset(
+    {"WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE"}
+    | {"WANDB_NAME", "WANDB_NOTES", "WANDB_TAGS", "WANDB_DIR"}
+)
+
+
+class Publisher:
+    """Publishes finished trials to W&B beside the run, in one child process; for ``with``.
+
+    The child (``main`` below) reads results from the store in ``home``; it is told trial ids and the rows of the table,
+    one JSON object a line, and tells one line back when it is closed. It may hang or die: no call here waits for it but
+    ``close``, and that for its seconds only. Ending it at any moment loses nothing, as ``runs/published.json`` holds
+    what was written in full and the next run does the rest. It ends by itself when this process is gone.
+
+    Args:
+        home: folder with ``runs/``.
+        project: W&B project; ``WANDB_PROJECT`` wins.
+        stall_seconds: how long the server may take for one run before nothing more is sent.
+    """
+
+    def __init__(self, home: Path, project: str = _PROJECT, stall_seconds: float = _STALL_SECONDS) -> None:
+        self._outbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._note = ""
+        self._child: subprocess.Popen[str] | None = None
+        if os.environ.get("WANDB_MODE") == "disabled":
+            self._note = "W&B: switched off (WANDB_MODE=disabled)"
+            return
+        # wandb keeps folders there until it ends by itself, which the child seldom does.
+        self._scratch = tempfile.TemporaryDirectory(prefix="tissuebench-wandb-", ignore_cleanup_errors=True)
+        self._child = subprocess.Popen(  # noqa: S603
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "tissuebench.tracking.publisher",
+                str(home.absolute()),
+                project,
+                str(stall_seconds),
+            ],
+            env={**_environment(home.absolute()), "TMPDIR": self._scratch.name},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # a Ctrl-C of the terminal is not meant for it, and it can be killed as a group
+        )
+        self._feeder = threading.Thread(target=self._feed, args=(self._child,), daemon=True)
+        self._feeder.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(0.0)
+
+    def trial(self, trial_id: str) -> None:
+        """A trial has finished and is in the store. Returns at once."""
+        self._tell({"do": "trial", "trial": trial_id})
+
+    def board(self, rows: Sequence[Row], trial_ids: Sequence[str], efficiency: Sequence[EfficiencyRow] = ()) -> None:
+        """The table over these trials, which may be compared with each other. Returns at once.
+
+        Those that are finished and were not published, by this run or an earlier one, are published first.
+        """
+        told = {"rows": [asdict(row) for row in rows], "efficiency": [asdict(row) for row in efficiency]}
+        self._tell({"do": "board", "trials": list(trial_ids), **told})
+
+    def close(self, seconds: float) -> str:
+        """Wait at most so many seconds for the child to come to its end, then end it; one line that says what is where.
+
+        After the first call there is no child, and the line stays what it was.
+        """
+        child = self._child
+        if child is None:
+            return self._note
+        self._child = None
+        self._outbox.put(json.dumps({"do": "close"}))
+        try:
+            self._note = _hear(child, seconds)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            self._scratch.cleanup()
+            self._outbox.put(None)
+            self._feeder.join()
+            with suppress(OSError):  # what was not read by then
+                cast("IO[str]", child.stdin).close()
+            cast("IO[str]", child.stdout).close()
+        return self._note
+
+    def _tell(self, message: Mapping[str, Json]) -> None:
+        if self._child is not None:
+            self._outbox.put(json.dumps(message))
+
+    def _feed(self, child: subprocess.Popen[str]) -> None:
+        """Write to the pipe from a thread: it blocks when the child does not read."""
+        pipe = cast("IO[str]", child.stdin)
+        with suppress(OSError):
+            for line in iter(self._outbox.get, None):
+                pipe.write(line + "\n")
+                pipe.flush()
+
+
+def _hear(child: subprocess.Popen[str], seconds: float) -> str:
+    answer = cast("IO[str]", child.stdout)
+    ready, _, _ = select.select([answer], [], [], seconds)
+    line = answer.readline().strip() if ready else ""
+    if line:
+        return line
+    reason = "its process ended early" if ready else f"not finished within {seconds:g} s"
+    return f"W&B: {reason}; nothing is lost, the next run publishes what is missing"
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """What the child is started with.
+
+    W&B keeps the files of tables in the user's home, and ``wandb sync`` goes without them, silently, when that is
+    another one by then: they are kept beside the runs.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+    return {
+        "WANDB_DATA_DIR": str(home / "runs" / "wandb" / "data"),
+        "WANDB_ERROR_REPORTING": "false",
+        "OMP_NUM_THREADS": "1",
+        **environment,
+    }
+
+
+def _listen(pipe: TextIO, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Messages until ``close``. Without one the parent is gone, and this process goes too, whatever it is doing."""
+    with suppress(ValueError):  # half a line
+        for line in pipe:
+            message = json.loads(line)
+            inbox.put(message)
+            if message["do"] == "close":
+                return
+    os.killpg(0, signal.SIGKILL)
+
+
+def _work(inbox: queue.SimpleQueue[dict[str, Any]], home: Path, project: str, stall_seconds: float) -> str:
+    """Do what is asked, sending whenever there is nothing else to do; the note."""
+    from tissuebench.tracking.tracker import Tracker  # wandb, which the parent does without
+
+    tracker = Tracker(home, project, stall_seconds)
+    while True:
+        message = inbox.get()
+        if message["do"] == "trial":
+            tracker.trial(message["trial"])
+        elif message["do"] == "board":
+            tracker.board(message["rows"], message["trials"], message["efficiency"])
+        if inbox.empty():
+            tracker.send()
+        if message["do"] == "close":
+            return tracker.note()
+
+
+def main(home: str, project: str, stall_seconds: str) -> None:
+    """The child of a ``Publisher``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
+    os.nice(_NICENESS)
+    pipe, answer = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    with open(os.devnull, "r+") as nothing:  # noqa: PTH123 - the service of wandb would inherit and hold both
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(nothing.fileno(), 1)
+    inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
+    try:
+        note = _work(inbox, Path(home), os.environ.get("WANDB_PROJECT", project), float(stall_seconds))
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        note = f"W&B: not published ({reason}); all numbers are stored here"
+    print(note, file=answer, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,1 @@
+"""One Lightning fit: callbacks, checkpoints, feature cache, pseudo-mask store."""

@@ -1,0 +1,122 @@
+"""What is trained, and on what: a method with its first weights, and a stage's batches behind its door to labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from lightning.pytorch import LightningModule
+
+from tissuebench.common.hashing import derive_seed
+from tissuebench.datasets.labels.view import LabelView
+from tissuebench.datasets.loading.datamodule import TileDataModule
+from tissuebench.datasets.types import Supervision
+from tissuebench.errors import ConfigError
+from tissuebench.evaluation.evaluate import evaluate
+from tissuebench.methods.api.method import Method
+from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.api.stage import Task, Trainable
+from tissuebench.methods.networks.settings import NetworkSettings, TrainingSettings
+from tissuebench.plans.expand import PlannedData
+from tissuebench.plans.trial import Trial
+from tissuebench.results.metrics import miou
+from tissuebench.runtime.machine import Machine
+from tissuebench.runtime.processes import World
+from tissuebench.training.checkpoint_selection import KeepBest, held_out_patients
+from tissuebench.training.feature_cache import FeatureBank
+from tissuebench.training.fit import seed_everything
+from tissuebench.training.pseudo_mask_store import PseudoMasks
+
+
+def task_of(data: PlannedData, network: NetworkSettings, training: TrainingSettings) -> Task:
+    """What a stage is told of the task."""
+    info = data.store.info
+    return Task(data.store.class_map, network, training, info.tile_px, info.white)
+
+
+def build_method(trial: Trial, data: PlannedData) -> Method:
+    """The trial's method with its initial weights, which depend on the seed alone."""
+    seed_everything(derive_seed(trial.seed, "init"))
+    return find_method(trial.method)(task_of(data, trial.network, trial.training), trial.config)
+
+
+def build_datamodule(
+    trial: Trial,
+    method: Method,
+    data: PlannedData,
+    features: FeatureBank | None,
+    machine: Machine,
+    pseudo: Mapping[str, PseudoMasks] | None = None,
+) -> TileDataModule:
+    """The batches of a trial's last stage, behind the door that its budget opens.
+
+    Raises:
+        ConfigError: a stream wants labels that the method does not declare to consume.
+    """
+    held_out = held_out_patients(trial.budget, trial.training.selection_share)
+    view = LabelView.for_training(data.store, data.split, trial.budget, method.consumes, held_out)
+    return stage_datamodule(
+        f"method {trial.method!r}", method, method.consumes, view, trial.seed, trial, data, features, machine, pseudo
+    )
+
+
+def stage_datamodule(
+    where: str,
+    stage: Trainable,
+    consumes: frozenset[Supervision],
+    view: LabelView,
+    seed: int,
+    trial: Trial,
+    data: PlannedData,
+    features: FeatureBank | None,
+    machine: Machine,
+    pseudo: Mapping[str, PseudoMasks] | None,
+) -> TileDataModule:
+    """The batches of any stage.
+
+    Args:
+        where: what to call the stage in an error.
+        stage: whose streams are wanted.
+        consumes: kinds of labels that it declares.
+        view: the door to labels, open for these kinds.
+        seed: of the stage.
+        trial: whose augmentation is shared.
+        data: store and split.
+        features: of a frozen encoder.
+        machine: how batches are loaded.
+        pseudo: pseudo-masks of earlier stages.
+
+    Raises:
+        ConfigError: a stream wants labels that the stage does not declare to consume.
+    """
+    streams = stage.streams()
+    for name, stream in streams.items():
+        if stream.supervision not in consumes and stream.supervision != Supervision.NONE:
+            raise ConfigError(f"{where}: stream {name!r} wants {stream.supervision}, not in consumes")
+    return TileDataModule(
+        data.store,
+        view,
+        streams,
+        seed,
+        stage.task.training.steps,
+        trial.augmentation,
+        features,
+        machine.loader,
+        pseudo,
+    )
+
+
+def selection_of(trial: Trial, data: PlannedData, machine: Machine, world: World) -> KeepBest | None:
+    """What chooses the trial's checkpoint on the patients that were bought for it; None keeps the last state."""
+    patients = held_out_patients(trial.budget, trial.training.selection_share)
+    if not patients:
+        return None
+    view = LabelView.for_selection(data.store, data.split, trial.budget, patients)
+
+    def miou_of(module: LightningModule) -> float:
+        if not isinstance(module, Method):
+            raise TypeError(f"{type(module).__name__} is no Method")
+        scored = evaluate(module, data.store, view, trial.evaluation, machine.device, machine.precision, world)
+        return float(miou(np.sum([slide.counts for slide in scored], axis=0)))
+
+    return KeepBest(miou_of, trial.training.selection_every)

@@ -1,0 +1,1 @@
+"""Colour: CIELAB, stain normalisation, white background."""

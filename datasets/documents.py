@@ -1,0 +1,54 @@
+"""Small files that are read back later: written aside and renamed, hashed, never half there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from tissuebench.common.files import write_aside
+from tissuebench.common.hashing import Json, content_hash
+from tissuebench.errors import DataError
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def require_safe_id(kind: str, identifier: str, where: str) -> str:
+    """Return ``identifier`` if it can be a file name as it stands.
+
+    Raises:
+        DataError: it is empty, holds a path separator or another character outside letters, digits, ``._-``.
+    """
+    if not _SAFE_ID.fullmatch(identifier):
+        raise DataError(
+            f"{where}: {kind} {identifier!r} cannot be a file name; use letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    return identifier
+
+
+def write_hashed_json(path: Path, value: Mapping[str, Json]) -> str:
+    """Write ``{"sha256": ..., "content": value}`` aside, rename it to ``path``, return the hash."""
+    digest = content_hash(value)
+    write_aside(path, (json.dumps({"sha256": digest, "content": value}, indent=1, sort_keys=True) + "\n").encode())
+    return digest
+
+
+def read_hashed_json(path: Path) -> tuple[dict[str, Json], str]:
+    """Read what ``write_hashed_json`` wrote: the content and its hash.
+
+    Raises:
+        DataError: no such file, not JSON, or the content no longer has the hash that stands beside it.
+    """
+    try:
+        document = json.loads(path.read_text())
+        content, digest = document["content"], document["sha256"]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise DataError(f"{path}: not a file of this suite ({error}); delete it and run the command again") from None
+    if content_hash(content) != digest:
+        raise DataError(f"{path}: was edited by hand (its sha256 no longer holds); delete it and run the command again")
+    return cast("dict[str, Json]", content), cast("str", digest)

@@ -1,0 +1,1 @@
+"""Slides to a sealed tile store, slide by slide, in bounded memory."""

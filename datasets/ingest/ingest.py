@@ -1,0 +1,283 @@
+"""Slides in: a recipe's images and annotations become one sealed TileStore and its split.
+
+A slide that cannot be used is put on a list with its reason (``quarantine.json``) and the others go on. Slides are
+written one by one in any order by any number of processes; what is finished stays finished when the work is
+interrupted, however that happens, and the same command goes on from there to the same content hash.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tissuebench.common.files import exclusive
+from tissuebench.common.hashing import Json, content_hash
+from tissuebench.datasets.catalog.recipe import Recipe
+from tissuebench.datasets.ingest.convert import Converted, Reading, SlideJob, convert
+from tissuebench.datasets.ingest.fingerprint import fingerprint
+from tissuebench.datasets.ingest.quarantine import read_quarantine, write_quarantine
+from tissuebench.datasets.ingest.workers import Died, run_each
+from tissuebench.datasets.manifest import BadRow, ManifestRow
+from tissuebench.datasets.splits import Split, official_split, random_split
+from tissuebench.datasets.store.pyramid import Codec
+from tissuebench.datasets.store.store_writer import Case, StoreWriter
+from tissuebench.datasets.store.tile_store import StoreInfo, TileStore
+from tissuebench.datasets.types import StainNormalisation
+from tissuebench.datasets.weak_labels import MIN_SHARE
+from tissuebench.errors import DataError
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many are done, how many there are."""
+
+SPLIT_SEED = 0
+_BYTES_PER_PROCESS = 64 << 20
+"""A second process pays from here on: starting one costs a second or two."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """How slides get in.
+
+    Attributes:
+        workers: processes; None takes a core for each 64 MiB of source files, as far as there are cores.
+        strict: stop at the first slide that cannot be used, instead of putting it on the list.
+        update: change a sealed store: take in what is new, drop what is gone, convert again what changed.
+        codec: how chunks are compressed; the content hash does not depend on it.
+        stain: normalise every slide's stain to one reference, fitted slide by slide.
+    """
+
+    workers: int | None = None
+    strict: bool = False
+    update: bool = False
+    codec: Codec = "lz4"
+    stain: StainNormalisation = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """A dataset that is ready, and what was refused on the way."""
+
+    store: TileStore
+    split: Split
+    quarantine: tuple[BadRow, ...]
+    notes: tuple[str, ...] = ()
+
+
+def dataset_folder(home: Path, dataset: str) -> Path:
+    """Where a dataset's store, split and budgets stand."""
+    return home / "data" / dataset
+
+
+def source_folder(home: Path, recipe: Recipe) -> Path:
+    """Where fetched and generated source files stand; the same for all tile sizes of a dataset."""
+    return dataset_folder(home, recipe.plain_name) / "raw"
+
+
+def ensure_store(
+    recipe: Recipe, home: Path, data_root: Path | None, progress: Progress, options: IngestOptions | None = None
+) -> Ingested:
+    """Open the dataset's store and split, making them first if they are not there.
+
+    Args:
+        recipe: the dataset.
+        home: folder that holds ``data/``.
+        data_root: the source files; may be None if the recipe generates or fetched its own, or the store is there.
+        progress: told of every slide.
+        options: how slides get in.
+
+    Raises:
+        DataError: source missing or unusable as a whole, no slide usable, the disk full, or the store was made from
+            other files.
+    """
+    options = options or IngestOptions()
+    folder = dataset_folder(home, recipe.name)
+    store_path, split_path, raw = folder / "store.zarr", folder / "split.json", source_folder(home, recipe)
+    if data_root is not None and not data_root.is_dir():
+        raise DataError(f"data root {data_root}: no such folder")
+    ready = store_path.exists() and split_path.exists() and not options.update
+    if data_root is None and not ready:  # the files that came with a sealed store are not looked at again
+        if recipe.generate is not None and not raw.is_dir():
+            _generate(recipe, raw, progress)
+        data_root = raw if raw.is_dir() else None
+    notes: tuple[str, ...] = ()
+    if data_root is not None:
+        rows, bad = _checked(recipe.rows(data_root))
+        notes = recipe.notes(data_root) if recipe.notes else ()
+        if options.strict and bad:
+            raise DataError(bad[0].reason)
+        _split_of(recipe, rows)  # a patient in two parts is found before hours of work
+        source = _source_hash(recipe, rows, bad)
+        if store_path.exists() and not options.update and TileStore(store_path).info.source_sha256 != source:
+            raise DataError(
+                f"{store_path}: was made from other files; 'tissuebench data ingest {recipe.name} --update' takes in "
+                f"what changed, or delete {folder}"
+            )
+        if not store_path.exists() or options.update:
+            folder.mkdir(parents=True, exist_ok=True)
+            with exclusive(folder):
+                if not store_path.exists() or options.update:
+                    _ingest(recipe, rows, bad, source, folder, progress, options)
+        if not split_path.exists():
+            there = TileStore(store_path).slides
+            _split_of(recipe, [row for row in rows if row.slide_id in there]).write(split_path)
+    elif options.update:
+        raise DataError(f"--update of dataset {recipe.name!r} needs its files (DATA_ROOT=… or --data-root …)")
+    elif not store_path.exists():
+        way = "run 'tissuebench data fetch " + recipe.name + "' or " if recipe.downloads else ""
+        raise DataError(
+            f"dataset {recipe.name!r} is not ingested yet: {way}say where its files are (DATA_ROOT=… or "
+            f"--data-root …); {recipe.source}"
+        )
+    store, split = TileStore(store_path), Split.read(split_path)
+    known = {slide.patient_id for slide in store.slides.values()}
+    lost = sorted({patient for part in split.parts.values() for patient in part} - known)
+    if lost:
+        raise DataError(f"{split_path}: patient {lost[0]!r} is not in the store; delete {folder} to ingest again")
+    return Ingested(store, split, read_quarantine(folder), notes)
+
+
+def _generate(recipe: Recipe, raw: Path, progress: Progress) -> None:
+    if recipe.generate is None:
+        raise DataError(f"dataset {recipe.name!r} cannot be generated")
+    aside = raw.with_name(raw.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    recipe.generate(aside, lambda done, total: progress(f"drawing {recipe.name} slides", done, total))
+    aside.rename(raw)
+
+
+def _checked(found: Sequence[ManifestRow | BadRow]) -> tuple[list[ManifestRow], list[BadRow]]:
+    """Rows that can be tried, and those that cannot: two slides of one id are both in doubt."""
+    rows = [row for row in found if isinstance(row, ManifestRow)]
+    bad = [row for row in found if isinstance(row, BadRow)]
+    times = Counter(row.slide_id for row in rows)
+    for row in rows:
+        if times[row.slide_id] > 1:
+            files = ", ".join(str(other.image) for other in rows if other.slide_id == row.slide_id)
+            reason = f"slide id {row.slide_id!r} appears {times[row.slide_id]} times ({files}); ids must be unique"
+            bad.append(BadRow(row.slide_id, reason))
+    rows = sorted((row for row in rows if times[row.slide_id] == 1), key=lambda row: row.slide_id)
+    if not rows:
+        raise DataError(f"none of {len(bad)} slides can be used; the first: {bad[0].reason}" if bad else "no slides")
+    return rows, bad
+
+
+def _source_hash(recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadRow]) -> str:
+    """Hash of what a store is made of: the recipe, the manifest and its files."""
+    classes = recipe.class_map
+    made_of: dict[str, Json] = {
+        "recipe": [recipe.name, recipe.version, recipe.tile_px, asdict(_reading(recipe, "none"))],
+        "costs": asdict(recipe.costs),
+        "classes": [list(classes.names), {name: list(allowed) for name, allowed in classes.diagnoses.items()}],
+        "rows": [[r.slide_id, r.patient_id, list(r.diagnosis), list(r.tags or ()), r.split] for r in rows],
+        "files": [_fingerprint(row) for row in rows],
+        "bad": sorted(row.slide_id for row in bad),
+    }
+    if recipe.min_tag_share != MIN_SHARE:  # the default is not told, so that hashes stay what they were
+        made_of["min_tag_share"] = recipe.min_tag_share
+    if recipe.white is not None:
+        made_of["white"] = asdict(recipe.white)
+    return content_hash(made_of)
+
+
+def _fingerprint(row: ManifestRow) -> str:
+    return content_hash([fingerprint(row.image), fingerprint(row.annotation), row.mpp, row.reader])
+
+
+def _split_of(recipe: Recipe, rows: Sequence[ManifestRow]) -> Split:
+    assigned = [row for row in rows if row.split]
+    if not assigned:
+        return random_split(
+            f"{recipe.plain_name}-random", {row.patient_id: ";".join(row.diagnosis) for row in rows}, SPLIT_SEED
+        )
+    if len(assigned) < len(rows):
+        missing = next(row for row in rows if not row.split)
+        raise DataError(f"{recipe.name}: slide {missing.slide_id!r} has no split but others have; fill all or none")
+    name = recipe.split_name or f"{recipe.plain_name}-official"
+    return official_split(name, ((row.patient_id, row.split) for row in rows))
+
+
+def _ingest(
+    recipe: Recipe,
+    rows: Sequence[ManifestRow],
+    bad: Sequence[BadRow],
+    source: str,
+    folder: Path,
+    progress: Progress,
+    options: IngestOptions,
+) -> None:
+    reading = _reading(recipe, options.stain)
+    writer = StoreWriter(
+        folder / "store.zarr",
+        StoreInfo(
+            dataset=recipe.name,
+            mpp=recipe.mpp,
+            tile_px=recipe.tile_px,
+            costs=recipe.costs,
+            source_sha256=source,
+            min_tag_share=recipe.min_tag_share,
+            white=recipe.white,
+            stain=options.stain,
+        ),
+        recipe.class_map,
+        options.codec,
+        [recipe.version, asdict(reading)],
+        options.update,
+    )
+    (folder / "split.json").unlink(missing_ok=True)  # of the store that is being changed
+    finished = {slide_id: kept.fingerprint for slide_id, kept in writer.finished().items()}
+    jobs = [
+        SlideJob(writer.spec, reading, row.slide_id, row.image, row.annotation, row.mpp, row.reader, print_)
+        for row in rows
+        if finished.get(row.slide_id) != (print_ := _fingerprint(row))
+    ]
+    refused = {row.slide_id: row.reason for row in bad}
+    refusals = list(bad)
+    full = False
+    progress(f"ingesting {recipe.name}", len(rows) - len(jobs), len(rows))
+    for number, (job, result) in enumerate(run_each(convert, jobs, _processes(jobs, options)), start=1):
+        if isinstance(result, Died):
+            result = Converted(reason=f"{job.image}: its process was killed ({result.exit_code}); out of memory?")
+        if result.reason:
+            if options.strict:
+                raise DataError(result.reason)
+            full |= result.disk_full
+            refused[job.slide_id] = result.reason
+            refusals.append(BadRow(job.slide_id, result.reason))
+        progress(f"ingesting {recipe.name}", len(rows) - len(jobs) + number, len(rows))
+    if full:
+        raise DataError(
+            f"{folder}: the disk is full; {len(refusals) - len(bad)} of {len(rows)} slides are not in yet, the others "
+            "are kept: free some space and run the same command again"
+        )
+    good = [row for row in rows if row.slide_id not in refused]
+    if not good:
+        writer.discard()
+        raise DataError(f"none of {len(refusals)} slides can be used; the first: {refusals[0].reason}")
+    split = _split_of(recipe, good)
+    write_quarantine(folder, refusals)
+    writer.seal({row.slide_id: Case(row.patient_id, row.diagnosis, row.tags) for row in good})
+    split.write(folder / "split.json")
+
+
+def _reading(recipe: Recipe, stain: StainNormalisation) -> Reading:
+    return Reading(
+        recipe.mpp,
+        recipe.drawing_order,
+        recipe.instance_class,
+        recipe.region_class,
+        recipe.background,
+        recipe.ignore_index,
+        stain,
+    )
+
+
+def _processes(jobs: Sequence[SlideJob], options: IngestOptions) -> int:
+    if options.workers is not None:
+        return min(options.workers, len(jobs))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    total = sum(job.image.stat().st_size for job in jobs if job.image.is_file())
+    return min(cores, len(jobs), 1 + total // _BYTES_PER_PROCESS)

@@ -1,0 +1,1 @@
+"""Tiles and labels to training batches: sampling, augmentation, the data module."""

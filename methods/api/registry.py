@@ -1,0 +1,63 @@
+"""Finding methods: modules of this package, and entry points ``tissuebench.methods`` of other packages."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from importlib.metadata import entry_points
+
+import tissuebench.methods
+from tissuebench.errors import ConfigError, unknown_name
+from tissuebench.methods.api.method import Method
+
+ENTRY_POINT_GROUP = "tissuebench.methods"
+_registered: dict[str, type[Method]] = {}
+
+
+def register(method: type[Method]) -> type[Method]:
+    """Class decorator: makes a method known under its ``name``.
+
+    Raises:
+        ConfigError: another class has that name already.
+    """
+    known = _registered.get(method.name)
+    if known is not None and (known.__module__, known.__qualname__) != (method.__module__, method.__qualname__):
+        raise ConfigError(
+            f"method name {method.name!r} is taken by {known.__module__}; {method.__module__} must choose another"
+        )
+    _registered[method.name] = method
+    return method
+
+
+def all_methods() -> dict[str, type[Method]]:
+    """Every method that can be found, by name, sorted.
+
+    Raises:
+        ConfigError: an entry point cannot be loaded or is no ``Method``.
+    """
+    for _, name, is_package in pkgutil.iter_modules(tissuebench.methods.__path__):
+        if not is_package:
+            importlib.import_module(f"tissuebench.methods.{name}")
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise ConfigError(
+                f"entry point {point.value!r} of {ENTRY_POINT_GROUP} cannot be loaded: {error}"
+            ) from error
+        if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+            raise ConfigError(f"entry point {point.value!r} of {ENTRY_POINT_GROUP} is no subclass of Method")
+        register(loaded)
+    return dict(sorted(_registered.items()))
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of that name.
+
+    Raises:
+        ConfigError: no such method; the nearest name is suggested.
+    """
+    methods = all_methods()
+    if name not in methods:
+        raise ConfigError(unknown_name("method", name, methods))
+    return methods[name]

@@ -1,0 +1,214 @@
+"""The first two phases of ACTION (You et al., IPMI 2023): distillation between tiles, then between windows of tiles.
+
+A student learns how similar its teacher, the student's own moving average, finds a tile to tiles of before, while it
+sees a stronger view. The first phase needs no label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
+from tissuebench.methods.api.method import ANNOTATED
+from tissuebench.methods.api.stage import Examination, Task, own_settings
+from tissuebench.methods.contrastive.distillation import (
+    STUDENT_TEMPERATURE,
+    TEACHER_TEMPERATURE,
+    WindowAnchors,
+    distillation_loss,
+    window_distillation_loss,
+)
+from tissuebench.methods.contrastive.heads import GlobalHead, GlobalPredictor, LocalHead, LocalPredictor
+from tissuebench.methods.contrastive.key_queue import KeyQueue
+from tissuebench.methods.contrastive.windows import window_offsets, windows
+from tissuebench.methods.networks.action_unet import Maps, stacked
+from tissuebench.methods.networks.settings import Settings
+from tissuebench.methods.teacher_student.networks import Inputs, build_network
+from tissuebench.methods.teacher_student.stage import Taught, TaughtSettings
+from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
+
+GLOBAL, LOCAL = "global_distill", "local_distill"
+TISSUE = "tissue"
+STUDENT = "pupil.network."
+"""What the names of the student's network's weights begin with in a stage's state."""
+_VECTOR, _POOL = 512, 8
+
+
+class GlobalSettings(TaughtSettings):
+    """Everything that the first phase depends on.
+
+    Attributes:
+        queue: how many tiles of before a tile is compared with.
+        student_temperature, teacher_temperature: of the similarities.
+    """
+
+    queue: int = Field(36, ge=2)
+    student_temperature: float = Field(STUDENT_TEMPERATURE, gt=0)
+    teacher_temperature: float = Field(TEACHER_TEMPERATURE, gt=0)
+
+
+class LocalSettings(GlobalSettings):
+    """Everything that the second phase depends on.
+
+    Attributes:
+        supervised_loss: of tiles with masks.
+        window_share: edge of a window, of that of a tile; windows overlap by half.
+        anchors: what a window is compared with.
+        global_weight, local_weight: of the two distillations beside the loss of the masks.
+    """
+
+    supervised_loss: SupervisedLoss = SupervisedLoss.CROSS_ENTROPY
+    window_share: float = Field(0.25, gt=0, le=0.5)
+    anchors: WindowAnchors = WindowAnchors.SAME_WINDOW
+    global_weight: float = Field(1.0, ge=0)
+    local_weight: float = Field(1.0, ge=0)
+
+
+class Pupil(nn.Module):
+    """A network and the heads that make vectors of its maps.
+
+    Args:
+        task: of the stage.
+        settings: which network.
+        local: with a head for windows.
+    """
+
+    def __init__(self, task: Task, settings: TaughtSettings, local: bool) -> None:
+        super().__init__()
+        self.network = build_network(task, settings.network)
+        self.global_head = GlobalHead(self.network.deepest_channels, out=_VECTOR)
+        self.local_head = LocalHead(len(task.class_map), _POOL) if local else None
+
+    def tile_vectors(self, inputs: Inputs) -> Tensor:
+        """(B, 512) of images or features."""
+        return cast("Tensor", self.global_head(self.network.deepest(inputs)))
+
+
+class GlobalDistillation(Taught):
+    """``L_g``: a tile's similarities to tiles of before, those of the student as those of the teacher. No label."""
+
+    kind = "tissuebench.methods.contrast.stages:GlobalDistillation"
+
+    def __init__(self, task: Task, config: Settings) -> None:
+        super().__init__(task, config)
+        self.settings = own_settings(self, GlobalSettings)
+        self.pupil = Pupil(task, self.settings, local=isinstance(self.settings, LocalSettings))
+        self.predictor = GlobalPredictor(_VECTOR)
+        self.queue = KeyQueue(self.settings.queue, (_VECTOR,), torch.default_generator)
+        self.teach(self.settings)
+
+    @property
+    def student(self) -> nn.Module:
+        """Network and heads; the predictor has no teacher."""
+        return self.pupil
+
+    @property
+    def teaching(self) -> Pupil:
+        """The teacher."""
+        return cast("Pupil", self.teacher.module)
+
+    def streams(self) -> Mapping[str, Stream]:
+        """Tissue of all training patients, each as often."""
+        return {TISSUE: Stream(Supervision.NONE, self.task.training.batch_size)}
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """The distillation of tiles."""
+        inputs = batch[TISSUE].inputs
+        with torch.no_grad():
+            keys = self.teaching.tile_vectors(inputs)
+        return self.distilled(self.pupil.tile_vectors(self.settings.of(inputs)), keys)
+
+    def distilled(self, vectors: Tensor, keys: Tensor) -> Tensor:
+        """The loss of the student's vectors (B, 512); the teacher's keys (B, 512) then join the queue."""
+        loss = distillation_loss(self.predictor(vectors), keys, self.queue.keys, *self.temperatures)
+        self.queue.push(keys)
+        return loss
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """Of student and teacher."""
+        return self.settings.student_temperature, self.settings.teacher_temperature
+
+    def examine(self, images: Tensor, generator: torch.Generator) -> Examination:
+        """Beside each tile the one of the others that the student finds most similar."""
+        vectors = nn.functional.normalize(self.pupil.tile_vectors(images).float(), dim=1)
+        similarity = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
+        shown = images.float() / 255
+        pairs = max(1, len(images) * (len(images) - 1))
+        distance = 1 - similarity.masked_fill(similarity.isinf(), 0).sum() / pairs
+        nearest = shown[similarity.max(dim=1).indices]
+        return Examination({"mean_cosine_distance": float(distance)}, {"image": shown, "most similar": nearest})
+
+    def maps(self, images: Tensor) -> Tensor:
+        """All maps of the student's decoder at a quarter of the image's size."""
+        maps = self.pupil.network.maps(images)
+        size = tuple(-(-side // 4) for side in images.shape[-2:])
+        return stacked(maps.decoder, cast("tuple[int, int]", size))
+
+
+class LocalDistillation(GlobalDistillation):
+    """``L = L_sup + k_g L_g + k_l L_l``: masks of the budget, and distillation of tiles and of windows of their logits.
+
+    In the official code half of each batch is annotated and all of it is distilled; here tiles of all training patients
+    are, each as often.
+    """
+
+    kind = "tissuebench.methods.contrast.stages:LocalDistillation"
+
+    def __init__(self, task: Task, config: Settings) -> None:
+        super().__init__(task, config)
+        self.local = own_settings(self, LocalSettings)
+        n_classes = len(task.class_map)
+        self.window = max(2, round(task.tile_px * self.local.window_share))
+        n_windows = len(window_offsets(task.tile_px, self.window, self.window // 2))
+        self.window_predictor = LocalPredictor(n_classes)
+        self.window_queue = KeyQueue(self.local.queue, (n_windows, n_classes * _POOL * _POOL), torch.default_generator)
+
+    def streams(self) -> Mapping[str, Stream]:
+        """Annotated tiles, classes balanced, and tissue of all training patients."""
+        return {ANNOTATED: Stream(Supervision.MASKS, self.task.training.batch_size), **super().streams()}
+
+    def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Student, teacher, predictor and queue of the first phase.
+
+        Raises:
+            ValueError: its weights are those of another network.
+        """
+        given = weights[GLOBAL]
+        own = {
+            name: value
+            for name, value in self.state_dict().items()
+            if "local_head" in name or name.startswith("window_")
+        }
+        try:
+            self.load_state_dict({**given, **own})
+        except RuntimeError as error:
+            raise ValueError("the distilled weights are those of another network") from error
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """All three."""
+        annotated, inputs = batch[ANNOTATED], batch[TISSUE].inputs
+        assert annotated.masks is not None  # noqa: S101 - a masks stream has masks
+        logits = self.pupil.network.maps(annotated.inputs).logits
+        loss = self.local.supervised_loss.of(logits, annotated.masks)
+        with torch.no_grad():
+            taught = self.teaching.network.maps(inputs)
+            keys, window_keys = self.teaching.global_head(taught.deepest), self.window_vectors(self.teaching, taught)
+        learnt = self.pupil.network.maps(self.local.of(inputs))
+        tiles = self.distilled(self.pupil.global_head(learnt.deepest), keys)
+        vectors = self.window_predictor(self.window_vectors(self.pupil, learnt))
+        local = window_distillation_loss(
+            vectors, window_keys, self.window_queue.keys, *self.temperatures, self.local.anchors
+        )
+        self.window_queue.push(window_keys)
+        return loss + self.local.global_weight * tiles + self.local.local_weight * local
+
+    def window_vectors(self, pupil: Pupil, maps: Maps) -> Tensor:
+        """(B, W, 64 K) of the windows of logits."""
+        assert pupil.local_head is not None  # noqa: S101 - made with one
+        return cast("Tensor", pupil.local_head(windows(maps.logits, self.window, self.window // 2)))

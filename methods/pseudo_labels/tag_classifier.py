@@ -1,0 +1,196 @@
+"""Networks that learn a tile's tags and say where in the tile they looked, at three depths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tissuebench.methods.networks.encoder import build_encoder
+from tissuebench.methods.networks.paper_resnet38 import ResNet38
+from tissuebench.methods.networks.settings import Architecture, NetworkSettings
+from tissuebench.methods.pseudo_labels.attention_dropout import attention_dropout
+from tissuebench.methods.pseudo_labels.grad_cam import enlarge, grad_cam
+
+LAYERS = ("shallow", "middle", "deep")
+_PUBLISHED_DROPOUT = 0.5
+_HEADS_DROPOUT = 0.2
+
+
+class Maps(StrEnum):
+    """Where maps come from: a head a depth (this project's), or Grad-CAM of one head at three depths (published)."""
+
+    HEADS = "heads"
+    GRAD_CAM = "grad_cam"
+
+
+class TagClassifier(nn.Module):
+    """An encoder whose three deepest maps are the taps, and heads that score classes at each of their pixels.
+
+    A head's logits are its scores, averaged over the ``top_share`` highest of a tile for each class: 1 is the
+    published global average pooling. If tags name the classes that cover at least a share of a tile, a class is in it
+    exactly if that share of the pixels shows it, so pooling over few pixels puts the border between present and
+    absent where it is for single pixels, too; the average shifts it from tile to tile.
+
+    ``heads``: at depth l, ``m_l = relu(sum over levels j <= l of W_lj up(norm(tap_j)))`` at the stride of the
+    shallowest tap, with a linear head of its own. What it may see grows with depth: nuclei first, context last.
+    ``grad_cam``: one linear head without bias on ``relu(deepest tap)``, as published.
+
+    Args:
+        settings: of the shared network.
+        n_classes: K.
+        tile_px: edge of the tiles that cached features are those of.
+        maps: which of the two.
+        backbone: which encoder; the paper's has global average pooling at any width.
+        top_share: in 0..1 without 0.
+        hidden: width of ``m_l`` (``heads``).
+    """
+
+    def __init__(
+        self,
+        settings: NetworkSettings,
+        n_classes: int,
+        tile_px: int,
+        maps: Maps,
+        backbone: Architecture,
+        top_share: float,
+        hidden: int,
+    ) -> None:
+        super().__init__()
+        self.maps, self._top_share, self._tile_px = maps, top_share, tile_px
+        if backbone is Architecture.PAPER:
+            # Nothing is frozen, as there are no pretrained weights to keep.
+            self.encoder: nn.Module = ResNet38(freeze_norm=False, freeze_stem=False)
+            channels: tuple[int, ...] = (512, 1024, 4096)
+            self._strides: tuple[int, ...] = (8, 8, 8)
+        else:
+            shared = build_encoder(settings)
+            self.encoder, channels, self._strides = shared, shared.channels[-3:], shared.strides[-3:]
+        if maps is Maps.HEADS:
+            self.trunk = Cumulative(channels, self._strides, hidden)
+            widths = [hidden] * len(channels)
+        else:
+            widths = [channels[-1]]
+        self.heads = nn.ModuleList(nn.Conv2d(width, n_classes, 1, bias=maps is Maps.HEADS) for width in widths)
+        if maps is Maps.GRAD_CAM:
+            nn.init.xavier_uniform_(cast("nn.Conv2d", self.heads[0]).weight)
+
+    def forward(
+        self, inputs: Tensor | tuple[Tensor, ...], keep: float | None = None, divide_by: int | None = None
+    ) -> Tensor:
+        """Logits (B, H, K) of every head, from images or from cached features of tiles.
+
+        Args:
+            inputs: (B, 3, H, W) images, or features as ``ImageEncoder.encode`` makes them.
+            keep: of progressive dropout attention before each head; None is without it.
+            divide_by: of that attention.
+        """
+        size = tuple(inputs.shape[-2:]) if isinstance(inputs, Tensor) else (self._tile_px, self._tile_px)
+        return self._logits(self._taps(inputs), cast("tuple[int, int]", size), keep, divide_by)
+
+    def activation_maps(self, inputs: Tensor | tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
+        """Maps of every class at the three depths, (B, 3, K, *size) float32, in evaluation mode.
+
+        Grad-CAM looks through the encoder, so it needs images.
+
+        Raises:
+            ValueError: Grad-CAM of cached features.
+        """
+        if self.maps is Maps.HEADS:
+            with torch.no_grad():
+                taps = self._taps(inputs)
+                scores = [head(m) for head, m in zip(self.heads, self.trunk(taps), strict=True)]
+                return torch.stack([self._resized(score.float(), self._strides[0], size) for score in scores], dim=1)
+        if not isinstance(inputs, Tensor):
+            raise ValueError("Grad-CAM looks through the encoder: it needs images, not cached features")
+        with torch.enable_grad():
+            taps = self._taps(_differentiable(inputs), through=True)
+            cams = grad_cam(taps, self._logits(taps, size, None, None)[:, 0])
+        resized = [self._resized(cam, stride, size) for cam, stride in zip(cams, self._strides, strict=True)]
+        return torch.stack(resized, dim=1)
+
+    def _taps(self, inputs: Tensor | tuple[Tensor, ...], through: bool = False) -> tuple[Tensor, ...]:
+        if not isinstance(inputs, Tensor):
+            taps = tuple(feature.float() for feature in inputs[-3:])
+        elif isinstance(self.encoder, ResNet38):
+            return cast("tuple[Tensor, ...]", self.encoder(_unit_range(inputs)))
+        else:
+            taps = tuple(self.encoder.encode(inputs, through)[-3:])  # type: ignore[operator]
+        # Above a linear bottleneck the deepest map has no ReLU of its own; the published tap is after one.
+        return (*taps[:-1], taps[-1].relu()) if self.maps is Maps.GRAD_CAM else taps
+
+    def _logits(
+        self, taps: Sequence[Tensor], size: tuple[int, int], keep: float | None, divide_by: int | None
+    ) -> Tensor:
+        if self.maps is Maps.HEADS:
+            features, stride, rate = self.trunk(taps), self._strides[0], _HEADS_DROPOUT
+        else:
+            features, stride, rate = [taps[-1]], self._strides[-1], _PUBLISHED_DROPOUT
+        logits = []
+        for head, feature in zip(self.heads, features, strict=True):
+            seen = feature
+            if keep is not None:
+                seen, _ = attention_dropout(feature, cast("nn.Conv2d", head).weight[:, :, 0, 0], keep, divide_by)
+            scores = head(functional.dropout2d(seen, rate, self.training))
+            height, width = (-(-side // stride) for side in size)
+            logits.append(self._pooled(scores[..., :height, :width]))
+        return torch.stack(logits, dim=1)
+
+    def _pooled(self, scores: Tensor) -> Tensor:
+        """(B, K): mean of the highest scores of each class."""
+        flat = scores.float().flatten(2)
+        count = max(1, round(self._top_share * flat.shape[2]))
+        return flat.mean(dim=2) if count == flat.shape[2] else flat.topk(count, dim=2).values.mean(dim=2)
+
+    @staticmethod
+    def _resized(cams: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+        """Bilinear to the padded image that the map covers, then without the padding."""
+        height, width = (side * stride for side in cams.shape[-2:])
+        # Plane by plane in memory: what masks are made by is more than twice as fast on that.
+        return enlarge(cams.contiguous(), (height, width))[..., : size[0], : size[1]]
+
+
+class Cumulative(nn.Module):
+    """Hidden maps at each depth from all taps down to it, at the stride of the shallowest tap.
+
+    A 1x1 convolution and bilinear enlarging commute, so maps are made narrow first and enlarged after.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], hidden: int) -> None:
+        super().__init__()
+        self._scales = [stride // strides[0] for stride in strides]
+        self._hidden = hidden
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in channels)
+        self.mixes = nn.ModuleList(
+            nn.Conv2d(width, hidden * (len(channels) - level), 1, bias=level == 0)
+            for level, width in enumerate(channels)
+        )
+
+    def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        """(B, hidden, h, w) for each depth, not negative; h and w of the shallowest tap."""
+        depths = len(taps)
+        total: Tensor | None = None
+        for level, (tap, norm, mix, scale) in enumerate(zip(taps, self.norms, self.mixes, self._scales, strict=True)):
+            share = mix(functional.dropout(norm(tap), _HEADS_DROPOUT, self.training))
+            if scale > 1:
+                share = functional.interpolate(share, scale_factor=float(scale), mode="bilinear", align_corners=False)
+            if total is None:
+                total = share
+            else:  # the depths above this level do not see it
+                total = torch.cat([total[:, : level * self._hidden], total[:, level * self._hidden :] + share], dim=1)
+        assert total is not None  # noqa: S101 - there are taps
+        return list(total.relu().chunk(depths, dim=1))
+
+
+def _unit_range(images: Tensor) -> Tensor:
+    """0..1 without mean and standard deviation, as the paper's network is fed."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _differentiable(images: Tensor) -> Tensor:
+    """Images that gradients reach, so that there is a graph below a frozen encoder as well."""
+    return _unit_range(images).detach().requires_grad_()

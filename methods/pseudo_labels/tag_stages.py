@@ -1,0 +1,261 @@
+"""Stages that turn tags of tiles into pseudo-masks: a classifier's activation maps, or the rarest class everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import ClassVar, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tissuebench.datasets.color.white_background import white_mask
+from tissuebench.datasets.types import IGNORE_LABEL, Stream, Supervision, TileBatch, TrainingBatch
+from tissuebench.errors import ConfigError
+from tissuebench.methods.api.stage import Task, Trainable, own_settings
+from tissuebench.methods.losses.pooling import pooled
+from tissuebench.methods.networks.settings import Architecture, EncoderMode, Settings
+from tissuebench.methods.pseudo_labels.attention_dropout import AttentionSchedule, DropoutForm
+from tissuebench.methods.pseudo_labels.pseudo_masks import (
+    Absent,
+    Scale,
+    agreement,
+    fill,
+    min_max,
+    restricted_argmax,
+    shared_threshold,
+)
+from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, Maps, TagClassifier
+
+
+class Rule(StrEnum):
+    """How maps become masks.
+
+    ``joint``: the highest map among the tile's classes (published: scaling a tile's maps together moves no argmax).
+    ``per_class``: each map scaled to 0..1 by itself first. ``shared_threshold``: shared classes (stroma) where their
+    scaled map is above a threshold, elsewhere the others. ``both``: where ``joint`` and ``per_class`` agree, nothing
+    elsewhere.
+    """
+
+    JOINT = "joint"
+    PER_CLASS = "per_class"
+    SHARED_THRESHOLD = "shared_threshold"
+    BOTH = "both"
+
+
+class ClassifierSettings(Settings):
+    """Everything that pseudo-masks depend on.
+
+    Attributes:
+        maps: ``heads`` or the published ``grad_cam``.
+        backbone: ``matched``, the encoder that all arms share, or the ``paper``'s ResNet-38.
+        top_share: share of a tile's pixels, those of the highest scores, that a class is pooled over; published: 1.
+        hidden: width of the heads' hidden maps (``heads``).
+        attention: schedule of progressive dropout attention; null is without.
+        attention_epochs: epochs that the schedule thinks the step budget is.
+        attention_divisor: the official code divides attention by 4, whatever the number of classes; null by it.
+        rule: how maps become masks.
+        threshold: of ``shared_threshold``.
+        absent: how classes without a tag lose; ``zero`` is the official code's.
+        doubt: leave out pixels that a class without a tag claims (``heads``): its score is positive, and higher than
+            those of all classes with one. A tag names a class from a share of the tile on, so what has no tag may be
+            there. Published: false.
+    """
+
+    maps: Maps = Maps.HEADS
+    backbone: Architecture = Architecture.MATCHED
+    top_share: float = Field(0.25, gt=0, le=1)
+    hidden: int = Field(64, ge=1)
+    attention: DropoutForm | None = None
+    attention_epochs: int = Field(20, ge=1)
+    attention_divisor: int | None = Field(None, ge=1)
+    rule: Rule = Rule.PER_CLASS
+    threshold: float = Field(0.5, ge=0, le=1)
+    absent: Absent = Absent.EXCLUDED
+    doubt: bool = True
+
+
+def build_classifier(task: Task, settings: ClassifierSettings) -> TagClassifier:
+    """The classifier that these settings describe.
+
+    Raises:
+        ConfigError: the paper's backbone below cached features, which are another encoder's.
+    """
+    if settings.backbone is Architecture.PAPER and task.network.encoder_mode is EncoderMode.FROZEN:
+        raise ConfigError("backbone 'paper' brings its own network; it needs network.encoder_mode: finetune")
+    return TagClassifier(
+        task.network,
+        len(task.class_map),
+        task.tile_px,
+        settings.maps,
+        settings.backbone,
+        settings.top_share,
+        settings.hidden,
+    )
+
+
+class _TagStage(Trainable):
+    """What both stages know of tags: which classes no tile shows, and what else people should be told.
+
+    Buffers:
+        counts: (K,) int64, tagged tiles of each class.
+        seen: (K,) bool, classes with at least one.
+    """
+
+    stream: ClassVar[str] = "tagged"
+    counts: Tensor
+    seen: Tensor
+
+    def __init__(self, task: Task, config: Settings) -> None:
+        super().__init__(task, config)
+        n_classes = len(task.class_map)
+        self.register_buffer("counts", torch.zeros(n_classes, dtype=torch.int64))
+        self.register_buffer("seen", torch.ones(n_classes, dtype=torch.bool))
+
+    def streams(self) -> Mapping[str, Stream]:
+        """Tagged tiles, classes balanced."""
+        return {self.stream: Stream(Supervision.TAGS, self.task.training.batch_size)}
+
+    def survey(self, tags: Mapping[str, Tensor]) -> None:
+        """Count the tags, and say which classes have none."""
+        present = tags[self.stream]
+        self.counts.copy_(present.sum(dim=0))
+        self.seen.copy_(self.counts > 0)
+        names = self.task.class_map.names
+        missing = [name for name, seen in zip(names, self.seen.tolist(), strict=True) if not seen]
+        if missing:
+            self.note(f"no tile is tagged {', '.join(missing)}: nothing is learnt of it, no pseudo-mask shows it")
+
+    def finished(self, layers: Tensor, batch: TileBatch) -> Tensor:
+        """White background and masks that were bought take the place of pseudo-masks, (B, L, H, W) uint8."""
+        if self.task.white is not None and batch.images is not None:
+            label = self.task.white.label
+            names = self.task.class_map.names
+            white = torch.from_numpy(white_mask(batch.images.cpu().numpy(), self.task.white)).to(layers.device)
+            value = IGNORE_LABEL if label is None else names.index(label)
+            layers = layers.masked_fill(white[:, None], value)
+        if batch.masks is not None:
+            bought = (batch.masks != IGNORE_LABEL).flatten(1).any(dim=1)[:, None, None, None]
+            layers = torch.where(bought, batch.masks[:, None].to(layers.dtype), layers)
+        return layers
+
+
+class TagClassification(_TagStage):
+    """Learns which classes a tile shows, and annotates tiles with what its maps say at three depths.
+
+    ``L = mean over tiles, heads and classes with a positive tag of BCE(sigmoid(z), tag)``: the multi-label soft margin
+    loss of the paper.
+    """
+
+    kind = "tissuebench.methods.tagging:TagClassification"
+
+    def __init__(self, task: Task, config: Settings) -> None:
+        super().__init__(task, config)
+        self.settings = own_settings(self, ClassifierSettings)
+        self.classifier = build_classifier(task, self.settings)
+        form = self.settings.attention
+        self._schedule = None if form is None else AttentionSchedule(form)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the pseudo-masks."""
+        return LAYERS
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """Binary cross-entropy of all heads on classes that some tile shows."""
+        tiles = batch[self.stream]
+        assert tiles.tags is not None  # noqa: S101 - the stream has them
+        epoch = int(self.progress * self.settings.attention_epochs)
+        keep = None if self._schedule is None else self._schedule.keep(epoch)
+        logits = self.classifier(tiles.inputs, keep, self.settings.attention_divisor)
+        return tag_loss(logits, tiles.tags, self.seen)
+
+    def annotate(self, batch: TileBatch) -> Tensor:
+        """Pseudo-masks of the three depths, (B, 3, H, W) uint8.
+
+        A tile with several tags whose maps are the same everywhere says nothing and is not annotated.
+
+        Raises:
+            ValueError: the maps are not finite.
+        """
+        assert batch.tags is not None and batch.images is not None  # noqa: S101 - as stored, from a tags stream
+        looks_through = self.settings.maps is Maps.GRAD_CAM or self.settings.backbone is Architecture.PAPER
+        size = cast("tuple[int, int]", tuple(batch.images.shape[-2:]))
+        cams = self.classifier.activation_maps(batch.images if looks_through else batch.inputs, size)
+        if not bool(cams.isfinite().all()):
+            raise ValueError("activation maps are not finite: the classifier diverged; lower classifier_rate")
+        tags = batch.tags & self.seen
+        layers = torch.stack([self._masks(cams[:, depth], tags) for depth in range(len(LAYERS))], dim=1)
+        return self.finished(layers, batch)
+
+    def _masks(self, cams: Tensor, tags: Tensor) -> Tensor:
+        settings = self.settings
+        scores = min_max(cams, Scale.JOINT if settings.rule is Rule.JOINT else Scale.PER_CLASS)
+        if settings.rule is Rule.SHARED_THRESHOLD:
+            shared = ~torch.tensor(self.task.class_map.dependent, device=cams.device)
+            masks = shared_threshold(cams, tags, shared, settings.threshold)
+        else:
+            masks = restricted_argmax(scores, tags, settings.absent)
+        if settings.rule is Rule.BOTH:
+            joint = restricted_argmax(min_max(cams, Scale.JOINT), tags, settings.absent)
+            masks = agreement(torch.stack([masks, joint], dim=1))
+        if settings.doubt and settings.maps is Maps.HEADS:
+            absent = ~tags[:, :, None, None]
+            learnt = absent & self.seen[:, None, None]  # what no tile taught the heads is no claim
+            claimed = cams.masked_fill(~learnt, 0).amax(dim=1)
+            masks = masks.masked_fill(claimed > cams.masked_fill(absent, 0).amax(dim=1), IGNORE_LABEL)
+        highest = scores.amax(dim=(2, 3)).masked_fill(~tags, -torch.inf).amax(dim=1)
+        lowest = scores.amin(dim=(2, 3)).masked_fill(~tags, torch.inf).amin(dim=1)
+        says_nothing = (highest == lowest) & (tags.sum(dim=1) > 1)
+        if bool(says_nothing.any()):
+            self.note("some tiles with several tags have maps that are the same everywhere: they have no pseudo-mask")
+        return masks.masked_fill(says_nothing[:, None, None], IGNORE_LABEL)
+
+
+def tag_loss(logits: Tensor, tags: Tensor, seen: Tensor) -> Tensor:
+    """Binary cross-entropy over tiles, heads and the classes that are ``seen``; 0 where there are none.
+
+    Args:
+        logits: (B, H, K).
+        tags: (B, K) bool.
+        seen: (K,) bool; the others say nothing, as every tile lacks them.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    target = tags[:, None].expand_as(logits).to(logits.dtype)
+    losses = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    counted = seen.expand_as(losses)
+    return pooled(losses.masked_fill(~counted, 0).sum(), counted.sum())
+
+
+class Fill(_TagStage):
+    """Fills each tile with the rarest of its tags; there is nothing to train.
+
+    What any use of activation maps must beat: it has the same labels without the method's idea.
+    """
+
+    kind = "tissuebench.methods.tagging:Fill"
+
+    class Config(Settings):
+        """No settings."""
+
+    def __init__(self, task: Task, config: Settings) -> None:
+        super().__init__(task, config)
+        self.unused = nn.Parameter(torch.zeros(()))  # a stage has an optimiser, and that wants a parameter
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Its one pseudo-mask."""
+        return ("fill",)
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """Nothing."""
+        return self.unused * 0
+
+    def annotate(self, batch: TileBatch) -> Tensor:
+        """The rarest class everywhere, (B, 1, H, W) uint8."""
+        assert batch.tags is not None and batch.images is not None  # noqa: S101 - as stored, from a tags stream
+        classes = fill(batch.tags, self.counts)
+        height, width = batch.images.shape[-2:]
+        return self.finished(classes[:, None, None, None].expand(-1, 1, height, width), batch)

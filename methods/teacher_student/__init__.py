@@ -1,0 +1,1 @@
+"""Teacher-student training: moving averages, CutMix, strong views."""

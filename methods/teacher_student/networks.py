@@ -1,0 +1,132 @@
+"""The two networks that contrastive arms can have, behind one face: images or cached features in, maps out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from tissuebench.methods.api.stage import Task
+from tissuebench.methods.networks.action_unet import ActionUNet, Maps
+from tissuebench.methods.networks.encoder import DEEPEST_STRIDE
+from tissuebench.methods.networks.segmenter import Segmenter
+from tissuebench.methods.networks.settings import Architecture
+
+Inputs = Tensor | tuple[Tensor, ...]
+
+
+class MapsNetwork(Protocol):
+    """A segmenter that shows its maps.
+
+    Attributes:
+        deepest_channels: of ``Maps.deepest``.
+        decoder_channels: of all maps of the decoder together.
+        stride: sides of images are rounded up to multiples of it.
+    """
+
+    deepest_channels: int
+    decoder_channels: int
+    stride: int
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Logits (B, K, H, W)."""
+        ...
+
+    def maps(self, inputs: Inputs) -> Maps:
+        """Logits, and the maps that they were made of."""
+        ...
+
+    def deepest(self, inputs: Inputs) -> Tensor:
+        """``Maps.deepest`` alone."""
+        ...
+
+
+class SharedNetwork(Segmenter):
+    """The network that all arms share.
+
+    Its deepest map is the encoder's; under a frozen encoder, which learns nothing, what the decoder makes of all maps.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task.network, len(task.class_map), task.tile_px)
+        self.decoder_channels = cast("nn.Conv2d", cast("nn.Sequential", self.head)[0]).in_channels
+        self.deepest_channels = self.decoder_channels if self.frozen else self.channels[-1]
+        self.stride = DEEPEST_STRIDE
+
+    def maps(self, inputs: Inputs) -> Maps:
+        """Logits, the deepest map, and the one map that the decoder gives."""
+        features = self.features_of(inputs)
+        decoded = self.decoded(features)
+        logits = self.cropped(self.classify(decoded, features), inputs)
+        return Maps(logits, decoded if self.frozen else features[-1], (decoded,))
+
+    def deepest(self, inputs: Inputs) -> Tensor:
+        """The deepest map alone."""
+        features = self.features_of(inputs)
+        return self.decoded(features) if self.frozen else features[-1]
+
+
+class PaperNetwork(nn.Module):
+    """The U-Net of ACTION, from random weights, on images in 0..1."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.unet = ActionUNet(n_classes=len(task.class_map))
+        channels = [cast("nn.Conv2d", module).out_channels for module in _last_convolutions(self.unet)]
+        self.deepest_channels, self.decoder_channels = channels[0], sum(channels)
+        self.stride = 16
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Logits of images (B, 3, H, W), uint8 or float in 0..1."""
+        return self.maps(inputs).logits
+
+    def maps(self, inputs: Inputs) -> Maps:
+        """All maps."""
+        return cast("Maps", self.unet(_images(inputs)))
+
+    def deepest(self, inputs: Inputs) -> Tensor:
+        """The deepest map alone."""
+        return self.unet.deepest(_images(inputs))
+
+
+def build_network(task: Task, architecture: Architecture) -> SharedNetwork | PaperNetwork:
+    """The network of a task.
+
+    Raises:
+        ConfigError: the shared network cannot be built.
+    """
+    network = SharedNetwork(task) if architecture is Architecture.MATCHED else PaperNetwork(task)
+    return network.to(memory_format=torch.channels_last)
+
+
+def on_grid(labels: Tensor, size: Sequence[int], stride: int, value: float) -> Tensor:
+    """Values (B, H, W) of pixels, each at the middle of its cell on a coarser grid.
+
+    Args:
+        labels: of images whose maps are those of sides rounded up to multiples of ``stride``.
+        size: h and w of the grid over the rounded sides, which they divide.
+        stride: of the network.
+        value: of cells whose middle is outside the image.
+
+    Returns:
+        (B, h, w) of the same type.
+    """
+    height, width = labels.shape[-2:]
+    padded = nn.functional.pad(labels, (0, -width % stride, 0, -height % stride), value=value)
+    step_y, step_x = (side // cells for side, cells in zip(padded.shape[-2:], size, strict=True))
+    return padded[..., step_y // 2 :: step_y, step_x // 2 :: step_x]
+
+
+def _last_convolutions(unet: ActionUNet) -> list[nn.Module]:
+    """Of the blocks whose outputs are ``Maps.decoder``."""
+    blocks = [list(unet.encoder.children())[-1], *list(unet.decoder.children())[:-1]]
+    return [[module for module in block.modules() if isinstance(module, nn.Conv2d)][-1] for block in blocks]
+
+
+def _images(inputs: Inputs) -> Tensor:
+    if not isinstance(inputs, Tensor):
+        raise TypeError("the paper's network needs images, not features of another encoder")
+    images = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+    return images.contiguous(memory_format=torch.channels_last)

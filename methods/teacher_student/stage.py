@@ -1,0 +1,71 @@
+"""Stages with a teacher that is the moving average of what they train."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Self
+
+from pydantic import Field
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from tissuebench.methods.networks.settings import Architecture, Settings
+from tissuebench.methods.teacher_student.averaging import Averaging
+from tissuebench.methods.teacher_student.strong_view import StrongView
+from tissuebench.methods.teacher_student.teacher import TeacherBuffers, build_teacher
+
+
+class TaughtSettings(StrongView):
+    """Network and teacher.
+
+    Attributes:
+        network: the shared one, or the U-Net of ACTION.
+        decay: of the teacher's average. .99 lags behind in a few hundred steps, where .95 does better.
+        decay_warm_up: ``m = min(1 - 1 / (t + 1), decay)``. Published: false.
+        teacher_buffers: what becomes of the teacher's batch statistics.
+    """
+
+    network: Architecture = Architecture.MATCHED
+    decay: float = Field(0.99, ge=0, le=1)
+    decay_warm_up: bool = True
+    teacher_buffers: TeacherBuffers = TeacherBuffers.COPY
+
+
+class Taught(Averaging):
+    """A stage that averages its student as part of each step, so that checkpoints hold both.
+
+    Attributes:
+        teacher: the average; without gradient, in evaluation mode unless its buffers are its own.
+    """
+
+    teacher: AveragedModel
+    _keeps_mode = False
+
+    @classmethod
+    def wants_images(cls, config: Settings) -> bool:
+        """The U-Net has an encoder of its own."""
+        return isinstance(config, TaughtSettings) and config.network is Architecture.PAPER
+
+    @property
+    @abstractmethod
+    def student(self) -> nn.Module:
+        """What is averaged."""
+
+    def teach(self, settings: TaughtSettings) -> None:
+        """Begin anew with a teacher that equals the student."""
+        self.teacher = build_teacher(self.student, settings.decay, settings.teacher_buffers, settings.decay_warm_up)
+        self._keeps_mode = settings.teacher_buffers is TeacherBuffers.OWN
+        if not self._keeps_mode:
+            self.teacher.eval()  # a copy has the student's mode, and Lightning leaves modes as they are
+
+    @property
+    def averaged(self) -> tuple[AveragedModel, nn.Module]:
+        """Teacher and student."""
+        return self.teacher, self.student
+
+    def train(self, mode: bool = True) -> Self:
+        """The teacher does not drop out, and has the statistics that it was given."""
+        super().train(mode)
+        if mode and not self._keeps_mode:
+            self.teacher.eval()
+        return self

@@ -1,0 +1,229 @@
+"""All that stands behind the tables, as files for other programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tissuebench.common.files import write_aside
+from tissuebench.errors import ConfigError, unknown_name
+from tissuebench.results.export.relations import Relation, Value, of_rows
+from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.render.latex import to_latex
+from tissuebench.results.stats.bootstrap import N_BOOT
+from tissuebench.results.tables.compute_cost import ComputeRow
+from tissuebench.results.tables.label_efficiency import EfficiencyRow
+from tissuebench.results.tables.leaderboard import METRICS, Leaderboard, Row, build
+from tissuebench.results.tables.pairs import PairRow, pairs
+from tissuebench.results.tables.panel import panels
+from tissuebench.results.tables.patient_scores import POOLED_ONLY
+from tissuebench.results.tables.ranks import rankings
+
+_TRIAL = (
+    *(("trial_id", pa.string()), ("dataset", pa.string()), ("method", pa.string()), ("budget", pa.string())),
+    *(("minutes", pa.float64()), ("replicate", pa.int64()), ("seed", pa.int64())),
+)
+
+
+class Format(StrEnum):
+    """Of the files; LaTeX is of the leaderboard only."""
+
+    CSV = "csv"
+    LATEX = "latex"
+    PARQUET = "parquet"
+    JSON = "json"
+
+
+def formats_of(names: Iterable[str]) -> list[Format]:
+    """The formats of these names, each once.
+
+    Raises:
+        ConfigError: there is no such format; the nearest one is named.
+    """
+    known = [form.value for form in Format]
+    asked = list(dict.fromkeys(names))
+    for name in asked:
+        if name not in known:
+            raise ConfigError(f"--format: {unknown_name('format', name, known)}")
+    if not asked:
+        raise ConfigError(f"--format: names none; known: {', '.join(known)}")
+    return [Format(name) for name in asked]
+
+
+def export(
+    groups: Sequence[Sequence[TrialResult]], folder: Path, formats: Sequence[Format], n_boot: int = N_BOOT
+) -> list[Path]:
+    """Write every relation in every format, each file aside and renamed; returns the files.
+
+    Args:
+        groups: results that may be compared, one group a data set.
+        folder: made if it is not there; files of the same name are replaced.
+        formats: at least one.
+        n_boot: bootstrap draws.
+    """
+    boards = [build(results, n_boot=n_boot) for results in groups]
+    written = []
+    if Format.LATEX in formats:
+        written.append(folder / "leaderboard.tex")
+        write_aside(written[-1], to_latex(boards).encode())
+    if set(formats) == {Format.LATEX}:
+        return written
+    for relation in relations(groups, boards, n_boot):
+        for form in formats:
+            if form is not Format.LATEX:
+                written.append(folder / f"{relation.name}.{form}")
+                write_aside(written[-1], _encoded(relation, form))
+    return written
+
+
+def _encoded(relation: Relation, form: Format) -> bytes:
+    if form is Format.CSV:
+        return relation.to_csv()
+    return relation.to_json() if form is Format.JSON else relation.to_parquet()
+
+
+def relations(
+    groups: Sequence[Sequence[TrialResult]], boards: Sequence[Leaderboard], n_boot: int
+) -> Iterator[Relation]:
+    """One after the other, as those of patients and slides are large."""
+    everything = [result for results in groups for result in results]
+    yield of_rows("leaderboard", Row, [row for board in boards for row in board.rows])
+    yield of_rows(
+        "pairs",
+        PairRow,
+        [row for results in groups for row in pairs(results, metrics=_overall(results), n_boot=n_boot)],
+    )
+    yield ranks(groups, n_boot)
+    yield label_efficiency([row for board in boards for row in board.efficiency])
+    yield of_rows("compute", ComputeRow, [row for board in boards for row in board.compute])
+    yield patient_scores(everything)
+    yield slide_counts(everything)
+
+
+def _overall(results: Sequence[TrialResult]) -> list[str]:
+    """The metrics of these results that are not of one class."""
+    return [metric for metric in panels(results)[0].metrics if "/" not in metric]
+
+
+@dataclass(frozen=True)
+class ExportedRank:
+    """A ``RankRow`` with what holds for its whole ``Ranking``; ``datasets`` are joined with commas."""
+
+    datasets: str
+    blocks: str
+    budget: str
+    metric: str
+    method: str
+    rank: float | None
+    low: float | None
+    high: float | None
+    n_blocks: int
+    friedman_statistic: float | None
+    friedman_p: float | None
+    critical_difference: float | None
+
+
+def ranks(groups: Sequence[Sequence[TrialResult]], n_boot: int = N_BOOT) -> Relation:
+    """Of the methods over data sets, of a single one over its patients, in each metric that is not of one class."""
+    everything = [result for results in groups for result in results]
+    rows = [
+        ExportedRank(
+            datasets=",".join(ranking.datasets),
+            blocks=ranking.blocks,
+            budget=ranking.budget,
+            metric=ranking.metric,
+            method=row.method,
+            rank=_finite(row.rank),
+            low=_finite(row.low),
+            high=_finite(row.high),
+            n_blocks=row.n_blocks,
+            friedman_statistic=_finite(ranking.friedman_statistic),
+            friedman_p=_finite(ranking.friedman_p),
+            critical_difference=_finite(ranking.critical_difference),
+        )
+        for metric in METRICS
+        for ranking in rankings(everything, metric=metric, n_boot=n_boot)
+        for row in ranking.rows
+    ]
+    return of_rows("ranks", ExportedRank, rows)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def label_efficiency(rows: Sequence[EfficiencyRow]) -> Relation:
+    """The fields of ``EfficiencyRow``; censored minutes are null.
+
+    ``minutes_censored`` and its like say on which side: ``left`` where the smallest budget suffices already
+    (``smallest`` minutes or fewer), ``right`` where the largest does not (more than ``largest``), or null.
+    """
+    plain = of_rows("efficiency", EfficiencyRow, rows)
+    names: list[tuple[str, pa.DataType]] = []
+    columns: dict[str, Sequence[Value]] = {}
+    for field in plain.schema:
+        names.append((field.name, field.type))
+        columns[field.name] = plain.columns[field.name]
+        if field.name in ("minutes", "minutes_low", "minutes_high"):
+            values = [getattr(row, field.name) for row in rows]
+            sides = [_censored(value) for value in values]
+            columns[field.name] = [None if side else value for value, side in zip(values, sides, strict=True)]
+            columns[f"{field.name}_censored"] = sides
+            names.append((f"{field.name}_censored", pa.string()))
+    return Relation(plain.name, pa.schema(names), columns)
+
+
+def _censored(value: float | None) -> str | None:
+    if value is None:
+        return None
+    return "right" if math.isinf(value) else None if value else "left"
+
+
+def patient_scores(results: Sequence[TrialResult]) -> Relation:
+    """Every score of each test patient alone: a row a (trial, patient, metric).
+
+    Null where the patient has no such class. A patient has no balanced accuracy of their own.
+    """
+    schema = pa.schema([*_TRIAL, ("patient", pa.string()), ("metric", pa.string()), ("score", pa.float64())])
+    trials = {(one.dataset, one.method, one.budget, one.replicate, one.seed): one for one in results}
+    columns: dict[str, list[Value]] = {name: [] for name in schema.names}
+    for panel in panels(results):
+        own = [j for j, metric in enumerate(panel.metrics) if metric not in POOLED_ONLY]
+        metrics = [panel.metrics[j] for j in own]
+        n_patients = len(panel.patients)
+        for cell in panel.cells.values():
+            alone = cell.scores(np.eye(n_patients))[..., own]
+            for i, (replicate, seed) in enumerate(cell.runs):
+                scores = alone[:, i].ravel()
+                _repeat(columns, trials[panel.dataset, cell.method, cell.budget, replicate, seed], scores.size)
+                columns["patient"] += [patient for patient in panel.patients for _ in metrics]
+                columns["metric"] += metrics * n_patients
+                columns["score"] += [None if math.isnan(score) else score for score in scores.tolist()]
+    return Relation("patients", schema, columns)
+
+
+def slide_counts(results: Sequence[TrialResult]) -> Relation:
+    """Confusion counts of each test slide: a row a (trial, slide, truth, predicted) that has pixels; others have 0."""
+    named = [(name, pa.string()) for name in ("patient", "slide", "truth", "predicted")]
+    schema = pa.schema([*_TRIAL, *named, ("pixels", pa.int64())])
+    columns: dict[str, list[Value]] = {name: [] for name in schema.names}
+    for trial in sorted(results, key=lambda one: (one.dataset, one.method, one.budget, one.replicate, one.seed)):
+        slides, truths, predicted = (axis.tolist() for axis in np.nonzero(trial.counts))
+        _repeat(columns, trial, len(slides))
+        columns["patient"] += [trial.patient_ids[i] for i in slides]
+        columns["slide"] += [trial.slide_ids[i] for i in slides]
+        columns["truth"] += [trial.classes[i] for i in truths]
+        columns["predicted"] += [trial.classes[i] for i in predicted]
+        columns["pixels"] += trial.counts[np.nonzero(trial.counts)].tolist()
+    return Relation("slides", schema, columns)
+
+
+def _repeat(columns: dict[str, list[Value]], trial: TrialResult, n: int) -> None:
+    for name, _ in _TRIAL:
+        columns[name] += [getattr(trial, name)] * n

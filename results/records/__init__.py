@@ -1,0 +1,1 @@
+"""One parquet file per trial: schema, store, overlays."""

@@ -1,0 +1,312 @@
+"""One finished trial as one parquet file: a row a test slide, everything else in the file's metadata."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tissuebench.common.files import write_aside
+from tissuebench.common.hashing import Json, canonical_json
+from tissuebench.errors import DataError
+from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
+
+SCHEMA_VERSION = 3
+METADATA_KEY = b"tissuebench"
+CALIBRATION_BINS = 15  # of equal width, 0 to 1
+MIXED = ";"  # joins the names of a mixed diagnosis
+_TRIAL_ID = re.compile(r"[0-9a-f]{8,64}")
+
+SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in [
+            ("trial_id", pa.string()),
+            ("dataset", pa.string()),
+            ("method", pa.string()),
+            ("budget", pa.string()),
+            ("minutes", pa.float64()),
+            ("replicate", pa.int64()),
+            ("seed", pa.int64()),
+            ("patient_id", pa.string()),
+            ("slide_id", pa.string()),
+            ("diagnosis", pa.string()),
+            ("counts", pa.list_(pa.int64())),
+            ("boundaries", pa.list_(pa.int64())),
+            ("calibration", pa.list_(pa.float64())),
+            ("seconds", pa.float64()),
+        ]
+    ]
+)
+_PER_TRIAL = SCHEMA.names[:7]
+
+
+def check_trial_id(trial_id: str) -> str:
+    """The id itself, once it is known to be safe as a file name.
+
+    Raises:
+        DataError: it is not 8 to 64 lower-case hexadecimal digits.
+    """
+    if not _TRIAL_ID.fullmatch(trial_id):
+        raise DataError(f"trial id {trial_id!r}: expected 8 to 64 lower-case hexadecimal digits")
+    return trial_id
+
+
+@dataclass(frozen=True, eq=False)
+class SlideCounts:
+    """The counts of one test slide over its annotated pixels.
+
+    Attributes:
+        patient_id: the unit of every split and of the bootstrap.
+        slide_id: unique within a trial.
+        diagnosis: ``""`` if unknown; names joined with ``;`` if mixed.
+        counts: (K, K) int64, ``counts[truth, predicted]``, in pixels.
+        boundaries: (K, 4) int64 pixels: true boundary, what of it was matched, predicted boundary, what of it was.
+        calibration: (``CALIBRATION_BINS``, 3) float64, by the probability of the predicted class: pixels, sum of these
+            probabilities, pixels that are right.
+        seconds: of predicting and counting it.
+    """
+
+    patient_id: str
+    slide_id: str
+    diagnosis: str
+    counts: npt.NDArray[np.int64]
+    boundaries: npt.NDArray[np.int64]
+    calibration: npt.NDArray[np.float64]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class TrialResult:
+    """What one finished trial leaves behind.
+
+    Attributes:
+        budget: as typed in a plan: ``masks:3p``, ``masks:25%``, ``masks:all``, ``minutes:60``.
+        minutes: what the budget cost, in minutes of an annotator.
+        classes: K names, in the order of the axes of ``counts``.
+        colors: of the classes, RGB.
+        diagnoses: for each diagnosis, in declared order, the diagnosis-dependent classes it allows. May be empty.
+        patient_ids: one a slide, as are ``slide_ids`` and ``slide_diagnoses``.
+        counts: (S, K, K) int64 pixels, ``counts[slide, truth, predicted]``.
+        boundaries: (S, K, 4) int64 pixels of each class's boundary: true, matched, predicted, matched.
+        calibration: (S, ``CALIBRATION_BINS``, 3) float64, see ``SlideCounts``.
+        slide_seconds: (S,) of predicting and counting each slide.
+        identity: everything that was hashed into the trial id (dataset, split, budget hashes, config...).
+        seconds: wall time of ``fit`` and ``evaluate``.
+        compute: optimiser ``steps`` and ``samples`` seen, share of the fit that went by ``waiting`` for data,
+            ``peak_memory`` in bytes; ``steps/NAME`` and so on of each earlier stage, and what is measured of it.
+        pseudo_masks: by the name of each stage that annotates, what its pseudo-masks of training tiles are worth
+            against withheld masks. A diagnostic, nothing was trained on it; empty where there is nothing to compare.
+
+    Raises:
+        DataError: a field contradicts another, or is out of its range; the message names trial, slide and field.
+    """
+
+    trial_id: str
+    dataset: str
+    method: str
+    budget: str
+    minutes: float
+    replicate: int
+    seed: int
+    classes: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    diagnoses: Mapping[str, tuple[str, ...]]
+    patient_ids: tuple[str, ...]
+    slide_ids: tuple[str, ...]
+    slide_diagnoses: tuple[str, ...]
+    counts: npt.NDArray[np.int64]
+    boundaries: npt.NDArray[np.int64]
+    calibration: npt.NDArray[np.float64]
+    slide_seconds: npt.NDArray[np.float64]
+    identity: Mapping[str, Json]
+    environment: Mapping[str, Json]
+    seconds: Mapping[str, float]
+    compute: Mapping[str, float]
+    pseudo_masks: Mapping[str, PseudoQuality] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_trial_id(self.trial_id)
+        n, k = len(self.slide_ids), len(self.classes)
+        allowed = {name for names in self.diagnoses.values() for name in names}
+        checks = {
+            "has no test slides": n == 0,
+            "names a class twice, or none": k == 0 or len(set(self.classes)) != k,
+            "names a slide twice": len(set(self.slide_ids)) != n,
+            "has columns of different lengths": not n
+            == len(self.patient_ids)
+            == len(self.slide_diagnoses)
+            == len(self.slide_seconds),
+            "has colours for other than its classes": len(self.colors) != k
+            or any(len(color) != 3 or not all(0 <= part <= 255 for part in color) for color in self.colors),
+            "has a slide without a patient": not all(self.patient_ids),
+            f"has minutes {self.minutes}: expected a finite number >= 0": not (0 <= self.minutes < math.inf),
+            f"has counts of shape {self.counts.shape}: expected {(n, k, k)}": self.counts.shape != (n, k, k),
+            f"has counts of type {self.counts.dtype}: expected int64": self.counts.dtype != np.int64,
+            "has negative counts": self.counts.size > 0 and int(self.counts.min()) < 0,
+            f"has boundaries of shape {self.boundaries.shape}: expected {(n, k, 4)}": self.boundaries.shape
+            != (n, k, 4),
+            f"has boundaries of type {self.boundaries.dtype}: expected int64": self.boundaries.dtype != np.int64,
+            "has boundaries that match more than there is": _more_matched_than_there(self.boundaries),
+            f"has calibration of shape {self.calibration.shape}: expected {(n, CALIBRATION_BINS, 3)}": (
+                self.calibration.shape != (n, CALIBRATION_BINS, 3)
+            ),
+            "has calibration that is not of its annotated pixels": not _of_these_pixels(self.calibration, self.counts),
+            f"has diagnoses that allow classes it does not have: {sorted(allowed - set(self.classes))}": bool(
+                allowed - set(self.classes)
+            ),
+            "has pseudo-masks of other classes": any(one.counts.shape[1] != k for one in self.pseudo_masks.values()),
+        }
+        for complaint, wrong in checks.items():
+            if wrong:
+                raise DataError(f"result of trial {self.trial_id} {complaint}")
+        for slide, diagnosis in zip(self.slide_ids, self.slide_diagnoses, strict=True):
+            if self.diagnoses and diagnosis and MIXED not in diagnosis and diagnosis not in self.diagnoses:
+                raise DataError(
+                    f"result of trial {self.trial_id}: slide {slide!r} has diagnosis {diagnosis!r}, "
+                    f"the dataset declares {', '.join(self.diagnoses)}"
+                )
+
+    @staticmethod
+    def columns(
+        slides: Iterable[SlideCounts],
+    ) -> dict[str, Any]:
+        """Rows to the fields of a result that have one entry a slide, in the order given."""
+        rows = list(slides)
+        if not rows:
+            raise DataError("a result needs at least one test slide")
+        if len({row.counts.shape for row in rows}) != 1:
+            raise DataError("slides of one result have counts of different shapes")
+        return {
+            "patient_ids": tuple(row.patient_id for row in rows),
+            "slide_ids": tuple(row.slide_id for row in rows),
+            "slide_diagnoses": tuple(row.diagnosis for row in rows),
+            "counts": np.stack([row.counts for row in rows]).astype(np.int64, casting="safe"),
+            "boundaries": np.stack([row.boundaries for row in rows]).astype(np.int64, casting="safe"),
+            "calibration": np.stack([row.calibration for row in rows]).astype(np.float64, casting="safe"),
+            "slide_seconds": np.array([row.seconds for row in rows], dtype=np.float64),
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the parquet file aside and rename it: a reader sees all of it or none."""
+        n = len(self.slide_ids)
+        same = {name: [getattr(self, name)] * n for name in _PER_TRIAL}
+        per_slide = {
+            "patient_id": list(self.patient_ids),
+            "slide_id": list(self.slide_ids),
+            "diagnosis": list(self.slide_diagnoses),
+            "counts": self.counts.reshape(n, -1).tolist(),
+            "boundaries": self.boundaries.reshape(n, -1).tolist(),
+            "calibration": self.calibration.reshape(n, -1).tolist(),
+            "seconds": self.slide_seconds.tolist(),
+        }
+        schema = SCHEMA.with_metadata({METADATA_KEY: canonical_json(self._metadata()).encode()})
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({**same, **per_slide}, schema=schema), sink, write_page_checksum=True)
+        write_aside(path, sink.getvalue().to_pybytes())
+
+    def _metadata(self) -> dict[str, Json]:
+        metadata: dict[str, Json] = {
+            "schema_version": SCHEMA_VERSION,
+            "trial_id": self.trial_id,
+            "identity": self.identity,
+            "classes": list(self.classes),
+            "colors": [list(color) for color in self.colors],
+            "diagnoses": {name: list(classes) for name, classes in self.diagnoses.items()},
+            "diagnosis_order": list(self.diagnoses),  # canonical JSON sorts keys; ties go by the declared order
+            "environment": self.environment,
+            "seconds": self.seconds,
+            "compute": self.compute,
+        }
+        if self.pseudo_masks:
+            metadata["pseudo_masks"] = {stage: one.to_json() for stage, one in self.pseudo_masks.items()}
+        return metadata
+
+    @classmethod
+    def read(cls, path: Path) -> TrialResult:
+        """The result in ``path``.
+
+        Raises:
+            DataError: there is no such file, or it is damaged, foreign, or of another schema version.
+        """
+        if not path.is_file():
+            raise DataError(f"{path}: no such result")
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read(use_threads=False)  # small files: starting threads costs more than they save
+            return _from_table(cls, table)
+        except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{path}: not a usable result ({reason}); delete it and run its plan again") from error
+
+
+def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
+    metadata = table.schema.metadata or {}
+    if METADATA_KEY not in metadata:
+        raise ValueError("it was not written by tissuebench")
+    meta: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+    if meta["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema version {meta['schema_version']}, this release reads {SCHEMA_VERSION}")
+    if not table.schema.equals(SCHEMA):
+        raise ValueError("its columns are not those of a result")
+    same = {name: table.column(name).unique().to_pylist() for name in _PER_TRIAL}
+    if any(len(values) != 1 for values in same.values()):
+        raise ValueError("its rows are not of exactly one trial")
+    one = {name: values[0] for name, values in same.items()}
+    if one["trial_id"] != meta["trial_id"]:
+        raise ValueError("rows and metadata are of different trials")
+    k = len(meta["classes"])
+    return cls(
+        **one,
+        classes=tuple(meta["classes"]),
+        colors=tuple((red, green, blue) for red, green, blue in meta["colors"]),
+        diagnoses={name: tuple(meta["diagnoses"][name]) for name in meta["diagnosis_order"]},
+        patient_ids=tuple(table.column("patient_id").to_pylist()),
+        slide_ids=tuple(table.column("slide_id").to_pylist()),
+        slide_diagnoses=tuple(table.column("diagnosis").to_pylist()),
+        counts=_matrices(table, "counts", k, k).astype(np.int64, casting="safe"),
+        boundaries=_matrices(table, "boundaries", k, 4).astype(np.int64, casting="safe"),
+        calibration=_matrices(table, "calibration", CALIBRATION_BINS, 3),
+        slide_seconds=np.array(table.column("seconds").to_pylist(), dtype=np.float64),
+        identity=meta["identity"],
+        environment=meta["environment"],
+        seconds=meta["seconds"],
+        compute=meta["compute"],
+        pseudo_masks={stage: PseudoQuality.from_json(one) for stage, one in meta.get("pseudo_masks", {}).items()},
+    )
+
+
+def _matrices(table: pa.Table, name: str, rows: int, columns: int) -> npt.NDArray[Any]:
+    """A column of lists, row-major, as (S, rows, columns)."""
+    lists = table.column(name).combine_chunks()
+    if set(np.diff(lists.offsets.to_numpy())) != {rows * columns}:
+        raise ValueError(f"its {name} are not {rows} x {columns}")
+    return np.array(lists.flatten().to_numpy()).reshape(-1, rows, columns)
+
+
+def _more_matched_than_there(boundaries: npt.NDArray[np.int64]) -> bool:
+    there, matched = boundaries[..., 0::2], boundaries[..., 1::2]
+    return there.shape == matched.shape and bool((matched > there).any() or (matched < 0).any())
+
+
+def _of_these_pixels(calibration: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> bool:
+    """Whether each slide's bins hold its annotated pixels, the right ones among them, and finite confidence."""
+    if calibration.shape[0] != counts.shape[0] or calibration.shape[1:] != (CALIBRATION_BINS, 3) or counts.ndim != 3:
+        return True  # another complaint says so
+    pixels, right = counts.sum((1, 2)), np.diagonal(counts, axis1=1, axis2=2).sum(-1)
+    found = calibration.sum(1)
+    return bool(
+        np.isfinite(calibration).all()
+        and (calibration >= 0).all()
+        and np.array_equal(found[:, 0], pixels)
+        and np.array_equal(found[:, 2], right)
+    )

@@ -1,0 +1,1 @@
+"""Rows of every table: leaderboard, pairs, ranks, label efficiency, compute cost."""

@@ -1,0 +1,92 @@
+"""What training took, beside what it gave: steps, samples, time and memory of each cell, and of what came before."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tissuebench.results.records.trial_result import TrialResult
+
+_STAGE = "stage/"
+
+
+@dataclass(frozen=True)
+class ComputeRow:
+    """One method at one budget: means over its trials. None where no trial has the number.
+
+    The last stage is the one that is scored. What comes before it is pre-training: ``pre_steps``, ``pre_samples`` and
+    ``pre_seconds`` are sums over all earlier stages, 0 without any. A stage that several trials stand on is trained
+    once and counts whole for each of them: it is what the method costs, not what the sweep took. Features of a frozen
+    encoder, which all methods share, are in neither.
+
+    Attributes:
+        minutes: of annotation.
+        steps, samples: of the optimiser, and tiles that it saw.
+        seconds, evaluate_seconds: wall time of the fit, and of predicting and counting the test slides.
+        peak_memory: bytes, of the last stage.
+        waiting: share of the fit that went by waiting for data.
+    """
+
+    dataset: str
+    method: str
+    budget: str
+    minutes: float
+    steps: float | None
+    samples: float | None
+    seconds: float | None
+    evaluate_seconds: float | None
+    peak_memory: float | None
+    waiting: float | None
+    pre_steps: float
+    pre_samples: float
+    pre_seconds: float
+    n_trials: int
+
+
+def compute_rows(results: Sequence[TrialResult]) -> list[ComputeRow]:
+    """A row a cell, by dataset, method and budget."""
+    cells: dict[tuple[str, str, str], list[TrialResult]] = defaultdict(list)
+    for result in sorted(results, key=lambda one: one.trial_id):  # so that no sum depends on the order given
+        cells[result.dataset, result.method, result.budget].append(result)
+    return [_row(*key, trials) for key, trials in sorted(cells.items())]
+
+
+def _row(dataset: str, method: str, budget: str, trials: Sequence[TrialResult]) -> ComputeRow:
+    def mean(values: Sequence[float | None]) -> float | None:
+        there = [value for value in values if value is not None]
+        return float(np.mean(there)) if there else None
+
+    def computed(name: str) -> float | None:
+        return mean([trial.compute.get(name) for trial in trials])
+
+    def took(name: str) -> float | None:
+        return mean([trial.seconds.get(name) for trial in trials])
+
+    return ComputeRow(
+        dataset=dataset,
+        method=method,
+        budget=budget,
+        minutes=float(np.mean([trial.minutes for trial in trials])),
+        steps=computed("steps"),
+        samples=computed("samples"),
+        seconds=took("fit"),
+        evaluate_seconds=took("evaluate"),
+        peak_memory=computed("peak_memory"),
+        waiting=computed("waiting"),
+        pre_steps=float(np.mean([_before(trial, "steps") for trial in trials])),
+        pre_samples=float(np.mean([_before(trial, "samples") for trial in trials])),
+        pre_seconds=float(np.mean([sum(trial.seconds[_STAGE + name] for name in stages(trial)) for trial in trials])),
+        n_trials=len(trials),
+    )
+
+
+def stages(trial: TrialResult) -> list[str]:
+    """Names of the stages before the last."""
+    return sorted(name.removeprefix(_STAGE) for name in trial.seconds if name.startswith(_STAGE))
+
+
+def _before(trial: TrialResult, what: str) -> float:
+    return sum(trial.compute.get(f"{what}/{name}", 0.0) for name in stages(trial))

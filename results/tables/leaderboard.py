@@ -1,0 +1,379 @@
+"""From results to the table: one row a (dataset, method, budget, metric)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from tissuebench.results.metrics import Floats, lower_is_better
+from tissuebench.results.records.pseudo_mask_quality import COVERAGE, MIOU
+from tissuebench.results.records.result_store import Failure
+from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.stats.bootstrap import N_BOOT, Interval, Scored, run_means, score
+from tissuebench.results.stats.draws import Draws
+from tissuebench.results.tables.compute_cost import ComputeRow, compute_rows
+from tissuebench.results.tables.label_efficiency import Curve, EfficiencyRow, efficiency
+from tissuebench.results.tables.panel import Cell, Panel, panels
+from tissuebench.results.tables.pseudo_masks import PseudoRow, pseudo_rows
+
+LOWER, UPPER = "supervised", "full"  # masks of the budget; all masks
+# What a row is about where nothing has finished yet.
+METRICS = ("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score of one method at one budget. None where there is no number.
+
+    Attributes:
+        minutes: annotator minutes of the budget, mean over its trials.
+        metric: of the test part; ``pseudo_miou/<layer>`` and ``pseudo_coverage/<layer>`` are of training tiles, a
+            diagnostic: the mean of a ``PseudoRow`` and nothing beside it.
+        mean: mean over runs of the score pooled over all patients; low, high: its 95 % interval.
+        n_seeds: seeds per replicate, the smallest number if uneven; 0 in a gap.
+        diff: mean of (this - ``diff_to``) on common replicates, seeds and patients; diff_low, diff_high: its interval.
+        diff_to: ``supervised`` at the same budget; None for ``supervised`` itself and for ``full``.
+        tie: belongs to the best of its (dataset, budget, metric), ``full`` aside: the row of the best mean, and every
+            row whose paired difference to it has an interval that covers 0 or does not exist. There is a winner only
+            if exactly one row is marked. False where there is nothing to compare with.
+        n_trials_failed: trials of this cell on record as failed.
+    """
+
+    dataset: str
+    method: str
+    budget: str
+    minutes: float | None
+    metric: str
+    mean: float | None
+    low: float | None
+    high: float | None
+    n_seeds: int
+    n_patients: int
+    n_replicates: int
+    diff: float | None
+    diff_low: float | None
+    diff_high: float | None
+    diff_to: str | None
+    tie: bool
+    n_trials_failed: int
+
+
+@dataclass(frozen=True)
+class CellKey:
+    """A cell that the plan asks for, and how many trials (replicates x seeds) it is made of."""
+
+    dataset: str
+    method: str
+    budget: str
+    n_trials: int
+    minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A cell that is not complete: its rows have no numbers."""
+
+    dataset: str
+    method: str
+    budget: str
+    n_done: int
+    n_planned: int
+    n_failed: int
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The table, what is missing in it, and what a reader should know.
+
+    Attributes:
+        shares: of a dataset's class, in its annotated test pixels.
+        compute: of the cells that are complete.
+    """
+
+    rows: tuple[Row, ...]
+    gaps: tuple[Gap, ...]
+    notes: tuple[str, ...]
+    n_boot: int
+    pseudo: tuple[PseudoRow, ...] = ()
+    shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    efficiency: tuple[EfficiencyRow, ...] = ()
+    compute: tuple[ComputeRow, ...] = ()
+
+
+def build(
+    results: Sequence[TrialResult],
+    *,
+    expected: Sequence[CellKey] = (),
+    failures: Sequence[Failure] = (),
+    n_boot: int = N_BOOT,
+) -> Leaderboard:
+    """All rows, by dataset, budget (in minutes), method and metric; the same inputs give the same numbers.
+
+    A cell with fewer trials than ``expected``, or with a failed trial, is a gap: a mean over the trials that happened
+    to finish is not the score of the method. Without ``expected``, a cell is complete if none of its trials failed.
+
+    Raises:
+        DataError: results of one dataset cannot stand in one table (``panel.panels``).
+    """
+    finished = {result.trial_id for result in results}
+    failed = Counter((f.dataset, f.method, f.budget) for f in failures if f.trial_id not in finished)
+    done = Counter((r.dataset, r.method, r.budget) for r in results)
+    planned = {key: done[key] + failed[key] for key in done | failed}
+    minutes: dict[tuple[str, str, str], float | None] = {}
+    for cell in expected:
+        key = (cell.dataset, cell.method, cell.budget)
+        planned[key], minutes[key] = cell.n_trials, cell.minutes
+    gaps = {
+        key: Gap(*key, n_done=done[key], n_planned=n, n_failed=failed[key])
+        for key, n in sorted(planned.items())
+        if done[key] < n or failed[key]
+    }
+    rows: list[Row] = []
+    notes: list[str] = []
+    efficient: list[EfficiencyRow] = []
+    by_dataset = {panel.dataset: panel for panel in panels(results)}
+    shares = {(name, label): share for name, panel in by_dataset.items() for label, share in panel.shares.items()}
+    for dataset in sorted({key[0] for key in planned}):
+        panel = by_dataset.get(dataset)
+        if panel is not None:
+            complete = [cell for key, cell in panel.cells.items() if (dataset, *key) not in gaps]
+            draws = Draws(panel.dataset, len(panel.patients), n_boot)
+            of_panel, means = _rows(panel, complete, draws)
+            rows += of_panel
+            efficient += _efficiency(panel, complete, means)
+            notes += _case_notes(panel)
+            minutes |= {(dataset, *key): cell.minutes for key, cell in panel.cells.items()}
+        metrics = METRICS if panel is None else panel.metrics
+        missing = [gap for key, gap in gaps.items() if key[0] == dataset]
+        rows += [_gap_row(gap, minutes, metric) for gap in missing for metric in metrics]
+    used = [r for r in results if (r.dataset, r.method, r.budget) not in gaps]
+    pseudo = pseudo_rows(used, minutes)
+    pseudo.sort(key=lambda row: (row.dataset, *cell_order(row)))
+    rows += [_diagnostic_row(row, kind, mean) for row in pseudo for kind, mean in _diagnostics(row)]
+    order = {id(row): i for i, row in enumerate(rows)}  # metrics keep the order of their panel
+    rows.sort(key=lambda row: (row.dataset, *cell_order(row), order[id(row)]))
+    return Leaderboard(
+        rows=tuple(rows),
+        gaps=tuple(gaps.values()),
+        notes=tuple(notes),
+        n_boot=n_boot,
+        pseudo=tuple(pseudo),
+        shares=shares,
+        efficiency=tuple(efficient),
+        compute=tuple(sorted(compute_rows(used), key=lambda row: (row.dataset, *cell_order(row)))),
+    )
+
+
+def cell_order(row: Row | PseudoRow | ComputeRow) -> tuple[bool, bool, float, str, bool, str]:
+    """Budgets by minutes, ``supervised`` first within each, ``full`` after everything else."""
+    unknown = row.minutes is None
+    return (row.method == UPPER, unknown, row.minutes or 0.0, row.budget, row.method != LOWER, row.method)
+
+
+_Means = Mapping[tuple[str, str], tuple[Floats, Floats]]
+"""By (method, budget): mean over runs of the table's first metric, (1,), and under each draw, (B, 1)."""
+
+
+def _rows(panel: Panel, cells: Sequence[Cell], draws: Draws) -> tuple[list[Row], _Means]:
+    """Budget by budget: the draws of all cells at once would be gigabytes for a thousand trials."""
+    budgets = defaultdict(list)
+    for cell in cells:
+        budgets[cell.budget].append(cell)
+    rows: list[Row] = []
+    means = {}
+    for budget, group in budgets.items():
+        pairs = _Pairs(draws, {cell.method: score(cell, draws.patients) for cell in group})
+        by_method = [_cell_rows(panel, cell, pairs) for cell in group]
+        rows += _mark_ties(list(zip(*by_method, strict=True)), pairs)
+        for method, scored in pairs.scored.items():
+            means[method, budget] = run_means(_only(scored, [0]), draws.runs(scored.runs))
+    return rows, means
+
+
+def _efficiency(panel: Panel, cells: Sequence[Cell], means: _Means) -> list[EfficiencyRow]:
+    """Of the methods with masks or minutes at two budgets or more, in the table's first metric."""
+    first = panel.metrics[0]
+    budgets = defaultdict(list)
+    for cell in sorted(cells, key=lambda cell: (cell.method != LOWER, cell.method, cell.minutes)):
+        if cell.method != UPPER and cell.minutes > 0:
+            budgets[cell.method].append(cell)
+    curves = {
+        method: Curve(
+            np.array([cell.minutes for cell in group]),
+            np.array([means[method, cell.budget][0][0] for cell in group]),
+            np.stack([means[method, cell.budget][1][:, 0] for cell in group], -1),
+        )
+        for method, group in budgets.items()
+        if len({cell.minutes for cell in group}) == len(group) > 1
+    }
+    full = [(mean[0], under[:, 0]) for (method, _), (mean, under) in means.items() if method == UPPER]
+    return efficiency(panel.dataset, first, curves, full[0] if len(full) == 1 else None)
+
+
+def _only(scored: Scored, metrics: Sequence[int]) -> Scored:
+    """The same for some of the metrics, by number."""
+    return replace(scored, point=scored.point[:, metrics], draws=scored.draws[..., metrics])
+
+
+class _Pairs:
+    """The methods of one (dataset, budget), scored; each difference is computed once."""
+
+    def __init__(self, draws: Draws, scored: Mapping[str, Scored]) -> None:
+        self.draws = draws
+        self.scored = scored
+        self._known: dict[tuple[str, str], Interval | None] = {}
+
+    def difference(self, a: str, b: str) -> Interval | None:
+        if (a, b) not in self._known:
+            self._known[a, b] = self.draws.difference(self.scored[a], self.scored[b])
+        return self._known[a, b]
+
+    def differ(self, a: str, b: str, metrics: Sequence[int]) -> list[bool]:
+        """Whether the interval of a - b leaves out 0, in these metrics only."""
+        diff = self._known.get((a, b)) or self._known.get((b, a))
+        where = list(metrics)
+        if diff is None:
+            diff = self.draws.difference(_only(self.scored[a], where), _only(self.scored[b], where))
+            where = list(range(len(where)))
+        return [diff is not None and bool(diff.high[j] < 0 or diff.low[j] > 0) for j in where]
+
+
+def _cell_rows(panel: Panel, cell: Cell, pairs: _Pairs) -> list[Row]:
+    estimate = pairs.draws.interval(pairs.scored[cell.method])
+    diff_to = None if cell.method in (LOWER, UPPER) else LOWER
+    diff = pairs.difference(cell.method, LOWER) if diff_to in pairs.scored else None
+    seeds = Counter(replicate for replicate, _ in cell.runs)
+    return [
+        Row(
+            dataset=panel.dataset,
+            method=cell.method,
+            budget=cell.budget,
+            minutes=cell.minutes,
+            metric=metric,
+            mean=number(estimate.mean[j]),
+            low=number(estimate.low[j]),
+            high=number(estimate.high[j]),
+            n_seeds=min(seeds.values()),
+            n_patients=len(panel.patients),
+            n_replicates=len(seeds),
+            diff=None if diff is None else number(diff.mean[j]),
+            diff_low=None if diff is None else number(diff.low[j]),
+            diff_high=None if diff is None else number(diff.high[j]),
+            diff_to=diff_to,
+            tie=False,
+            n_trials_failed=0,
+        )
+        for j, metric in enumerate(panel.metrics)
+    ]
+
+
+def _mark_ties(columns: Sequence[Sequence[Row]], pairs: _Pairs) -> list[Row]:
+    """The rows of one (dataset, budget), those of a metric together, with the top group of each metric marked.
+
+    Each metric has a best of its own; the differences to each best are computed for its metrics only.
+    """
+    bests = [_best(column) for column in columns]
+    apart: set[tuple[str, int]] = set()
+    for best in sorted({best for best in bests if best is not None}):
+        where = [j for j, name in enumerate(bests) if name == best]
+        for method in pairs.scored:
+            if method not in (best, UPPER):
+                differ = pairs.differ(method, best, where)
+                apart |= {(method, j) for j, differs in zip(where, differ, strict=True) if differs}
+    return [
+        replace(row, tie=best is not None and _is_candidate(row) and (row.method, j) not in apart)
+        for j, (column, best) in enumerate(zip(columns, bests, strict=True))
+        for row in column
+    ]
+
+
+def _best(rows: Sequence[Row]) -> str | None:
+    """The method of the best mean in the metric of these rows, if there are any to compare."""
+    candidates = [row for row in rows if _is_candidate(row)]
+    if len(candidates) < 2:
+        return None
+    sign = 1.0 if lower_is_better(candidates[0].metric) else -1.0
+    return min(candidates, key=lambda row: (sign * (row.mean or 0.0), row.method)).method
+
+
+def _is_candidate(row: Row) -> bool:
+    return row.method != UPPER and row.mean is not None
+
+
+def number(value: float) -> float | None:
+    """A float of Python, None for nan."""
+    return None if np.isnan(value) else float(value)
+
+
+def _gap_row(gap: Gap, minutes: dict[tuple[str, str, str], float | None], metric: str) -> Row:
+    known = minutes.get((gap.dataset, gap.method, gap.budget))
+    if known is None:  # the same budget costs the same minutes whatever the method
+        same = [m for (d, _, b), m in sorted(minutes.items()) if (d, b) == (gap.dataset, gap.budget) and m is not None]
+        known = same[0] if same else None
+    return Row(
+        dataset=gap.dataset,
+        method=gap.method,
+        budget=gap.budget,
+        minutes=known,
+        metric=metric,
+        mean=None,
+        low=None,
+        high=None,
+        n_seeds=0,
+        n_patients=0,
+        n_replicates=0,
+        diff=None,
+        diff_low=None,
+        diff_high=None,
+        diff_to=None if gap.method in (LOWER, UPPER) else LOWER,
+        tie=False,
+        n_trials_failed=gap.n_failed,
+    )
+
+
+def _diagnostics(row: PseudoRow) -> list[tuple[str, float | None]]:
+    return [(MIOU, row.miou), (COVERAGE, row.coverage)]
+
+
+def _diagnostic_row(row: PseudoRow, kind: str, mean: float | None) -> Row:
+    return Row(
+        dataset=row.dataset,
+        method=row.method,
+        budget=row.budget,
+        minutes=row.minutes,
+        metric=kind + row.layer,
+        mean=mean,
+        low=None,
+        high=None,
+        n_seeds=row.n_seeds,
+        n_patients=0,
+        n_replicates=row.n_replicates,
+        diff=None,
+        diff_low=None,
+        diff_high=None,
+        diff_to=None,
+        tie=False,
+        n_trials_failed=0,
+    )
+
+
+def _case_notes(panel: Panel) -> list[str]:
+    calls = [cell.calls for cell in panel.cells.values() if cell.calls is not None]
+    if not calls:
+        return []
+    n, ties, empty = sum(c.predicted.size for c in calls), sum(c.n_ties for c in calls), sum(c.n_empty for c in calls)
+    notes = []
+    if ties or empty:
+        notes.append(
+            f"{panel.dataset}: of {n} case-level diagnoses over all trials {ties} were ties and {empty} had no "
+            "diagnostic area; they go to the first diagnosis declared"
+        )
+    if panel.cases.n_left_out:
+        notes.append(
+            f"{panel.dataset}: {panel.cases.n_left_out} test slides with no or a mixed diagnosis are left out of "
+            "balanced accuracy"
+        )
+    return notes

@@ -1,0 +1,31 @@
+"""What each patient scores by themselves: the blocks of tests that are not about pooled scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tissuebench.results.metrics import Floats
+from tissuebench.results.stats.bootstrap import Run
+from tissuebench.results.tables.panel import Cell
+
+POOLED_ONLY = frozenset({"balanced_accuracy"})
+"""Metrics that a patient has not by themselves."""
+
+
+def own_scores(cell: Cell, runs: Sequence[Run]) -> Floats:
+    """Scores of each patient's own slides in these runs of the cell, in the order given: (P, R, M)."""
+    return cell.scores(np.eye(len(cell.patients)))[:, [cell.runs.index(run) for run in runs]]
+
+
+def own_differences(a: Cell, b: Cell, common: Sequence[Run]) -> Floats:
+    """Difference a - b of each patient's own scores, mean over the common runs, (P, M); nan without a common run."""
+    if not common:
+        return np.full((len(a.patients), len(a.metrics)), np.nan)
+    return np.asarray((own_scores(a, common) - own_scores(b, common)).mean(1), dtype=np.float64)
+
+
+def common_runs(cells: Sequence[Cell]) -> tuple[Run, ...]:
+    """The (replicate, seed) that all of them have, sorted."""
+    return tuple(sorted(set.intersection(*(set(cell.runs) for cell in cells))))

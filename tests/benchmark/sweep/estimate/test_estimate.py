@@ -1,0 +1,126 @@
+"""What a sweep will take: scheduling, bytes, and seconds from stored results or a probe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from tests.benchmark.sweeps import run_inline
+from tissuebench.plans.compute import ComputeSettings
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.results.tables.comparable import results_folder
+from tissuebench.sweep.estimate.estimate import about, estimate, makespan
+from tissuebench.sweep.estimate.sizes import Sizes
+from tissuebench.sweep.estimate.timing import Slots, Timer
+from tissuebench.sweep.graph import build_graph
+from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.state.folders import node_folder
+from tissuebench.training.build import build_method
+
+FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
+INLINE = ComputeSettings(executor="inline", threads=1, gpus=())
+
+
+@dataclass(frozen=True)
+class Bare:
+    needs: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("slots", "expected"),
+    [(1, 30.0), (2, 16.0), (4, 14.0), (100, 14.0)],
+)
+def test_makespan_waits_for_what_is_needed_and_for_slots(slots, expected):
+    nodes = {
+        "a": Bare(), "b": Bare(("gone",)), "c": Bare(("a", "b")), "d": Bare(("c",)), "e": Bare(), "f": Bare(("a",)),
+    }  # fmt: skip
+    seconds = {"a": 4.0, "b": 4.0, "c": 5.0, "d": 5.0, "e": 7.0, "f": 5.0}
+    assert makespan(nodes, seconds, slots) == expected
+
+
+def test_makespan_of_nothing():
+    assert makespan({}, {}, 4) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(7.24, "7.2 s"), (38.4, "38 s"), (1234, "21 min"), (9000, "2.5 h"), (3600 * 10, "10 h"), (86400 * 4, "4 days")],
+)
+def test_about(seconds, said):
+    assert about(seconds) == said
+
+
+def test_slots_are_those_of_the_executor():
+    assert Slots.of(INLINE).count == 1
+    local = Slots.of(ComputeSettings(slots=3, threads=2, gpus=()))
+    assert (local.count, local.threads, local.gpus, local.is_here) == (3, 2, 0, True)
+    slurm = ComputeSettings.model_validate(
+        {"executor": "slurm", "slurm": {"nodes": 2, "gpus_per_node": 4, "max_jobs": 7, "cpus_per_gpu": 3}}
+    )
+    assert Slots.of(slurm) == Slots(7, 3, 8, 4, is_here=False)
+
+
+def test_disk_is_what_is_then_written(bench):
+    plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=2", "network.feature_variants=2", *FROZEN)
+    graph = build_graph(bench.trials(plan, "supervised", "complementary"), bench.data, bench.home)
+    disk = Sizes({"tiny": bench.data}).disk(graph.values(), 2)
+    run_inline(graph, bench.home)
+    folders = {kind: [node_folder(bench.home, kind, node.key) for node in graph.of_kind(kind)] for kind in NodeKind}
+    written = sum(
+        (folder / name).stat().st_size
+        for folder in folders[NodeKind.FEATURES]
+        for name in ("maps.f16", "orientations.u8")
+    )
+    assert disk.features == written > 0
+    weights = sum((folder / "fitted.pt").stat().st_size for folder in folders[NodeKind.TRIAL])
+    assert disk.weights <= weights < 1.1 * disk.weights + 200_000
+    method = build_method(graph.of_kind(NodeKind.TRIAL)[0].trial, bench.data)
+    trained = sum(each.nbytes for each in method.parameters() if each.requires_grad)
+    assert 0 < 2 * trained < disk.weights  # the encoder is frozen
+    assert disk.checkpoints == disk.weights + 2 * 2 * trained  # two slots, two moments
+
+
+def test_seconds_follow_stored_results_of_the_same_kind_only(bench):
+    plan = bench.plan("seeds=[0, 1]", "budgets=['masks:2p']", "training.steps=2")
+    trials = bench.trials(plan, "supervised", "complementary")
+    graph = build_graph(trials, bench.data, bench.home)
+    run_inline(build_graph(trials[:1], bench.data, bench.home), bench.home)
+    store = ResultStore(results_folder(bench.home))
+    (made,) = store.load()
+    samples = made.compute["samples"]
+    store.write(replace(made, seconds={"fit": 3.0 * samples, "evaluate": 7.0}))
+    waiting = {key: node for key, node in graph.items() if key != trials[0].id}
+    by_method = {node.trial.method: node for node in waiting.values()}
+
+    def timer(compute=INLINE, like=trials[0]):
+        return Timer(like, bench.data, Slots.of(compute), bench.home, Sizes({"tiny": bench.data}))
+
+    stored = timer()
+    assert stored.seconds(by_method["supervised"]) == 3.0 * samples + 7.0
+    assert stored.seconds(by_method["complementary"]) == 3.0 * 2 * samples + 7.0  # two streams of tiles
+    assert not stored.is_probed
+    assert ("1 stored fit", "training of supervised") in stored.sources
+    whole = estimate(waiting, {"tiny": bench.data}, INLINE, bench.home)
+    assert whole.seconds == pytest.approx(3.0 * samples * (1 + 2 + 2) + 3 * 7.0)
+    assert set(whole.sources) == {
+        "training of complementary, training of supervised: 1 stored fit", "evaluation: 1 stored trial"
+    }  # fmt: skip
+
+    store.write(replace(made, environment={**made.environment, "threads": 64}))
+    elsewhere = timer()
+    assert 0 < elsewhere.seconds(by_method["supervised"]) < 60
+    assert elsewhere.is_probed
+    assert elsewhere.sources == {
+        ("random tiles timed just now", "training"),
+        ("random tiles timed just now", "evaluation"),
+    }
+
+
+def test_a_probe_of_a_frozen_network_times_features_too(bench):
+    plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", *FROZEN)
+    graph = build_graph(bench.trials(plan, "supervised"), bench.data, bench.home)
+    probed = estimate(graph, {"tiny": bench.data}, INLINE, bench.home)
+    assert probed.sources == ("evaluation, features, training: random tiles timed just now",)
+    assert 0 < probed.seconds < 60
+    assert estimate({}, {"tiny": bench.data}, INLINE, bench.home).seconds == 0.0
