@@ -89,7 +89,7 @@ chaos: $(READY)  ## kill a sweep twenty times and compare with one that was left
 
 lint: $(READY)  ## ruff, and the layers (import-linter)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	PYTHONPATH=src $(BIN)/lint-imports --no-cache
+	PYTHONPATH=src:. $(BIN)/lint-imports --no-cache
 
 typecheck: $(READY)  ## mypy --strict
 	$(BIN)/mypy -p tissuebench

@@ -17,13 +17,13 @@ from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.errors import ConfigError
 from tissuebench.executors.registry import find_executor
 from tissuebench.plans.expand import PlannedData, check_part, configured, expand
-from tissuebench.plans.schema import Plan, load_plan
+from tissuebench.plans.schema import load_plan
 from tissuebench.plans.trial import Trial
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.render.terminal import to_csv, to_json
 from tissuebench.results.tables.comparable import board_of_trials, results_folder
 from tissuebench.results.tables.leaderboard import Leaderboard
-from tissuebench.sweep.graph import Graph, Node, build_graph
+from tissuebench.sweep.graph import Graph, Node, Sweep, build_graph
 from tissuebench.sweep.jobs import NodeKind
 from tissuebench.sweep.runner import Runner, RunSummary
 from tissuebench.sweep.state.record import write_sweep
@@ -54,16 +54,6 @@ class Request:
     data_roots: Mapping[str, Path] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     retry_failed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """A plan that is ready to be run: its trials by dataset, and the graph of all of them."""
-
-    plan: Plan
-    trials: Mapping[str, Sequence[Trial]]
-    data: Mapping[str, PlannedData]
-    graph: Graph
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.api.method import Stage, Task, own_settings
 from tissuebench.methods.api.registry import register
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.contrastive.pixel_contrast import (
     candidates,
     pixel_contrast_loss,
@@ -42,7 +44,6 @@ from tissuebench.methods.contrastive.stages import (
 )
 from tissuebench.methods.mean_teacher import ConsistencySettings, Lesson, MeanTeacher
 from tissuebench.methods.networks.action_unet import Maps, RepresentationHead, stacked
-from tissuebench.methods.networks.settings import Settings, TrainingSettings
 from tissuebench.methods.teacher_student.networks import on_grid
 
 

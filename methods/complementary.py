@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
 from tissuebench.methods.api.method import ANNOTATED, Method, Task, masked_cross_entropy, own_settings
 from tissuebench.methods.api.registry import register
@@ -28,7 +29,6 @@ from tissuebench.methods.losses.complementary import (
     pooled_mean,
     set_wise,
 )
-from tissuebench.methods.networks.settings import Settings
 
 DIAGNOSED = "diagnosed"
 

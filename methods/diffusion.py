@@ -17,9 +17,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
 from tissuebench.methods.api.method import ANNOTATED, Method, Stage, Task, masked_cross_entropy, own_settings
 from tissuebench.methods.api.registry import register
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.denoising.pretraining import (
     DenoiserSettings,
     Denoising,
@@ -34,7 +36,7 @@ from tissuebench.methods.losses.poly_log import poly_log_loss
 from tissuebench.methods.losses.structural_similarity import structural_similarity_loss
 from tissuebench.methods.losses.tversky import tversky_loss
 from tissuebench.methods.networks.diffusion_unet import transfer
-from tissuebench.methods.networks.settings import Architecture, Settings, TrainingSettings
+from tissuebench.methods.networks.settings import Architecture
 from tissuebench.methods.networks.time_conditioned import TimedSegmenter
 from tissuebench.methods.networks.unet_segmenter import Head, InputRange, UNetSegmenter
 

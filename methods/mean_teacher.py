@@ -17,13 +17,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.types import Stream, Supervision, TileBatch, TrainingBatch
 from tissuebench.methods.api.method import ANNOTATED, Method, Task, own_settings
 from tissuebench.methods.api.registry import register
 from tissuebench.methods.losses.consistency import STRONG_THRESHOLD, weighted_consistency_loss
 from tissuebench.methods.networks import Segmenter
 from tissuebench.methods.networks.action_unet import Maps
-from tissuebench.methods.networks.settings import Settings
 from tissuebench.methods.teacher_student.cut_mix import boxes_to_mask, cut_mixed, draw_boxes
 from tissuebench.methods.teacher_student.networks import Inputs, MapsNetwork, build_network
 from tissuebench.methods.teacher_student.stage import Taught, TaughtSettings

@@ -24,9 +24,10 @@ from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.method import Method, Stage, Task, own_settings
 from tissuebench.methods.api.registry import register
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cross_entropy
 from tissuebench.methods.networks.paper_deeplab import PaperSegmenter
-from tissuebench.methods.networks.settings import Architecture, EncoderMode, TrainingSettings
+from tissuebench.methods.networks.settings import Architecture, EncoderMode
 from tissuebench.methods.pseudo_labels.attention_dropout import DropoutForm
 from tissuebench.methods.pseudo_labels.gate import gate
 from tissuebench.methods.pseudo_labels.pseudo_masks import agreement

@@ -23,7 +23,7 @@ from torch import Tensor
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
 from tissuebench.methods.api.method import ANNOTATED, Method, Task, masked_cross_entropy, own_settings
 from tissuebench.methods.api.registry import register
-from tissuebench.methods.networks.settings import Settings
+from tissuebench.common.settings import Settings
 
 
 @register

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
-from tissuebench.errors import ConfigError
 from tissuebench.plans.compute import ComputeSettings
-from tissuebench.runtime.gpus import visible_gpus
+from tissuebench.runtime.gpus import slots_of
 from tissuebench.sweep.jobs import Ended, Job
-from tissuebench.sweep.supervisor import Limits, Slot, Worker
+from tissuebench.sweep.supervisor import Limits, Worker
 
 _LOOK_SECONDS = 0.5
 
@@ -84,42 +81,3 @@ class LocalExecutor:
     def _is_warm(self, place: int) -> bool:
         worker = self._workers[place]
         return worker is not None and worker.is_alive
-
-
-def slots_of(compute: ComputeSettings) -> list[Slot]:
-    """The slots of this machine: GPUs dealt out, or cores.
-
-    Raises:
-        ConfigError: more processes of a trial than its slot has GPUs, or GPUs that do not exist.
-    """
-    there = _gpus_of_this_machine() if compute.gpus is None or compute.gpus else []
-    gpus = there if compute.gpus is None else [str(gpu) for gpu in compute.gpus]
-    missing = sorted(set(gpus) - set(there))
-    if missing:
-        raise ConfigError(f"compute.gpus: this machine has no GPU {missing[0]}, it has {len(there)}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = compute.processes
-    if not gpus:
-        threads, processes = compute.threads or 1, processes or 1
-        n_slots = compute.slots or max(1, cores // (threads * processes))
-        return [Slot((), threads, processes)] * n_slots
-    n_slots = compute.slots or max(1, len(gpus) // (processes or 1))
-    hands = [tuple(gpus[place::n_slots]) or (gpus[place % len(gpus)],) for place in range(n_slots)]
-    if processes and processes > min(map(len, hands)):
-        raise ConfigError(
-            f"compute.processes: {processes} processes a trial need as many GPUs in each slot; {len(gpus)} GPUs in "
-            f"{n_slots} slots are fewer"
-        )
-    threads = compute.threads or max(1, cores // max(n_slots, len(gpus)))
-    return [Slot(hand[: processes or len(hand)], threads, processes or len(hand)) for hand in hands]
-
-
-def _gpus_of_this_machine() -> list[str]:
-    """Ids that ``CUDA_VISIBLE_DEVICES`` leaves; asked of the driver's tool, as CUDA itself would take memory."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return list(visible_gpus())
-    try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=20)  # noqa: S607
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))]

@@ -23,9 +23,9 @@ from ray.exceptions import RayError, TaskCancelledError
 
 from tissuebench.errors import ConfigError
 from tissuebench.plans.compute import ComputeSettings
-from tissuebench.runtime.gpus import visible_gpus
+from tissuebench.runtime.gpus import Slot, visible_gpus
 from tissuebench.sweep.jobs import Ended, Job, Outcome
-from tissuebench.sweep.supervisor import Limits, Slot, run_supervised
+from tissuebench.sweep.supervisor import Limits, run_supervised
 
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 40.0

@@ -15,10 +15,10 @@ from submitit.core.utils import DelayedSubmission
 
 from tissuebench.common.files import write_aside
 from tissuebench.executors.slurm_queue import run_slurm
-from tissuebench.runtime.gpus import visible_gpus
+from tissuebench.runtime.gpus import Slot, visible_gpus
 from tissuebench.runtime.processes import World
 from tissuebench.sweep.jobs import Ended, Job, Outcome
-from tissuebench.sweep.supervisor import Limits, Slot, run_supervised
+from tissuebench.sweep.supervisor import Limits, run_supervised
 
 STOP_SIGNAL = signal.SIGINT
 """Hand back for good: the sweep is being stopped."""

@@ -100,7 +100,9 @@ def render(
         "number": lambda value: f"{value:g}",
         "diagnosis": lambda value: value.replace(";", " and ") or "unknown diagnosis",
     }
-    template = environment.from_string(files("tissuebench.inspection").joinpath("templates/inspect.html").read_text("utf-8"))
+    template = environment.from_string(
+        files("tissuebench.inspection").joinpath("templates/inspect.html").read_text("utf-8")
+    )
     return template.render(
         data=data,
         info=info,

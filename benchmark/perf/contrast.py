@@ -21,9 +21,10 @@ from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.types import ClassMap
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast
 from tissuebench.methods.api.stage import Task
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.contrastive.pixel_contrast import pixel_rows
 from tissuebench.methods.networks.action_unet import RepresentationHead, stacked
-from tissuebench.methods.networks.settings import Architecture, EncoderMode, NetworkSettings, TrainingSettings, Weights
+from tissuebench.methods.networks.settings import Architecture, EncoderMode, NetworkSettings, Weights
 from tissuebench.methods.teacher_student.networks import on_grid
 from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
 from tissuebench.perf.ratios import Line, Rates, ratio, show

@@ -34,8 +34,9 @@ from tissuebench.datasets.synthetic import SyntheticConfig, cohort, render_slide
 from tissuebench.datasets.types import TileBatch
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.stage import Task
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.denoising.pretraining import TISSUE, Denoising, DenoisingSettings
-from tissuebench.methods.networks.settings import Architecture, EncoderMode, NetworkSettings, TrainingSettings, Weights
+from tissuebench.methods.networks.settings import Architecture, EncoderMode, NetworkSettings, Weights
 from tissuebench.perf.ratios import Line, Rates, ratio, show
 from tissuebench.plans.schema import validated
 from tissuebench.runtime.machine import detect_machine

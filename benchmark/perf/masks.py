@@ -35,8 +35,9 @@ from tissuebench.datasets.store.store_writer import StoreWriter
 from tissuebench.datasets.store.tile_store import TISSUE_DOWNSAMPLE, StoreInfo
 from tissuebench.datasets.types import LabelCosts, Supervision, Tile
 from tissuebench.errors import ConfigError
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.encoder import ImageEncoder, build_encoder
-from tissuebench.methods.networks.settings import EncoderMode, NetworkSettings, TrainingSettings, Weights
+from tissuebench.methods.networks.settings import EncoderMode, NetworkSettings, Weights
 from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, Maps
 from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, TagClassification
 from tissuebench.perf.ratios import Line, Rates, ratio, show

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from tissuebench.methods.networks.settings import Settings
+from tissuebench.common.settings import Settings
 
 
 class SlurmSettings(Settings):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.ingest.ingest import dataset_folder
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.labels.budget_spec import Spending, parse_spec
@@ -15,7 +16,6 @@ from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.methods.api.registry import find_method
-from tissuebench.methods.networks.settings import Settings
 from tissuebench.plans.schema import Plan, validated
 from tissuebench.plans.trial import Trial
 

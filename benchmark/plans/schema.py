@@ -10,9 +10,11 @@ from typing import Any, Literal, TypeVar, cast
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.loading.augment import AugmentSettings
 from tissuebench.errors import ConfigError, unknown_name
-from tissuebench.methods.networks.settings import NetworkSettings, Settings, TrainingSettings
+from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.compute import ComputeSettings
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

@@ -9,10 +9,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from tissuebench.common.hashing import Json, content_hash
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.loading.augment import AugmentSettings
 from tissuebench.methods.api.registry import find_method
-from tissuebench.methods.networks.settings import NetworkSettings, Settings, TrainingSettings
+from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.schema import EvaluationSettings, Plan, validated
 
 PROTOCOL_VERSION = 2

@@ -12,6 +12,7 @@ from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Stage
 from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.plans.expand import PlannedData
+from tissuebench.plans.schema import Plan
 from tissuebench.plans.trial import PROTOCOL_VERSION, Trial, identity_of_training, short_hash
 from tissuebench.sweep.jobs import Job, NodeKind
 from tissuebench.training.checkpoint_selection import held_out_patients
@@ -85,6 +86,16 @@ class Graph(Mapping[str, Node]):
             if key in node.needs or found & set(node.needs):
                 found.add(node.key)
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A plan that is ready to be run: its trials by dataset, and the graph of all of them."""
+
+    plan: Plan
+    trials: Mapping[str, Sequence[Trial]]
+    data: Mapping[str, PlannedData]
+    graph: Graph
 
 
 def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from selectors import EVENT_READ, DefaultSelector
 import psutil
 
 from tissuebench.plans.compute import ComputeSettings
+from tissuebench.runtime.gpus import Slot
 from tissuebench.runtime.processes import World
 from tissuebench.sweep.jobs import Ended, Job, Outcome
 from tissuebench.sweep.state.folders import LOG, node_folder
@@ -29,30 +29,6 @@ _LOOK_SECONDS = 1.0
 _IMPORT_SECONDS = 300.0
 """What a worker may take to import everything: slow on a busy machine, or from a network's disk."""
 _GRACE_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """What one node may use on this machine.
-
-    Attributes:
-        gpus: its GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; none on CPUs.
-        threads: of each process.
-        processes: of a node; each has a GPU of its own, if there are any.
-    """
-
-    gpus: tuple[str, ...] = ()
-    threads: int = 1
-    processes: int = 1
-
-    def worlds(self) -> tuple[World, ...]:
-        """The processes of a node that runs on this machine alone."""
-        if self.processes == 1:
-            return (World(),)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        return tuple(World(rank, rank, self.processes, "127.0.0.1", port) for rank in range(self.processes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from tissuebench.evaluation.evaluate import evaluate
 from tissuebench.methods.api.method import Method
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Task, Trainable
-from tissuebench.methods.networks.settings import NetworkSettings, TrainingSettings
+from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial
 from tissuebench.results.metrics import miou

@@ -15,7 +15,7 @@ from lightning.pytorch.profilers import Profiler
 
 from tissuebench.datasets.loading.datamodule import TileDataModule
 from tissuebench.methods.api.method import Method, Trainable
-from tissuebench.methods.networks.settings import TrainingSettings
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.runtime.machine import Machine
 from tissuebench.runtime.processes import ALONE, World, any_over_processes, sum_over_processes
 from tissuebench.training.batch_norm import SharedStatistics

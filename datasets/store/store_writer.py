@@ -1,4 +1,4 @@
-"""StoreWriter: gathers written slides into a store and seals it; ``tissuebench.datasets.store.tile_store`` shows the layout."""
+"""StoreWriter gathers written slides into a store and seals it; for its layout see ``tile_store``."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ from torch import Tensor
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap, Stream, Supervision, TileBatch, TrainingBatch
 from tissuebench.methods.api.method import Method, Task
 from tissuebench.methods.api.registry import find_method
-from tissuebench.methods.networks.settings import Decoder, EncoderMode, NetworkSettings, TrainingSettings, Weights
+from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.networks.settings import Decoder, EncoderMode, NetworkSettings, Weights
 
 CLASS_MAP = ClassMap(
     names=("glass", "stroma", "tumour_a", "tumour_b"),

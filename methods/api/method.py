@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.types import IGNORE_LABEL, Stream, Supervision
 from tissuebench.methods.api.stage import Stage, Task, Trainable, own_settings
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.losses.pooling import pooled
 from tissuebench.methods.networks import Segmenter, build_segmenter
-from tissuebench.methods.networks.settings import Settings, TrainingSettings
 
 __all__ = ["ANNOTATED", "Method", "Stage", "Task", "Trainable", "masked_cross_entropy", "own_settings"]
 

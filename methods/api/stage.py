@@ -11,9 +11,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.color.white_background import WhiteBackground
 from tissuebench.datasets.types import ClassMap, Stream, Supervision, TileBatch, TrainingBatch
-from tissuebench.methods.networks.settings import NetworkSettings, RateSchedule, Settings, TrainingSettings
+from tissuebench.methods.api.training_settings import RateSchedule, TrainingSettings
+from tissuebench.methods.networks.settings import NetworkSettings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -56,9 +58,9 @@ class Trainable(LightningModule, ABC):
     It never reads a file, never logs to a service and never sees test data; the benchmark owns data, steps, seeds.
 
     Class attributes:
-        kind: what its stored results are known by, as part of their key; no two stages share one. By default the name of
-            the class with its module, also for a subclass of a stage that has one of its own. Set it where the class
-            may be renamed or moved: results stored under the old name are then still found.
+        kind: identifies its stored results, as part of their key; unique to the class. The default is
+            ``module:qualified name``, also for a subclass of a stage that sets its own. Set it to a fixed string before
+            you rename or move the class: results stored under the old name are then still found.
     """
 
     kind: ClassVar[str]

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
 from tissuebench.methods.api.method import ANNOTATED
 from tissuebench.methods.api.stage import Examination, Task, own_settings
@@ -27,7 +28,6 @@ from tissuebench.methods.contrastive.heads import GlobalHead, GlobalPredictor, L
 from tissuebench.methods.contrastive.key_queue import KeyQueue
 from tissuebench.methods.contrastive.windows import window_offsets, windows
 from tissuebench.methods.networks.action_unet import Maps, stacked
-from tissuebench.methods.networks.settings import Settings
 from tissuebench.methods.teacher_student.networks import Inputs, build_network
 from tissuebench.methods.teacher_student.stage import Taught, TaughtSettings
 from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss

@@ -11,12 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
 from tissuebench.methods.api.stage import Examination, Task, own_settings
 from tissuebench.methods.denoising.sampling import denoised, sampled
 from tissuebench.methods.denoising.schedule import NoiseSchedule, Reduction, ScheduleKind, denoising_loss
 from tissuebench.methods.networks.diffusion_unet import DiffusionUNet, published_initialisation
-from tissuebench.methods.networks.settings import Architecture, NetworkSettings, Settings
+from tissuebench.methods.networks.settings import Architecture, NetworkSettings
 from tissuebench.methods.networks.time_conditioned import TimedDenoiser
 from tissuebench.methods.networks.unet_segmenter import resized
 from tissuebench.methods.teacher_student.averaging import Averaging

@@ -11,12 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.color.white_background import white_mask
 from tissuebench.datasets.types import IGNORE_LABEL, Stream, Supervision, TileBatch, TrainingBatch
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.stage import Task, Trainable, own_settings
 from tissuebench.methods.losses.pooling import pooled
-from tissuebench.methods.networks.settings import Architecture, EncoderMode, Settings
+from tissuebench.methods.networks.settings import Architecture, EncoderMode
 from tissuebench.methods.pseudo_labels.attention_dropout import AttentionSchedule, DropoutForm
 from tissuebench.methods.pseudo_labels.pseudo_masks import (
     Absent,

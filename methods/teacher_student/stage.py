@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from tissuebench.methods.networks.settings import Architecture, Settings
+from tissuebench.common.settings import Settings
+from tissuebench.methods.networks.settings import Architecture
 from tissuebench.methods.teacher_student.averaging import Averaging
 from tissuebench.methods.teacher_student.strong_view import StrongView
 from tissuebench.methods.teacher_student.teacher import TeacherBuffers, build_teacher

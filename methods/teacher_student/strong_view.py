@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.loading.augment import AugmentSettings, recolour
-from tissuebench.methods.networks.settings import Settings
 
 _SEEDS = 2**31
 

@@ -5,17 +5,52 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tissuebench.common.hashing import content_hash
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.leaderboard import CellKey, Leaderboard, build
 
-if TYPE_CHECKING:
-    from tissuebench.plans.trial import Trial
-
 _MAY_DIFFER = ("method", "config", "budget", "seed")
+
+
+class BudgetSpec(Protocol):
+    """A budget of labels, as far as a table names it."""
+
+    @property
+    def spec(self) -> str:
+        """For example ``masks:3p``."""
+        ...
+
+
+class PlannedTrial(Protocol):
+    """A trial that a plan asks for, with or without a result: a gap of the table if it has none."""
+
+    @property
+    def id(self) -> str:
+        """Content hash."""
+        ...
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        ...
+
+    @property
+    def arm(self) -> str:
+        """Name of the method, with the settings that tell it from others."""
+        ...
+
+    @property
+    def budget(self) -> BudgetSpec:
+        """The labels that it may use."""
+        ...
+
+    @property
+    def minutes(self) -> float:
+        """What these cost an annotator."""
+        ...
 
 
 def results_folder(home: Path) -> Path:
@@ -28,7 +63,7 @@ def comparison_key(result: TrialResult) -> str:
     return content_hash({key: value for key, value in result.identity.items() if key not in _MAY_DIFFER})
 
 
-def board_of_trials(store: ResultStore, trials: Sequence[Trial]) -> Leaderboard:
+def board_of_trials(store: ResultStore, trials: Sequence[PlannedTrial]) -> Leaderboard:
     """The table of one plan, gaps included."""
     counted = Counter((trial.dataset, trial.arm, trial.budget.spec) for trial in trials)
     minutes = {(trial.dataset, trial.arm, trial.budget.spec): trial.minutes for trial in trials}

@@ -16,6 +16,7 @@ from tissuebench.datasets.types import IGNORE_LABEL, Supervision, TileBatch
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast
 from tissuebench.methods.api.contract import CLASS_MAP, make_batch, make_task
 from tissuebench.methods.api.method import ANNOTATED
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.contrastive.distillation import WindowAnchors, window_distillation_loss
 from tissuebench.methods.contrastive.pixel_contrast import candidates, pixel_rows, prototypes, relation, sample
 from tissuebench.methods.contrastive.stages import (
@@ -31,7 +32,7 @@ from tissuebench.methods.contrastive.stages import (
 from tissuebench.methods.losses.dice import soft_dice_loss
 from tissuebench.methods.mean_teacher import UNLABELLED, MeanTeacher
 from tissuebench.methods.networks.action_unet import stacked
-from tissuebench.methods.networks.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.methods.teacher_student.networks import on_grid
 from tissuebench.methods.teacher_student.teacher import TeacherBuffers
 

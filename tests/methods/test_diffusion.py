@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from tissuebench.datasets.types import IGNORE_LABEL, Supervision, TileBatch
 from tissuebench.methods.api.contract import CLASS_MAP, make_batch, make_task
 from tissuebench.methods.api.method import ANNOTATED, masked_cross_entropy
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.denoising.pretraining import Denoising, DenoisingSettings, trained_weights
 from tissuebench.methods.diffusion import (
     PRETRAIN,
@@ -21,7 +22,7 @@ from tissuebench.methods.losses.focal import focal_loss
 from tissuebench.methods.losses.poly_log import poly_log_loss
 from tissuebench.methods.losses.structural_similarity import structural_similarity_loss
 from tissuebench.methods.losses.tversky import tversky_loss
-from tissuebench.methods.networks.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.networks.settings import EncoderMode
 
 K, PX = len(CLASS_MAP), 32
 TINY = {"width": 8, "multipliers": (1, 2)}

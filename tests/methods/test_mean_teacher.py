@@ -16,9 +16,10 @@ from tissuebench.datasets.loading.datamodule import LoaderSettings, TileDataModu
 from tissuebench.datasets.types import Supervision, TileBatch
 from tissuebench.methods.api.contract import make_batch, make_method, make_task
 from tissuebench.methods.api.method import ANNOTATED
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.losses.dice import soft_dice_loss
 from tissuebench.methods.mean_teacher import UNLABELLED, MeanTeacher
-from tissuebench.methods.networks.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.methods.supervised import Supervised
 from tissuebench.methods.teacher_student.cut_mix import draw_boxes
 from tissuebench.methods.teacher_student.strong_view import StrongView

@@ -9,6 +9,7 @@ from tissuebench.datasets.types import IGNORE_LABEL, Supervision, TileBatch
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.contract import CLASS_MAP, make_task
 from tissuebench.methods.api.method import masked_cross_entropy
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cross_entropy
 from tissuebench.methods.multilayer_pseudo import (
     CLASSIFY,
@@ -20,7 +21,7 @@ from tissuebench.methods.multilayer_pseudo import (
     TagFill,
 )
 from tissuebench.methods.networks.paper_deeplab import PaperSegmenter
-from tissuebench.methods.networks.settings import Architecture, EncoderMode, TrainingSettings
+from tissuebench.methods.networks.settings import Architecture, EncoderMode
 from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, Maps
 from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, Fill, TagClassification, build_classifier
 

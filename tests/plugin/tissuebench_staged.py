@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.types import IGNORE_LABEL, Stream, Supervision
 from tissuebench.methods.api.method import ANNOTATED, Method, Stage, Trainable, masked_cross_entropy, own_settings
 from tissuebench.methods.networks import build_segmenter
-from tissuebench.methods.networks.settings import Settings
 from tissuebench.methods.supervised import Supervised
 
 PRETRAIN, CAM = "pretrain_of_a_test", "cam_of_a_test"

@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
@@ -15,13 +14,10 @@ from rich.text import Text
 
 from tissuebench.common.hashing import Json
 from tissuebench.sweep.estimate.estimate import Estimate, about, estimate
-from tissuebench.sweep.graph import Node
+from tissuebench.sweep.graph import Node, Sweep
 from tissuebench.sweep.jobs import NodeKind, State
 from tissuebench.sweep.state.record import record_of
 from tissuebench.sweep.view.status import SweepReader
-
-if TYPE_CHECKING:
-    from tissuebench.run import Sweep
 
 _PROBE_MAY_MISS = 1.5
 """A probe has the machine to itself; slots that work side by side are slower."""

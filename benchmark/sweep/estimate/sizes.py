@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from tissuebench.common.hashing import canonical_json
+from tissuebench.common.settings import Settings
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Trainable
-from tissuebench.methods.networks.settings import NetworkSettings, Settings, TrainingSettings
+from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.expand import PlannedData
 from tissuebench.sweep.estimate.probe import untrained, without_weights
 from tissuebench.sweep.graph import Node, stages_of

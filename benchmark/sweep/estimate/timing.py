@@ -16,13 +16,13 @@ import torch
 from tissuebench.common.hashing import Json
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.evaluation.stitching import Stitching
-from tissuebench.executors.local import slots_of
 from tissuebench.plans.compute import ComputeSettings
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.runtime.environment import describe_environment
+from tissuebench.runtime.gpus import slots_of
 from tissuebench.sweep.estimate.probe import Probe, probe, with_threads
 from tissuebench.sweep.estimate.sizes import Sizes
 from tissuebench.sweep.graph import Node

@@ -28,8 +28,8 @@ from tissuebench.diagnostics.snapshots import examiner, tiles_to_show
 from tissuebench.errors import DataError
 from tissuebench.methods.api.contract import make_task
 from tissuebench.methods.api.stage import Examination
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.denoising.pretraining import Denoising, DenoisingSettings
-from tissuebench.methods.networks.settings import TrainingSettings
 from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, TagClassification
 from tissuebench.runtime.machine import Machine
 from tissuebench.training.fit import Interrupted, fit, seed_everything

@@ -6,9 +6,8 @@ import pytest
 
 from tissuebench.errors import ConfigError
 from tissuebench.executors import local
-from tissuebench.executors.local import slots_of
 from tissuebench.plans.compute import ComputeSettings
-from tissuebench.sweep.supervisor import Slot
+from tissuebench.runtime.gpus import Slot, slots_of
 
 
 @pytest.fixture(autouse=True)

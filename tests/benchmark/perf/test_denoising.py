@@ -21,10 +21,10 @@ from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.types import TileBatch
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.contract import make_task
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.denoising.pretraining import TISSUE, Denoising, DenoisingSettings
 from tissuebench.methods.denoising.schedule import NoiseSchedule
 from tissuebench.methods.networks.diffusion_unet import DiffusionUNet
-from tissuebench.methods.networks.settings import TrainingSettings
 from tissuebench.perf import denoising
 from tissuebench.perf.denoising import GOAL, Measured, Training, Way, compare, measure, tissue_tiles, window_means
 from tissuebench.training.callbacks import StepSeeds, TrainingError

@@ -14,7 +14,8 @@ from rich.console import Console
 from tissuebench.cli.main import cli
 from tissuebench.datasets.types import Tile
 from tissuebench.errors import ConfigError
-from tissuebench.methods.networks.settings import EncoderMode, NetworkSettings, TrainingSettings, Weights
+from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.networks.settings import EncoderMode, NetworkSettings, Weights
 from tissuebench.methods.pseudo_labels.tag_classifier import Maps
 from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, TagClassification
 from tissuebench.perf import masks as pseudo_masks

@@ -6,12 +6,12 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.budget_spec import Spending
 from tissuebench.datasets.types import Stream, Supervision
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api import registry
 from tissuebench.methods.api.method import Method
-from tissuebench.methods.networks.settings import Settings
 from tissuebench.plans.expand import expand, spending_of
 from tissuebench.run import Request, prepare
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tissuebench.common.settings import Settings
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.method import Stage
-from tissuebench.methods.networks.settings import Settings, TrainingSettings
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.plans.trial import Trial
 from tissuebench.sweep.jobs import Job, NodeKind
 

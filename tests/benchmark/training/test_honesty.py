@@ -15,7 +15,7 @@ from tissuebench.datasets.types import Stream, Supervision
 from tissuebench.diagnostics.snapshot_files import last_look
 from tissuebench.errors import WithheldLabelError
 from tissuebench.methods.api.registry import all_methods, find_method
-from tissuebench.methods.networks.settings import TrainingSettings
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.pseudo_labels.tag_stages import TagClassification
 from tissuebench.plans.expand import PlannedData
 from tissuebench.results.records.result_store import ResultStore

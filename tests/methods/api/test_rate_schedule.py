@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tissuebench.methods.api.contract import make_task
-from tissuebench.methods.networks.settings import RateSchedule, TrainingSettings
+from tissuebench.methods.api.training_settings import RateSchedule, TrainingSettings
 from tissuebench.methods.supervised import Supervised
 
 GOLDEN = Path(__file__).parents[2] / "golden"

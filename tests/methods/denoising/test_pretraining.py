@@ -16,6 +16,7 @@ from tissuebench.datasets.loading.augment import AugmentSettings
 from tissuebench.datasets.loading.datamodule import LoaderSettings, TileDataModule
 from tissuebench.datasets.types import Supervision, TileBatch
 from tissuebench.methods.api.contract import make_task
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.denoising.pretraining import (
     AVERAGED,
     TISSUE,
@@ -26,7 +27,7 @@ from tissuebench.methods.denoising.pretraining import (
 from tissuebench.methods.denoising.sampling import denoised, sampled
 from tissuebench.methods.denoising.schedule import NoiseSchedule, Reduction, ScheduleKind
 from tissuebench.methods.losses import pooling
-from tissuebench.methods.networks.settings import EncoderMode, TrainingSettings
+from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.runtime.machine import Machine
 from tissuebench.training.fit import Interrupted, fit, seed_everything, weights_of
 
