@@ -8,15 +8,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 
 def write_aside(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path``, flush it to the disk, and rename it into place; folders are made.
-
-    The name beside is unique, so that two writers of the same file do not write into each other's.
-    """
+    """Write ``data`` beside ``path``, flush it to the disk, and rename it into place; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    aside = _aside(path)
     try:
         with aside.open("xb") as file:
             file.write(data)
@@ -47,8 +45,27 @@ def exclusive(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def text_written_aside(path: Path) -> Iterator[TextIO]:
+    """Open a text file to write bit by bit; it gets its name when the block ends, and is gone if the block fails."""
+    aside = _aside(path)
+    try:
+        with aside.open("x", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def replace_quickly(path: Path, data: bytes) -> None:
     """Replace a small file in one piece without waiting for the disk: for what is worthless after a power cut."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     aside.write_bytes(data)
     aside.replace(path)
+
+
+def _aside(path: Path) -> Path:
+    """A name beside ``path`` that no other writer of the same file has."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -33,7 +33,7 @@ def require_free(folder: Path, marker: str, overwrite: bool) -> None:
 
 @contextmanager
 def made_aside(folder: Path) -> Iterator[Path]:
-    """An empty hidden folder beside ``folder``, whose place it takes when the block ends; gone if the block fails.
+    """Make an empty hidden folder beside ``folder``; it takes that place when the block ends, and is gone if it fails.
 
     What a process that was killed has left there is removed by the next one.
 
@@ -61,7 +61,7 @@ def made_aside(folder: Path) -> Iterator[Path]:
 
 def _lock(handle: int, work: Path, folder: Path) -> None:
     """The lock is the kernel's and is gone with its owner, however that ends."""
-    busy = f"{folder}: another process writes it just now; wait for it or name another with --out"
+    busy = f"{folder}: another process writes it just now; wait for it, or name another folder"
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -85,5 +85,10 @@ def _replace(folder: Path, work: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    work.rename(folder)
+    try:
+        work.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -7,7 +7,6 @@ names reach a path. The page shows labels; nothing that trains reads it.
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +19,7 @@ from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
+from tissuebench.common.folders import made_aside
 from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.documents import require_safe_id
 from tissuebench.datasets.manifest import BadRow
@@ -68,17 +68,12 @@ def write_inspection(
     """
     data = inspect_store(store, split, quarantine, recipe_title, licence)
     folder = dataset_folder / "inspect"
-    aside = dataset_folder / f".inspect.{uuid.uuid4().hex}.partial"
-    try:
-        (aside / _THUMBNAILS).mkdir(parents=True)
+    with made_aside(folder) as aside:
+        (aside / _THUMBNAILS).mkdir()
         sections = tuple(_sections(data, store.path / _THUMBNAILS, aside / _THUMBNAILS))
         shown_path = store.path.relative_to(home) if store.path.is_relative_to(home) else Path(store.path.name)
         page = render(data, store.info, store.class_map.colors, store.class_map.names, sections, shown_path.as_posix())
         (aside / _PAGE).write_text(page, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        aside.rename(folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return folder / _PAGE
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tissuebench.common.streamed_file import written_aside
+from tissuebench.common.files import text_written_aside
 from tissuebench.datasets.store.pyramid import SHARD_PX, blocks
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
 from tissuebench.prediction.label_blocks import Labels
@@ -48,7 +48,7 @@ def class_areas(labels: Labels, class_map: ClassMap, mpp: float | None) -> list[
 
 def write_areas(path: Path, areas: Sequence[ClassArea]) -> None:
     """Write the table as CSV with the columns class, pixels, share and area_mm2, empty where that is not known."""
-    with written_aside(path) as file:
+    with text_written_aside(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_HEADER)
         for area in areas:

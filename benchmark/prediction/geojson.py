@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely import get_coordinates, to_geojson, transform
 
+from tissuebench.common.files import text_written_aside
 from tissuebench.common.hashing import Json
-from tissuebench.common.streamed_file import written_aside
 from tissuebench.datasets.annotations import Region
 from tissuebench.datasets.types import ClassMap
 from tissuebench.prediction.label_blocks import BLOCK_PX, Labels
@@ -60,7 +60,7 @@ def write_geojson(
         DataError: a label outside the class map.
     """
     count = 0
-    with written_aside(path) as file:
+    with text_written_aside(path) as file:
         head = _compact({"scale": scale, **about})
         file.write(f'{{"type":"FeatureCollection","tissuebench":{head},"features":[')
         for area in areas_of(labels, class_map, block_px, max_corners, progress):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import lzma
 import re
-import shutil
 import stat
 import tarfile
 import zipfile
@@ -13,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tissuebench.common.folders import made_aside
 from tissuebench.errors import DataError
 
 _MAX_MEMBERS = 2_000_000
@@ -51,29 +51,29 @@ def unpack(archive: Path, target: Path, limit_bytes: int, progress: Callable[[st
         DataError: not an archive, broken, encrypted, larger than the limit, or a member that is absolute, climbs out
             with ``..``, is a link or a device, or appears twice. Nothing stays half-written.
     """
-    aside = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                _extract(archive, [_of_zip(opened, info) for info in opened.infolist()], aside, limit_bytes, progress)
-        else:
-            with tarfile.open(archive) as tar:
-                _extract(archive, [_of_tar(tar, info) for info in tar], aside, limit_bytes, progress)
-        aside.rename(target)
+        with made_aside(target) as aside:
+            _unpack(archive, aside, limit_bytes, progress)
     except _BROKEN as error:
         raise DataError(
             f"{archive}: cannot be unpacked ({' '.join(str(error).split())}); delete it and get it again"
         ) from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unpack(archive: Path, aside: Path, limit_bytes: int, progress: Callable[[str, int, int], None]) -> None:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as opened:
+            _extract(archive, [_of_zip(opened, info) for info in opened.infolist()], aside, limit_bytes, progress)
+    else:
+        with tarfile.open(archive) as tar:
+            _extract(archive, [_of_tar(tar, info) for info in tar], aside, limit_bytes, progress)
 
 
 def _extract(
     archive: Path, members: Sequence[_Member], aside: Path, limit_bytes: int, progress: Callable[[str, int, int], None]
 ) -> None:
     _require_harmless(archive, members, limit_bytes)
-    aside.mkdir(parents=True)
+
     for number, member in enumerate(members, start=1):
         member.extract(aside)
         progress(f"unpacking {archive.name}", number, len(members))

@@ -8,13 +8,13 @@ interrupted, however that happens, and the same command goes on from there to th
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tissuebench.common.files import exclusive
+from tissuebench.common.folders import made_aside
 from tissuebench.common.hashing import Json, content_hash
 from tissuebench.datasets.catalog.recipe import Recipe
 from tissuebench.datasets.ingest.convert import Converted, Reading, SlideJob, convert
@@ -143,10 +143,8 @@ def ensure_store(
 def _generate(recipe: Recipe, raw: Path, progress: Progress) -> None:
     if recipe.generate is None:
         raise DataError(f"dataset {recipe.name!r} cannot be generated")
-    aside = raw.with_name(raw.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    recipe.generate(aside, lambda done, total: progress(f"drawing {recipe.name} slides", done, total))
-    aside.rename(raw)
+    with made_aside(raw) as aside:
+        recipe.generate(aside, lambda done, total: progress(f"drawing {recipe.name} slides", done, total))
 
 
 def _checked(found: Sequence[ManifestRow | BadRow]) -> tuple[list[ManifestRow], list[BadRow]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from tissuebench.common.folders import made_aside
 from tissuebench.errors import DataError
 from tissuebench.results.report.subject import Subject
 from tissuebench.results.stats.bootstrap import N_BOOT
@@ -44,26 +43,12 @@ def write_report(
     _require_ours(folder)
     files = build(subjects, title, n_boot)
     files[CONTENTS] = json.dumps({"kind": _KIND, "files": sorted(files)}, indent=1).encode()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
-    old = aside.with_suffix(".old")
-    try:
+    with made_aside(folder) as aside:
         for name, data in files.items():
             path = aside / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         _require_ours(folder)  # drawing took a while
-        if folder.exists():
-            folder.rename(old)
-        try:
-            aside.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return folder / INDEX
 
 
