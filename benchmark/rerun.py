@@ -28,7 +28,7 @@ from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.graph import Graph, build_graph
-from tissuebench.sweep.jobs import NodeKind, State
+from tissuebench.sweep.jobs import State, TaskKind
 from tissuebench.sweep.runner import Runner
 from tissuebench.sweep.state.failures import forget_failure, read_failure
 from tissuebench.sweep.state.folders import JOB, JOURNAL, LOG
@@ -136,7 +136,7 @@ def _keep(found: Found, scratch: Path, result: TrialResult, store: ResultStore) 
                 shutil.rmtree(found.folder / path.name, ignore_errors=True)
             path.replace(found.folder / path.name)
     store.write(result)
-    forget_failure(found.home, NodeKind.TRIAL, found.key)
+    forget_failure(found.home, TaskKind.TRIAL, found.key)
 
 
 def _reason(graph: Graph, failed: tuple[str, ...], scratch: Path) -> str:

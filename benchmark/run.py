@@ -23,8 +23,8 @@ from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.render.terminal import to_csv, to_json
 from tissuebench.results.tables.comparable import board_of_trials, results_folder
 from tissuebench.results.tables.leaderboard import Leaderboard
-from tissuebench.sweep.graph import Graph, Node, Sweep, build_graph
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.graph import Graph, Sweep, SweepTask, build_graph
+from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.runner import Runner, RunSummary
 from tissuebench.sweep.state.record import write_sweep
 from tissuebench.sweep.view.live import SweepDisplay
@@ -86,7 +86,7 @@ def prepare(request: Request) -> Sweep:
     find_executor(plan.compute.executor)
     trials: dict[str, list[Trial]] = defaultdict(list)
     opened: dict[str, PlannedData] = {}
-    nodes: dict[str, Node] = {}
+    tasks: dict[str, SweepTask] = {}
     with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
         for name in request.datasets or plan.datasets:
             data = open_data(name, request.data_roots.get(name), request.home, display)
@@ -94,8 +94,8 @@ def prepare(request: Request) -> Sweep:
             check_part(data, plan.evaluation.part)
             trials[dataset] += expand(plan, methods, data, request.home)
             opened[dataset] = data
-            nodes.update(build_graph(trials[dataset], data, request.home))
-    return Sweep(plan, trials, opened, Graph(nodes))
+            tasks.update(build_graph(trials[dataset], data, request.home))
+    return Sweep(plan, trials, opened, Graph(tasks))
 
 
 def bench(request: Request) -> Outcome:
@@ -138,5 +138,5 @@ def _board(home: Path, dataset: str, trials: Sequence[Trial], publisher: Publish
 def states_of_trials(sweep: Sweep, home: Path) -> list[str]:
     """A line for each trial: its id, what it is, and whether it has a result."""
     store = ResultStore(results_folder(home))
-    states = {node.key: "finished" if store.has(node.key) else "to run" for node in sweep.graph.of_kind(NodeKind.TRIAL)}
+    states = {task.key: "finished" if store.has(task.key) else "to run" for task in sweep.graph.of_kind(TaskKind.TRIAL)}
     return [f"{key} {sweep.graph[key].job.title}: {state}" for key, state in states.items()]

@@ -2,7 +2,7 @@
 
 At random moments the runner, a worker or both are ended by SIGKILL; a runner that is gone is started again by the same
 command. In the end every confusion count must be the same, bit for bit, the table must be the same text, and the journal of
-every node must tell of exactly one run to the end. The plan has a method with a label-free stage and one that annotates.
+every task must tell of exactly one run to the end. The plan has a method with a label-free stage and one that annotates.
 
     python -P tests/chaos.py [--seed 0] [--kills 20] [--home FOLDER]
 """
@@ -110,7 +110,7 @@ def compare(calm: Path, tormented: Path) -> list[str]:
         folders = [*(home / "runs" / "trials").iterdir(), *(home / "runs" / "stages").iterdir()]
         for folder in folders:
             ends = sum(event["event"] == "done" for event in read_journal(folder))
-            if ends > 1:  # killed between the artefact and the line in the journal, a node has none
+            if ends > 1:  # killed between the artefact and the line in the journal, a task has none
                 wrong.append(f"{folder.name} was run to its end {ends} times")
     return wrong
 
@@ -140,7 +140,7 @@ def main() -> None:
     print(f"tormented: {time.monotonic() - started:.0f} s, seed {arguments.seed}, kills: {killed}")
     if wrong:
         raise SystemExit("DIFFERENT: " + "; ".join(wrong))
-    print("the same counts, the same table, every node run to its end once")
+    print("the same counts, the same table, every task run to its end once")
     if arguments.home is None:
         shutil.rmtree(home)
 

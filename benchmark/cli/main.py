@@ -39,7 +39,7 @@ def cli(debug: bool) -> None:
 
 @cli.command()
 @PLAN_OPTIONS
-@click.option("--retry-failed", is_flag=True, help="Run nodes again that failed before.")
+@click.option("--retry-failed", is_flag=True, help="Run tasks again that failed before.")
 @click.option("--dry-run", is_flag=True, help="List the trials and stop.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 @HOME

@@ -43,14 +43,14 @@ def loader(home: Path | None, dataset: str, data_root: Path | None, plan_name: s
 
 @perf.command()
 @click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Use the embedded data of this home.")
-@click.option("--nodes", "n_nodes", type=click.IntRange(min=2), default=40, show_default=True)
+@click.option("--tasks", "--nodes", "n_tasks", type=click.IntRange(min=2), default=40, show_default=True)
 @click.option("--slots", "n_slots", type=click.IntRange(min=1), default=2, show_default=True)
 @_JSON
-def sweep(home: Path | None, n_nodes: int, n_slots: int, as_json: bool) -> None:
-    """What a sweep of tiny nodes costs beside the nodes themselves."""
+def sweep(home: Path | None, n_tasks: int, n_slots: int, as_json: bool) -> None:
+    """What a sweep of tiny tasks costs beside the tasks themselves."""
     from tissuebench.perf.sweep import run
 
-    run(stdout(), as_json, home, n_nodes, n_slots)
+    run(stdout(), as_json, home, n_tasks, n_slots)
 
 
 @perf.command()

@@ -61,9 +61,9 @@ _OPTIONS = (
     click.option("--budget", "budgets", multiple=True, help="Replaces the plan's: masks:3p, masks:25%, masks:all."),
     click.option("--seed", "seeds", multiple=True, help="Replaces the plan's seeds."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replaces one key of the plan."),
-    click.option("--executor", default=None, help="local (default), slurm, ray or inline: where nodes run."),
+    click.option("--executor", default=None, help="local (default), slurm, ray or inline: where tasks run."),
     click.option("--gpus", multiple=True, help="Ids of the GPUs to use; default: all there are."),
-    click.option("--slots", type=int, default=None, help="Nodes at once on this machine; default: one a GPU, or core."),
+    click.option("--slots", type=int, default=None, help="Tasks at once on this machine; default: one a GPU, or core."),
 )  # fmt: skip
 
 

@@ -1,1 +1,1 @@
-"""Executors: where nodes run. One small protocol; another executor is one file or an entry point."""
+"""Executors: where tasks run. One small protocol; another executor is one file or an entry point."""

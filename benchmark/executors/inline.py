@@ -1,4 +1,4 @@
-"""This process, one node after another: for debuggers, and for methods that only this process knows."""
+"""This process, one task after another: for debuggers, and for methods that only this process knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tissuebench.sweep.jobs import Ended, Job
 
 
 class InlineExecutor:
-    """Runs a node while it is polled for; nothing watches it."""
+    """Runs a task while it is polled for; nothing watches it."""
 
     def __init__(self, compute: ComputeSettings, home: Path) -> None:
         from tissuebench.sweep.session import Session
@@ -26,7 +26,7 @@ class InlineExecutor:
         return 1
 
     def start(self, job: Job) -> None:
-        """Remember the node."""
+        """Remember the task."""
         self._waiting.append(job)
 
     def poll(self, seconds: float) -> list[Ended]:

@@ -15,7 +15,7 @@ _LOOK_SECONDS = 0.5
 
 
 class LocalExecutor:
-    """Runs nodes in worker processes of this machine; a worker that dies is replaced."""
+    """Runs tasks in worker processes of this machine; a worker that dies is replaced."""
 
     def __init__(self, compute: ComputeSettings, home: Path) -> None:
         self._slots = slots_of(compute)
@@ -24,16 +24,16 @@ class LocalExecutor:
 
     @property
     def capacity(self) -> int:
-        """One node a slot."""
+        """One task a slot."""
         return len(self._slots)
 
     @property
     def start_up_seconds(self) -> list[float]:
-        """What each worker took from its start until it could be given nodes."""
+        """What each worker took from its start until it could be given tasks."""
         return [worker.start_up_seconds for worker in self._workers if worker is not None]
 
     def start(self, job: Job) -> None:
-        """Give a node to an idle worker, or to a new one."""
+        """Give a task to an idle worker, or to a new one."""
         idle = [place for place, worker in enumerate(self._workers) if worker is None or worker.job is None]
         place = next((place for place in idle if self._is_warm(place)), idle[0])
         worker = self._workers[place]
@@ -44,7 +44,7 @@ class LocalExecutor:
         worker.give(job)
 
     def poll(self, seconds: float) -> list[Ended]:
-        """Nodes that ended; waits up to ``seconds`` for the first."""
+        """Tasks that ended; waits up to ``seconds`` for the first."""
         until = time.monotonic() + seconds
         ended: list[Ended] = []
         while not ended:
@@ -63,7 +63,7 @@ class LocalExecutor:
         return ended
 
     def stop(self) -> None:
-        """Ask all workers for their nodes."""
+        """Ask all workers for their tasks."""
         for worker in self._workers:
             if worker is not None:
                 worker.ask_to_stop()

@@ -1,7 +1,7 @@
-"""Nodes as tasks of an existing Ray cluster.
+"""Tasks of a sweep as tasks of an existing Ray cluster.
 
 A task runs the same supervisor and worker process as every other executor: Ray only finds it a machine, GPUs and cores.
-Ray does not repeat tasks (the runner does, and counts), and carries nothing but how a node ended. If the runner is
+Ray does not repeat tasks (the runner does, and counts), and carries nothing but how a task ended. If the runner is
 killed, or the head of the cluster is gone for a minute (Ray then ends all of a cluster's processes, the runner among
 them), tasks end, workers notice that and hand back, and the next run goes on from their checkpoints.
 """
@@ -34,7 +34,7 @@ _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, lo
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A node at Ray: since when (s of the monotonic clock), and what stands for its end."""
+    """A task at Ray: since when (s of the monotonic clock), and what stands for its end."""
 
     key: str
     started: float
@@ -42,7 +42,7 @@ class _Task:
 
 
 class RayExecutor:
-    """Runs nodes on the cluster at ``compute.ray.address``.
+    """Runs tasks on the cluster at ``compute.ray.address``.
 
     Raises:
         ConfigError: there is no cluster, or it does not let this process in.
@@ -61,24 +61,24 @@ class RayExecutor:
             num_cpus=self._settings.cpus * self._processes,
             num_gpus=self._settings.gpus,
             resources=self._settings.resources,
-        )(_run_node)
+        )(_run_task)
         self._tasks: list[_Task] = []
         self._stopping = False
 
     @property
     def capacity(self) -> int:
-        """Nodes that may be handed to Ray at once; it queues what finds no room."""
+        """Tasks that may be handed to Ray at once; it queues what finds no room."""
         return self._settings.max_tasks
 
     def start(self, job: Job) -> None:
-        """Hand a node to Ray."""
+        """Hand a task to Ray."""
         reference = self._task.options(name=job.title).remote(
             job.to_json(), self._threads, self._processes, self._limits
         )
         self._tasks.append(_Task(job.key, time.monotonic(), reference))
 
     def poll(self, seconds: float) -> list[Ended]:
-        """The nodes that ended; Ray tells of machines and processes that died.
+        """The tasks that ended; Ray tells of machines and processes that died.
 
         Raises:
             ConfigError: the connection to the cluster is lost.
@@ -119,13 +119,13 @@ class RayExecutor:
             return Ended(task.key, outcome, f"Ray says {type(error).__name__}: {_first_line(error)}", seconds)
 
 
-def _run_node(node: str, threads: int, processes: int, limits: Limits) -> str:
-    """On the far side: one node under supervision. To cancel the task is to ask for the node back."""
+def _run_task(task: str, threads: int, processes: int, limits: Limits) -> str:
+    """On the far side: one task under supervision. To cancel the task is to ask for the task back."""
     asked: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: asked.append(number))  # which is how Ray interrupts a task
     try:
         slot = Slot(visible_gpus(), threads, processes)
-        return run_supervised(Job.from_json(node), slot, limits, lambda: bool(asked)).to_json()
+        return run_supervised(Job.from_json(task), slot, limits, lambda: bool(asked)).to_json()
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

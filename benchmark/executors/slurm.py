@@ -1,10 +1,10 @@
-"""Nodes as SLURM jobs: many at once as one array, watched without accounting, requeued when SLURM wants its machines.
+"""Tasks as SLURM jobs: many at once as one array, watched without accounting, requeued when SLURM wants its machines.
 
-A job says how its node ended in a file of the shared folder. Whoever is killed says nothing: SLURM is asked for the
+A job says how its task ended in a file of the shared folder. Whoever is killed says nothing: SLURM is asked for the
 state of all jobs in one call, and a job that is over without a word counts as lost.
 
 If the runner itself is killed, its jobs stay queued, do the right thing when they run (their artefacts are stored, a
-checkpointed one is requeued) and are found finished by the next run. Should the next run start the same nodes while
+checkpointed one is requeued) and are found finished by the next run. Should the next run start the same tasks while
 they are still queued, leases see to it that each is run once.
 """
 
@@ -41,10 +41,10 @@ _GRACE_SECONDS = 5.0
 
 @dataclass(slots=True)
 class _Submitted:
-    """A node at SLURM; times are seconds of the monotonic clock.
+    """A task at SLURM; times are seconds of the monotonic clock.
 
     Attributes:
-        key: of the node.
+        key: of the task.
         started: when it was submitted.
         over_since: when it was first seen to be over without having said so.
         asked: when it was last asked to hand back.
@@ -57,7 +57,7 @@ class _Submitted:
 
 
 class SlurmExecutor:
-    """Runs nodes at the SLURM of this machine.
+    """Runs tasks at the SLURM of this machine.
 
     Raises:
         ConfigError: there is no SLURM, or it does not accept what is asked for; in its own words.
@@ -80,15 +80,15 @@ class SlurmExecutor:
 
     @property
     def capacity(self) -> int:
-        """Nodes that may be queued at once."""
+        """Tasks that may be queued at once."""
         return self._settings.max_jobs
 
     def start(self, job: Job) -> None:
-        """Gather a node; the next ``poll`` submits all that were gathered as one array."""
+        """Gather a task; the next ``poll`` submits all that were gathered as one array."""
         self._gathered.append(job)
 
     def poll(self, seconds: float) -> list[Ended]:
-        """The nodes that ended.
+        """The tasks that ended.
 
         Raises:
             ConfigError: SLURM refuses the jobs although none of ours is in its queue.
@@ -132,7 +132,7 @@ class SlurmExecutor:
             }
 
     def _take_dropped(self) -> list[Ended]:
-        """Nodes that SLURM was not told of before the stop."""
+        """Tasks that SLURM was not told of before the stop."""
         if not self._stopping:
             return []
         dropped = [Ended(job.key, Outcome.INTERRUPTED, "was not submitted yet") for job in self._gathered]
@@ -140,7 +140,7 @@ class SlurmExecutor:
         return dropped
 
     def _take_ended(self) -> list[Ended]:
-        """Nodes whose jobs have said how they ended."""
+        """Tasks whose jobs have said how they ended."""
         with os.scandir(ended_path(self._folder, "").parent) as entries:
             told = self._submitted.keys() & {Path(entry.name).stem for entry in entries}
         for job_id in told:
@@ -148,7 +148,7 @@ class SlurmExecutor:
         return [Ended.from_json(ended_path(self._folder, job_id).read_text()) for job_id in sorted(told)]
 
     def _take_lost(self) -> list[Ended]:
-        """Nodes whose jobs are over without a word."""
+        """Tasks whose jobs are over without a word."""
         now = time.monotonic()
         states = self._queue.states(self._submitted)
         if states is None:
@@ -189,7 +189,7 @@ def _limits(compute: ComputeSettings) -> Limits:
 
 
 def sbatch_options(settings: SlurmSettings) -> dict[str, str | int | bool]:
-    """The options of ``sbatch`` for one node, without their dashes."""
+    """The options of ``sbatch`` for one task, without their dashes."""
     wishes: dict[str, str | int | bool | None] = {
         "partition": settings.partition,
         "account": settings.account,

@@ -1,4 +1,4 @@
-"""What a SLURM task does: it runs one node under supervision, and gives the machine back when SLURM wants it."""
+"""The job on SLURM's side: it runs one task under supervision and gives the machine back when SLURM wants it."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ _LOOK_SECONDS = 1.0
 
 
 def ended_path(folder: Path, job_id: str) -> Path:
-    """Where a job says how its node ended."""
+    """Where a job says how its task ended."""
     return folder / "ended" / f"{job_id}.json"
 
 
 @dataclass(frozen=True, slots=True)
 class SlurmTask:
-    """One process of one node's trial, called by submitit on the machine that SLURM chose.
+    """One process of one task's trial, called by submitit on the machine that SLURM chose.
 
     The supervisor and its worker are not told that they run in SLURM: Lightning would take its ranks from there and
     requeue by itself.
 
     Attributes:
-        node: the job in its one-line form.
+        task: the job in its one-line form.
         threads: of the worker.
-        limits: when the node is given up.
+        limits: when the task is given up.
         folder: of the executor.
     """
 
-    node: str
+    task: str
     threads: int
     limits: Limits
     folder: Path
 
     def __call__(self) -> None:
-        """Run the node; how it ended is written for the runner unless SLURM is to start it again."""
+        """Run the task; how it ended is written for the runner unless SLURM is to start it again."""
         signals = _Signals()
-        job = Job.from_json(self.node)
+        job = Job.from_json(self.task)
         environment = submitit.JobEnvironment()
         job_id, world = environment.job_id, _world(environment)
         for name in [name for name in os.environ if name.startswith("SLURM_") and name != "SLURM_CONF"]:
@@ -78,7 +78,7 @@ class SlurmTask:
             time.sleep(_LOOK_SECONDS)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit starts again if the warning comes before the node was begun."""
+        """What submitit starts again if the warning comes before the task was begun."""
         return DelayedSubmission(self)
 
 
@@ -98,7 +98,7 @@ class _Signals:
 
     @property
     def stopped(self) -> bool:
-        """Whether the runner wants the node back."""
+        """Whether the runner wants the task back."""
         return STOP_SIGNAL in self._noted | signal.sigpending()
 
     @property

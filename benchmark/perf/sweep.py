@@ -1,8 +1,8 @@
-"""What a sweep costs beside its nodes: a run of many tiny ones, against the time that they take themselves.
+"""What a sweep costs beside its tasks: a run of many tiny ones, against the time that they take themselves.
 
-The time of a node is its worker's: from the job to the answer, with lease, journal and the writing of the result. A
+The time of a task is its worker's: from the job to the answer, with lease, journal and the writing of the result. A
 slot's start-up, from starting the process to its first "ready", is paid once. What remains is the runner's: noticing
-that a node is over, choosing the next, and slots that stand idle at the end.
+that a task is over, choosing the next, and slots that stand idle at the end.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tissuebench.perf.ratios import Line, show
 from tissuebench.plans.expand import expand
 from tissuebench.plans.schema import load_plan
 from tissuebench.run import open_data
-from tissuebench.sweep.graph import Graph, Node, build_graph
-from tissuebench.sweep.jobs import NodeKind, State
+from tissuebench.sweep.graph import Graph, SweepTask, build_graph
+from tissuebench.sweep.jobs import State, TaskKind
 from tissuebench.sweep.runner import Runner
 
 GOAL = 1 / 1.10
@@ -31,17 +31,17 @@ _METHOD = "supervised"
 
 @dataclass(slots=True)
 class _Stopwatch:
-    """An observer that adds up what the nodes took."""
+    """An observer that adds up what the tasks took."""
 
     display: ProgressDisplay
-    n_nodes: int
+    n_tasks: int
     seconds: list[float] = field(default_factory=list)
 
-    def changed(self, node: Node, state: State, detail: str, seconds: float) -> None:
+    def changed(self, task: SweepTask, state: State, detail: str, seconds: float) -> None:
         """Count what has ended."""
         if state is State.DONE and seconds:
             self.seconds.append(seconds)
-            self.display.phase("tiny nodes", len(self.seconds), self.n_nodes)
+            self.display.phase("tiny tasks", len(self.seconds), self.n_tasks)
 
     def tick(self) -> None:
         """Nothing to see."""
@@ -50,14 +50,14 @@ class _Stopwatch:
         """Nothing to say."""
 
 
-def run(console: Console, as_json: bool, home: Path | None = None, n_nodes: int = 40, n_slots: int = 2) -> list[Line]:
-    """Run ``n_nodes`` trials of a few steps on ``n_slots`` slots of this machine, and print what they took.
+def run(console: Console, as_json: bool, home: Path | None = None, n_tasks: int = 40, n_slots: int = 2) -> list[Line]:
+    """Run ``n_tasks`` trials of a few steps on ``n_slots`` slots of this machine, and print what they took.
 
     Args:
         console: where the table goes; progress goes to standard error.
         as_json: print JSON and nothing else.
         home: holds the embedded data set; None makes it for this run only.
-        n_nodes: trials; their features are computed first and not counted.
+        n_tasks: trials; their features are computed first and not counted.
         n_slots: one thread each.
     """
     with tempfile.TemporaryDirectory(prefix="tissuebench-perf-") as scratch:
@@ -66,32 +66,32 @@ def run(console: Console, as_json: bool, home: Path | None = None, n_nodes: int 
             (folder / "data").symlink_to((home / "data").absolute())
         with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
             data = open_data("synthetic", None, folder, display)
-            seeds = list(range(n_nodes))
+            seeds = list(range(n_tasks))
             overrides = (f"seeds={seeds}", "budgets=['masks:3p']", "training.steps=20", "evaluation.part=val")
             plan = load_plan("smoke", (*overrides, f"compute.slots={n_slots}", "compute.gpus=[]"))
             trials = [trial for trial in expand(plan, (_METHOD,), data, folder) if trial.method == _METHOD]
             graph = build_graph(trials, data, folder)
-            features = {node.key: node for node in graph.of_kind(NodeKind.FEATURES)}
+            features = {task.key: task for task in graph.of_kind(TaskKind.FEATURES)}
             first = trials[0]
             warm = Graph({**features, first.id: graph[first.id]})
             with closing(LocalExecutor(plan.compute, folder)) as executor:
                 Runner(warm, executor, _Stopwatch(display, len(warm)), retries=0).run()
-            watch = _Stopwatch(display, n_nodes - 1)
+            watch = _Stopwatch(display, n_tasks - 1)
             started = time.perf_counter()
             with closing(LocalExecutor(plan.compute, folder)) as executor:
                 summary = Runner(graph, executor, watch, retries=0).run()
                 wall = time.perf_counter() - started
                 start_up = sum(executor.start_up_seconds)
     if summary.failed:
-        raise RuntimeError(f"{len(summary.failed)} of the tiny nodes failed")
-    nodes = sum(watch.seconds)
+        raise RuntimeError(f"{len(summary.failed)} of the tiny tasks failed")
+    tasks = sum(watch.seconds)
     spread = (
-        f"{len(watch.seconds)} nodes of {nodes / len(watch.seconds):.1f} s; start-up {start_up / n_slots:.1f} s a slot"
+        f"{len(watch.seconds)} tasks of {tasks / len(watch.seconds):.1f} s; start-up {start_up / n_slots:.1f} s a slot"
     )
-    share = (nodes + start_up) / n_slots / wall
+    share = (tasks + start_up) / n_slots / wall
     lines = [
-        Line(f"nodes and start-up / ({n_slots} slots x wall time)", share, GOAL, f"{spread}; overhead {1 / share:.3f}"),
-        Line(f"nodes alone / ({n_slots} slots x wall time)", nodes / n_slots / wall, None, "start-up as overhead"),
+        Line(f"tasks and start-up / ({n_slots} slots x wall time)", share, GOAL, f"{spread}; overhead {1 / share:.3f}"),
+        Line(f"tasks alone / ({n_slots} slots x wall time)", tasks / n_slots / wall, None, "start-up as overhead"),
     ]
-    show("A sweep of tiny nodes: what it costs beside them", lines, console, as_json)
+    show("A sweep of tiny tasks: what it costs beside them", lines, console, as_json)
     return lines

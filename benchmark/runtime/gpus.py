@@ -14,12 +14,12 @@ from tissuebench.runtime.processes import World
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What one node may use on this machine.
+    """What one task may use on this machine.
 
     Attributes:
         gpus: its GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; none on CPUs.
         threads: of each process.
-        processes: of a node; each has a GPU of its own, if there are any.
+        processes: of a task; each has a GPU of its own, if there are any.
     """
 
     gpus: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class Slot:
     processes: int = 1
 
     def worlds(self) -> tuple[World, ...]:
-        """The processes of a node that runs on this machine alone."""
+        """The processes of a task that runs on this machine alone."""
         if self.processes == 1:
             return (World(),)
         with socket.socket() as free:

@@ -8,18 +8,18 @@ from tissuebench.sweep.jobs import Ended, Job
 
 
 class Executor(Protocol):
-    """Runs nodes somewhere. Artefacts travel through the shared folder ``home``, never through the executor.
+    """Runs tasks somewhere. Artefacts travel through the shared folder ``home``, never through the executor.
 
     An executor is made with ``(compute: ComputeSettings, home: Path)`` and used by one thread.
     """
 
     @property
     def capacity(self) -> int:
-        """Nodes that may be started and not ended at once."""
+        """Tasks that may be started and not ended at once."""
         ...
 
     def start(self, job: Job) -> None:
-        """Start a node; returns at once.
+        """Start a task; returns at once.
 
         Raises:
             TissueBenchError: the executor cannot be used at all (no such partition, cluster gone).
@@ -27,11 +27,11 @@ class Executor(Protocol):
         ...
 
     def poll(self, seconds: float) -> list[Ended]:
-        """The nodes that ended since the last call; waits up to ``seconds`` for the first."""
+        """The tasks that ended since the last call; waits up to ``seconds`` for the first."""
         ...
 
     def stop(self) -> None:
-        """Ask every running node to checkpoint and hand back; the following ``poll`` calls tell how they ended."""
+        """Ask every running task to checkpoint and hand back; the following ``poll`` calls tell how they ended."""
         ...
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.schema import Plan
 from tissuebench.plans.trial import PROTOCOL_VERSION, Trial, identity_of_training, short_hash
-from tissuebench.sweep.jobs import Job, NodeKind
+from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.training.checkpoint_selection import held_out_patients
 from tissuebench.training.feature_cache import FeatureShard, plan_features
 
@@ -23,15 +23,15 @@ _LAST = ("selection_share", "selection_every")
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """One node: what a worker runs, what must be finished before, and how much it is.
+class SweepTask:
+    """One task: what a worker runs, what must be finished before, and how much it is.
 
     Attributes:
         job: what a worker gets.
-        needs: keys of nodes that come before.
+        needs: keys of tasks that come before.
         steps: optimiser steps; 0 for features.
         tiles: tiles to encode; 0 for the others.
-        trial: of a trial node; of a shared one, one that needs it.
+        trial: of a trial task; of a shared one, one that needs it.
     """
 
     job: Job
@@ -46,45 +46,45 @@ class Node:
         return self.job.key
 
 
-class Graph(Mapping[str, Node]):
-    """Nodes by key, each after those that it needs: features first, then stages, then trials in the plan's order."""
+class Graph(Mapping[str, SweepTask]):
+    """Tasks by key, each after those that it needs: features first, then stages, then trials in the plan's order."""
 
-    def __init__(self, nodes: Mapping[str, Node]) -> None:
-        rank = {kind: place for place, kind in enumerate(NodeKind)}
-        self._nodes = dict(sorted(nodes.items(), key=lambda item: rank[item[1].job.kind]))
+    def __init__(self, tasks: Mapping[str, SweepTask]) -> None:
+        rank = {kind: place for place, kind in enumerate(TaskKind)}
+        self._tasks = dict(sorted(tasks.items(), key=lambda item: rank[item[1].job.kind]))
 
-    def __getitem__(self, key: str) -> Node:
-        return self._nodes[key]
+    def __getitem__(self, key: str) -> SweepTask:
+        return self._tasks[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._nodes)
+        return iter(self._tasks)
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return len(self._tasks)
 
-    def of_kind(self, kind: NodeKind) -> list[Node]:
-        """Its nodes of one kind."""
-        return [node for node in self.values() if node.job.kind is kind]
+    def of_kind(self, kind: TaskKind) -> list[SweepTask]:
+        """Its tasks of one kind."""
+        return [task for task in self.values() if task.job.kind is kind]
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of all nodes: what is executed."""
-        return sum(node.steps for node in self.values())
+        """Optimiser steps of all tasks: what is executed."""
+        return sum(task.steps for task in self.values())
 
     @property
     def independent_steps(self) -> int:
         """Optimiser steps if every trial ran all of its stages itself."""
         return sum(
             trial.training.steps + sum(stage.training.steps for stage in stages_of(trial))
-            for trial in (node.trial for node in self.of_kind(NodeKind.TRIAL))
+            for trial in (task.trial for task in self.of_kind(TaskKind.TRIAL))
         )
 
     def dependents(self, key: str) -> set[str]:
-        """All nodes that cannot be run without this one."""
+        """All tasks that cannot be run without this one."""
         found: set[str] = set()
-        for node in self.values():  # in order, so that those in between are met first
-            if key in node.needs or found & set(node.needs):
-                found.add(node.key)
+        for task in self.values():  # in order, so that those in between are met first
+            if key in task.needs or found & set(task.needs):
+                found.add(task.key)
         return found
 
 
@@ -99,12 +99,12 @@ class Sweep:
 
 
 def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph:
-    """The nodes of these trials; all of one dataset.
+    """The tasks of these trials; all of one dataset.
 
     Raises:
         ConfigError: a network that cannot be built, or a method whose stages contradict each other.
     """
-    nodes: dict[str, Node] = {}
+    tasks: dict[str, SweepTask] = {}
     banks: dict[str, list[FeatureShard]] = {}
     for trial in trials:
         features: list[str] = []
@@ -114,18 +114,18 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph
                 banks[bank] = plan_features(trial.network, trial.augmentation, data.store, data.split)
             for number, shard in enumerate(banks[bank], start=1):
                 title = f"features {number}/{len(banks[bank])} of {trial.network.encoder}"
-                nodes.setdefault(shard.key, _shard_node(shard, title, trial, home))
+                tasks.setdefault(shard.key, _shard_task(shard, title, trial, home))
                 features.append(shard.key)
         keys: dict[str, str] = {}
         for stage in stages_of(trial):
             key = keys[stage.name] = stage_key(trial, stage, keys)
-            if key not in nodes:
+            if key not in tasks:
                 needs = {name: keys[name] for name in stage.needs}
                 looked_up = () if stage.module.wants_images(stage.config) else features
-                nodes[key] = _stage_node(key, trial, stage, needs, looked_up, home)
+                tasks[key] = _stage_task(key, trial, stage, needs, looked_up, home)
         kind = find_method(trial.method)
-        nodes[trial.id] = _trial_node(trial, keys, () if kind.wants_images(trial.config) else features, home)
-    return Graph(nodes)
+        tasks[trial.id] = _trial_task(trial, keys, () if kind.wants_images(trial.config) else features, home)
+    return Graph(tasks)
 
 
 def stages_of(trial: Trial) -> tuple[Stage, ...]:
@@ -189,18 +189,18 @@ def held_out_of(trial: Trial, stage: Stage) -> tuple[str, ...]:
     return held_out_patients(trial.budget, trial.training.selection_share)
 
 
-def _shard_node(shard: FeatureShard, title: str, trial: Trial, home: Path) -> Node:
+def _shard_task(shard: FeatureShard, title: str, trial: Trial, home: Path) -> SweepTask:
     document: dict[str, Json] = {
         "trial": trial.document(),
         "shard": {"start": shard.start, "stop": shard.stop, "identity": shard.identity},
     }
-    job = Job(shard.key, NodeKind.FEATURES, title, home, document)
-    return Node(job, (), 0, shard.stop - shard.start, trial)
+    job = Job(shard.key, TaskKind.FEATURES, title, home, document)
+    return SweepTask(job, (), 0, shard.stop - shard.start, trial)
 
 
-def _stage_node(
+def _stage_task(
     key: str, trial: Trial, stage: Stage, needs: Mapping[str, str], features: Sequence[str], home: Path
-) -> Node:
+) -> SweepTask:
     label = f"{stage.name} seed {trial.seed}" + (f" {trial.budget.spec}" if stage.depends_on_budget else "")
     document: dict[str, Json] = {
         "trial": trial.document(),
@@ -208,11 +208,11 @@ def _stage_node(
         "needs": dict(needs),
         "features": list(features),
     }
-    job = Job(key, NodeKind.STAGE, label, home, document)
-    return Node(job, (*features, *needs.values()), stage.training.steps, 0, trial)
+    job = Job(key, TaskKind.STAGE, label, home, document)
+    return SweepTask(job, (*features, *needs.values()), stage.training.steps, 0, trial)
 
 
-def _trial_node(trial: Trial, stages: Mapping[str, str], features: Sequence[str], home: Path) -> Node:
+def _trial_task(trial: Trial, stages: Mapping[str, str], features: Sequence[str], home: Path) -> SweepTask:
     document: dict[str, Json] = {"trial": trial.document(), "needs": dict(stages), "features": list(features)}
-    job = Job(trial.id, NodeKind.TRIAL, trial.label, home, document)
-    return Node(job, (*features, *stages.values()), trial.training.steps, 0, trial)
+    job = Job(trial.id, TaskKind.TRIAL, trial.label, home, document)
+    return SweepTask(job, (*features, *stages.values()), trial.training.steps, 0, trial)

@@ -1,4 +1,4 @@
-"""A job: one node of the graph as a document that any worker on any machine can run."""
+"""A job: one task of the graph as a document that any worker on any machine can run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 from tissuebench.common.hashing import Json, canonical_json
 
 
-class NodeKind(StrEnum):
-    """What a node computes."""
+class TaskKind(StrEnum):
+    """What a task computes."""
 
     FEATURES = "features"
     STAGE = "stage"
@@ -20,7 +20,7 @@ class NodeKind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a node ended for the one who started it.
+    """How a task ended for the one who started it.
 
     ``done`` (its artefact is stored), ``failed`` (it raised; the worker kept the reason), ``interrupted`` (asked to
     stop, it handed back after a checkpoint), ``held`` (somebody else is running it), ``lost`` (its process was killed
@@ -37,7 +37,7 @@ class Outcome(StrEnum):
 
 
 class State(StrEnum):
-    """Where a node is for those who look at a sweep."""
+    """Where a task is for those who look at a sweep."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -49,10 +49,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One node to run.
+    """One task to run.
 
     Attributes:
-        key: content hash of the node; also the name of its folder.
+        key: content hash of the task; also the name of its folder.
         kind: what it computes.
         title: what people read.
         home: folder with ``data/`` and ``runs/``, at the same place on every machine.
@@ -60,7 +60,7 @@ class Job:
     """
 
     key: str
-    kind: NodeKind
+    kind: TaskKind
     title: str
     home: Path
     document: Mapping[str, Json]
@@ -80,12 +80,12 @@ class Job:
     def from_json(cls, text: str) -> Job:
         """What ``to_json`` wrote."""
         fields = json.loads(text)
-        return cls(fields["key"], NodeKind(fields["kind"]), fields["title"], Path(fields["home"]), fields["document"])
+        return cls(fields["key"], TaskKind(fields["kind"]), fields["title"], Path(fields["home"]), fields["document"])
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A node that ended, how, a line that says why, and how many seconds it took."""
+    """A task that ended, how, a line that says why, and how many seconds it took."""
 
     key: str
     outcome: Outcome

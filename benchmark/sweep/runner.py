@@ -1,7 +1,7 @@
 """Walks the graph of a sweep: what is finished is never run again, what fails is kept with its reason.
 
 What is true stands in files: results, records of stages, failures, leases. The runner starts what is ready and believes
-the files; any number of runners may work on the same graph, and each node is run by one of them.
+the files; any number of runners may work on the same graph, and each task is run by one of them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tissuebench.sweep.executor import Executor
-from tissuebench.sweep.graph import Graph, Node
-from tissuebench.sweep.jobs import Ended, NodeKind, Outcome, State
+from tissuebench.sweep.graph import Graph, SweepTask
+from tissuebench.sweep.jobs import Ended, Outcome, State, TaskKind
 from tissuebench.sweep.state import journal
-from tissuebench.sweep.state.failures import NodeFailure, forget_failure, keep_failure, read_failure
-from tissuebench.sweep.state.folders import clear_attempt, is_finished, node_folder
+from tissuebench.sweep.state.failures import TaskFailure, forget_failure, keep_failure, read_failure
+from tissuebench.sweep.state.folders import clear_attempt, is_finished, task_folder
 from tissuebench.sweep.state.leases import ABANDONED_SECONDS, Owner, holder_of
 
 _POLL_SECONDS = 0.5
@@ -27,8 +27,8 @@ _STOP_SECONDS = 120.0
 class Observer(Protocol):
     """Who wants to see a sweep."""
 
-    def changed(self, node: Node, state: State, detail: str, seconds: float) -> None:
-        """A node is in another state."""
+    def changed(self, task: SweepTask, state: State, detail: str, seconds: float) -> None:
+        """A task is in another state."""
         ...
 
     def tick(self) -> None:
@@ -42,13 +42,13 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a run did, by key of the node.
+    """What a run did, by key of the task.
 
     Attributes:
         done: finished by this run, or by another while it waited.
         skipped: finished before.
-        failed: failed now or before, or could not be run as a node that they need has failed.
-        steps: optimiser steps of the nodes in ``done``.
+        failed: failed now or before, or could not be run as a task that they need has failed.
+        steps: optimiser steps of the tasks in ``done``.
     """
 
     done: tuple[str, ...]
@@ -64,7 +64,7 @@ class Runner:
         graph: what is to be run.
         executor: where.
         observer: who is told.
-        retries: how often a node that was lost is started again.
+        retries: how often a task that was lost is started again.
         retry_failed: run again what failed in earlier runs.
         finished: told the id of each trial that this run, or another meanwhile, has finished.
     """
@@ -91,7 +91,7 @@ class Runner:
         """Run what is not finished.
 
         Raises:
-            KeyboardInterrupt: interrupted; every node that ran was checkpointed and handed back.
+            KeyboardInterrupt: interrupted; every task that ran was checkpointed and handed back.
             TissueBenchError: the executor cannot be used.
         """
         self._take_stock()
@@ -108,39 +108,39 @@ class Runner:
         return self._summary()
 
     def _take_stock(self) -> None:
-        for key, node in self._graph.items():
-            if is_finished(node.job.home, node.job.kind, key):
+        for key, task in self._graph.items():
+            if is_finished(task.job.home, task.job.kind, key):
                 self._finished_before.append(key)
-                self._set(node, State.DONE, "finished already")
+                self._set(task, State.DONE, "finished already")
         needed = self._needed()
         failed_before = 0
         for key in needed:
-            node = self._graph[key]
-            failure = read_failure(node.job.home, node.job.kind, key)
+            task = self._graph[key]
+            failure = read_failure(task.job.home, task.job.kind, key)
             if failure is None or self._states[key] is not State.WAITING:
                 continue
             if self._retry_failed:
-                forget_failure(node.job.home, node.job.kind, key)
+                forget_failure(task.job.home, task.job.kind, key)
                 continue
             failed_before += 1
-            self._fail(node, failure.reason, "", keep=False)
+            self._fail(task, failure.reason, "", keep=False)
         unneeded = [key for key, state in self._states.items() if state is State.WAITING and key not in needed]
         for key in unneeded:  # all trials that would use it are finished
             self._set(self._graph[key], State.DONE, "not needed any more")
             self._finished_before.append(key)
-        n_finished = sum(self._graph[key].job.kind is NodeKind.TRIAL for key in self._finished_before)
+        n_finished = sum(self._graph[key].job.kind is TaskKind.TRIAL for key in self._finished_before)
         if n_finished:
             self._observer.note(
-                f"{n_finished} of {len(self._graph.of_kind(NodeKind.TRIAL))} trials are finished already"
+                f"{n_finished} of {len(self._graph.of_kind(TaskKind.TRIAL))} trials are finished already"
             )
         if failed_before:
             self._observer.note(
-                f"{failed_before} nodes failed before and are left alone; --retry-failed runs them again"
+                f"{failed_before} tasks failed before and are left alone; --retry-failed runs them again"
             )
 
     def _needed(self) -> list[str]:
         """Keys of unfinished trials, and of what they need."""
-        wanted = {node.key for node in self._graph.of_kind(NodeKind.TRIAL) if self._states[node.key] is not State.DONE}
+        wanted = {task.key for task in self._graph.of_kind(TaskKind.TRIAL) if self._states[task.key] is not State.DONE}
         for key in reversed(list(self._graph)):
             if key in wanted and self._states[key] is not State.DONE:
                 wanted |= set(self._graph[key].needs)
@@ -148,88 +148,88 @@ class Runner:
 
     def _start_what_is_ready(self) -> None:
         room = self._executor.capacity - sum(state is State.RUNNING for state in self._states.values())
-        for key, node in self._graph.items():
+        for key, task in self._graph.items():
             if room <= 0:
                 return
             if self._states[key] is not State.WAITING:
                 continue
-            if any(self._states[need] is not State.DONE for need in node.needs):
+            if any(self._states[need] is not State.DONE for need in task.needs):
                 continue
-            if is_finished(node.job.home, node.job.kind, key):
-                self._set(node, State.DONE, "finished elsewhere")
+            if is_finished(task.job.home, task.job.kind, key):
+                self._set(task, State.DONE, "finished elsewhere")
                 continue
-            holder = holder_of(node_folder(node.job.home, node.job.kind, key))
+            holder = holder_of(task_folder(task.job.home, task.job.kind, key))
             if holder is not None and not self._is_abandoned(key, holder):
-                self._set(node, State.ELSEWHERE, str(holder))
+                self._set(task, State.ELSEWHERE, str(holder))
                 continue
-            self._executor.start(node.job)
-            self._set(node, State.RUNNING, "")
+            self._executor.start(task.job)
+            self._set(task, State.RUNNING, "")
             room -= 1
 
     def _take(self, ended: Ended) -> None:
-        node = self._graph[ended.key]
+        task = self._graph[ended.key]
         match ended.outcome:
             case Outcome.DONE:
-                self._set(node, State.DONE, ended.detail, ended.seconds)
+                self._set(task, State.DONE, ended.detail, ended.seconds)
             case Outcome.HELD:
-                self._set(node, State.ELSEWHERE, ended.detail)
+                self._set(task, State.ELSEWHERE, ended.detail)
             case Outcome.INTERRUPTED:
-                self._set(node, State.WAITING, "handed back")
+                self._set(task, State.WAITING, "handed back")
             case Outcome.FAILED:
                 # The worker has kept the reason, unless it could not write.
-                kept = read_failure(node.job.home, node.job.kind, node.key) is not None
-                self._fail(node, ended.detail, "", keep=not kept, seconds=ended.seconds)
+                kept = read_failure(task.job.home, task.job.kind, task.key) is not None
+                self._fail(task, ended.detail, "", keep=not kept, seconds=ended.seconds)
             case Outcome.LOST:
-                self._lost[node.key] += 1
-                self._journal(node, "lost", ended.detail)
-                if self._lost[node.key] <= self._retries:
-                    self._set(node, State.WAITING, f"{ended.detail}; started again")
+                self._lost[task.key] += 1
+                self._journal(task, "lost", ended.detail)
+                if self._lost[task.key] <= self._retries:
+                    self._set(task, State.WAITING, f"{ended.detail}; started again")
                 else:
-                    times = f"{self._lost[node.key]} times: " if self._lost[node.key] > 1 else ""
-                    self._fail(node, f"lost {times}{ended.detail}", _end_of_log(node), keep=True, seconds=ended.seconds)
+                    times = f"{self._lost[task.key]} times: " if self._lost[task.key] > 1 else ""
+                    self._fail(task, f"lost {times}{ended.detail}", _end_of_log(task), keep=True, seconds=ended.seconds)
             case Outcome.STALLED | Outcome.MEMORY:
-                self._journal(node, ended.outcome.value, ended.detail)
-                self._fail(node, ended.detail, _end_of_log(node), keep=True, seconds=ended.seconds)
+                self._journal(task, ended.outcome.value, ended.detail)
+                self._fail(task, ended.detail, _end_of_log(task), keep=True, seconds=ended.seconds)
 
-    def _fail(self, node: Node, reason: str, trace: str, keep: bool, seconds: float = 0.0) -> None:
+    def _fail(self, task: SweepTask, reason: str, trace: str, keep: bool, seconds: float = 0.0) -> None:
         if keep:
-            self._keep(node, NodeFailure(reason, trace))
-        self._set(node, State.FAILED, reason, seconds)
-        for key in self._graph.dependents(node.key):
+            self._keep(task, TaskFailure(reason, trace))
+        self._set(task, State.FAILED, reason, seconds)
+        for key in self._graph.dependents(task.key):
             dependent = self._graph[key]
             if self._states[key] is State.WAITING:
-                why = f"not run: {node.job.title} failed ({reason})"
-                self._keep(dependent, NodeFailure(why, skipped=True))
+                why = f"not run: {task.job.title} failed ({reason})"
+                self._keep(dependent, TaskFailure(why, skipped=True))
                 self._set(dependent, State.SKIPPED, why)
 
-    def _keep(self, node: Node, failure: NodeFailure) -> None:
+    def _keep(self, task: SweepTask, failure: TaskFailure) -> None:
         try:
             if not failure.skipped:
-                clear_attempt(node_folder(node.job.home, node.job.kind, node.key))
-            keep_failure(node.job, failure)
+                clear_attempt(task_folder(task.job.home, task.job.kind, task.key))
+            keep_failure(task.job, failure)
         except OSError as error:  # it is still said and counted
-            self._observer.note(f"{node.job.title}: its failure could not be written down ({error})")
+            self._observer.note(f"{task.job.title}: its failure could not be written down ({error})")
 
     def _look_elsewhere(self) -> None:
-        """Nodes that others run: finished, failed or given up there."""
+        """Tasks that others run: finished, failed or given up there."""
         if time.monotonic() - self._looked_elsewhere < _LOOK_ELSEWHERE_SECONDS:
             return
         self._looked_elsewhere = time.monotonic()
         for key, state in self._states.items():
             if state is not State.ELSEWHERE:
                 continue
-            node = self._graph[key]
-            folder = node_folder(node.job.home, node.job.kind, key)
-            if is_finished(node.job.home, node.job.kind, key):
-                self._set(node, State.DONE, "finished elsewhere")
+            task = self._graph[key]
+            folder = task_folder(task.job.home, task.job.kind, key)
+            if is_finished(task.job.home, task.job.kind, key):
+                self._set(task, State.DONE, "finished elsewhere")
             elif (holder := holder_of(folder)) is None:
-                failure = read_failure(node.job.home, node.job.kind, key)
+                failure = read_failure(task.job.home, task.job.kind, key)
                 if failure is None:
-                    self._set(node, State.WAITING, "given up elsewhere")
+                    self._set(task, State.WAITING, "given up elsewhere")
                 else:
-                    self._fail(node, failure.reason, "", keep=False)
+                    self._fail(task, failure.reason, "", keep=False)
             elif self._is_abandoned(key, holder):
-                self._set(node, State.WAITING, "given up elsewhere")
+                self._set(task, State.WAITING, "given up elsewhere")
 
     def _is_abandoned(self, key: str, holder: Owner) -> bool:
         """Whether a lease of another machine has not been renewed for too long; the worker looks once more."""
@@ -247,7 +247,7 @@ class Runner:
         running = sum(state is State.RUNNING for state in self._states.values())
         if not running:
             return
-        self._observer.note(f"interrupted: waiting for the checkpoints of {running} nodes")
+        self._observer.note(f"interrupted: waiting for the checkpoints of {running} tasks")
         self._executor.stop()
         until = time.monotonic() + _STOP_SECONDS
         while self._is_busy and time.monotonic() < until:
@@ -257,17 +257,17 @@ class Runner:
                 self._take(ended)
             self._observer.tick()
 
-    def _set(self, node: Node, state: State, detail: str, seconds: float = 0.0) -> None:
-        self._states[node.key] = state
-        if state is State.DONE and node.job.kind is NodeKind.TRIAL and node.key not in self._finished_before:
-            self._finished(node.key)
-        self._observer.changed(node, state, detail, seconds)
+    def _set(self, task: SweepTask, state: State, detail: str, seconds: float = 0.0) -> None:
+        self._states[task.key] = state
+        if state is State.DONE and task.job.kind is TaskKind.TRIAL and task.key not in self._finished_before:
+            self._finished(task.key)
+        self._observer.changed(task, state, detail, seconds)
 
-    def _journal(self, node: Node, event: str, detail: str) -> None:
+    def _journal(self, task: SweepTask, event: str, detail: str) -> None:
         try:
-            journal.note(node_folder(node.job.home, node.job.kind, node.key), event, reason=detail)
+            journal.note(task_folder(task.job.home, task.job.kind, task.key), event, reason=detail)
         except OSError as error:
-            self._observer.note(f"{node.job.title}: journal could not be written ({error})")
+            self._observer.note(f"{task.job.title}: journal could not be written ({error})")
 
     def _summary(self) -> RunSummary:
         before = set(self._finished_before)
@@ -277,8 +277,8 @@ class Runner:
         return RunSummary(done, tuple(self._finished_before), failed, steps)
 
 
-def _end_of_log(node: Node, n_lines: int = 40) -> str:
-    path = node_folder(node.job.home, node.job.kind, node.key) / "log.txt"
+def _end_of_log(task: SweepTask, n_lines: int = 40) -> str:
+    path = task_folder(task.job.home, task.job.kind, task.key) / "log.txt"
     try:
         return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
     except OSError:

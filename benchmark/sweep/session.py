@@ -1,4 +1,4 @@
-"""What a worker process remembers between nodes, and the care it takes that no node sees what ran before it."""
+"""What a worker process remembers between tasks, and the care it takes that no task sees what ran before it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.runtime.machine import detect_machine
 from tissuebench.runtime.processes import World, connected
 from tissuebench.sweep.jobs import Job, Outcome
-from tissuebench.sweep.run_node import Surroundings, run_node
+from tissuebench.sweep.run_task import Surroundings, run_task
 from tissuebench.sweep.state import journal
-from tissuebench.sweep.state.failures import NodeFailure, forget_failure, keep_failure
-from tissuebench.sweep.state.folders import JOB, LOG, clear_attempt, is_finished, node_folder
+from tissuebench.sweep.state.failures import TaskFailure, forget_failure, keep_failure
+from tissuebench.sweep.state.folders import JOB, LOG, clear_attempt, is_finished, task_folder
 from tissuebench.sweep.state.heartbeat import Reporter, own_memory
 from tissuebench.sweep.state.leases import Lease, acquire
 from tissuebench.sweep.supervisor import CHECKPOINT_MINUTES
@@ -33,15 +33,15 @@ from tissuebench.training.fit import Interrupted
 _GROWN_BYTES = 1 << 30
 
 
-class NodeTaken(Exception):
-    """Somebody else has taken the node over while it ran here."""
+class TaskTaken(Exception):
+    """Somebody else has taken the task over while it ran here."""
 
 
 class Session:
-    """Runs nodes in this process, one after another.
+    """Runs tasks in this process, one after another.
 
     Args:
-        asked_to_stop: set when the node is to be handed back.
+        asked_to_stop: set when the task is to be handed back.
     """
 
     def __init__(self, asked_to_stop: threading.Event) -> None:
@@ -66,15 +66,15 @@ class Session:
 
     @property
     def log_name(self) -> str:
-        """Of the file in the node's folder that what is printed goes to."""
+        """Of the file in the task's folder that what is printed goes to."""
         return f"log-{self._world.rank}.txt" if self._world.rank else LOG
 
     def folder(self, job: Job) -> Path:
-        """Where the node keeps what it writes."""
-        return node_folder(job.home, job.kind, job.key)
+        """Where the task keeps what it writes."""
+        return task_folder(job.home, job.kind, job.key)
 
     def run(self, job: Job) -> tuple[Outcome, str]:
-        """Run one node; its failure is kept where it belongs, with the traceback."""
+        """Run one task; its failure is kept where it belongs, with the traceback."""
         folder = self.folder(job)
         if self.is_beside:
             return self._run_beside(job)
@@ -93,7 +93,7 @@ class Session:
     def _run_leased(self, job: Job, folder: Path, lease: Lease) -> tuple[Outcome, str]:
         def may_store() -> None:
             if not lease.is_ours:
-                raise NodeTaken
+                raise TaskTaken
 
         resumed = (folder / "last.ckpt").is_file()
         journal.note(folder, "started", pid=os.getpid(), resumed=resumed)
@@ -103,8 +103,8 @@ class Session:
         forget_failure(job.home, job.kind, job.key)
         try:
             took = self._run(job, may_store)
-        except (Interrupted, NodeTaken) as stopped:
-            taken = isinstance(stopped, NodeTaken) or not lease.is_ours
+        except (Interrupted, TaskTaken) as stopped:
+            taken = isinstance(stopped, TaskTaken) or not lease.is_ours
             journal.note(folder, "taken over" if taken else "interrupted")
             return (Outcome.HELD, "taken over by another process") if taken else (Outcome.INTERRUPTED, "")
         except Exception as error:
@@ -117,7 +117,7 @@ class Session:
             traceback.print_exc()
             clear_attempt(folder)
             journal.note(folder, "failed", reason=reason)
-            keep_failure(job, NodeFailure(reason, traceback.format_exc()))
+            keep_failure(job, TaskFailure(reason, traceback.format_exc()))
             return Outcome.FAILED, reason
         journal.note(folder, "done", **took)
         return Outcome.DONE, ""
@@ -134,7 +134,7 @@ class Session:
         device = detect_machine(EncoderMode.FROZEN, self._world).device
         try:
             with connected(self._world, device):
-                return run_node(job, self._around, may_store)
+                return run_task(job, self._around, may_store)
         finally:
             gc.collect()
             if torch.cuda.is_available():
@@ -149,7 +149,7 @@ class Session:
 
 
 def _process_state() -> tuple[object, ...]:
-    """What a node must not leave changed for the next one. Random generators are not among it: each step seeds them."""
+    """What a task must not leave changed for the next one. Random generators are not among it: each step seeds them."""
     return (
         Path.cwd(),
         torch.get_default_dtype(),

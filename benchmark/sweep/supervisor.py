@@ -18,11 +18,11 @@ from tissuebench.plans.compute import ComputeSettings
 from tissuebench.runtime.gpus import Slot
 from tissuebench.runtime.processes import World
 from tissuebench.sweep.jobs import Ended, Job, Outcome
-from tissuebench.sweep.state.folders import LOG, node_folder
+from tissuebench.sweep.state.folders import LOG, task_folder
 from tissuebench.sweep.state.heartbeat import own_memory, read_progress
 
 READY, STAYS, LEAVES = "ready", "stays", "leaves"
-"""First words of a worker's lines: it can be given nodes; a node has ended, and it stays for more, or leaves."""
+"""First words of a worker's lines: it can be given tasks; a task has ended, and it stays for more, or leaves."""
 
 CHECKPOINT_MINUTES = "TISSUEBENCH_CHECKPOINT_MINUTES"
 _LOOK_SECONDS = 1.0
@@ -33,7 +33,7 @@ _GRACE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a node is ended: seconds without progress, bytes of memory; and when it writes checkpoints."""
+    """When a task is ended: seconds without progress, bytes of memory; and when it writes checkpoints."""
 
     stall_seconds: float
     memory_bytes: int | None
@@ -47,11 +47,11 @@ class Limits:
 
 
 class Worker:
-    """The processes of one slot, kept warm from node to node.
+    """The processes of one slot, kept warm from task to task.
 
     Args:
         slot: what they may use.
-        limits: when a node is ended.
+        limits: when a task is ended.
         worlds: the processes to start; by default those of the slot.
     """
 
@@ -69,7 +69,7 @@ class Worker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can be given a node."""
+        """Whether it can be given a task."""
         return (
             not self._is_leaving and self._killed is None and all(process.poll() is None for process in self._processes)
         )
@@ -81,7 +81,7 @@ class Worker:
         return output.fileno()
 
     def give(self, job: Job) -> None:
-        """Start a node."""
+        """Start a task."""
         self.job = job
         self._started = self._moved = time.monotonic()
         self._count = -1
@@ -92,7 +92,7 @@ class Worker:
                 process.stdin.flush()
 
     def hear(self) -> Ended | None:
-        """What the worker said, if it is that its node has ended; call when readable."""
+        """What the worker said, if it is that its task has ended; call when readable."""
         heard = os.read(self.fileno(), 1 << 16)
         if not heard:
             return self._dead()
@@ -118,12 +118,12 @@ class Worker:
         return self._killed or Ended(job.key, Outcome.LOST, _how(code) + _tail(job), seconds)
 
     def watch(self) -> None:
-        """End the node if it takes too much memory or no longer moves; ``hear`` tells the outcome."""
+        """End the task if it takes too much memory or no longer moves; ``hear`` tells the outcome."""
         now = time.monotonic()
         if self.job is None or self._killed is not None or now - self._looked < _LOOK_SECONDS:
             return
         self._looked = now
-        progress = read_progress(node_folder(self.job.home, self.job.kind, self.job.key))
+        progress = read_progress(task_folder(self.job.home, self.job.kind, self.job.key))
         if progress is not None and progress.count != self._count:
             self._count, self._moved = progress.count, now
         stalled, taken = now - self._moved, self._memory()
@@ -142,7 +142,7 @@ class Worker:
             self._kill(Ended(self.job.key, Outcome.LOST, reason + _tail(self.job), now - self._started))
 
     def ask_to_stop(self) -> None:
-        """Ask for a checkpoint and the node back; the worker leaves afterwards.
+        """Ask for a checkpoint and the task back; the worker leaves afterwards.
 
         By closing its input, not by a signal: a scheduler's signals to all processes of a job may be blocked, so that
         they do not end the loaders of a worker.
@@ -153,7 +153,7 @@ class Worker:
                 process.stdin.close()
 
     def end(self, grace: float = _GRACE_SECONDS) -> None:
-        """No more nodes: an idle worker leaves by itself, a busy one hands back; what is left after that is killed."""
+        """No more tasks: an idle worker leaves by itself, a busy one hands back; what is left after that is killed."""
         self.ask_to_stop()
         until = time.monotonic() + grace
         for process in self._processes:
@@ -180,10 +180,10 @@ class Worker:
 def run_supervised(
     job: Job, slot: Slot, limits: Limits, stop: Callable[[], bool], worlds: Sequence[World] | None = None
 ) -> Ended:
-    """Run one node in worker processes of its own; ``stop`` is asked every second whether to hand back.
+    """Run one task in worker processes of its own; ``stop`` is asked every second whether to hand back.
 
     Args:
-        job: the node.
+        job: the task.
         slot: what it may use on this machine.
         limits: when it is ended.
         stop: whether to hand back.
@@ -230,7 +230,7 @@ def _how(code: int) -> str:
 
 
 def _tail(job: Job) -> str:
-    path = node_folder(job.home, job.kind, job.key) / LOG
+    path = task_folder(job.home, job.kind, job.key) / LOG
     return f"; see {path}" if path.is_file() else ""
 
 

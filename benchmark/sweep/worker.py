@@ -1,7 +1,7 @@
-"""A worker process: ``python -P -m tissuebench.sweep.worker``. One slot, kept warm from node to node.
+"""A worker process: ``python -P -m tissuebench.sweep.worker``. One slot, kept warm from task to task.
 
 Jobs come in on standard input, a line each; how they ended goes out on standard output, a line each. What anything
-prints goes to the log of the node. SIGTERM and SIGUSR1 ask for a checkpoint and the node back. When standard input
+prints goes to the log of the task. SIGTERM and SIGUSR1 ask for a checkpoint and the task back. When standard input
 closes, whoever started the worker is gone: it hands back, too.
 """
 

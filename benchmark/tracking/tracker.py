@@ -36,7 +36,7 @@ from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.comparable import comparison_key, results_folder
 from tissuebench.results.tables.leaderboard import build
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.view.lookup import Found, looks, pseudo_pictures
 from tissuebench.tracking.leaderboard_content import BoardContent, curves
 from tissuebench.tracking.report import CURVES, SCORE, ReportDefinition
@@ -155,7 +155,7 @@ class Tracker:
 
     def _write_trial(self, result: TrialResult) -> None:
         scores = {row.metric: row.mean for row in build([result], n_boot=2).rows if row.mean is not None}
-        trial = Found(self._home, NodeKind.TRIAL, result.trial_id)
+        trial = Found(self._home, TaskKind.TRIAL, result.trial_id)
         curve = trial.folder / "history.jsonl"
         pictures = {f"pseudo_masks/{stage}": path for stage, path in pseudo_pictures(trial).items()}
         pictures |= {f"looks/{stage}": path for stage, (_, path) in looks(trial).items()}

@@ -1,6 +1,6 @@
 """Features of a frozen encoder: computed once for a store and encoder, shared by every method, budget and seed.
 
-The training tiles are split into shards, which are nodes of the graph: several processes compute them side by side, and
+The training tiles are split into shards, which are tasks of the graph: several processes compute them side by side, and
 one that is killed goes on at the batch where it was.
 """
 

@@ -1,4 +1,4 @@
-"""The nodes of some trials, one after another in this process and without a runner; and stores with other labels."""
+"""The tasks of some trials, one after another in this process and without a runner; and stores with other labels."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial
 from tissuebench.runtime.processes import ALONE, any_over_processes
 from tissuebench.sweep.graph import build_graph
-from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.run_node import Surroundings, run_node
-from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.run_task import Surroundings, run_task
+from tissuebench.sweep.state.folders import task_folder
 from tissuebench.training.checkpoints import FITTED, read_torch
 
 
 def run_by_hand(trials, data, home, shown=None, world=ALONE, stop=lambda: False, report=lambda *_: None):
-    """Run all nodes on ``shown`` in place of the ``data`` that they were planned for; what each has made, by its key.
+    """Run all tasks on ``shown`` in place of the ``data`` that they were planned for; what each has made, by its key.
 
     What a stage has made is its state, its record of pseudo-masks and its folder; of a trial, its state and folder.
     """
@@ -35,15 +35,15 @@ def run_by_hand(trials, data, home, shown=None, world=ALONE, stop=lambda: False,
     stores = {(home, trial.store_sha256, trial.split_sha256): shown for trial in trials}
     around = Surroundings(world, 1e6, report, stop, lambda: 0, stores)
     made = {}
-    for node in build_graph(trials, data, home).values():
-        folder = node_folder(home, node.job.kind, node.key)
+    for task in build_graph(trials, data, home).values():
+        folder = task_folder(home, task.job.kind, task.key)
         folder.mkdir(parents=True, exist_ok=True)
-        run_node(node.job, around, lambda: None)
+        run_task(task.job, around, lambda: None)
         any_over_processes(False)  # nobody reads before the first process has written
-        if node.job.kind is NodeKind.FEATURES or world.rank > 0:
+        if task.job.kind is TaskKind.FEATURES or world.rank > 0:
             continue
         masks = [path.read_bytes() for path in sorted(folder.glob("pseudo.*"))]
-        made[node.key] = (node.job.kind, read_torch(folder / FITTED)["state"], masks, folder)
+        made[task.key] = (task.job.kind, read_torch(folder / FITTED)["state"], masks, folder)
     return made
 
 

@@ -33,8 +33,8 @@ class Seen:
     def clear(self):
         self.changes, self.notes = [], []
 
-    def changed(self, node, state, detail, seconds):
-        self.changes.append((node.job.title, state, detail))
+    def changed(self, task, state, detail, seconds):
+        self.changes.append((task.job.title, state, detail))
 
     def tick(self):
         pass

@@ -1,7 +1,7 @@
-"""A node that does what a test wants, in place of a supervised worker, on whatever machine the executor chose.
+"""A task that does what a test wants, in place of a supervised worker, on whatever machine the executor chose.
 
-``stand_in`` makes a folder for ``PYTHONPATH``: every interpreter started with it has another ``run_supervised``. A node
-then begins (``Node.begins``), and runs until it is told how to end (``Node.end``), is asked to hand back, or is killed.
+``stand_in`` makes a folder for ``PYTHONPATH``: every interpreter started with it has another ``run_supervised``. A task
+then begins (``StandIn.begins``), and runs until it is told how to end (``StandIn.end``), is asked to hand back, or is killed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tissuebench.runtime.processes import World
-from tissuebench.sweep.jobs import Ended, Job, NodeKind, Outcome
+from tissuebench.sweep.jobs import Ended, Job, Outcome, TaskKind
 
 _CUSTOMISE = """
 import json, os, time
@@ -47,7 +47,7 @@ supervisor.run_supervised = run_supervised
 
 
 def stand_in(folder: Path) -> dict[str, str]:
-    """Environment in which every interpreter runs such nodes."""
+    """Environment in which every interpreter runs such tasks."""
     (folder / "sitecustomize.py").write_text(_CUSTOMISE)
     return {"PYTHONPATH": str(folder)}
 
@@ -61,15 +61,15 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = 60) -> Non
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """One such node, seen from the test."""
+class StandIn:
+    """One such task, seen from the test."""
 
     job: Job
 
     @classmethod
-    def make(cls, home: Path, number: int) -> Node:
+    def make(cls, home: Path, number: int) -> StandIn:
         key = f"{number:064x}"
-        return cls(Job(key, NodeKind.TRIAL, f"trial {number}: masks:2p / seed 0 'ä'", home, {"stand_in": number}))
+        return cls(Job(key, TaskKind.TRIAL, f"trial {number}: masks:2p / seed 0 'ä'", home, {"stand_in": number}))
 
     @property
     def begun(self) -> list[dict]:
@@ -90,7 +90,7 @@ class Node:
 
 
 def collect(executor, number: int, seconds: float = 60) -> dict[str, Ended]:
-    """The next nodes that end, by key."""
+    """The next tasks that end, by key."""
     ended: dict[str, Ended] = {}
     deadline = time.monotonic() + seconds
     while len(ended) < number:

@@ -174,7 +174,7 @@ class Writing(Supervised):
 
 
 class Untidy(Supervised):
-    """Leaves the process in a state that would change the next node."""
+    """Leaves the process in a state that would change the next task."""
 
     name = "untidy"
     summary = "for a test"

@@ -13,7 +13,7 @@ from tissuebench.plans.compute import ComputeSettings
 from tissuebench.plans.expand import PlannedData
 from tissuebench.sweep.estimate.sizes import Disk, Sizes
 from tissuebench.sweep.estimate.timing import Slots, Timer
-from tissuebench.sweep.graph import Node
+from tissuebench.sweep.graph import SweepTask
 
 _START_SECONDS = 10.0
 """Until the workers have imported what they need; paid once a slot, by all slots at once."""
@@ -25,7 +25,7 @@ class Estimate:
 
     Attributes:
         seconds: from the start to the end, on all slots; 0 if there is nothing to run.
-        slots: nodes at once.
+        slots: tasks at once.
         sources: what ``seconds`` rests on, a phrase each.
         is_probed: whether some of it was timed just now, on random tiles and a machine that did nothing else.
         disk: bytes that will be written.
@@ -39,12 +39,12 @@ class Estimate:
 
 
 def estimate(
-    to_run: Mapping[str, Node], data: Mapping[str, PlannedData], compute: ComputeSettings, home: Path
+    to_run: Mapping[str, SweepTask], data: Mapping[str, PlannedData], compute: ComputeSettings, home: Path
 ) -> Estimate:
     """Look at what is stored, and probe what is not known from there.
 
     Args:
-        to_run: the nodes that are neither finished nor given up; all of their trials share network and training.
+        to_run: the tasks that are neither finished nor given up; all of their trials share network and training.
         data: of each dataset.
         compute: where it runs.
         home: folder with ``runs/``.
@@ -54,11 +54,11 @@ def estimate(
     sources: set[tuple[str, str]] = set()
     is_probed = False
     for dataset, opened in data.items():
-        nodes = [node for node in to_run.values() if node.trial.dataset == dataset]
-        if not nodes:
+        tasks = [task for task in to_run.values() if task.trial.dataset == dataset]
+        if not tasks:
             continue
-        timer = Timer(nodes[0].trial, opened, slots, home, sizes)
-        seconds |= {node.key: timer.seconds(node) for node in nodes}
+        timer = Timer(tasks[0].trial, opened, slots, home, sizes)
+        seconds |= {task.key: timer.seconds(task) for task in tasks}
         sources |= timer.sources
         is_probed |= timer.is_probed
     whole = makespan(to_run, seconds, slots.count)
@@ -71,14 +71,14 @@ def estimate(
     return Estimate(whole, slots.count, told, is_probed, sizes.disk(to_run.values(), slots.count))
 
 
-def makespan(nodes: Mapping[str, Node], seconds: Mapping[str, float], slots: int) -> float:
+def makespan(tasks: Mapping[str, SweepTask], seconds: Mapping[str, float], slots: int) -> float:
     """Seconds until all are over, if each starts as soon as what it needs is there and a slot is free."""
-    waiting = {key: {need for need in node.needs if need in nodes} for key, node in nodes.items()}
+    waiting = {key: {need for need in task.needs if need in tasks} for key, task in tasks.items()}
     users: dict[str, list[str]] = defaultdict(list)
     for key, needs in waiting.items():
         for need in needs:
             users[need].append(key)
-    place = {key: number for number, key in enumerate(nodes)}
+    place = {key: number for number, key in enumerate(tasks)}
     ready = [(place[key], key) for key, needs in waiting.items() if not needs]
     running: list[tuple[float, str]] = []
     now = 0.0

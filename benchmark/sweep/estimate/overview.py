@@ -14,8 +14,8 @@ from rich.text import Text
 
 from tissuebench.common.hashing import Json
 from tissuebench.sweep.estimate.estimate import Estimate, about, estimate
-from tissuebench.sweep.graph import Node, Sweep
-from tissuebench.sweep.jobs import NodeKind, State
+from tissuebench.sweep.graph import Sweep, SweepTask
+from tissuebench.sweep.jobs import State, TaskKind
 from tissuebench.sweep.state.record import record_of
 from tissuebench.sweep.view.status import SweepReader
 
@@ -38,11 +38,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Nodes of one name that trials share: how many, how many of them are there, and by whom they are needed."""
+    """Tasks of one name that trials share: how many, how many of them are there, and by whom they are needed."""
 
     dataset: str
     name: str
-    nodes: int
+    tasks: int
     finished: int
     trials: int
     methods: tuple[str, ...]
@@ -58,7 +58,7 @@ class Overview:
     independent_steps: int
     steps_to_run: int
     estimate: Estimate
-    nodes: Sequence[Node]
+    tasks: Sequence[SweepTask]
 
     @property
     def saved_percent(self) -> float:
@@ -91,8 +91,8 @@ class Overview:
             },
             "disk_bytes": asdict(self.estimate.disk),
             "tasks": [
-                {"key": node.key, "kind": node.job.kind.value, "title": node.job.title, "needs": list(node.needs)}
-                for node in self.nodes
+                {"key": task.key, "kind": task.job.kind.value, "title": task.job.title, "needs": list(task.needs)}
+                for task in self.tasks
             ],
         }
         return json.dumps(document)
@@ -101,11 +101,11 @@ class Overview:
 def overview(sweep: Sweep, home: Path) -> Overview:
     """Look at what is there and lay out the rest; trains nothing, but may time a few steps."""
     graph = sweep.graph
-    states = {each.node.key: each.state for each in SweepReader(home, record_of(graph, "")).read().nodes}
-    to_run = {key: node for key, node in graph.items() if states[key] in (State.WAITING, State.RUNNING)}
+    states = {each.task.key: each.state for each in SweepReader(home, record_of(graph, "")).read().tasks}
+    to_run = {key: task for key, task in graph.items() if states[key] in (State.WAITING, State.RUNNING)}
     cells: dict[tuple[str, str, str], Counter[State]] = defaultdict(Counter)
-    for node in graph.of_kind(NodeKind.TRIAL):
-        cells[node.trial.dataset, node.trial.arm, node.trial.budget.spec][states[node.key]] += 1
+    for task in graph.of_kind(TaskKind.TRIAL):
+        cells[task.trial.dataset, task.trial.arm, task.trial.budget.spec][states[task.key]] += 1
     rows = [
         Row(
             *cell,
@@ -121,36 +121,36 @@ def overview(sweep: Sweep, home: Path) -> Overview:
         shared=_shared(sweep, states),
         steps=graph.steps,
         independent_steps=graph.independent_steps,
-        steps_to_run=sum(node.steps for node in to_run.values()),
+        steps_to_run=sum(task.steps for task in to_run.values()),
         estimate=estimate(to_run, sweep.data, sweep.plan.compute, home),
-        nodes=list(graph.values()),
+        tasks=list(graph.values()),
     )
 
 
 def _shared(sweep: Sweep, states: dict[str, State]) -> list[Shared]:
     users: dict[str, set[str]] = defaultdict(set)  # keys of trials
     for key in reversed(list(sweep.graph)):
-        node = sweep.graph[key]
-        trials = {key} if node.job.kind is NodeKind.TRIAL else users[key]
-        for need in node.needs:
+        task = sweep.graph[key]
+        trials = {key} if task.job.kind is TaskKind.TRIAL else users[key]
+        for need in task.needs:
             users[need] |= trials
-    groups: dict[tuple[str, str], list[Node]] = defaultdict(list)
-    for node in sweep.graph.values():
-        if node.job.kind is not NodeKind.TRIAL:
-            groups[node.trial.dataset, _name(node)].append(node)
+    groups: dict[tuple[str, str], list[SweepTask]] = defaultdict(list)
+    for task in sweep.graph.values():
+        if task.job.kind is not TaskKind.TRIAL:
+            groups[task.trial.dataset, _name(task)].append(task)
     found = []
-    for (dataset, name), nodes in groups.items():
-        trials = set().union(*(users[node.key] for node in nodes))
+    for (dataset, name), tasks in groups.items():
+        trials = set().union(*(users[task.key] for task in tasks))
         methods = sorted({sweep.graph[key].trial.arm for key in trials})
-        finished = sum(states[node.key] is State.DONE for node in nodes)
-        found.append(Shared(dataset, name, len(nodes), finished, len(trials), tuple(methods)))
+        finished = sum(states[task.key] is State.DONE for task in tasks)
+        found.append(Shared(dataset, name, len(tasks), finished, len(trials), tuple(methods)))
     return found
 
 
-def _name(node: Node) -> str:
-    if node.job.kind is NodeKind.FEATURES:
-        return f"features of {node.trial.network.encoder}"
-    return f"stage {node.job.document['stage']}"
+def _name(task: SweepTask) -> str:
+    if task.job.kind is TaskKind.FEATURES:
+        return f"features of {task.trial.network.encoder}"
+    return f"stage {task.job.document['stage']}"
 
 
 def render(shown: Overview) -> Group:
@@ -174,8 +174,8 @@ def _sentences(shown: Overview) -> list[str]:
     for each in shown.shared:
         who = ", ".join(each.methods)
         there = f", {each.finished} there" if each.finished else ""
-        part = "part" if each.nodes == 1 else "parts"
-        lines.append(f"shared: {each.name}: {each.nodes} {part}{there}; for {each.trials} trials of {who}")
+        part = "part" if each.tasks == 1 else "parts"
+        lines.append(f"shared: {each.name}: {each.tasks} {part}{there}; for {each.trials} trials of {who}")
     lines.append(
         f"steps: {shown.steps:,} in place of {shown.independent_steps:,} if every trial ran alone: "
         f"{shown.saved_percent:.1f} % saved; {shown.steps_to_run:,} to run"

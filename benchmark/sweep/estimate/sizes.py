@@ -1,4 +1,4 @@
-"""How large the nodes of a sweep are before anything runs: tiles of a step, and bytes on disk."""
+"""How large the tasks of a sweep are before anything runs: tiles of a step, and bytes on disk."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.expand import PlannedData
 from tissuebench.sweep.estimate.probe import untrained, without_weights
-from tissuebench.sweep.graph import Node, stages_of
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.graph import SweepTask, stages_of
+from tissuebench.sweep.jobs import TaskKind
 from tissuebench.training.build import task_of
 
 _MAP_BYTES, _ORIENTATION_BYTES = 2, 1
@@ -41,7 +41,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes that are written: features and weights stay, checkpoints are there while their nodes run."""
+    """Bytes that are written: features and weights stay, checkpoints are there while their tasks run."""
 
     features: int
     weights: int
@@ -49,7 +49,7 @@ class Disk:
 
 
 class Sizes:
-    """Sizes of nodes; each kind of stage is built once, with random weights.
+    """Sizes of tasks; each kind of stage is built once, with random weights.
 
     Args:
         data: of each dataset.
@@ -60,29 +60,29 @@ class Sizes:
         self._built: dict[str, Size] = {}
         self._records: dict[str, int] = {}
 
-    def of(self, node: Node) -> Size:
+    def of(self, task: SweepTask) -> Size:
         """The size of a stage or a trial's last stage."""
-        trial = node.trial
-        if node.job.kind is NodeKind.TRIAL:
-            return self._size(node, find_method(trial.method), trial.config, trial.training)
-        stage = next(each for each in stages_of(trial) if each.name == node.job.document["stage"])
-        return self._size(node, stage.module, stage.config, stage.training)
+        trial = task.trial
+        if task.job.kind is TaskKind.TRIAL:
+            return self._size(task, find_method(trial.method), trial.config, trial.training)
+        stage = next(each for each in stages_of(trial) if each.name == task.job.document["stage"])
+        return self._size(task, stage.module, stage.config, stage.training)
 
-    def disk(self, nodes: Iterable[Node], slots: int) -> Disk:
-        """What these nodes write if so many of them run at once."""
+    def disk(self, tasks: Iterable[SweepTask], slots: int) -> Disk:
+        """What these tasks write if so many of them run at once."""
         features, sizes = 0, []
-        for node in nodes:
-            if node.job.kind is NodeKind.FEATURES:
-                features += node.tiles * self._record(node)
+        for task in tasks:
+            if task.job.kind is TaskKind.FEATURES:
+                features += task.tiles * self._record(task)
             else:
-                sizes.append(self.of(node))
+                sizes.append(self.of(task))
         largest = max((size.weights + _MOMENTS * size.trained for size in sizes), default=0)
         return Disk(features, sum(size.weights for size in sizes), largest * min(slots, len(sizes)))
 
-    def _record(self, node: Node) -> int:
+    def _record(self, task: SweepTask) -> int:
         """Bytes of a tile's features, all variants."""
-        network, store = node.trial.network, self._data[node.trial.dataset].store
-        key = canonical_json([node.trial.dataset, network.model_dump(mode="json")])
+        network, store = task.trial.network, self._data[task.trial.dataset].store
+        key = canonical_json([task.trial.dataset, network.model_dump(mode="json")])
         if key not in self._records:
             size = store.info.tile_px
             with torch.inference_mode():
@@ -91,13 +91,13 @@ class Sizes:
             self._records[key] = network.feature_variants * (values * _MAP_BYTES + _ORIENTATION_BYTES)
         return self._records[key]
 
-    def _size(self, node: Node, kind: type[Trainable], config: Settings, training: TrainingSettings) -> Size:
-        network: NetworkSettings = without_weights(node.trial.network)
-        task = task_of(self._data[node.trial.dataset], network, training)
-        parts = [node.trial.dataset, kind.__module__, kind.__qualname__]
+    def _size(self, task: SweepTask, kind: type[Trainable], config: Settings, training: TrainingSettings) -> Size:
+        network: NetworkSettings = without_weights(task.trial.network)
+        told = task_of(self._data[task.trial.dataset], network, training)
+        parts = [task.trial.dataset, kind.__module__, kind.__qualname__]
         key = canonical_json([*parts, *(each.model_dump(mode="json") for each in (config, network, training))])
         if key not in self._built:
-            module = kind(task, config)
+            module = kind(told, config)
             self._built[key] = Size(
                 tiles=sum(stream.batch_size for stream in module.streams().values()),
                 weights=sum(each.numel() * each.element_size() for each in module.state_dict().values()),

@@ -1,4 +1,4 @@
-"""Seconds of nodes that did not run yet: as stored results of their like took, else as a probe says."""
+"""Seconds of tasks that did not run yet: as stored results of their like took, else as a probe says."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tissuebench.runtime.environment import describe_environment
 from tissuebench.runtime.gpus import slots_of
 from tissuebench.sweep.estimate.probe import Probe, probe, with_threads
 from tissuebench.sweep.estimate.sizes import Sizes
-from tissuebench.sweep.graph import Node
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.graph import SweepTask
+from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.state.folders import JOB, RECORD
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """Nodes that run at once, and what each of them has; ``is_here``: on this machine."""
+    """Tasks that run at once, and what each of them has; ``is_here``: on this machine."""
 
     count: int
     threads: int
@@ -73,14 +73,14 @@ class _Stored:
 
 
 class Timer:
-    """Expected seconds of the nodes of one dataset.
+    """Expected seconds of the tasks of one dataset.
 
     Args:
         like: a trial of the sweep, which shares network, training and evaluation with all others.
         data: of the dataset.
-        slots: where the nodes are to run.
+        slots: where the tasks are to run.
         home: folder with ``runs/``.
-        sizes: of the nodes.
+        sizes: of the tasks.
     """
 
     def __init__(self, like: Trial, data: PlannedData, slots: Slots, home: Path, sizes: Sizes) -> None:
@@ -89,15 +89,15 @@ class Timer:
         self.sources: set[tuple[str, str]] = set()  # on what rests what
         self.is_probed = False
 
-    def seconds(self, node: Node) -> float:
+    def seconds(self, task: SweepTask) -> float:
         """From its start to its end."""
-        if node.job.kind is NodeKind.FEATURES:
-            return node.tiles * self._encoding
-        stage = node.job.document.get("stage")
-        tiles = node.steps * self._sizes.of(node).tiles
+        if task.job.kind is TaskKind.FEATURES:
+            return task.tiles * self._encoding
+        stage = task.job.document.get("stage")
+        tiles = task.steps * self._sizes.of(task).tiles
         if stage is not None:
             return tiles * self._training(f"stage {stage}")
-        return tiles * self._training(node.trial.method) + self._evaluation
+        return tiles * self._training(task.trial.method) + self._evaluation
 
     def _training(self, who: str) -> float:
         """Seconds a tile."""

@@ -1,4 +1,4 @@
-"""Failures that are kept: beside the node, and for a trial in the results, where its gap in the table is explained."""
+"""Failures that are kept: beside the task, and for a trial in the results, where its gap in the table is explained."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from tissuebench.common.files import write_aside
 from tissuebench.errors import DataError
 from tissuebench.results.records.result_store import Failure, ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.sweep.jobs import Job, NodeKind
-from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.jobs import Job, TaskKind
+from tissuebench.sweep.state.folders import task_folder
 
 _FAILURE = "failure.json"
 
 
 @dataclass(frozen=True, slots=True)
-class NodeFailure:
-    """Why a node failed.
+class TaskFailure:
+    """Why a task failed.
 
     Attributes:
         reason: one line.
         traceback: the full text, or the end of the log where the process was killed; may be empty.
-        skipped: it was not run at all, as a node that it needs has failed.
+        skipped: it was not run at all, as a task that it needs has failed.
     """
 
     reason: str
@@ -31,12 +31,12 @@ class NodeFailure:
     skipped: bool = False
 
 
-def keep_failure(job: Job, failure: NodeFailure) -> None:
+def keep_failure(job: Job, failure: TaskFailure) -> None:
     """Write a failure down; raises ``OSError`` where nothing can be written."""
     if not failure.skipped:
         content = json.dumps(asdict(failure), indent=1).encode()
-        write_aside(node_folder(job.home, job.kind, job.key) / _FAILURE, content)
-    if job.kind is NodeKind.TRIAL:
+        write_aside(task_folder(job.home, job.kind, job.key) / _FAILURE, content)
+    if job.kind is TaskKind.TRIAL:
         from tissuebench.plans.trial import Trial  # seconds of imports that those who only read do without
 
         trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
@@ -54,19 +54,19 @@ def keep_failure(job: Job, failure: NodeFailure) -> None:
         )
 
 
-def read_failure(home: Path, kind: NodeKind, key: str) -> NodeFailure | None:
-    """Why the node failed, if it did."""
-    path = node_folder(home, kind, key) / _FAILURE
+def read_failure(home: Path, kind: TaskKind, key: str) -> TaskFailure | None:
+    """Why the task failed, if it did."""
+    path = task_folder(home, kind, key) / _FAILURE
     try:
-        return NodeFailure(**json.loads(path.read_text()))
+        return TaskFailure(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: not a usable failure record ({error}); delete it") from error
 
 
-def forget_failure(home: Path, kind: NodeKind, key: str) -> None:
-    """The node is to be run again."""
-    (node_folder(home, kind, key) / _FAILURE).unlink(missing_ok=True)
-    if kind is NodeKind.TRIAL:
+def forget_failure(home: Path, kind: TaskKind, key: str) -> None:
+    """The task is to be run again."""
+    (task_folder(home, kind, key) / _FAILURE).unlink(missing_ok=True)
+    if kind is TaskKind.TRIAL:
         ResultStore(results_folder(home)).clear_failure(key)

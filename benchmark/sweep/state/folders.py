@@ -1,4 +1,4 @@
-"""Where a node keeps what: its log, checkpoint and lease while it runs, its artefact afterwards."""
+"""Where a task keeps what: its log, checkpoint and lease while it runs, its artefact afterwards."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tissuebench.common.files import write_aside
 from tissuebench.common.hashing import Json
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.jobs import TaskKind
 
 LOG, JOB, RECORD, JOURNAL, LEASE = "log.txt", "job.json", "record.json", "journal.jsonl", "lease.json"
 _KEPT = (LOG, JOB, JOURNAL, LEASE, "progress.json")
 
 
-def node_folder(home: Path, kind: NodeKind, key: str) -> Path:
-    """The folder of one node; stages and shards of features stand in the content-addressed store of stages."""
-    return home / "runs" / ("trials" if kind is NodeKind.TRIAL else "stages") / key
+def task_folder(home: Path, kind: TaskKind, key: str) -> Path:
+    """The folder of one task; stages and shards of features stand in the content-addressed store of stages."""
+    return home / "runs" / ("trials" if kind is TaskKind.TRIAL else "stages") / key
 
 
-def is_finished(home: Path, kind: NodeKind, key: str) -> bool:
-    """Whether the node's artefact is complete: a trial's result, or the record that a stage writes last."""
-    if kind is NodeKind.TRIAL:
+def is_finished(home: Path, kind: TaskKind, key: str) -> bool:
+    """Whether the task's artefact is complete: a trial's result, or the record that a stage writes last."""
+    if kind is TaskKind.TRIAL:
         return ResultStore(results_folder(home)).has(key)
-    return (node_folder(home, kind, key) / RECORD).is_file()
+    return (task_folder(home, kind, key) / RECORD).is_file()
 
 
 def write_record(folder: Path, record: Mapping[str, Json]) -> None:

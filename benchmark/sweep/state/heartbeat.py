@@ -1,4 +1,4 @@
-"""What a worker tells while it runs a node: progress and a heartbeat on disk, for whoever looks."""
+"""What a worker tells while it runs a task: progress and a heartbeat on disk, for whoever looks."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _PROGRESS = "progress.json"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a node is.
+    """How far a task is.
 
     Attributes:
         phase: what is being done: ``fit``, ``scoring slides``, ...
         done, total: in units of the phase.
         first: what was done when the phase was first told of; more than 0 for a training that is resumed.
-        count: how often anything moved since the node was started; a supervisor sees a stall by it.
+        count: how often anything moved since the task was started; a supervisor sees a stall by it.
         rate: units of the phase a second.
         memory: bytes of this process that are not shared with files.
         peak_memory: the most that was seen.
-        gpu_memory: bytes that the node has on its GPU; 0 without one.
+        gpu_memory: bytes that the task has on its GPU; 0 without one.
         time: of writing, seconds since the epoch.
     """
 
@@ -49,7 +49,7 @@ class Progress:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """What a node's worker wrote last, if it wrote anything."""
+    """What a task's worker wrote last, if it wrote anything."""
     with suppress(FileNotFoundError, ValueError, TypeError):
         return Progress(**json.loads((folder / _PROGRESS).read_text()))
     return None
@@ -62,10 +62,10 @@ def own_memory(process: psutil.Process) -> int:
 
 
 class Reporter:
-    """Writes progress every second and renews the lease; a context manager around one node.
+    """Writes progress every second and renews the lease; a context manager around one task.
 
     Args:
-        folder: of the node.
+        folder: of the task.
         gpu_memory: bytes in use on the GPU of this process.
     """
 
@@ -102,7 +102,7 @@ class Reporter:
     def _beat(self) -> None:
         renewed = time.monotonic()
         while not self._over.wait(_WRITE_SECONDS):
-            with suppress(OSError):  # a full disk must not end a node that needs nothing of it
+            with suppress(OSError):  # a full disk must not end a task that needs nothing of it
                 self._write()
                 if self.lease is not None and time.monotonic() - renewed >= BEAT_SECONDS:
                     renewed = time.monotonic()

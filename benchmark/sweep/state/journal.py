@@ -1,4 +1,4 @@
-"""What happened to a node, a line an event: the proof that nothing was run to its end twice."""
+"""What happened to a task, a line an event: the proof that nothing was run to its end twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def note(folder: Path, event: str, **facts: Json) -> None:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """All events of a node, oldest first; a last line that was cut off is left out."""
+    """All events of a task, oldest first; a last line that was cut off is left out."""
     try:
         lines = (folder / JOURNAL).read_text().splitlines(keepends=True)
     except FileNotFoundError:
@@ -34,7 +34,7 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 
 def seconds_spent(folder: Path) -> float | None:
-    """On a node since it was started from nothing: by all attempts that went on from each other, to now if it runs.
+    """On a task since it was started from nothing: by all attempts that went on from each other, to now if it runs.
 
     None if it was never started. An attempt whose end nobody saw does not count.
     """

@@ -1,4 +1,4 @@
-"""Leases: who runs a node. A lease has an owner and a heartbeat and is worth nothing once its owner is gone.
+"""Leases: who runs a task. A lease has an owner and a heartbeat and is worth nothing once its owner is gone.
 
 The owner is a worker process. Another process of the same machine sees at once whether it lives; from another machine
 a lease counts as abandoned when its heartbeat has not moved for ``ABANDONED_SECONDS`` of the reader's own clock, so
@@ -59,14 +59,14 @@ class Owner:
 
 
 class Lease:
-    """A lease that this process holds on a node's folder."""
+    """A lease that this process holds on a task's folder."""
 
     def __init__(self, folder: Path, owner: Owner) -> None:
         self._path = folder / LEASE
         self._owner = owner
 
     def renew(self) -> bool:
-        """One more heartbeat; False if somebody else has taken the node meanwhile."""
+        """One more heartbeat; False if somebody else has taken the task meanwhile."""
         if not self.is_ours:
             return False
         self._owner = replace(self._owner, beat=self._owner.beat + 1)
@@ -80,22 +80,22 @@ class Lease:
         return holder is not None and holder.token == self._owner.token
 
     def release(self) -> None:
-        """Give the node back."""
+        """Give the task back."""
         if self.is_ours:
             self._path.unlink(missing_ok=True)
 
 
 def holder_of(folder: Path) -> Owner | None:
-    """Who holds the node, if anybody who may still be alive does."""
+    """Who holds the task, if anybody who may still be alive does."""
     holder = _read(folder / LEASE)
     return None if holder is None or holder.is_known_dead else holder
 
 
 def acquire(folder: Path, alive: Callable[[], None], patience: float = ABANDONED_SECONDS) -> Lease | Owner:
-    """Take the node, or tell who has it.
+    """Take the task, or tell who has it.
 
     Args:
-        folder: of the node.
+        folder: of the task.
         alive: called now and then while the heartbeat of another machine is watched.
         patience: seconds without a heartbeat after which a lease of another machine is taken over.
     """

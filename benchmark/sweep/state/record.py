@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tissuebench.common.files import write_aside
 from tissuebench.common.hashing import Json, content_hash
 from tissuebench.errors import ConfigError, DataError
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.jobs import TaskKind
 
 if TYPE_CHECKING:
     from tissuebench.sweep.graph import Graph
@@ -20,11 +20,11 @@ _KEY_LENGTH = 16
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedNode:
-    """One node of a sweep: what it is called, how much it is, and what comes before."""
+class RecordedTask:
+    """One task of a sweep: what it is called, how much it is, and what comes before."""
 
     key: str
-    kind: NodeKind
+    kind: TaskKind
     title: str
     steps: int
     tiles: int
@@ -33,21 +33,21 @@ class RecordedNode:
 
 @dataclass(frozen=True, slots=True)
 class SweepRecord:
-    """The nodes of one sweep; ``started`` in seconds since the epoch, of its latest run."""
+    """The tasks of one sweep; ``started`` in seconds since the epoch, of its latest run."""
 
     key: str
     title: str
     started: float
-    nodes: tuple[RecordedNode, ...]
+    tasks: tuple[RecordedTask, ...]
 
 
 def record_of(graph: Graph, title: str) -> SweepRecord:
-    """What a run of this graph consists of; the key is that of its nodes."""
-    nodes = (
-        RecordedNode(node.key, node.job.kind, node.job.title, node.steps, node.tiles, node.needs)
-        for node in graph.values()
+    """What a run of this graph consists of; the key is that of its tasks."""
+    tasks = (
+        RecordedTask(task.key, task.job.kind, task.job.title, task.steps, task.tiles, task.needs)
+        for task in graph.values()
     )
-    return SweepRecord(content_hash(sorted(graph))[:_KEY_LENGTH], title, time.time(), tuple(nodes))
+    return SweepRecord(content_hash(sorted(graph))[:_KEY_LENGTH], title, time.time(), tuple(tasks))
 
 
 def write_sweep(home: Path, graph: Graph, title: str) -> str:
@@ -57,7 +57,7 @@ def write_sweep(home: Path, graph: Graph, title: str) -> str:
         "key": record.key,
         "title": title,
         "started": record.started,
-        "nodes": [{**asdict(node), "kind": node.kind.value} for node in record.nodes],
+        "nodes": [{**asdict(task), "kind": task.kind.value} for task in record.tasks],
     }
     write_aside(_folder(home) / f"{record.key}.json", json.dumps(content, indent=1).encode())
     return record.key
@@ -90,11 +90,11 @@ def _newest_first(home: Path) -> list[Path]:
 def _read(path: Path) -> SweepRecord:
     try:
         content = json.loads(path.read_text())
-        nodes = tuple(
-            RecordedNode(**{**node, "kind": NodeKind(node["kind"]), "needs": tuple(node["needs"])})
-            for node in content["nodes"]
+        tasks = tuple(
+            RecordedTask(**{**task, "kind": TaskKind(task["kind"]), "needs": tuple(task["needs"])})
+            for task in content["nodes"]
         )
-        return SweepRecord(content["key"], content["title"], content["started"], nodes)
+        return SweepRecord(content["key"], content["title"], content["started"], tasks)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a usable record of a sweep ({error}); delete it") from error
 

@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tissuebench.sweep.graph import Graph, Node
-from tissuebench.sweep.jobs import NodeKind, State
-from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.graph import Graph, SweepTask
+from tissuebench.sweep.jobs import State, TaskKind
+from tissuebench.sweep.state.folders import task_folder
 from tissuebench.sweep.state.heartbeat import Progress, read_progress
 from tissuebench.sweep.state.journal import seconds_spent
 from tissuebench.sweep.view.pace import MAIN_PHASES, TRAINING, Pace, Work, clock
@@ -29,7 +29,7 @@ _OVER = (State.DONE, State.FAILED, State.SKIPPED)
 
 @dataclass(slots=True)
 class _Running:
-    node: Node
+    task: SweepTask
     folder: Path
     state: State
     since: float
@@ -49,9 +49,9 @@ class SweepDisplay:
         self._console = console
         self._states = dict.fromkeys(graph, State.WAITING)
         self._counts = Counter(self._states.values())
-        self._totals = Counter(node.job.kind for node in graph.values())
-        self._ended: Counter[NodeKind] = Counter()
-        self._waiting = Counter(_work(node) for node in graph.values())
+        self._totals = Counter(task.job.kind for task in graph.values())
+        self._ended: Counter[TaskKind] = Counter()
+        self._waiting = Counter(_work(task) for task in graph.values())
         self._steps, self._steps_total = 0, graph.steps
         self._running: dict[str, _Running] = {}
         self._pace, self._slots = Pace(), 1
@@ -78,26 +78,26 @@ class SweepDisplay:
         self._said = time.monotonic()
         self._console.print(Text(text), soft_wrap=True)
 
-    def changed(self, node: Node, state: State, detail: str, seconds: float) -> None:
-        """A node is in another state."""
-        before = self._states[node.key]
-        self._states[node.key] = state
+    def changed(self, task: SweepTask, state: State, detail: str, seconds: float) -> None:
+        """A task is in another state."""
+        before = self._states[task.key]
+        self._states[task.key] = state
         self._counts[before] -= 1
         self._counts[state] += 1
-        self._waiting[_work(node)] += (state is State.WAITING) - (before is State.WAITING)
-        was = self._running.pop(node.key, None)
-        folder = node_folder(node.job.home, node.job.kind, node.key)
+        self._waiting[_work(task)] += (state is State.WAITING) - (before is State.WAITING)
+        was = self._running.pop(task.key, None)
+        folder = task_folder(task.job.home, task.job.kind, task.key)
         if state in (State.RUNNING, State.ELSEWHERE):
             self._begun = True
-            self._running[node.key] = _Running(node, folder, state, time.monotonic())
+            self._running[task.key] = _Running(task, folder, state, time.monotonic())
         if state is State.DONE:
-            self._steps += node.steps
+            self._steps += task.steps
             taken = seconds if self._begun else seconds_spent(folder)
             if taken:
-                self._pace.over(_work(node), taken, was.first if was else 0)
+                self._pace.over(_work(task), taken, was.first if was else 0)
         if state in _OVER:
-            self._ended[node.job.kind] += 1
-        if line := self._line(node, state, detail, seconds):
+            self._ended[task.job.kind] += 1
+        if line := self._line(task, state, detail, seconds):
             self._lines.append(line)
             if self._live is None:
                 self.note(line)
@@ -122,16 +122,16 @@ class SweepDisplay:
         progress = each.progress
         if progress is not None and progress.phase == TRAINING and progress.first and not each.first:
             each.first = progress.first
-            job = each.node.job
+            job = each.task.job
             line = f"{job.kind} {job.title}: goes on at {progress.first}/{progress.total}"
             self._lines.append(line)
             if self._live is None:
                 self.note(line)
 
-    def _line(self, node: Node, state: State, detail: str, seconds: float) -> str:
-        """What is said of a change; nothing where a node starts, or was finished by an earlier run."""
-        kind, title = node.job.kind, node.job.title
-        word = "shard" if kind is NodeKind.FEATURES else kind
+    def _line(self, task: SweepTask, state: State, detail: str, seconds: float) -> str:
+        """What is said of a change; nothing where a task starts, or was finished by an earlier run."""
+        kind, title = task.job.kind, task.job.title
+        word = "shard" if kind is TaskKind.FEATURES else kind
         numbered = f"{word} {self._ended[kind]}/{self._totals[kind]} {title}"
         match state:
             case State.DONE if self._begun:
@@ -153,22 +153,22 @@ class SweepDisplay:
         return f" (ETA {clock(left)})" if left else ""
 
     def _left(self) -> float | None:
-        moving = [(_work(each.node), each.progress) for each in self._running.values() if each.progress is not None]
-        waiting = self._waiting + Counter(_work(each.node) for each in self._running.values() if each.progress is None)
-        self._slots = max(self._slots, len(moving))  # a node that has just ended leaves its slot empty for a moment
+        moving = [(_work(each.task), each.progress) for each in self._running.values() if each.progress is not None]
+        waiting = self._waiting + Counter(_work(each.task) for each in self._running.values() if each.progress is None)
+        self._slots = max(self._slots, len(moving))  # a task that has just ended leaves its slot empty for a moment
         return self._pace.left(waiting, moving, self._slots)
 
     def _who(self) -> str:
         shown = list(self._running.values())[:_PLAIN_NAMES]
         more = f" and {len(self._running) - len(shown)} more" if len(self._running) > len(shown) else ""
-        return ", ".join(f"{each.node.job.title} {_how_far(each.progress)}".rstrip() for each in shown) + more
+        return ", ".join(f"{each.task.job.title} {_how_far(each.progress)}".rstrip() for each in shown) + more
 
     def _table(self) -> Group:
         counts, left = self._counts, self._left()
         steps = self._steps + sum(
             each.progress.done
             for each in self._running.values()
-            if each.progress is not None and each.node.steps and each.progress.phase in MAIN_PHASES
+            if each.progress is not None and each.task.steps and each.progress.phase in MAIN_PHASES
         )
         failed, skipped = counts[State.FAILED], counts[State.SKIPPED]
         head = (
@@ -199,7 +199,7 @@ def _rows(shown: list[_Running]) -> Table:
         column.no_wrap = True
     table.columns[1].ratio = 1
     for each in shown:
-        progress, job = each.progress, each.node.job
+        progress, job = each.progress, each.task.job
         title = Text(job.title + (" (elsewhere)" if each.state is State.ELSEWHERE else ""), overflow="ellipsis")
         cells = [Text(job.kind), title]
         if progress is None:
@@ -213,8 +213,8 @@ def _rows(shown: list[_Running]) -> Table:
     return table
 
 
-def _work(node: Node) -> Work:
-    return Work(node.job.kind, node.tiles or node.steps)
+def _work(task: SweepTask) -> Work:
+    return Work(task.job.kind, task.tiles or task.steps)
 
 
 def _how_far(progress: Progress | None) -> str:

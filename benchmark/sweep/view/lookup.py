@@ -19,9 +19,9 @@ from tissuebench.results.records.result_store import Failure, ResultStore
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.results.tables.panel import panels
-from tissuebench.sweep.jobs import Job, NodeKind, State
+from tissuebench.sweep.jobs import Job, State, TaskKind
 from tissuebench.sweep.state.failures import read_failure
-from tissuebench.sweep.state.folders import JOB, LOG, is_finished, node_folder
+from tissuebench.sweep.state.folders import JOB, LOG, is_finished, task_folder
 from tissuebench.sweep.state.leases import holder_of
 from tissuebench.sweep.state.record import SweepRecord, all_sweeps
 
@@ -30,16 +30,16 @@ _SHOWN_AT_MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A node, and the home that it belongs to."""
+    """A task, and the home that it belongs to."""
 
     home: Path
-    kind: NodeKind
+    kind: TaskKind
     key: str
 
     @property
     def folder(self) -> Path:
         """Where it keeps its files."""
-        return node_folder(self.home, self.kind, self.key)
+        return task_folder(self.home, self.kind, self.key)
 
     @property
     def log(self) -> Path:
@@ -72,7 +72,7 @@ class Found:
         if read_failure(self.home, self.kind, self.key) is not None:
             return State.FAILED
         skipped = (
-            self.kind is NodeKind.TRIAL and ResultStore(results_folder(self.home)).failure_path(self.key).is_file()
+            self.kind is TaskKind.TRIAL and ResultStore(results_folder(self.home)).failure_path(self.key).is_file()
         )
         return State.SKIPPED if skipped else State.WAITING
 
@@ -84,15 +84,15 @@ def find_trial(home: Path, prefix: str) -> Found:
         ConfigError: there is none, or more than one.
     """
     key = _the_one("trial", prefix, _trial_ids(home), home)
-    return Found(home, NodeKind.TRIAL, key)
+    return Found(home, TaskKind.TRIAL, key)
 
 
 def find_logged(home: Path, prefix: str) -> Found:
-    """The trial whose id begins so, or else the shared node whose key does; errors as ``find_trial``."""
-    shared = {node.key: node.kind for sweep in all_sweeps(home) for node in sweep.nodes}
-    keys = [key for key, kind in shared.items() if kind is not NodeKind.TRIAL]
+    """The trial whose id begins so, or else the shared task whose key does; errors as ``find_trial``."""
+    shared = {task.key: task.kind for sweep in all_sweeps(home) for task in sweep.tasks}
+    keys = [key for key, kind in shared.items() if kind is not TaskKind.TRIAL]
     key = _the_one("trial", prefix, [*_trial_ids(home), *keys], home)
-    return Found(home, shared.get(key, NodeKind.TRIAL), key)
+    return Found(home, shared.get(key, TaskKind.TRIAL), key)
 
 
 def _the_one(kind: str, prefix: str, keys: Iterable[str], home: Path) -> str:
@@ -113,7 +113,7 @@ def _trial_ids(home: Path) -> Iterator[str]:
         yield from (path.stem for path in pattern if not path.name.startswith("."))
     yield from (path.name for path in (home / "runs" / "trials").glob("*") if path.is_dir())
     for sweep in all_sweeps(home):
-        yield from (node.key for node in sweep.nodes if node.kind is NodeKind.TRIAL)
+        yield from (task.key for task in sweep.tasks if task.kind is TaskKind.TRIAL)
 
 
 def scores_of(result: TrialResult) -> dict[str, float]:
@@ -129,7 +129,7 @@ def pseudo_pictures(found: Found) -> dict[str, Path]:
     Raises:
         DataError: the trial's job is damaged.
     """
-    pictures = {name: node_folder(found.home, NodeKind.STAGE, key) / PICTURE for name, key in _stages(found.job)}
+    pictures = {name: task_folder(found.home, TaskKind.STAGE, key) / PICTURE for name, key in _stages(found.job)}
     return {name: path for name, path in pictures.items() if path.is_file()}
 
 
@@ -139,7 +139,7 @@ def looks(found: Found) -> dict[str, tuple[Mapping[str, float], Path]]:
     Raises:
         DataError: the trial's job is damaged.
     """
-    seen = {name: last_look(node_folder(found.home, NodeKind.STAGE, key)) for name, key in _stages(found.job)}
+    seen = {name: last_look(task_folder(found.home, TaskKind.STAGE, key)) for name, key in _stages(found.job)}
     return {name: look for name, look in seen.items() if look is not None}
 
 
@@ -222,13 +222,13 @@ def _pseudo_masks(found: Found, result: TrialResult | None) -> dict[str, Json]:
 
 
 def _shared(home: Path, name: str, key: str) -> dict[str, Json]:
-    kind = NodeKind.FEATURES if name == "features" else NodeKind.STAGE
+    kind = TaskKind.FEATURES if name == "features" else TaskKind.STAGE
     return {"name": name, "key": key, "state": Found(home, kind, key).state.value}
 
 
 def _title(found: Found, sweeps: Iterable[SweepRecord]) -> str:
-    nodes = (node for sweep in sweeps for node in sweep.nodes)
-    return next((node.title for node in nodes if node.key == found.key), found.key)
+    tasks = (task for sweep in sweeps for task in sweep.tasks)
+    return next((task.title for task in tasks if task.key == found.key), found.key)
 
 
 def _failure(found: Found, store: ResultStore) -> dict[str, Json] | None:

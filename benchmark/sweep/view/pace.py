@@ -1,4 +1,4 @@
-"""How long what is left will take: learned from the nodes that are over, and from the pace of those that run."""
+"""How long what is left will take: learned from the tasks that are over, and from the pace of those that run."""
 
 from __future__ import annotations
 
@@ -7,56 +7,56 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.state.heartbeat import Progress
 
 TRAINING = "training"
 MAIN_PHASES = (TRAINING, "encoding tiles")
-"""Phases of a node whose units are its steps or tiles, as the worker reports them."""
+"""Phases of a task whose units are its steps or tiles, as the worker reports them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How much a node is: tiles of features, optimiser steps of everything else."""
+    """How much a task is: tiles of features, optimiser steps of everything else."""
 
-    kind: NodeKind
+    kind: TaskKind
     amount: int
 
     @property
     def is_training(self) -> bool:
         """Whether its amount is in steps."""
-        return self.kind is not NodeKind.FEATURES
+        return self.kind is not TaskKind.FEATURES
 
 
 class Pace:
-    """Seconds by kind and amount; what comes after the last step of a node (evaluation) belongs to it."""
+    """Seconds by kind and amount; what comes after the last step of a task (evaluation) belongs to it."""
 
     def __init__(self) -> None:
         self._same: dict[Work, list[float]] = defaultdict(list)
-        self._seconds: dict[NodeKind, float] = defaultdict(float)
-        self._amounts: dict[NodeKind, float] = defaultdict(float)
+        self._seconds: dict[TaskKind, float] = defaultdict(float)
+        self._amounts: dict[TaskKind, float] = defaultdict(float)
 
     def over(self, work: Work, seconds: float, first: int = 0) -> None:
-        """A node has taken so long; one that was resumed, from ``first`` on."""
+        """A task has taken so long; one that was resumed, from ``first`` on."""
         self._seconds[work.kind] += seconds
         self._amounts[work.kind] += work.amount - first
         if not first:
             self._same[work].append(seconds)
 
     def expected(self, work: Work) -> float | None:
-        """Seconds of a whole node, by its like, else by its kind, else by the other kind that trains."""
+        """Seconds of a whole task, by its like, else by its kind, else by the other kind that trains."""
         if seconds := self._same.get(work):
             return sum(seconds) / len(seconds)
         kinds = [work.kind]
         if work.is_training:
-            kinds += [NodeKind.TRIAL, NodeKind.STAGE]
+            kinds += [TaskKind.TRIAL, TaskKind.STAGE]
         kind = next((kind for kind in kinds if self._amounts.get(kind)), None)
         return None if kind is None else work.amount * self._seconds[kind] / self._amounts[kind]
 
     def left(
         self, waiting: Mapping[Work, int], running: Sequence[tuple[Work, Progress]], slots: int = 1
     ) -> float | None:
-        """Seconds until all is over; None as long as nothing says how long a kind of node takes.
+        """Seconds until all is over; None as long as nothing says how long a kind of task takes.
 
         Args:
             waiting: how many there are of each.

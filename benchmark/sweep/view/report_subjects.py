@@ -16,8 +16,8 @@ from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.report.subject import Subject
 from tissuebench.results.tables.comparable import comparable_results, results_folder
 from tissuebench.results.tables.leaderboard import build
-from tissuebench.sweep.jobs import Job, NodeKind
-from tissuebench.sweep.state.folders import JOB, node_folder
+from tissuebench.sweep.jobs import Job, TaskKind
+from tissuebench.sweep.state.folders import JOB, task_folder
 
 _SHARED = ("network", "training", "augmentation", "evaluation")
 
@@ -47,7 +47,7 @@ def _belongs(home: Path, failure: Failure, like: TrialResult) -> bool:
     if failure.dataset != like.dataset:
         return False
     try:
-        job = Job.from_json((node_folder(home, NodeKind.TRIAL, failure.trial_id) / JOB).read_text())
+        job = Job.from_json((task_folder(home, TaskKind.TRIAL, failure.trial_id) / JOB).read_text())
     except (OSError, ValueError, KeyError, TypeError):
         return True  # it never had one: a stage before it failed; better told than left out
     trial: Any = job.document["trial"]

@@ -14,21 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from tissuebench.common.hashing import Json
-from tissuebench.sweep.jobs import NodeKind, State
+from tissuebench.sweep.jobs import State, TaskKind
 from tissuebench.sweep.state.failures import read_failure
-from tissuebench.sweep.state.folders import is_finished, node_folder
+from tissuebench.sweep.state.folders import is_finished, task_folder
 from tissuebench.sweep.state.heartbeat import Progress, read_progress
 from tissuebench.sweep.state.journal import seconds_spent
 from tissuebench.sweep.state.leases import ABANDONED_SECONDS, holder_of
-from tissuebench.sweep.state.record import RecordedNode, SweepRecord
+from tissuebench.sweep.state.record import RecordedTask, SweepRecord
 from tissuebench.sweep.view.pace import MAIN_PHASES, Pace, Work, clock
 
 STATES = (State.WAITING, State.RUNNING, State.DONE, State.FAILED, State.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
-class NodeStatus:
-    """Where a node is.
+class TaskStatus:
+    """Where a task is.
 
     Attributes:
         holder: the process that runs it.
@@ -37,7 +37,7 @@ class NodeStatus:
         seconds: that were spent on it, by now; None where nobody knows.
     """
 
-    node: RecordedNode
+    task: RecordedTask
     state: State
     holder: str = ""
     progress: Progress | None = None
@@ -47,25 +47,25 @@ class NodeStatus:
     @property
     def work(self) -> Work:
         """How much it is."""
-        return Work(self.node.kind, self.node.tiles or self.node.steps)
+        return Work(self.task.kind, self.task.tiles or self.task.steps)
 
     @property
     def steps(self) -> int:
         """Optimiser steps that are over."""
         if self.state is State.DONE:
-            return self.node.steps
+            return self.task.steps
         progress = self.progress
         if progress is None or not progress.total:
             return 0
-        return min(progress.done, self.node.steps) if progress.phase in MAIN_PHASES else self.node.steps
+        return min(progress.done, self.task.steps) if progress.phase in MAIN_PHASES else self.task.steps
 
     def to_json(self) -> dict[str, Json]:
         """Phase, done, total and rate are null unless it runs."""
         progress = self.progress
         return {
-            "key": self.node.key,
-            "kind": self.node.kind.value,
-            "title": self.node.title,
+            "key": self.task.key,
+            "kind": self.task.kind.value,
+            "title": self.task.title,
             "state": self.state.value,
             "phase": progress.phase if progress else None,
             "done": progress.done if progress else None,
@@ -79,15 +79,15 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class SweepStatus:
-    """Where all nodes of a sweep are."""
+    """Where all tasks of a sweep are."""
 
     record: SweepRecord
-    nodes: Sequence[NodeStatus]
+    tasks: Sequence[TaskStatus]
 
     @property
     def counts(self) -> Mapping[State, int]:
-        """Nodes by state, every state named."""
-        found = Counter(node.state for node in self.nodes)
+        """Tasks by state, every state named."""
+        found = Counter(task.state for task in self.tasks)
         return {state: found[state] for state in STATES}
 
     @property
@@ -97,21 +97,21 @@ class SweepStatus:
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Optimiser steps that are over, and of all nodes."""
-        return sum(node.steps for node in self.nodes), sum(node.node.steps for node in self.nodes)
+        """Optimiser steps that are over, and of all tasks."""
+        return sum(task.steps for task in self.tasks), sum(task.task.steps for task in self.tasks)
 
     @property
     def eta_seconds(self) -> float | None:
-        """At the pace so far, on as many slots as run nodes now; None if nothing runs or no pace is known."""
-        running = [(node.work, node.progress) for node in self.nodes if node.state is State.RUNNING]
+        """At the pace so far, on as many slots as run tasks now; None if nothing runs or no pace is known."""
+        running = [(task.work, task.progress) for task in self.tasks if task.state is State.RUNNING]
         moving = [(work, progress) for work, progress in running if progress is not None]
         if not moving:
             return None
         pace = Pace()
-        for node in self.nodes:
-            if node.state is State.DONE and node.seconds:
-                pace.over(node.work, node.seconds)
-        waiting = Counter(node.work for node in self.nodes if node.state is State.WAITING)
+        for task in self.tasks:
+            if task.state is State.DONE and task.seconds:
+                pace.over(task.work, task.seconds)
+        waiting = Counter(task.work for task in self.tasks if task.state is State.WAITING)
         waiting += Counter(work for work, progress in running if progress is None)
         return pace.left(waiting, moving, len(moving))
 
@@ -125,7 +125,7 @@ class SweepStatus:
             "counts": {state.value: count for state, count in self.counts.items()},
             "steps": {"done": done, "total": total},
             "eta_seconds": None if eta is None else round(eta, 1),
-            "nodes": [node.to_json() for node in self.nodes],
+            "tasks": [task.to_json() for task in self.tasks],
         }
         return json.dumps(document)
 
@@ -139,7 +139,7 @@ class SweepStatus:
         if eta is not None:
             return f"{line}; ETA {clock(eta)}"
         idle = self.counts[State.WAITING] and not self.counts[State.RUNNING]
-        return f"{line}; no node runs at the moment" if idle else line
+        return f"{line}; no task runs at the moment" if idle else line
 
 
 class SweepReader:
@@ -152,70 +152,70 @@ class SweepReader:
 
     def __init__(self, home: Path, record: SweepRecord) -> None:
         self._home, self._record = home, record
-        self._done: dict[str, NodeStatus] = {}
+        self._done: dict[str, TaskStatus] = {}
 
     def read(self) -> SweepStatus:
-        """Where all nodes are now."""
-        found: dict[str, NodeStatus] = {}
-        for node in self._record.nodes:
-            status = self._done.get(node.key) or self._look_at(node)
+        """Where all tasks are now."""
+        found: dict[str, TaskStatus] = {}
+        for task in self._record.tasks:
+            status = self._done.get(task.key) or self._look_at(task)
             if status.state is State.DONE:
-                self._done[node.key] = status
+                self._done[task.key] = status
             if status.state is State.WAITING:
-                status = next((_skipped(node, found[key]) for key in node.needs if _has_failed(found.get(key))), status)
-            found[node.key] = status
-        wanted = {key for status in found.values() if status.state is not State.DONE for key in status.node.needs}
+                status = next((_skipped(task, found[key]) for key in task.needs if _has_failed(found.get(key))), status)
+            found[task.key] = status
+        wanted = {key for status in found.values() if status.state is not State.DONE for key in status.task.needs}
         for key, status in found.items():
-            if status.state is State.WAITING and status.node.kind is not NodeKind.TRIAL and key not in wanted:
-                found[key] = NodeStatus(status.node, State.DONE, reason="not needed any more")
+            if status.state is State.WAITING and status.task.kind is not TaskKind.TRIAL and key not in wanted:
+                found[key] = TaskStatus(status.task, State.DONE, reason="not needed any more")
         return SweepStatus(self._record, list(found.values()))
 
-    def _look_at(self, node: RecordedNode) -> NodeStatus:
-        folder = node_folder(self._home, node.kind, node.key)
+    def _look_at(self, task: RecordedTask) -> TaskStatus:
+        folder = task_folder(self._home, task.kind, task.key)
         progress, holder = read_progress(folder), holder_of(folder)  # before the artefact, which comes first
-        if is_finished(self._home, node.kind, node.key):
-            return NodeStatus(node, State.DONE, seconds=seconds_spent(folder))
+        if is_finished(self._home, task.kind, task.key):
+            return TaskStatus(task, State.DONE, seconds=seconds_spent(folder))
         if holder is not None:
             silent = time.time() - progress.time if progress else 0.0
             reason = f"no sign of it for {clock(silent)}" if silent > ABANDONED_SECONDS else ""
-            return NodeStatus(node, State.RUNNING, str(holder), progress, reason, seconds_spent(folder))
-        if (failure := read_failure(self._home, node.kind, node.key)) is not None:
-            return NodeStatus(node, State.FAILED, reason=failure.reason, seconds=seconds_spent(folder))
-        return NodeStatus(node, State.WAITING)
+            return TaskStatus(task, State.RUNNING, str(holder), progress, reason, seconds_spent(folder))
+        if (failure := read_failure(self._home, task.kind, task.key)) is not None:
+            return TaskStatus(task, State.FAILED, reason=failure.reason, seconds=seconds_spent(folder))
+        return TaskStatus(task, State.WAITING)
 
 
-def _has_failed(status: NodeStatus | None) -> bool:
+def _has_failed(status: TaskStatus | None) -> bool:
     return status is not None and status.state in (State.FAILED, State.SKIPPED)
 
 
-def _skipped(node: RecordedNode, cause: NodeStatus) -> NodeStatus:
-    reason = cause.reason if cause.state is State.SKIPPED else f"not run: {cause.node.title} failed ({cause.reason})"
-    return NodeStatus(node, State.SKIPPED, reason=reason)
+def _skipped(task: RecordedTask, cause: TaskStatus) -> TaskStatus:
+    reason = cause.reason if cause.state is State.SKIPPED else f"not run: {cause.task.title} failed ({cause.reason})"
+    return TaskStatus(task, State.SKIPPED, reason=reason)
 
 
 def render(status: SweepStatus, max_rows: int | None = None) -> Group:
     """Summary, what runs, what failed."""
     parts: list[Text | Table] = [Text(status.summary, style="bold")]
-    running = [node for node in status.nodes if node.state is State.RUNNING]
+    running = [task for task in status.tasks if task.state is State.RUNNING]
     if running:
         table = Table(
             "", "", "phase", "done", "rate", "ETA", "elapsed", "", box=None, padding=(0, 1), header_style="dim"
         )
-        for node in running[:max_rows]:
-            table.add_row(*map(Text, _cells(node)))
+        for task in running[:max_rows]:
+            table.add_row(*map(Text, _cells(task)))
         parts.append(table)
-    failed = [node for node in status.nodes if node.state is State.FAILED]
-    for node in failed[:max_rows]:
-        parts.append(Text(f"{node.node.kind} {node.node.title} ({node.node.key}): FAILED: {node.reason}", style="red"))
+    failed = [task for task in status.tasks if task.state is State.FAILED]
+    for task in failed[:max_rows]:
+        parts.append(Text(f"{task.task.kind} {task.task.title} ({task.task.key}): FAILED: {task.reason}", style="red"))
     return Group(*parts)
 
 
-def _cells(status: NodeStatus) -> list[str]:
+def _cells(status: TaskStatus) -> list[str]:
     progress, elapsed = status.progress, "" if status.seconds is None else clock(status.seconds)
     where = status.reason or status.holder
     if progress is None or not progress.total:
         phase = progress.phase if progress else "starting"
-        return [status.node.kind, status.node.title, phase, "", "", "", elapsed, where]
+        return [status.task.kind, status.task.title, phase, "", "", "", elapsed, where]
     left = clock((progress.total - progress.done) / progress.rate) if progress.rate > 0 else ""
     done, rate = f"{progress.done:,}/{progress.total:,}", f"{progress.rate:.1f}/s"
-    return [status.node.kind, status.node.title, progress.phase, done, rate, left, elapsed, where]
+    return [status.task.kind, status.task.title, progress.phase, done, rate, left, elapsed, where]

@@ -19,8 +19,8 @@ from tissuebench.results.metrics import miou
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.graph import build_graph
-from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.state.folders import task_folder
 from tissuebench.sweep.state.journal import read_journal
 from tissuebench.sweep.state.leases import acquire
 from tissuebench.sweep.state.record import write_sweep
@@ -52,7 +52,7 @@ def refused(monkeypatch, capsys):
 def ended(bench):
     """Home, id of a finished trial and of a failed one."""
     graph = ended_sweep(bench)
-    ids = {node.trial.method: node.key for node in graph.values()}
+    ids = {task.trial.method: task.key for task in graph.values()}
     return bench.home, ids["supervised"], ids["breaking_in_a_test"]
 
 
@@ -108,7 +108,7 @@ def test_unknown_and_ambiguous_are_one_line(ended, refused):
 
 def test_show_and_log_do_without_torch(ended):
     home, done, _ = ended
-    (node_folder(home, NodeKind.TRIAL, done) / "log.txt").write_text("printed\n")
+    (task_folder(home, TaskKind.TRIAL, done) / "log.txt").write_text("printed\n")
     code = (
         "import sys\n"
         "from tissuebench.cli.main import main\n"
@@ -123,9 +123,9 @@ def test_show_and_log_do_without_torch(ended):
         assert looked.stdout
 
 
-def test_log_of_trials_and_shared_nodes_and_how_it_is_followed(ended):
+def test_log_of_trials_and_shared_tasks_and_how_it_is_followed(ended):
     home, _, failed = ended
-    folder = node_folder(home, NodeKind.TRIAL, failed)
+    folder = task_folder(home, TaskKind.TRIAL, failed)
     (folder / "log.txt").write_text("first line\n")
     assert invoke("trial", "log", failed[:8], "--home", home) == "first line\n"
     lease = acquire(folder, lambda: None)
@@ -149,7 +149,7 @@ def test_rerun_says_whether_the_bits_are_the_same_and_keeps_the_stored_result(en
     home, done, _ = ended
     store = ResultStore(results_folder(home))
     before = store.path(done).stat().st_mtime_ns
-    journal = read_journal(node_folder(home, NodeKind.TRIAL, done))
+    journal = read_journal(task_folder(home, TaskKind.TRIAL, done))
     assert "reproduced bit for bit" in invoke("trial", "rerun", done[:6], "--home", home, "--executor", "inline")
     (stored,) = store.load([done])
     counts = stored.counts.copy()
@@ -165,7 +165,7 @@ def test_rerun_says_whether_the_bits_are_the_same_and_keeps_the_stored_result(en
     assert said["stored"] != said["again"]
     assert store.path(done).read_bytes() == changed
     assert before != store.path(done).stat().st_mtime_ns
-    assert read_journal(node_folder(home, NodeKind.TRIAL, done)) == journal
+    assert read_journal(task_folder(home, TaskKind.TRIAL, done)) == journal
     assert not list((home / "runs" / "reruns").iterdir())
 
 
@@ -181,7 +181,7 @@ def test_rerun_of_a_failed_trial_keeps_what_came_out(ended, monkeypatch):
     assert not store.failure_path(failed).exists()
     said = json.loads(invoke("trial", "show", failed, "--home", home, "--json"))
     assert said["state"] == "done"
-    folder = node_folder(home, NodeKind.TRIAL, failed)
+    folder = task_folder(home, TaskKind.TRIAL, failed)
     assert not (folder / "failure.json").exists()
     assert (folder / "fitted.pt").is_file()
     assert json.loads((folder / "job.json").read_text())["home"] == str(home.absolute())
@@ -190,12 +190,12 @@ def test_rerun_of_a_failed_trial_keeps_what_came_out(ended, monkeypatch):
     assert events[-2:] == ["started", "done"]
 
 
-def test_rerun_makes_shared_nodes_that_are_missing_for_good(bench):
+def test_rerun_makes_shared_tasks_that_are_missing_for_good(bench):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=2", *FROZEN)
     graph = build_graph(bench.trials(plan, "supervised"), bench.data, bench.home)
     run_inline(graph, bench.home)
-    (shard,), (trial,) = graph.of_kind(NodeKind.FEATURES), graph.of_kind(NodeKind.TRIAL)
-    folder = node_folder(bench.home, NodeKind.FEATURES, shard.key)
+    (shard,), (trial,) = graph.of_kind(TaskKind.FEATURES), graph.of_kind(TaskKind.TRIAL)
+    folder = task_folder(bench.home, TaskKind.FEATURES, shard.key)
     maps = np.fromfile(folder / "maps.f16", np.uint16)
     for path in folder.iterdir():
         path.unlink()

@@ -1,4 +1,4 @@
-"""Real clusters, and nodes that do what a test wants."""
+"""Real clusters, and tasks that do what a test wants."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import pytest
 
 from tests.clusters.ray import HEAD, OTHER, ray_cluster
 from tests.clusters.slurm import slurm_cluster
-from tests.clusters.standin import Node, stand_in
+from tests.clusters.standin import StandIn, stand_in
 
 
 @pytest.fixture
-def nodes(tmp_path):
-    """Makes nodes in a home of their own."""
+def tasks(tmp_path):
+    """Makes tasks in a home of their own."""
     home = tmp_path / "home"
     home.mkdir()
-    return lambda *numbers: [Node.make(home, number) for number in numbers]
+    return lambda *numbers: [StandIn.make(home, number) for number in numbers]
 
 
 @pytest.fixture(scope="session")

@@ -25,48 +25,48 @@ def settings(cluster, **ray) -> ComputeSettings:
 
 
 @contextmanager
-def executor_for(cluster, nodes, **ray):
-    executor = RayExecutor(settings(cluster, **ray), nodes[0].job.home)
+def executor_for(cluster, tasks, **ray):
+    executor = RayExecutor(settings(cluster, **ray), tasks[0].job.home)
     try:
-        for node in nodes:
-            executor.start(node.job)
+        for task in tasks:
+            executor.start(task.job)
         yield executor
     finally:
         executor.close()
 
 
-def test_tasks_run_on_both_nodes_and_each_end_arrives(ray_nodes, nodes):
-    made = nodes(1, 2, 3)
+def test_tasks_run_on_both_nodes_and_each_end_arrives(ray_nodes, tasks):
+    made = tasks(1, 2, 3)
     with executor_for(ray_nodes, made, gpus=1) as executor:
-        wait_until(lambda: sum(bool(node.begun) for node in made) == 2, "two tasks run, the third waits")
+        wait_until(lambda: sum(bool(task.begun) for task in made) == 2, "two tasks run, the third waits")
         assert executor.poll(0) == []
-        for node, outcome in zip(made, (Outcome.DONE, Outcome.FAILED, Outcome.STALLED), strict=True):
-            node.end(outcome)
+        for task, outcome in zip(made, (Outcome.DONE, Outcome.FAILED, Outcome.STALLED), strict=True):
+            task.end(outcome)
         ended = collect(executor, 3)
-    assert [ended[node.job.key].outcome for node in made] == ["done", "failed", "stalled"]
-    begun = [node.begun[0] for node in made]
+    assert [ended[task.job.key].outcome for task in made] == ["done", "failed", "stalled"]
+    begun = [task.begun[0] for task in made]
     assert {each["place"] for each in begun} == {HEAD, OTHER}
     assert all(len(each["gpus"]) == 1 for each in begun)
     assert [each["memory"] for each in begun] == [None] * 3
 
 
-def test_a_killed_task_is_lost_and_can_be_started_again(ray_nodes, nodes):
-    (node,) = nodes(1)
-    with executor_for(ray_nodes, [node]) as executor:
-        os.kill(node.begins()[0]["pid"], signal.SIGKILL)
-        ended = collect(executor, 1)[node.job.key]
+def test_a_killed_task_is_lost_and_can_be_started_again(ray_nodes, tasks):
+    (task,) = tasks(1)
+    with executor_for(ray_nodes, [task]) as executor:
+        os.kill(task.begins()[0]["pid"], signal.SIGKILL)
+        ended = collect(executor, 1)[task.job.key]
         assert ended.outcome is Outcome.LOST
         assert "WorkerCrashedError" in ended.detail
-        executor.start(node.job)
-        node.begins(2)
-        node.end()
-        assert collect(executor, 1)[node.job.key].outcome is Outcome.DONE
+        executor.start(task.job)
+        task.begins(2)
+        task.end()
+        assert collect(executor, 1)[task.job.key].outcome is Outcome.DONE
 
 
-def test_a_node_that_dies_loses_its_task_which_runs_again_elsewhere(ray_nodes, nodes):
-    made = nodes(1, 2)
+def test_a_node_that_dies_loses_its_task_which_runs_again_elsewhere(ray_nodes, tasks):
+    made = tasks(1, 2)
     with executor_for(ray_nodes, made) as executor:
-        places = {node.begins()[0]["place"]: node for node in made}
+        places = {task.begins()[0]["place"]: task for task in made}
         lost, kept = places[OTHER], places[HEAD]
         ray_nodes.lose(OTHER)
         ended = collect(executor, 1)
@@ -82,39 +82,39 @@ def test_a_node_that_dies_loses_its_task_which_runs_again_elsewhere(ray_nodes, n
     assert len(kept.begun) == 1
 
 
-def test_stop_withdraws_what_waits_and_what_runs_hands_back(ray_nodes, nodes):
-    made = nodes(1, 2, 3)
+def test_stop_withdraws_what_waits_and_what_runs_hands_back(ray_nodes, tasks):
+    made = tasks(1, 2, 3)
     with executor_for(ray_nodes, made) as executor:
-        wait_until(lambda: sum(bool(node.begun) for node in made) == 2, "two tasks run, the third waits")
+        wait_until(lambda: sum(bool(task.begun) for task in made) == 2, "two tasks run, the third waits")
         executor.stop()
         ended = collect(executor, 3)
     assert {each.outcome for each in ended.values()} == {Outcome.INTERRUPTED}
     assert sorted(each.detail for each in ended.values()) == ["cancelled", "was asked to", "was asked to"]
 
 
-def test_close_ends_what_runs(ray_nodes, nodes):
-    made = nodes(1, 2)
+def test_close_ends_what_runs(ray_nodes, tasks):
+    made = tasks(1, 2)
     with executor_for(ray_nodes, made):
-        for node in made:
-            node.begins()
-    for node in made:
-        node.end()
-    with executor_for(ray_nodes, nodes(3)) as executor:  # there is room again
-        nodes(3)[0].begins()
-        nodes(3)[0].end()
+        for task in made:
+            task.begins()
+    for task in made:
+        task.end()
+    with executor_for(ray_nodes, tasks(3)) as executor:  # there is room again
+        tasks(3)[0].begins()
+        tasks(3)[0].end()
         collect(executor, 1)
 
 
-def test_several_gpus_are_several_processes_of_one_machine(ray_nodes, nodes):
-    (node,) = nodes(1)
-    with executor_for(ray_nodes, [node], cpus=1, gpus=2, resources={f"node:{OTHER}": 0.01}) as executor:
-        (begun,) = node.begins()
+def test_several_gpus_are_several_processes_of_one_machine(ray_nodes, tasks):
+    (task,) = tasks(1)
+    with executor_for(ray_nodes, [task], cpus=1, gpus=2, resources={f"node:{OTHER}": 0.01}) as executor:
+        (begun,) = task.begins()
         assert begun["place"] == OTHER
         assert begun["gpus"] == ["0", "1"]
         assert begun["threads"] == 1
         worlds = worlds_of([begun])
         assert [(world.rank, world.local_rank, world.size) for world in worlds] == [(0, 0, 2), (1, 1, 2)]
-        node.end()
+        task.end()
         collect(executor, 1)
 
 

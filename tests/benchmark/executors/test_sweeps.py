@@ -16,8 +16,8 @@ from tissuebench.executors.registry import find_executor
 from tissuebench.plans.compute import ComputeSettings
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.state.folders import task_folder
 from tissuebench.sweep.state.heartbeat import read_progress
 from tissuebench.sweep.state.journal import read_journal
 from tissuebench.sweep.state.leases import holder_of
@@ -53,17 +53,17 @@ def sweeping(bench, trials, home, executor):
 
 
 def is_training(home, trial):
-    progress = read_progress(node_folder(home, NodeKind.TRIAL, trial.id))
+    progress = read_progress(task_folder(home, TaskKind.TRIAL, trial.id))
     return progress is not None and progress.phase == "training" and progress.done >= 5
 
 
 def has_checkpoint(home, trial):
-    return (node_folder(home, NodeKind.TRIAL, trial.id) / "last.ckpt").is_file()
+    return (task_folder(home, TaskKind.TRIAL, trial.id) / "last.ckpt").is_file()
 
 
 def started(home, trial) -> list[bool]:
-    """For each start of the node whether it went on from a checkpoint."""
-    events = read_journal(node_folder(home, NodeKind.TRIAL, trial.id))
+    """For each start of the task whether it went on from a checkpoint."""
+    events = read_journal(task_folder(home, TaskKind.TRIAL, trial.id))
     return [event["resumed"] for event in events if event["event"] == "started"]
 
 
@@ -129,7 +129,7 @@ def test_a_killed_worker_is_started_again_with_the_same_bits(bench, tmp_path, na
     executor = make(home, executor=name, checkpoint_minutes=0.02, **own)
     with sweeping(bench, [trial], home, executor) as summaries:
         wait_until(lambda: has_checkpoint(home, trial), "a checkpoint", 120)
-        os.kill(holder_of(node_folder(home, NodeKind.TRIAL, trial.id)).pid, signal.SIGKILL)
+        os.kill(holder_of(task_folder(home, TaskKind.TRIAL, trial.id)).pid, signal.SIGKILL)
     assert summaries[0].done == (trial.id,)
     assert_same_counts(counts_of(home), counts_of(bench.home))
     assert started(home, trial) == [False, True]

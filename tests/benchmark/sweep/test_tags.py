@@ -15,8 +15,8 @@ from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.types import Supervision
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.state.folders import RECORD, node_folder, read_record
+from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.state.folders import RECORD, read_record, task_folder
 from tissuebench.training.pseudo_mask_store import PseudoMasks
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
@@ -28,8 +28,8 @@ CAM = "cam_of_a_test"
 def folder_of_cam(bench):
     def found(trials):
         graph = bench.graph(trials)
-        (node,) = [node for node in graph.of_kind(NodeKind.STAGE) if node.job.document["stage"] == CAM]
-        return node_folder(bench.home, NodeKind.STAGE, node.key)
+        (task,) = [task for task in graph.of_kind(TaskKind.STAGE) if task.job.document["stage"] == CAM]
+        return task_folder(bench.home, TaskKind.STAGE, task.key)
 
     return found
 
@@ -50,8 +50,8 @@ def test_tiles_of_56_px_are_learnt_from_tags_on_cached_features_and_annotated(be
     trials = sized.trials(sized.plan(*FROZEN, *ONE), "staged")
     assert not sized.run(trials).failed
     graph = sized.graph(trials)
-    (cam,) = [node for node in graph.of_kind(NodeKind.STAGE) if node.job.document["stage"] == CAM]
-    masks = PseudoMasks(node_folder(sized.home, NodeKind.STAGE, cam.key))
+    (cam,) = [task for task in graph.of_kind(TaskKind.STAGE) if task.job.document["stage"] == CAM]
+    masks = PseudoMasks(task_folder(sized.home, TaskKind.STAGE, cam.key))
     assert len(masks.tiles) == sum(len(images) for images in seen) == 2 * 4  # two patients, a slide of 2 x 2 each
     assert masks.read(list(masks.tiles)).shape == (8, 2, 56, 56)
     pixels = torch.cat(seen)

@@ -27,7 +27,7 @@ from tests.wandb_server import Fault, WandbServer
 from tissuebench.diagnostics.snapshot_files import look_path, picture_of
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
 from tissuebench.results.tables.leaderboard import Row, build
-from tissuebench.sweep.jobs import Job, NodeKind
+from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.tracking.publisher import Publisher
 
 STALL = 4.0  # of a server that fails
@@ -95,7 +95,7 @@ def test_offline_everything_waits_once_and_sync_sends_it_from_any_account(home, 
     for _ in range(2):
         assert "offline (no API key); 4 runs wait: 'wandb sync" in home.publish()
         assert home.folders() == home.run_ids()
-    shutil.rmtree(tmp_path / "account")  # of a container, or on the node that wrote it
+    shutil.rmtree(tmp_path / "account")  # of a container, or on the task that wrote it
     with WandbServer() as server:
         connect(server.url)
         home.sync()
@@ -315,7 +315,7 @@ def test_pseudo_masks_and_looks_go_with_their_trial_numbers_and_pictures(home, c
         path.write_text(json.dumps({"step": step, "loss": 1.0}))
         Image.new("RGB", (width, 60)).save(picture_of(path))
     document = {"needs": {"cam": stage.name, "other": "0" * 16}, "features": []}
-    job = Job(trial.trial_id, NodeKind.TRIAL, "weak", home.path, document)
+    job = Job(trial.trial_id, TaskKind.TRIAL, "weak", home.path, document)
     (home.runs / "trials" / trial.trial_id / "job.json").write_text(job.to_json())
     assert "offline (no API key); 5 runs wait" in home.publish()
     with WandbServer() as server:

@@ -21,7 +21,7 @@ from tissuebench.plans.expand import PlannedData
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.runtime.machine import detect_machine
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.jobs import TaskKind
 from tissuebench.training.build import build_datamodule, build_method
 from tissuebench.training.fit import fit
 
@@ -75,7 +75,7 @@ def test_withheld_labels_change_no_bit_of_stages_and_pseudo_masks(bench, tmp_pat
     budget = "tags:2p" if Supervision.TAGS in REAL_METHODS[name].consumes else "masks:2p"
     (trial,) = bench.trials(bench.plan("seeds=[0]", f"budgets=['{budget}']", "training.steps=4", *FEW), name)
     one, other = both(bench, trial, tmp_path)
-    assert [kind for kind, *_ in one.values()] == [NodeKind.STAGE] * N_STAGES.get(name, 1) + [NodeKind.TRIAL]
+    assert [kind for kind, *_ in one.values()] == [TaskKind.STAGE] * N_STAGES.get(name, 1) + [TaskKind.TRIAL]
     looked_at = name in DENOISING + CONTRASTED
     assert_same_bits(one, other, annotating=not looked_at)
     if looked_at:  # of what people are shown, only the probe has looked at withheld masks
@@ -92,7 +92,7 @@ def test_withheld_labels_change_no_bit_where_minutes_buy_masks_and_tags(bench, t
 
 
 def both(bench, trial, tmp_path):
-    """What the nodes of a trial make of the real labels, and of poisoned ones in another home."""
+    """What the tasks of a trial make of the real labels, and of poisoned ones in another home."""
     kinds = find_method(trial.method).consumes
     bad = poisoned(bench.data, trial.budget, kinds, tmp_path / "poisoned.zarr")
     homes = [bench.elsewhere(tmp_path / name) for name in ("real", "bad")]
@@ -102,7 +102,7 @@ def both(bench, trial, tmp_path):
 def assert_same_bits(one, other, annotating=True):
     assert one.keys() == other.keys()
     for key, (kind, state, masks, _) in one.items():
-        assert (masks != []) == (annotating and kind is NodeKind.STAGE)
+        assert (masks != []) == (annotating and kind is TaskKind.STAGE)
         assert masks == other[key][2]
         assert state.keys() == other[key][1].keys()
         assert all(torch.equal(value, other[key][1][name]) for name, value in state.items())
@@ -115,7 +115,7 @@ def test_a_stage_that_peeks_at_masks_is_noticed(bench, tmp_path, monkeypatch):
     one, other = both(bench, trial, tmp_path)
     for key, (kind, state, masks, _) in one.items():
         same = all(torch.equal(value, other[key][1][name]) for name, value in state.items())
-        assert (kind, same, masks == other[key][2]) in ((NodeKind.STAGE, True, False), (NodeKind.TRIAL, False, True))
+        assert (kind, same, masks == other[key][2]) in ((TaskKind.STAGE, True, False), (TaskKind.TRIAL, False, True))
 
 
 def test_a_stage_that_wants_masks_that_were_not_bought_gets_none(bench, monkeypatch):

@@ -14,8 +14,8 @@ from tissuebench.sweep.estimate.estimate import about, estimate, makespan
 from tissuebench.sweep.estimate.sizes import Sizes
 from tissuebench.sweep.estimate.timing import Slots, Timer
 from tissuebench.sweep.graph import build_graph
-from tissuebench.sweep.jobs import NodeKind
-from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.state.folders import task_folder
 from tissuebench.training.build import build_method
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
@@ -32,11 +32,11 @@ class Bare:
     [(1, 30.0), (2, 16.0), (4, 14.0), (100, 14.0)],
 )
 def test_makespan_waits_for_what_is_needed_and_for_slots(slots, expected):
-    nodes = {
+    tasks = {
         "a": Bare(), "b": Bare(("gone",)), "c": Bare(("a", "b")), "d": Bare(("c",)), "e": Bare(), "f": Bare(("a",)),
     }  # fmt: skip
     seconds = {"a": 4.0, "b": 4.0, "c": 5.0, "d": 5.0, "e": 7.0, "f": 5.0}
-    assert makespan(nodes, seconds, slots) == expected
+    assert makespan(tasks, seconds, slots) == expected
 
 
 def test_makespan_of_nothing():
@@ -66,16 +66,16 @@ def test_disk_is_what_is_then_written(bench):
     graph = build_graph(bench.trials(plan, "supervised", "complementary"), bench.data, bench.home)
     disk = Sizes({"tiny": bench.data}).disk(graph.values(), 2)
     run_inline(graph, bench.home)
-    folders = {kind: [node_folder(bench.home, kind, node.key) for node in graph.of_kind(kind)] for kind in NodeKind}
+    folders = {kind: [task_folder(bench.home, kind, task.key) for task in graph.of_kind(kind)] for kind in TaskKind}
     written = sum(
         (folder / name).stat().st_size
-        for folder in folders[NodeKind.FEATURES]
+        for folder in folders[TaskKind.FEATURES]
         for name in ("maps.f16", "orientations.u8")
     )
     assert disk.features == written > 0
-    weights = sum((folder / "fitted.pt").stat().st_size for folder in folders[NodeKind.TRIAL])
+    weights = sum((folder / "fitted.pt").stat().st_size for folder in folders[TaskKind.TRIAL])
     assert disk.weights <= weights < 1.1 * disk.weights + 200_000
-    method = build_method(graph.of_kind(NodeKind.TRIAL)[0].trial, bench.data)
+    method = build_method(graph.of_kind(TaskKind.TRIAL)[0].trial, bench.data)
     trained = sum(each.nbytes for each in method.parameters() if each.requires_grad)
     assert 0 < 2 * trained < disk.weights  # the encoder is frozen
     assert disk.checkpoints == disk.weights + 2 * 2 * trained  # two slots, two moments
@@ -90,8 +90,8 @@ def test_seconds_follow_stored_results_of_the_same_kind_only(bench):
     (made,) = store.load()
     samples = made.compute["samples"]
     store.write(replace(made, seconds={"fit": 3.0 * samples, "evaluate": 7.0}))
-    waiting = {key: node for key, node in graph.items() if key != trials[0].id}
-    by_method = {node.trial.method: node for node in waiting.values()}
+    waiting = {key: task for key, task in graph.items() if key != trials[0].id}
+    by_method = {task.trial.method: task for task in waiting.values()}
 
     def timer(compute=INLINE, like=trials[0]):
         return Timer(like, bench.data, Slots.of(compute), bench.home, Sizes({"tiny": bench.data}))

@@ -16,7 +16,7 @@ from tissuebench.methods.supervised import Supervised
 from tissuebench.plans.schema import load_plan, plan_names
 from tissuebench.run import Request, prepare
 from tissuebench.sweep.estimate.overview import overview
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.jobs import TaskKind
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 
@@ -64,7 +64,7 @@ def test_it_counts_what_is_shared_and_saved(bench):
     }  # fmt: skip
     assert all((row["trials"], row["to_run"], row["finished"], row["failed"]) == (2, 2, 0, 0) for row in rows.values())
     (shared,) = said["shared"]
-    assert (shared["name"], shared["nodes"], shared["trials"]) == ("stage pretext", 2, 4)
+    assert (shared["name"], shared["tasks"], shared["trials"]) == ("stage pretext", 2, 4)
     assert shared["methods"] == ["staged_in_a_test"]
     executed, independent = 10 * 6 + 2 * 100, 10 * 6 + 4 * 100
     assert said["steps"] == {
@@ -104,12 +104,12 @@ def test_features_that_are_there_and_nothing_left(bench):
     sweep = prepare(request)
     before = overview(sweep, bench.home)
     assert before.estimate.disk.features > 0
-    assert [(each.name, each.nodes, each.finished) for each in before.shared] == [
+    assert [(each.name, each.tasks, each.finished) for each in before.shared] == [
         ("features of tf_efficientnet_lite0", 1, 0)
     ]
     run_inline(sweep.graph, bench.home)
     after = overview(sweep, bench.home)
-    assert [each.finished for each in after.shared] == [len(sweep.graph.of_kind(NodeKind.FEATURES))]
+    assert [each.finished for each in after.shared] == [len(sweep.graph.of_kind(TaskKind.FEATURES))]
     assert (after.steps_to_run, after.estimate.seconds, after.estimate.disk.features) == (0, 0.0, 0)
     options = [f"--set={override}" for override in request.overrides]
     assert "nothing is left to run" in shown(bench, "--method", "supervised", *options)

@@ -1,4 +1,4 @@
-"""Whatever a method does to its process, it ends as one failed node with a reason, and its siblings finish."""
+"""Whatever a method does to its process, it ends as one failed task with a reason, and its siblings finish."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.sweep.jobs import NodeKind
+from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.state.failures import read_failure
-from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.state.folders import task_folder
 from tissuebench.sweep.state.journal import read_journal
 from tissuebench.sweep.state.leases import holder_of
 
@@ -25,7 +25,7 @@ def trials_of(bench, *methods):
 
 
 def events(bench, trial):
-    return [event["event"] for event in read_journal(node_folder(bench.home, NodeKind.TRIAL, trial.id))]
+    return [event["event"] for event in read_journal(task_folder(bench.home, TaskKind.TRIAL, trial.id))]
 
 
 def reasons(bench):
@@ -54,7 +54,7 @@ def test_each_bad_method_fails_for_its_reason_and_the_good_ones_finish(bench, pl
     assert events(bench, by_method["dying"]) == ["started", "lost", "started", "lost"]
     assert events(bench, by_method["supervised"]) == ["started", "done"]
     for trial in trials:
-        folder = node_folder(bench.home, NodeKind.TRIAL, trial.id)
+        folder = task_folder(bench.home, TaskKind.TRIAL, trial.id)
         assert holder_of(folder) is None
         if trial.id not in good and folder.exists():
             assert not list(folder.glob("*.ckpt"))
@@ -73,7 +73,7 @@ def test_a_stage_that_is_mended_lets_its_trials_run(bench, plugin, monkeypatch):
     summary = bench.run(trials, retry_failed=True)
     assert len(summary.done) == 2
     assert not reasons(bench)
-    assert read_failure(bench.home, NodeKind.TRIAL, trials[0].id) is None
+    assert read_failure(bench.home, TaskKind.TRIAL, trials[0].id) is None
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_what_a_method_leaves_changed_in_its_process_is_not_seen_by_the_next(ben
         np.testing.assert_array_equal(one.counts, other.counts)
     pids = {}
     for trial in (untidy, *others):
-        (started, _) = read_journal(node_folder(bench.home, NodeKind.TRIAL, trial.id))
+        (started, _) = read_journal(task_folder(bench.home, TaskKind.TRIAL, trial.id))
         pids[trial.method] = started["pid"]
     assert pids["supervised"] == pids["untidy"]  # kept warm until then
     assert pids["complementary"] != pids["untidy"]
@@ -119,7 +119,7 @@ def test_a_full_disk_fails_what_needs_it_and_nothing_else(bench, plugin, local, 
     assert summary.done == (by_method["supervised"],)
     assert summary.failed == (by_method["writing"],)
     assert "No space left" in reasons(bench)["writing"].reason
-    folder = node_folder(bench.home, NodeKind.TRIAL, by_method["writing"])
+    folder = task_folder(bench.home, TaskKind.TRIAL, by_method["writing"])
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000  # it left room for the others
 
 
@@ -162,7 +162,7 @@ def test_a_store_of_slides_that_is_read_only_is_enough(bench, local):
 def test_a_worker_that_is_killed_from_outside_goes_on_where_it_was(bench, local, tmp_path):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=60")
     trials = bench.trials(plan, "supervised")
-    folder = node_folder(bench.home, NodeKind.TRIAL, trials[0].id)
+    folder = task_folder(bench.home, TaskKind.TRIAL, trials[0].id)
     elsewhere = bench.elsewhere(tmp_path / "calm")
     killed = []
 
@@ -187,9 +187,9 @@ def test_a_worker_that_is_killed_from_outside_goes_on_where_it_was(bench, local,
 def test_workers_leave_when_the_runner_is_gone(bench, local):
     executor = local(slots=1)
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=100000")
-    (node,) = bench.graph(bench.trials(plan, "supervised")).values()
-    executor.start(node.job)
-    folder = node_folder(bench.home, NodeKind.TRIAL, node.key)
+    (task,) = bench.graph(bench.trials(plan, "supervised")).values()
+    executor.start(task.job)
+    folder = task_folder(bench.home, TaskKind.TRIAL, task.key)
     until = time.monotonic() + 120
     while (holder := holder_of(folder)) is None and time.monotonic() < until:
         executor.poll(0.1)

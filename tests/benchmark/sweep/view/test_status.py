@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from tests.benchmark.sweeps import ended_sweep
 from tissuebench.cli.main import cli
 from tissuebench.sweep.graph import build_graph
-from tissuebench.sweep.jobs import NodeKind, State
-from tissuebench.sweep.state.folders import node_folder
+from tissuebench.sweep.jobs import State, TaskKind
+from tissuebench.sweep.state.folders import task_folder
 from tissuebench.sweep.state.leases import Lease, acquire
 from tissuebench.sweep.state.record import latest_sweep, write_sweep
 from tissuebench.sweep.view.status import SweepReader
@@ -39,8 +39,8 @@ def test_an_ended_sweep(ended):
     assert said["counts"] == {"waiting": 0, "running": 0, "done": 1, "failed": 1, "skipped": 0}
     assert said["steps"] == {"done": 2, "total": 4}
     assert said["eta_seconds"] is None
-    assert [node["key"] for node in said["nodes"]] == list(graph)
-    by_state = {node["state"]: node for node in said["nodes"]}
+    assert [task["key"] for task in said["tasks"]] == list(graph)
+    by_state = {task["state"]: task for task in said["tasks"]}
     assert by_state["failed"]["reason"] == "RuntimeError: no [luck]"
     assert by_state["done"]["seconds"] > 0
     assert by_state["done"]["title"] == "supervised masks:2p draw 0 seed 0"
@@ -55,8 +55,8 @@ def test_running_waiting_and_silent(bench):
     write_sweep(bench.home, graph, "tiny")
     reader = SweepReader(bench.home, latest_sweep(bench.home))
     assert reader.read().counts[State.WAITING] == len(graph) == 4
-    assert "no node runs at the moment" in reader.read().summary
-    folder = node_folder(bench.home, NodeKind.TRIAL, next(iter(graph)))
+    assert "no task runs at the moment" in reader.read().summary
+    folder = task_folder(bench.home, TaskKind.TRIAL, next(iter(graph)))
     folder.mkdir(parents=True)
     lease = acquire(folder, lambda: None)
     assert isinstance(lease, Lease)
@@ -73,38 +73,38 @@ def test_running_waiting_and_silent(bench):
     path = folder / "progress.json"
     path.write_text(json.dumps({**facts, "gpu_memory": 0, "time": time.time()}))
     status = reader.read()
-    running = status.nodes[0]
+    running = status.tasks[0]
     assert running.state is State.RUNNING
     assert running.holder.startswith("process ")
     assert running.reason == ""
     assert status.steps == (3, 24)
     assert status.eta_seconds == pytest.approx(6 + 3 * 12)
     path.write_text(json.dumps({**facts, "gpu_memory": 0, "time": time.time() - 200}))
-    assert reader.read().nodes[0].reason.startswith("no sign of it for 3:2")
+    assert reader.read().tasks[0].reason.startswith("no sign of it for 3:2")
     lease.release()
-    assert reader.read().nodes[0].state is State.WAITING
+    assert reader.read().tasks[0].state is State.WAITING
 
 
-def test_what_needs_a_failed_node_is_skipped_and_what_nobody_needs_is_done(bench):
+def test_what_needs_a_failed_task_is_skipped_and_what_nobody_needs_is_done(bench):
     frozen = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", *frozen)
     graph = build_graph(bench.trials(plan, "supervised", "complementary"), bench.data, bench.home)
-    (shard,) = graph.of_kind(NodeKind.FEATURES)
+    (shard,) = graph.of_kind(TaskKind.FEATURES)
     write_sweep(bench.home, graph, "tiny")
     reader = SweepReader(bench.home, latest_sweep(bench.home))
-    folder = node_folder(bench.home, NodeKind.FEATURES, shard.key)
+    folder = task_folder(bench.home, TaskKind.FEATURES, shard.key)
     folder.mkdir(parents=True)
     (folder / "failure.json").write_text(json.dumps({"reason": "OSError: full", "traceback": "", "skipped": False}))
     status = reader.read()
     assert status.counts[State.FAILED] == 1
     assert status.counts[State.SKIPPED] == 2
     assert status.is_over
-    assert status.nodes[1].reason == f"not run: {shard.job.title} failed (OSError: full)"
+    assert status.tasks[1].reason == f"not run: {shard.job.title} failed (OSError: full)"
     (folder / "failure.json").unlink()
     results = bench.home / "runs" / "results"
     results.mkdir()
-    for node in graph.of_kind(NodeKind.TRIAL):
-        (results / f"{node.key}.parquet").write_text("")
+    for task in graph.of_kind(TaskKind.TRIAL):
+        (results / f"{task.key}.parquet").write_text("")
     assert reader.read().counts == {**dict.fromkeys(status.counts, 0), State.DONE: 3}
 
 
@@ -132,7 +132,7 @@ def test_a_sweep_that_runs_is_seen_from_outside_without_torch(bench, quiet_envir
             seen = subprocess.run(look, env=quiet_environment, capture_output=True, text=True, timeout=100)
             assert seen.returncode == 0, seen.stderr
             said = json.loads(seen.stdout)
-            running = [node for node in said["nodes"] if node["phase"] == "training" and node["done"] > 0]
+            running = [task for task in said["tasks"] if task["phase"] == "training" and task["done"] > 0]
             if running and said["eta_seconds"]:
                 break
     finally:

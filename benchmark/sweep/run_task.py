@@ -1,4 +1,4 @@
-"""What a worker does with a node: features of a shard, one stage, or the last stage of a trial and its evaluation."""
+"""What a worker does with a task: features of a shard, one stage, or the last stage of a trial and its evaluation."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from tissuebench.runtime.environment import describe_environment
 from tissuebench.runtime.machine import Machine, detect_machine
 from tissuebench.runtime.processes import World
 from tissuebench.sweep.graph import held_out_of, stages_of
-from tissuebench.sweep.jobs import Job, NodeKind
-from tissuebench.sweep.state.folders import node_folder, read_record, write_record
+from tissuebench.sweep.jobs import Job, TaskKind
+from tissuebench.sweep.state.folders import read_record, task_folder, write_record
 from tissuebench.training.build import build_datamodule, build_method, selection_of, stage_datamodule, task_of
 from tissuebench.training.checkpoint_selection import KeepBest
 from tissuebench.training.feature_cache import FeatureBank, FeatureShard, compute_features, training_tiles
@@ -54,14 +54,14 @@ _TAKEN = ("steps", "samples", "tiles_per_second", "waiting", "peak_memory")
 
 @dataclass(slots=True)
 class Surroundings:
-    """What a worker process offers to every node that it runs.
+    """What a worker process offers to every task that it runs.
 
     Attributes:
         world: this process among those of the trial.
         checkpoint_minutes: between two checkpoints.
         report: told of every phase: its name, what is done, and of how much.
-        stop: whether the node is to be handed back.
-        peak_memory: bytes, the most that was seen since the node was started.
+        stop: whether the task is to be handed back.
+        peak_memory: bytes, the most that was seen since the task was started.
         stores: datasets that are open; a sealed store never changes.
     """
 
@@ -73,7 +73,7 @@ class Surroundings:
     stores: dict[tuple[Path, str, str], PlannedData] = field(default_factory=dict)
 
     def moved(self, phase: str, done: int, total: int) -> None:
-        """Report, and hand the node back if that is asked for.
+        """Report, and hand the task back if that is asked for.
 
         Raises:
             Interrupted: it is.
@@ -83,22 +83,22 @@ class Surroundings:
             raise Interrupted
 
 
-def run_node(job: Job, around: Surroundings, may_store: Callable[[], None]) -> dict[str, Json]:
-    """Run one node to its end; returns what it took, for the journal.
+def run_task(job: Job, around: Surroundings, may_store: Callable[[], None]) -> dict[str, Json]:
+    """Run one task to its end; returns what it took, for the journal.
 
     Args:
-        job: the node.
+        job: the task.
         around: what this process offers.
-        may_store: called just before the artefact is sealed; raises if the node is no longer ours.
+        may_store: called just before the artefact is sealed; raises if the task is no longer ours.
     """
     trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
     data = _opened(job.home, trial, around)
-    folder = node_folder(job.home, job.kind, job.key)
-    if job.kind is NodeKind.FEATURES:
+    folder = task_folder(job.home, job.kind, job.key)
+    if job.kind is TaskKind.FEATURES:
         if around.world.rank > 0:
             return {}  # a shard is one process's work; there are others for the rest
         return _run_shard(job, trial, data, folder, around, may_store)
-    if job.kind is NodeKind.STAGE:
+    if job.kind is TaskKind.STAGE:
         return _run_stage(job, trial, data, folder, around, may_store)
     return _run_trial(job, trial, data, folder, around, may_store)
 
@@ -241,7 +241,7 @@ def _run_trial(
     notes: list[str] = []
     pseudo_masks: dict[str, PseudoQuality] = {}
     for stage, key in _needs(job).items():
-        made = node_folder(job.home, NodeKind.STAGE, key)
+        made = task_folder(job.home, TaskKind.STAGE, key)
         record = read_record(made)
         if (quality := read_quality(made)) is not None:
             pseudo_masks[stage] = quality
@@ -323,7 +323,7 @@ def _needs(job: Job) -> dict[str, str]:
 
 def _inherited(job: Job) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, PseudoMasks]]:
     """Weights and pseudo-masks of the stages before, by name."""
-    folders = {name: node_folder(job.home, NodeKind.STAGE, key) for name, key in _needs(job).items()}
+    folders = {name: task_folder(job.home, TaskKind.STAGE, key) for name, key in _needs(job).items()}
     weights: dict[str, Mapping[str, Tensor]] = {name: weights_of(folder) for name, folder in folders.items()}
     return weights, {name: PseudoMasks(folder) for name, folder in folders.items() if PseudoMasks.stand_in(folder)}
 
@@ -332,7 +332,7 @@ def _bank(job: Job, data: PlannedData) -> FeatureBank | None:
     keys: Any = job.document["features"]
     if not keys:
         return None
-    folders = [node_folder(job.home, NodeKind.FEATURES, key) for key in keys]
+    folders = [task_folder(job.home, TaskKind.FEATURES, key) for key in keys]
     return FeatureBank(folders, training_tiles(data.store, data.split))
 
 
