@@ -34,7 +34,7 @@ _PUBLISH_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class BenchRequest:
     """What the user asked for.
 
     Attributes:
@@ -57,7 +57,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class BenchResult:
     """A table for each dataset, and what was run."""
 
     boards: tuple[Leaderboard, ...]
@@ -72,7 +72,7 @@ def open_data(dataset: str, data_root: Path | None, home: Path, display: Progres
     return PlannedData(made.store, made.split)
 
 
-def prepare(request: Request) -> Sweep:
+def prepare(request: BenchRequest) -> Sweep:
     """Read the plan, open the data, and lay out what is to be run.
 
     Raises:
@@ -98,7 +98,7 @@ def prepare(request: Request) -> Sweep:
     return Sweep(plan, trials, opened, Graph(tasks))
 
 
-def bench(request: Request) -> Outcome:
+def bench(request: BenchRequest) -> BenchResult:
     """Run a plan to its end.
 
     Raises:
@@ -120,7 +120,7 @@ def bench(request: Request) -> Outcome:
         boards = tuple(_board(request.home, dataset, trials, publisher) for dataset, trials in sweep.trials.items())
         if any(board.rows for board in boards):
             display.note(publisher.close(_PUBLISH_SECONDS))
-    return Outcome(boards, summary)
+    return BenchResult(boards, summary)
 
 
 def _board(home: Path, dataset: str, trials: Sequence[Trial], publisher: Publisher) -> Leaderboard:

@@ -43,7 +43,7 @@ from tissuebench.methods.contrastive.stages import (
     LocalSettings,
 )
 from tissuebench.methods.mean_teacher import ConsistencySettings, Lesson, MeanTeacher
-from tissuebench.methods.networks.action_unet import Maps, RepresentationHead, stacked
+from tissuebench.methods.networks.action_unet import DecoderMaps, RepresentationHead, stacked
 from tissuebench.methods.teacher_student.networks import on_grid
 
 
@@ -125,7 +125,7 @@ class AnatomicalContrast(MeanTeacher):
         """Pixels of tiles without masks are contrasted by the teacher's labels."""
         return super().asks_teacher or self.representation is not None
 
-    def unsupervised_loss(self, annotated: Maps, masks: Tensor, lesson: Lesson) -> Tensor:
+    def unsupervised_loss(self, annotated: DecoderMaps, masks: Tensor, lesson: Lesson) -> Tensor:
         """Consistency, and the contrast between all pixels that have a label or a confident one of the teacher."""
         loss = super().unsupervised_loss(annotated, masks, lesson)
         if self.representation is None:
@@ -163,7 +163,7 @@ class AnatomicalContrast(MeanTeacher):
             raise ValueError("there is no contrast at weight 0")
         return self.representation
 
-    def _contrasted(self, maps: Maps, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _contrasted(self, maps: DecoderMaps, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps, labels and probabilities on the grid of the vectors."""
         stride, step = self.maps_network.stride, self.contrastive.rep_stride
         height, width = ((side + -side % stride) // step for side in labels.shape[-2:])

@@ -23,16 +23,16 @@ from tissuebench.methods.api.method import ANNOTATED, Method, Task, own_settings
 from tissuebench.methods.api.registry import register
 from tissuebench.methods.losses.consistency import STRONG_THRESHOLD, weighted_consistency_loss
 from tissuebench.methods.networks import Segmenter
-from tissuebench.methods.networks.action_unet import Maps
+from tissuebench.methods.networks.action_unet import DecoderMaps
 from tissuebench.methods.teacher_student.cut_mix import boxes_to_mask, cut_mixed, draw_boxes
 from tissuebench.methods.teacher_student.networks import Inputs, MapsNetwork, build_network
-from tissuebench.methods.teacher_student.stage import Taught, TaughtSettings
+from tissuebench.methods.teacher_student.stage import TeacherStudentSettings, TeacherStudentStage
 from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
 
 UNLABELLED = "unlabelled"
 
 
-class ConsistencySettings(TaughtSettings):
+class ConsistencySettings(TeacherStudentSettings):
     """Learning from the teacher's labels.
 
     Attributes:
@@ -65,11 +65,11 @@ class Lesson:
 
     labels: Tensor
     confidence: Tensor
-    maps: Maps
+    maps: DecoderMaps
 
 
 @register
-class MeanTeacher(Method, Taught):
+class MeanTeacher(Method, TeacherStudentStage):
     """Masks of the budget, and a teacher's labels of all other tiles."""
 
     class Config(ConsistencySettings):
@@ -116,7 +116,7 @@ class MeanTeacher(Method, Taught):
         lesson = self.lesson(batch[UNLABELLED])
         return loss + self.unsupervised_loss(maps, annotated.masks, lesson)
 
-    def unsupervised_loss(self, annotated: Maps, masks: Tensor, lesson: Lesson) -> Tensor:
+    def unsupervised_loss(self, annotated: DecoderMaps, masks: Tensor, lesson: Lesson) -> Tensor:
         """All that is added to the loss of the masks."""
         consistency = weighted_consistency_loss(
             lesson.maps.logits, lesson.labels, lesson.confidence, self.settings.strong

@@ -31,7 +31,7 @@ from tissuebench.methods.networks.settings import Architecture, EncoderMode
 from tissuebench.methods.pseudo_labels.attention_dropout import DropoutForm
 from tissuebench.methods.pseudo_labels.gate import gate
 from tissuebench.methods.pseudo_labels.pseudo_masks import agreement
-from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, Maps, TagClassifier
+from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, MapSource, TagClassifier
 from tissuebench.methods.pseudo_labels.tag_stages import (
     ClassifierSettings,
     Fill,
@@ -197,7 +197,7 @@ class PublishedMultilayerPseudo(MultilayerPseudo):
     class Config(MultilayerPseudo.Config):
         """The paper's settings; where the official code departs from it, an ``official`` value names the code's."""
 
-        maps: Maps = Maps.GRAD_CAM
+        maps: MapSource = MapSource.GRAD_CAM
         rule: Rule = Rule.JOINT
         doubt: bool = False
         top_share: float = Field(1.0, gt=0, le=1)

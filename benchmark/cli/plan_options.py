@@ -15,7 +15,7 @@ from tissuebench.cli.common import listed
 from tissuebench.errors import TissueBenchError
 
 if TYPE_CHECKING:
-    from tissuebench.run import Request
+    from tissuebench.run import BenchRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +28,13 @@ class Planned:
     plan: str
     overrides: tuple[str, ...]
 
-    def request(self, home: Path, retry_failed: bool = False) -> Request:
+    def request(self, home: Path, retry_failed: bool = False) -> BenchRequest:
         """What the main job is asked for.
 
         Raises:
             TissueBenchError: a data root that belongs to no dataset.
         """
-        from tissuebench.run import Request
+        from tissuebench.run import BenchRequest
 
         roots: dict[str, Path] = {}
         for given in self.data_roots:
@@ -47,7 +47,7 @@ class Planned:
                 raise TissueBenchError(
                     f"--data-root {given!r}: say DATASET=FOLDER, with one of the datasets of --dataset"
                 )
-        return Request(self.methods, self.plan, home, self.datasets, roots, self.overrides, retry_failed)
+        return BenchRequest(self.methods, self.plan, home, self.datasets, roots, self.overrides, retry_failed)
 
 
 _OPTIONS = (

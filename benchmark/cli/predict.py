@@ -26,12 +26,12 @@ def predict(
     prediction.json, which says what was made from what.
     """
     from tissuebench.common.progress import ProgressDisplay
-    from tissuebench.prediction.predict import Request
+    from tissuebench.prediction.predict import PredictionRequest
     from tissuebench.prediction.predict import predict as predict_slide
 
     with ProgressDisplay(stderr()) as display:
         try:
-            made = predict_slide(Request(slide, trial_id, home, out, mpp, reader, overwrite), display.phase)
+            made = predict_slide(PredictionRequest(slide, trial_id, home, out, mpp, reader, overwrite), display.phase)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("nothing was written; the same command begins anew") from None
         for warning in made.warnings:

@@ -23,7 +23,7 @@ CHUNK_PX = 512
 _IN_MEMORY_PX = 1 << 26
 
 
-class Canvas(AbstractContextManager["Canvas"]):
+class LabelCanvas(AbstractContextManager["LabelCanvas"]):
     """An array of class ids, ``IGNORE_LABEL`` where nothing was written; for ``with``, which removes its files.
 
     Args:

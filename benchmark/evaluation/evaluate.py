@@ -16,7 +16,7 @@ from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.store.tile_store import SlideInfo, TileStore
 from tissuebench.datasets.types import IGNORE_LABEL, Tile
 from tissuebench.evaluation.boundaries import boundary_counts, margin_px
-from tissuebench.evaluation.canvas import Canvas
+from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.overlays import ReadLabels, TilePicker
 from tissuebench.evaluation.stitching import Stitching, strips
 from tissuebench.methods.api.method import Method
@@ -28,7 +28,7 @@ _BLOCK_PX = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class SlideCounts:
+class CountedSlide:
     """What one slide counts, annotated pixels only.
 
     Attributes:
@@ -56,7 +56,7 @@ def evaluate(
     world: World = ALONE,
     progress: Callable[[int, int], None] = lambda done, total: None,
     picker: TilePicker | None = None,
-) -> list[SlideCounts]:
+) -> list[CountedSlide]:
     """Predict every slide of ``view`` and count, in the order of the view.
 
     With several processes each predicts its share and has the counts of all; no slide is predicted twice.
@@ -87,7 +87,7 @@ def evaluate(
     whole = sum_over_processes(torch.from_numpy(whole)).numpy()
     parts = sum_over_processes(torch.from_numpy(parts)).numpy()
     return [
-        SlideCounts(
+        CountedSlide(
             slide,
             view.diagnosis(slide.slide_id),
             counts=counted[:, :k],
@@ -118,7 +118,7 @@ def _count(
     how: Stitching,
     tolerance_px: float,
     picker: TilePicker | None,
-) -> SlideCounts:
+) -> CountedSlide:
     """Predict one slide where it is annotated, and count."""
     started = time.perf_counter()
     k = len(view.class_map)
@@ -131,7 +131,7 @@ def _count(
         return bool((truth_of(y, x, height, width) != IGNORE_LABEL).any())
 
     read = partial(store.image, slide.slide_id)
-    with Canvas(slide.height, slide.width) as canvas:
+    with LabelCanvas(slide.height, slide.width) as canvas:
         for strip in strips(method, read, slide.height, slide.width, k, how, annotated):
             canvas.write(strip.classes, strip.y, strip.x)
             truth = truth_of(strip.y, strip.x, *strip.classes.shape)
@@ -141,11 +141,11 @@ def _count(
         if picker is not None:
             picker.see(slide, truth_of, canvas)
     diagnosis = view.diagnosis(slide.slide_id)
-    return SlideCounts(slide, diagnosis, counts, boundaries, calibration, time.perf_counter() - started)
+    return CountedSlide(slide, diagnosis, counts, boundaries, calibration, time.perf_counter() - started)
 
 
 def boundaries_by_blocks(
-    truth_of: ReadLabels, canvas: Canvas, n_classes: int, tolerance_px: float, block_px: int = _BLOCK_PX
+    truth_of: ReadLabels, canvas: LabelCanvas, n_classes: int, tolerance_px: float, block_px: int = _BLOCK_PX
 ) -> NDArray[np.int64]:
     """``boundary_counts`` of a whole slide, (K, 4), of blocks that are seen with what is around them."""
     margin = margin_px(tolerance_px)

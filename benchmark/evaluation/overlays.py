@@ -17,7 +17,7 @@ from tissuebench.common.files import write_aside
 from tissuebench.datasets.store.tile_store import SlideInfo, TileStore
 from tissuebench.datasets.store.tiling import origins
 from tissuebench.datasets.types import IGNORE_LABEL
-from tissuebench.evaluation.canvas import Canvas
+from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.results.records.overlays import OverlayTile, overlays_folder, pictures_folder, tile_name, write_index
 from tissuebench.runtime.processes import gathered
 
@@ -55,7 +55,7 @@ class TilePicker:
         self.chosen: list[SeenTile] = []
         self.worst: list[SeenTile] = []
 
-    def see(self, slide: SlideInfo, truth_of: ReadLabels, canvas: Canvas) -> None:
+    def see(self, slide: SlideInfo, truth_of: ReadLabels, canvas: LabelCanvas) -> None:
         """Look at the tiles of a predicted slide."""
         height, width = min(self._edge, slide.height), min(self._edge, slide.width)
         for y, x in origins(slide.height, slide.width, self._edge).tolist():

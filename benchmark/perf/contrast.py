@@ -27,7 +27,7 @@ from tissuebench.methods.networks.action_unet import RepresentationHead, stacked
 from tissuebench.methods.networks.settings import Architecture, EncoderMode, NetworkSettings, Weights
 from tissuebench.methods.teacher_student.networks import on_grid
 from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
-from tissuebench.perf.ratios import Line, Rates, ratio, show
+from tissuebench.perf.ratios import Rates, Ratio, ratio, show
 from tissuebench.runtime.machine import detect_machine
 
 GOAL = 0.5
@@ -35,7 +35,7 @@ ANNOTATED, OTHERS, TILE_PX, N_CLASSES = 4, 4, 256, 4
 _SEED, _CELLS = 0, 8
 
 
-def run(console: Console, as_json: bool, rounds: int = 5, rep_stride: int = 4, tile_px: int = TILE_PX) -> list[Line]:
+def run(console: Console, as_json: bool, rounds: int = 5, rep_stride: int = 4, tile_px: int = TILE_PX) -> list[Ratio]:
     """Measure, and print one table.
 
     Args:
@@ -126,12 +126,12 @@ def measure(method: AnatomicalContrast, rounds: int, display: ProgressDisplay | 
     return {name: 1 / np.array(found[1:]) for name, found in seconds.items()}
 
 
-def sizes(method: AnatomicalContrast) -> list[Line]:
+def sizes(method: AnatomicalContrast) -> list[Ratio]:
     """What a step holds in memory for the contrast, in MiB of float32; no gathered negative is kept."""
     cells = (ANNOTATED + OTHERS) * (method.task.tile_px // method.contrastive.rep_stride) ** 2
     channels, width = method.maps_network.decoder_channels, method.contrastive.representation
     parts = {"maps that vectors are made of": channels, "vectors": width}
-    return [Line(f"MiB: {name}", cells * numbers * 4 / 2**20) for name, numbers in parts.items()]
+    return [Ratio(f"MiB: {name}", cells * numbers * 4 / 2**20) for name, numbers in parts.items()]
 
 
 def _now(device: torch.device) -> float:

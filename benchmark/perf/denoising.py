@@ -37,7 +37,7 @@ from tissuebench.methods.api.stage import Task
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.denoising.pretraining import TISSUE, Denoising, DenoisingSettings
 from tissuebench.methods.networks.settings import Architecture, EncoderMode, NetworkSettings, Weights
-from tissuebench.perf.ratios import Line, Rates, ratio, show
+from tissuebench.perf.ratios import Rates, Ratio, ratio, show
 from tissuebench.plans.schema import validated
 from tissuebench.runtime.machine import detect_machine
 from tissuebench.training.callbacks import TrainingError
@@ -56,7 +56,7 @@ class Way(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredSteps:
     """Of each step: its loss, (S,), and the seconds of its ``PARTS``, (S, 3); both float64."""
 
     losses: NDArray[np.float64]
@@ -72,7 +72,7 @@ def run(
     tile_px: int = 64,
     batch: int = 16,
     steps: int = 200,
-) -> list[Line]:
+) -> list[Ratio]:
     """Draw tissue, train in both ways, and print one table.
 
     Args:
@@ -190,9 +190,9 @@ class Training:
         return time.perf_counter()
 
     @property
-    def measured(self) -> Measured:
+    def measured(self) -> MeasuredSteps:
         """Of the steps so far."""
-        return Measured(np.array(self._losses), np.array(self._seconds))
+        return MeasuredSteps(np.array(self._losses), np.array(self._seconds))
 
 
 def _in_plain_memory(network: nn.Module) -> None:
@@ -211,7 +211,7 @@ def measure(
     tiles: NDArray[np.uint8],
     block: int,
     display: ProgressDisplay | None = None,
-) -> dict[Way, Measured]:
+) -> dict[Way, MeasuredSteps]:
     """Train in both ways, in rounds of ``block`` steps each.
 
     Args:
@@ -240,32 +240,32 @@ def measure(
     return {trained.way: trained.measured for trained in both}
 
 
-def compare(found: Mapping[Way, Measured], block: int, batch: int) -> list[Line]:
+def compare(found: Mapping[Way, MeasuredSteps], block: int, batch: int) -> list[Ratio]:
     """Seconds and parts of a step, the first round left out, and the losses, all of them."""
     rates = {way: _rates(measured, block, batch)[1:] for way, measured in found.items()}
     name = f"seconds a step, {Way.BF16} in channels_last to {Way.FLOAT32}"
     lines = [ratio(name, rates[Way.FLOAT32], rates[Way.BF16]), _agreement(found)]
     for way, of_rounds in rates.items():
         low, middle, high = np.quantile(of_rounds, [0.25, 0.5, 0.75]).tolist()
-        lines.append(Line(f"tiles a second, {way}", middle, note=f"{low:.3g} to {high:.3g}"))
+        lines.append(Ratio(f"tiles a second, {way}", middle, note=f"{low:.3g} to {high:.3g}"))
     for way, measured in found.items():
         means = measured.seconds[block:].mean(axis=0)
         for part, mean, share in zip(PARTS, means.tolist(), (means / means.sum()).tolist(), strict=True):
-            lines.append(Line(f"share of a step: {part}, {way}", share, note=f"{1000 * mean:.3g} ms"))
+            lines.append(Ratio(f"share of a step: {part}, {way}", share, note=f"{1000 * mean:.3g} ms"))
     return lines
 
 
-def _rates(measured: Measured, block: int, batch: int) -> Rates:
+def _rates(measured: MeasuredSteps, block: int, batch: int) -> Rates:
     """Tiles a second of each round."""
     return batch / _means(measured.seconds.sum(axis=1), np.arange(0, len(measured.seconds), block))
 
 
-def _agreement(found: Mapping[Way, Measured]) -> Line:
+def _agreement(found: Mapping[Way, MeasuredSteps]) -> Ratio:
     wide, narrow = (window_means(found[way].losses) for way in (Way.FLOAT32, Way.BF16))
     differences = np.abs(narrow / wide - 1)
     note = f"median of {len(wide)}: {np.median(differences):.2g}; loss from {wide[0]:.3g} to {wide[-1]:.3g}"
     name = f"relative difference of the loss, windows of {_WINDOW} steps"
-    return Line(name, differences.max().item(), GOAL, note, at_most=True)
+    return Ratio(name, differences.max().item(), GOAL, note, at_most=True)
 
 
 def window_means(losses: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tissuebench.common.hashing import Json, content_hash
 from tissuebench.common.progress import ProgressDisplay
-from tissuebench.perf.ratios import Line, Rates, ratio, show
+from tissuebench.perf.ratios import Rates, Ratio, ratio, show
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import CALIBRATION_BINS, TrialResult
 from tissuebench.results.render.terminal import render
@@ -30,7 +30,7 @@ N_SLIDES, N_CLASSES = 50, 6
 _SEED = 0
 
 
-def run(console: Console, as_json: bool, n_trials: int = 1000, rounds: int = 3) -> list[Line]:
+def run(console: Console, as_json: bool, n_trials: int = 1000, rounds: int = 3) -> list[Ratio]:
     """Measure, and print one table.
 
     Args:
@@ -55,7 +55,7 @@ def run(console: Console, as_json: bool, n_trials: int = 1000, rounds: int = 3) 
     return lines
 
 
-def compare(rates: Mapping[str, Rates], n_trials: int) -> list[Line]:
+def compare(rates: Mapping[str, Rates], n_trials: int) -> list[Ratio]:
     """Ratios of what ``measure`` gave; ``n_trials`` is the larger number."""
     both = 1 / (1 / rates["reading"] + 1 / rates["table"])
     seconds = n_trials / float(np.median(both))
@@ -68,7 +68,7 @@ def compare(rates: Mapping[str, Rates], n_trials: int) -> list[Line]:
             at_most=True,
         ),
         ratio("reading results to building the table", rates["table"], rates["reading"]),
-        Line("seconds: reading, building and setting it", seconds, note="of this machine as it is now: no ratio"),
+        Ratio("seconds: reading, building and setting it", seconds, note="of this machine as it is now: no ratio"),
     ]
 
 

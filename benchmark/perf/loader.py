@@ -29,7 +29,7 @@ from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.loading.datamodule import StepLoader, TileDataModule
 from tissuebench.datasets.types import TrainingBatch
 from tissuebench.methods.networks.settings import EncoderMode
-from tissuebench.perf.ratios import Line, Rates, ratio, show
+from tissuebench.perf.ratios import Rates, Ratio, ratio, show
 from tissuebench.plans.expand import PlannedData, expand
 from tissuebench.plans.schema import load_plan
 from tissuebench.plans.trial import Trial
@@ -89,7 +89,7 @@ def run(
     dataset: str = "synthetic",
     data_root: Path | None = None,
     plan_name: str = "smoke",
-) -> list[Line]:
+) -> list[Ratio]:
     """Measure with the plan's cached features and with its encoder trained along, and print one table.
 
     Args:

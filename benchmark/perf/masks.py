@@ -38,9 +38,9 @@ from tissuebench.errors import ConfigError
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.encoder import ImageEncoder, build_encoder
 from tissuebench.methods.networks.settings import EncoderMode, NetworkSettings, Weights
-from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, Maps
+from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, MapSource
 from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, TagClassification
-from tissuebench.perf.ratios import Line, Rates, ratio, show
+from tissuebench.perf.ratios import Rates, Ratio, ratio, show
 from tissuebench.perf.slide_forms import draw
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.schema import load_plan
@@ -55,11 +55,11 @@ _AT_ONCE = 16
 _BLOCK = 96
 _SETTLED = 2
 """Blocks until memory is first looked at."""
-_LEAST = {Maps.GRAD_CAM: "1 forward and K backward passes", Maps.HEADS: "1 forward pass"}
+_LEAST = {MapSource.GRAD_CAM: "1 forward and K backward passes", MapSource.HEADS: "1 forward pass"}
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredBlocks:
     """Of each block: tiles a second of both ways, (R,), and the memory of the process after it, (R,) bytes."""
 
     masks: Rates
@@ -67,7 +67,7 @@ class Measured:
     memory: NDArray[np.int64]
 
 
-def run(console: Console, as_json: bool, n_tiles: int = 1000) -> list[Line]:
+def run(console: Console, as_json: bool, n_tiles: int = 1000) -> list[Ratio]:
     """Draw a slide, annotate its tiles with the smoke plan's network, and print one table.
 
     Args:
@@ -90,7 +90,7 @@ def run(console: Console, as_json: bool, n_tiles: int = 1000) -> list[Line]:
         data = drawn(Path(scratch), n_tiles)
         found = {
             maps: measure(data, network, maps, n_tiles, Path(scratch), _BLOCK, display)
-            for maps in (Maps.GRAD_CAM, Maps.HEADS)
+            for maps in (MapSource.GRAD_CAM, MapSource.HEADS)
         }
     lines = compare(found, _BLOCK)
     weights = "pretrained" if network.weights is Weights.PACKAGE else "random weights"
@@ -122,12 +122,12 @@ def drawn(folder: Path, n_tiles: int) -> PlannedData:
 def measure(
     data: PlannedData,
     network: NetworkSettings,
-    maps: Maps,
+    maps: MapSource,
     n_tiles: int,
     scratch: Path,
     block: int,
     display: ProgressDisplay | None = None,
-) -> Measured:
+) -> MeasuredBlocks:
     """Annotate ``n_tiles``, block by block, each after the bare passes over the same tiles.
 
     Args:
@@ -162,7 +162,7 @@ def measure(
             images = [torch.from_numpy(data.store.images(chunk, data.store.info.tile_px)) for chunk in chunks]
             began = time.perf_counter()
             for pixels in images:
-                bare_passes(encoder, head, pixels.to(device), backward=maps is Maps.GRAD_CAM)
+                bare_passes(encoder, head, pixels.to(device), backward=maps is MapSource.GRAD_CAM)
             del images
             middle = time.perf_counter()
             for chunk in chunks:
@@ -179,7 +179,9 @@ def measure(
     folder.mkdir()
     write_pseudo_masks(folder, annotated())
     of_each = (time.perf_counter() - closing[0]) / len(blocks)  # what is written at the end belongs to all alike
-    return Measured(block / (np.array(of_masks) + of_each), block / np.array(of_bare), np.array(memory, dtype=np.int64))
+    return MeasuredBlocks(
+        block / (np.array(of_masks) + of_each), block / np.array(of_bare), np.array(memory, dtype=np.int64)
+    )
 
 
 def bare_passes(encoder: ImageEncoder, head: nn.Linear, images: Tensor, backward: bool) -> Tensor | None:
@@ -208,16 +210,16 @@ def bare_passes(encoder: ImageEncoder, head: nn.Linear, images: Tensor, backward
     return torch.stack(gradients, dim=1)
 
 
-def compare(found: Mapping[Maps, Measured], block: int) -> list[Line]:
+def compare(found: Mapping[MapSource, MeasuredBlocks], block: int) -> list[Ratio]:
     """Seconds of both kinds relative to their bare passes, the first block left out, and memory."""
     lines = []
     for maps, measured in found.items():
         name = f"seconds of pseudo-masks ({maps}) to those of {_LEAST[maps]}"
-        goal = GOAL if maps is Maps.GRAD_CAM else None
+        goal = GOAL if maps is MapSource.GRAD_CAM else None
         lines.append(ratio(name, measured.bare[1:], measured.masks[1:], goal, at_most=True))
     for maps, measured in found.items():
         early, late = measured.memory[_SETTLED - 1].item(), measured.memory[-1].item()
         name = f"memory after {block * len(measured.memory)} tiles ({maps}) to that after {block * _SETTLED}"
         note = f"{late / 2**20:,.0f} MB against {early / 2**20:,.0f} MB"
-        lines.append(Line(name, late / early, MEMORY_GOAL, note, at_most=True))
+        lines.append(Ratio(name, late / early, MEMORY_GOAL, note, at_most=True))
     return lines

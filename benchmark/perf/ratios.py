@@ -17,7 +17,7 @@ Rates = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Ratio:
     """One ratio.
 
     Attributes:
@@ -82,15 +82,15 @@ def in_turn(
     return {name: np.array(values) for name, values in rates.items()}
 
 
-def ratio(name: str, of: Rates, to: Rates, goal: float | None = None, at_most: bool = False) -> Line:
+def ratio(name: str, of: Rates, to: Rates, goal: float | None = None, at_most: bool = False) -> Ratio:
     """The median over rounds of ``of / to``; the note tells the quartiles and both medians."""
     ratios = of / to
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
     spread = f"{low:.3g} to {high:.3g}; {np.median(of):,.0f}/s against {np.median(to):,.0f}/s"
-    return Line(name, middle, goal, spread, at_most)
+    return Ratio(name, middle, goal, spread, at_most)
 
 
-def show(title: str, lines: Sequence[Line], console: Console, as_json: bool) -> None:
+def show(title: str, lines: Sequence[Ratio], console: Console, as_json: bool) -> None:
     """Print a table, or JSON and nothing else: a list of ``{name, value, goal, holds}``."""
     if as_json:
         listed = [{"name": line.name, "value": line.value, "goal": line.goal, "holds": line.holds} for line in lines]

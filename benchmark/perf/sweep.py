@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tissuebench.common.progress import ProgressDisplay
 from tissuebench.executors.local import LocalExecutor
-from tissuebench.perf.ratios import Line, show
+from tissuebench.perf.ratios import Ratio, show
 from tissuebench.plans.expand import expand
 from tissuebench.plans.schema import load_plan
 from tissuebench.run import open_data
@@ -50,7 +50,7 @@ class _Stopwatch:
         """Nothing to say."""
 
 
-def run(console: Console, as_json: bool, home: Path | None = None, n_tasks: int = 40, n_slots: int = 2) -> list[Line]:
+def run(console: Console, as_json: bool, home: Path | None = None, n_tasks: int = 40, n_slots: int = 2) -> list[Ratio]:
     """Run ``n_tasks`` trials of a few steps on ``n_slots`` slots of this machine, and print what they took.
 
     Args:
@@ -90,8 +90,10 @@ def run(console: Console, as_json: bool, home: Path | None = None, n_tasks: int 
     )
     share = (tasks + start_up) / n_slots / wall
     lines = [
-        Line(f"tasks and start-up / ({n_slots} slots x wall time)", share, GOAL, f"{spread}; overhead {1 / share:.3f}"),
-        Line(f"tasks alone / ({n_slots} slots x wall time)", tasks / n_slots / wall, None, "start-up as overhead"),
+        Ratio(
+            f"tasks and start-up / ({n_slots} slots x wall time)", share, GOAL, f"{spread}; overhead {1 / share:.3f}"
+        ),
+        Ratio(f"tasks alone / ({n_slots} slots x wall time)", tasks / n_slots / wall, None, "start-up as overhead"),
     ]
     show("A sweep of tiny tasks: what it costs beside them", lines, console, as_json)
     return lines

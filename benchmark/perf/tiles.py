@@ -23,7 +23,7 @@ from rich.console import Console
 from tissuebench.datasets.store.pyramid import Codec
 from tissuebench.datasets.types import Tile
 from tissuebench.errors import ConfigError
-from tissuebench.perf.ratios import Line, in_turn, ratio, show
+from tissuebench.perf.ratios import Ratio, in_turn, ratio, show
 from tissuebench.perf.slide_forms import CODECS, SLIDE_ID, TILE_PX, Forms, write_forms
 
 Read = Callable[[Sequence[int]], object]
@@ -32,7 +32,7 @@ _N_TILES, _BATCH, _ROUNDS, _SEED = 512, 32, 9, 0
 _NO_OPENSLIDE = "not measured: pip install 'tissuebench[openslide]'"
 
 
-def run(console: Console, as_json: bool, size_px: int = 8192, seconds: float = 40.0) -> list[Line]:
+def run(console: Console, as_json: bool, size_px: int = 8192, seconds: float = 40.0) -> list[Ratio]:
     """Draw a slide, measure, and print one table.
 
     Args:
@@ -56,13 +56,13 @@ def run(console: Console, as_json: bool, size_px: int = 8192, seconds: float = 4
     return lines
 
 
-def compare(forms: Forms, seconds: float) -> list[Line]:
+def compare(forms: Forms, seconds: float) -> list[Ratio]:
     """Measure every way of reading ``forms`` in turn, and compare."""
     rates = in_turn(sources(forms), len(forms.tiles), _BATCH, seconds, _ROUNDS, _SEED)
 
-    def line(name: str, of: str, to: str, goal: float | None = None) -> Line:
+    def line(name: str, of: str, to: str, goal: float | None = None) -> Ratio:
         missing = of not in rates or to not in rates
-        return Line(name, None, goal, _NO_OPENSLIDE) if missing else ratio(name, rates[of], rates[to], goal)
+        return Ratio(name, None, goal, _NO_OPENSLIDE) if missing else ratio(name, rates[of], rates[to], goal)
 
     return [
         line("store (lz4) to OpenSlide on JPEG", "lz4", "openslide", 5),
@@ -76,7 +76,7 @@ def compare(forms: Forms, seconds: float) -> list[Line]:
         line("store (zstd) to store (lz4)", "zstd", "lz4"),
         line("store (none) to store (lz4)", "none", "lz4"),
         *(_bytes(forms, codec) for codec in CODECS),
-        Line("bytes of the JPEG slide to raw", forms.jpeg_slide.stat().st_size / _raw_bytes(forms), note="all levels"),
+        Ratio("bytes of the JPEG slide to raw", forms.jpeg_slide.stat().st_size / _raw_bytes(forms), note="all levels"),
     ]
 
 
@@ -145,8 +145,8 @@ def _raw_bytes(forms: Forms) -> int:
     return 3 * forms.size_px**2
 
 
-def _bytes(forms: Forms, codec: Codec) -> Line:
-    return Line(f"bytes of the store ({codec}) to raw", forms.level0_bytes(codec) / _raw_bytes(forms), note="level 0")
+def _bytes(forms: Forms, codec: Codec) -> Ratio:
+    return Ratio(f"bytes of the store ({codec}) to raw", forms.level0_bytes(codec) / _raw_bytes(forms), note="level 0")
 
 
 def _openslide() -> ModuleType | None:

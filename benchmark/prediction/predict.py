@@ -18,7 +18,7 @@ from tissuebench.datasets.store.digest import RasterDigest
 from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError
-from tissuebench.evaluation.canvas import Canvas
+from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.stitching import Stitching, strips
 from tissuebench.methods.api.method import Method
 from tissuebench.prediction.areas import ClassArea, class_areas, write_areas
@@ -38,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PredictionRequest:
     """What is asked for.
 
     Attributes:
@@ -69,7 +69,7 @@ class Prediction:
     warnings: tuple[str, ...]
 
 
-def predict(request: Request, progress: Progress) -> Prediction:
+def predict(request: PredictionRequest, progress: Progress) -> Prediction:
     """Predict a slide and write labels.ome.zarr, labels.geojson, areas.csv and prediction.json.
 
     The folder appears when all of them are complete. Memory does not grow with the slide.
@@ -99,7 +99,7 @@ def _into(
 ) -> list[ClassArea]:
     class_map, machine = trained.store.class_map, detect_machine(trained.trial.network.encoder_mode)
     started = time.perf_counter()
-    with Canvas(slide.height, slide.width, work) as canvas:
+    with LabelCanvas(slide.height, slide.width, work) as canvas:
         _fill(canvas, slide, trained, method.to(machine.device), machine, progress)
         predicted = time.perf_counter()
         source = fingerprint(slide.path)
@@ -143,7 +143,9 @@ def _into(
     return areas
 
 
-def _fill(canvas: Canvas, slide: Slide, trained: Trained, method: Method, machine: Machine, progress: Progress) -> None:
+def _fill(
+    canvas: LabelCanvas, slide: Slide, trained: Trained, method: Method, machine: Machine, progress: Progress
+) -> None:
     """Predict the slide as slides are scored, all of it, in the stain of those that it was trained on."""
     info = trained.store.info
     normalise = fit_stain(info.stain, slide)

@@ -26,15 +26,14 @@ from tissuebench.diagnostics.pseudo_mask_quality import read_quality, write_qual
 from tissuebench.diagnostics.snapshot_files import last_look
 from tissuebench.diagnostics.snapshots import examiner
 from tissuebench.errors import DataError
-from tissuebench.evaluation.evaluate import SlideCounts, evaluate
+from tissuebench.evaluation.evaluate import CountedSlide, evaluate
 from tissuebench.evaluation.overlays import TilePicker
 from tissuebench.methods.api.stage import Stage, Trainable
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
 from tissuebench.results.records.result_store import ResultStore
-from tissuebench.results.records.trial_result import SlideCounts as SlideRow
-from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.records.trial_result import SlideCounts, TrialResult
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.runtime.environment import describe_environment
 from tissuebench.runtime.machine import Machine, detect_machine
@@ -280,9 +279,9 @@ def _run_trial(
     return {"steps": fitted.steps, "seconds": sum(seconds[name] for name in ("fit", "evaluate"))}
 
 
-def _row(one: SlideCounts) -> SlideRow:
+def _row(one: CountedSlide) -> SlideCounts:
     slide, diagnosis = one.slide, ";".join(one.diagnosis)
-    return SlideRow(
+    return SlideCounts(
         slide.patient_id, slide.slide_id, diagnosis, one.counts, one.boundaries, one.calibration, one.seconds
     )
 

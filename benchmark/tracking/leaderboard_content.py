@@ -12,7 +12,7 @@ from tissuebench import __version__
 from tissuebench.common.hashing import Json, content_hash
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.label_efficiency import EfficiencyRow
-from tissuebench.results.tables.leaderboard import UPPER, Row
+from tissuebench.results.tables.leaderboard import UPPER, LeaderboardRow
 from tissuebench.results.tables.pairs import PairRow, pairs
 from tissuebench.tracking.report import SCORE, Budget, ReportDefinition, Score
 from tissuebench.tracking.side_by_side import SideBySide, one_trial_each, side_by_side
@@ -37,7 +37,7 @@ class BoardContent:
         comparison: what its runs have in common, in their config under this name.
         n_trials: finished ones.
         results: of cells that have numbers in the table.
-        rows: fields of each ``Row``.
+        rows: fields of each ``LeaderboardRow``.
         efficiency: fields of each ``EfficiencyRow``.
         tiles: chosen tiles, with the prediction of each of ``methods``.
     """
@@ -83,7 +83,7 @@ class BoardContent:
     def tables(self) -> dict[str, Table]:
         """The tables of numbers by name; bootstraps pairs, which takes seconds."""
         makes: dict[str, Callable[[], Table]] = {
-            "leaderboard": lambda: _table([field.name for field in fields(Row)], self.rows),
+            "leaderboard": lambda: _table([field.name for field in fields(LeaderboardRow)], self.rows),
             "pairs": lambda: _pairs_table(self.results),
             "efficiency": lambda: efficiency_table(self.efficiency),
         }
@@ -158,5 +158,5 @@ def _table(columns: Sequence[str], rows: Told) -> Table:
     return Table(columns, [[row[column] for column in columns] for row in rows])
 
 
-def _of_score(rows: Told) -> list[Row]:
-    return [Row(**row) for row in rows if row["metric"] == SCORE and row["mean"] is not None]  # type: ignore[arg-type]  # our own
+def _of_score(rows: Told) -> list[LeaderboardRow]:
+    return [LeaderboardRow(**row) for row in rows if row["metric"] == SCORE and row["mean"] is not None]  # type: ignore[arg-type]  # our own

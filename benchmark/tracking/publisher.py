@@ -20,7 +20,7 @@ from typing import IO, Any, Self, TextIO, cast
 
 from tissuebench.common.hashing import Json
 from tissuebench.results.tables.label_efficiency import EfficiencyRow
-from tissuebench.results.tables.leaderboard import Row
+from tissuebench.results.tables.leaderboard import LeaderboardRow
 
 _PROJECT = "tissuebench"
 _STALL_SECONDS = 30.0
@@ -87,7 +87,9 @@ class Publisher:
         """A trial has finished and is in the store. Returns at once."""
         self._tell({"do": "trial", "trial": trial_id})
 
-    def board(self, rows: Sequence[Row], trial_ids: Sequence[str], efficiency: Sequence[EfficiencyRow] = ()) -> None:
+    def board(
+        self, rows: Sequence[LeaderboardRow], trial_ids: Sequence[str], efficiency: Sequence[EfficiencyRow] = ()
+    ) -> None:
         """The table over these trials, which may be compared with each other. Returns at once.
 
         Those that are finished and were not published, by this run or an earlier one, are published first.

@@ -22,7 +22,7 @@ class Diagnosis(StrEnum):
     B = "tumour B"
 
 
-class Split(StrEnum):
+class CohortSplit(StrEnum):
     """The official split of the cohort."""
 
     TRAIN = "train"
@@ -63,7 +63,7 @@ class Patient:
 
     index: int
     diagnosis: Diagnosis
-    split: Split
+    split: CohortSplit
 
     @property
     def patient_id(self) -> str:
@@ -83,7 +83,9 @@ def diagnosis_of(index: int) -> Diagnosis:
 
 def cohort(config: SyntheticConfig) -> tuple[Patient, ...]:
     """All patients: train first, then val, then test."""
-    splits = [Split.TRAIN] * config.n_train + [Split.VAL] * config.n_val + [Split.TEST] * config.n_test
+    splits = (
+        [CohortSplit.TRAIN] * config.n_train + [CohortSplit.VAL] * config.n_val + [CohortSplit.TEST] * config.n_test
+    )
     return tuple(Patient(i, diagnosis_of(i), split) for i, split in enumerate(splits))
 
 

@@ -35,7 +35,7 @@ class Pigments:
 
 
 @dataclass
-class Canvas:
+class Painting:
     """A slide being painted: cytoplasm and fibres on the grid of cells, nuclei and red cells at level 0."""
 
     haematoxylin: Field
@@ -60,7 +60,7 @@ def paint(rng: np.random.Generator, anatomy: Anatomy, traits: Traits, tumour: Tu
     size = anatomy.labels.shape[0]
     blank = np.zeros((size, size), dtype=np.float32)
     full = np.zeros((size * CELL_PX, size * CELL_PX), dtype=np.float32)
-    canvas = Canvas(blank, blank.copy(), full, full.copy(), anatomy.cell_um)
+    canvas = Painting(blank, blank.copy(), full, full.copy(), anatomy.cell_um)
     growth = draw_growth(rng, anatomy.tumour, anatomy.cell_um, traits, tumour)
 
     fibre_angle = _paint_stroma(rng, canvas, anatomy, traits)
@@ -72,7 +72,7 @@ def paint(rng: np.random.Generator, anatomy: Anatomy, traits: Traits, tumour: Tu
     return _finish(rng, canvas, anatomy.tissue)
 
 
-def _paint_stroma(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, traits: Traits) -> Field:
+def _paint_stroma(rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, traits: Traits) -> Field:
     """Wavy collagen everywhere; returns the direction of the fibres in radians."""
     size, cell_um = anatomy.labels.shape[0], canvas.cell_um
     row, column = np.mgrid[0:size, 0:size].astype(np.float32) * np.float32(cell_um)
@@ -92,7 +92,7 @@ def _paint_stroma(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, tr
     return np.asarray(np.arctan2(slope_column, -slope_row), dtype=np.float32)
 
 
-def _paint_vessels(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy) -> None:
+def _paint_vessels(rng: np.random.Generator, canvas: Painting, anatomy: Anatomy) -> None:
     """Capillaries and venules in the stroma, some of them with red cells."""
     size, cell_um = anatomy.labels.shape[0], canvas.cell_um
     room = anatomy.labels == STROMA
@@ -135,7 +135,7 @@ def _ellipse(turn: Points, radius: float, aspect: float, tilt: float) -> Points:
 
 
 def _paint_lymphocytes(
-    rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, growth: Growth, traits: Traits
+    rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, growth: Growth, traits: Traits
 ) -> None:
     """Dense aggregates, and single cells strewn in stroma and tumour according to the patient's inflammation."""
     cell_um = canvas.cell_um
@@ -153,7 +153,7 @@ def _paint_lymphocytes(
 
 
 def _paint_tumour(
-    rng: np.random.Generator, canvas: Canvas, growth: Growth, traits: Traits, tumour: TumourTraits
+    rng: np.random.Generator, canvas: Painting, growth: Growth, traits: Traits, tumour: TumourTraits
 ) -> None:
     size, cell_um = growth.epithelium.shape[0], canvas.cell_um
     cytoplasm = np.float32(1) + 0.10 * smooth_noise(rng, size, 9 / cell_um, octaves=2)
@@ -176,7 +176,7 @@ def _paint_tumour(
     stamp(rng, canvas.nuclei, mitosis, growth.nuclei[dividing] * CELL_PX)
 
 
-def _paint_glands(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, traits: Traits) -> None:
+def _paint_glands(rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, traits: Traits) -> None:
     """Columnar epithelium: nuclei at the base, pale mucin towards an almost empty lumen."""
     size, cell_um = anatomy.labels.shape[0], canvas.cell_um
     height = traits.epithelium_height_um
@@ -205,7 +205,7 @@ def _paint_glands(rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, tr
 
 
 def _paint_spindles(
-    rng: np.random.Generator, canvas: Canvas, anatomy: Anatomy, growth: Growth, angle: Field, traits: Traits
+    rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, growth: Growth, angle: Field, traits: Traits
 ) -> None:
     """Fibroblasts along the fibres."""
     between_glands = (anatomy.labels == NORMAL_GLAND) & (anatomy.gland_depth_um < -1)
@@ -217,7 +217,7 @@ def _paint_spindles(
     stamp(rng, canvas.nuclei, bank, points * CELL_PX, at_points(angle, points) + rng.normal(0, 0.2, len(points)))
 
 
-def _finish(rng: np.random.Generator, canvas: Canvas, tissue: Mask) -> Pigments:
+def _finish(rng: np.random.Generator, canvas: Painting, tissue: Mask) -> Pigments:
     """Brings everything to level 0, adds fine grain and clears the glass."""
     size_px = canvas.nuclei.shape[0]
     haematoxylin = resize(canvas.haematoxylin * tissue, size_px)

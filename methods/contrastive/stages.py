@@ -27,9 +27,9 @@ from tissuebench.methods.contrastive.distillation import (
 from tissuebench.methods.contrastive.heads import GlobalHead, GlobalPredictor, LocalHead, LocalPredictor
 from tissuebench.methods.contrastive.key_queue import KeyQueue
 from tissuebench.methods.contrastive.windows import window_offsets, windows
-from tissuebench.methods.networks.action_unet import Maps, stacked
+from tissuebench.methods.networks.action_unet import DecoderMaps, stacked
 from tissuebench.methods.teacher_student.networks import Inputs, build_network
-from tissuebench.methods.teacher_student.stage import Taught, TaughtSettings
+from tissuebench.methods.teacher_student.stage import TeacherStudentSettings, TeacherStudentStage
 from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
 
 GLOBAL, LOCAL = "global_distill", "local_distill"
@@ -39,7 +39,7 @@ STUDENT = "pupil.network."
 _VECTOR, _POOL = 512, 8
 
 
-class GlobalSettings(TaughtSettings):
+class GlobalSettings(TeacherStudentSettings):
     """Everything that the first phase depends on.
 
     Attributes:
@@ -69,7 +69,7 @@ class LocalSettings(GlobalSettings):
     local_weight: float = Field(1.0, ge=0)
 
 
-class Pupil(nn.Module):
+class StudentWithHeads(nn.Module):
     """A network and the heads that make vectors of its maps.
 
     Args:
@@ -78,7 +78,7 @@ class Pupil(nn.Module):
         local: with a head for windows.
     """
 
-    def __init__(self, task: Task, settings: TaughtSettings, local: bool) -> None:
+    def __init__(self, task: Task, settings: TeacherStudentSettings, local: bool) -> None:
         super().__init__()
         self.network = build_network(task, settings.network)
         self.global_head = GlobalHead(self.network.deepest_channels, out=_VECTOR)
@@ -89,7 +89,7 @@ class Pupil(nn.Module):
         return cast("Tensor", self.global_head(self.network.deepest(inputs)))
 
 
-class GlobalDistillation(Taught):
+class GlobalDistillation(TeacherStudentStage):
     """``L_g``: a tile's similarities to tiles of before, those of the student as those of the teacher. No label."""
 
     kind = "tissuebench.methods.contrast.stages:GlobalDistillation"
@@ -97,7 +97,7 @@ class GlobalDistillation(Taught):
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)
         self.settings = own_settings(self, GlobalSettings)
-        self.pupil = Pupil(task, self.settings, local=isinstance(self.settings, LocalSettings))
+        self.pupil = StudentWithHeads(task, self.settings, local=isinstance(self.settings, LocalSettings))
         self.predictor = GlobalPredictor(_VECTOR)
         self.queue = KeyQueue(self.settings.queue, (_VECTOR,), torch.default_generator)
         self.teach(self.settings)
@@ -108,9 +108,9 @@ class GlobalDistillation(Taught):
         return self.pupil
 
     @property
-    def teaching(self) -> Pupil:
+    def teaching(self) -> StudentWithHeads:
         """The teacher."""
-        return cast("Pupil", self.teacher.module)
+        return cast("StudentWithHeads", self.teacher.module)
 
     def streams(self) -> Mapping[str, Stream]:
         """Tissue of all training patients, each as often."""
@@ -208,7 +208,7 @@ class LocalDistillation(GlobalDistillation):
         self.window_queue.push(window_keys)
         return loss + self.local.global_weight * tiles + self.local.local_weight * local
 
-    def window_vectors(self, pupil: Pupil, maps: Maps) -> Tensor:
+    def window_vectors(self, pupil: StudentWithHeads, maps: DecoderMaps) -> Tensor:
         """(B, W, 64 K) of the windows of logits."""
         assert pupil.local_head is not None  # noqa: S101 - made with one
         return cast("Tensor", pupil.local_head(windows(maps.logits, self.window, self.window // 2)))

@@ -20,7 +20,7 @@ _STRIDE = 2 ** (_LEVELS - 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Maps:
+class DecoderMaps:
     """What the network makes of images (B, 3, H, W); H' and W' are H and W, rounded up to multiples of 16.
 
     Attributes:
@@ -133,7 +133,7 @@ class ActionUNet(nn.Module):
         self.encoder = _Encoder(in_channels, channels, dropout)
         self.decoder = _Decoder(channels, n_classes)
 
-    def forward(self, images: Tensor) -> Maps:
+    def forward(self, images: Tensor) -> DecoderMaps:
         """All maps of images (B, C, H, W) float.
 
         Where a side is no multiple of 16, the last row and column are repeated below and to the right; the logits are
@@ -141,10 +141,10 @@ class ActionUNet(nn.Module):
         """
         height, width = images.shape[-2:]
         logits, decoder = self.decoder(self.encoder(_padded(images)))
-        return Maps(logits[..., :height, :width], decoder[0], decoder)
+        return DecoderMaps(logits[..., :height, :width], decoder[0], decoder)
 
     def deepest(self, images: Tensor) -> Tensor:
-        """``Maps.deepest`` alone, without the cost of the decoder."""
+        """``DecoderMaps.deepest`` alone, without the cost of the decoder."""
         return cast("Tensor", self.encoder(_padded(images))[-1])
 
 
@@ -204,7 +204,7 @@ def stacked(decoder: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     size skips pixels, it does not average.
 
     Args:
-        decoder: maps (B, C_i, h_i, w_i); ``Maps.decoder``.
+        decoder: maps (B, C_i, h_i, w_i); ``DecoderMaps.decoder``.
         size: h and w. Of an image that was padded, it is that of the padded one.
 
     Returns:

@@ -51,7 +51,7 @@ class _TimeEmbedding(nn.Module):
         return sinusoidal_embedding(t, self.size)
 
 
-class _Block(nn.Module):
+class _ResidualBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(n_in, n_out, 3, padding=1)
@@ -75,8 +75,8 @@ class ResnetBlock(nn.Module):
     def __init__(self, n_in: int, n_out: int, time_features: int | None = None) -> None:
         super().__init__()
         self.mlp = None if time_features is None else nn.Sequential(nn.SiLU(), nn.Linear(time_features, n_out))
-        self.block1 = _Block(n_in, n_out)
-        self.block2 = _Block(n_out, n_out)
+        self.block1 = _ResidualBlock(n_in, n_out)
+        self.block2 = _ResidualBlock(n_out, n_out)
         self.res_conv = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:

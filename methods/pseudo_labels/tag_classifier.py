@@ -21,7 +21,7 @@ _PUBLISHED_DROPOUT = 0.5
 _HEADS_DROPOUT = 0.2
 
 
-class Maps(StrEnum):
+class MapSource(StrEnum):
     """Where maps come from: a head a depth (this project's), or Grad-CAM of one head at three depths (published)."""
 
     HEADS = "heads"
@@ -55,7 +55,7 @@ class TagClassifier(nn.Module):
         settings: NetworkSettings,
         n_classes: int,
         tile_px: int,
-        maps: Maps,
+        maps: MapSource,
         backbone: Architecture,
         top_share: float,
         hidden: int,
@@ -70,13 +70,13 @@ class TagClassifier(nn.Module):
         else:
             shared = build_encoder(settings)
             self.encoder, channels, self._strides = shared, shared.channels[-3:], shared.strides[-3:]
-        if maps is Maps.HEADS:
+        if maps is MapSource.HEADS:
             self.trunk = Cumulative(channels, self._strides, hidden)
             widths = [hidden] * len(channels)
         else:
             widths = [channels[-1]]
-        self.heads = nn.ModuleList(nn.Conv2d(width, n_classes, 1, bias=maps is Maps.HEADS) for width in widths)
-        if maps is Maps.GRAD_CAM:
+        self.heads = nn.ModuleList(nn.Conv2d(width, n_classes, 1, bias=maps is MapSource.HEADS) for width in widths)
+        if maps is MapSource.GRAD_CAM:
             nn.init.xavier_uniform_(cast("nn.Conv2d", self.heads[0]).weight)
 
     def forward(
@@ -100,7 +100,7 @@ class TagClassifier(nn.Module):
         Raises:
             ValueError: Grad-CAM of cached features.
         """
-        if self.maps is Maps.HEADS:
+        if self.maps is MapSource.HEADS:
             with torch.no_grad():
                 taps = self._taps(inputs)
                 scores = [head(m) for head, m in zip(self.heads, self.trunk(taps), strict=True)]
@@ -121,12 +121,12 @@ class TagClassifier(nn.Module):
         else:
             taps = tuple(self.encoder.encode(inputs, through)[-3:])  # type: ignore[operator]
         # Above a linear bottleneck the deepest map has no ReLU of its own; the published tap is after one.
-        return (*taps[:-1], taps[-1].relu()) if self.maps is Maps.GRAD_CAM else taps
+        return (*taps[:-1], taps[-1].relu()) if self.maps is MapSource.GRAD_CAM else taps
 
     def _logits(
         self, taps: Sequence[Tensor], size: tuple[int, int], keep: float | None, divide_by: int | None
     ) -> Tensor:
-        if self.maps is Maps.HEADS:
+        if self.maps is MapSource.HEADS:
             features, stride, rate = self.trunk(taps), self._strides[0], _HEADS_DROPOUT
         else:
             features, stride, rate = [taps[-1]], self._strides[-1], _PUBLISHED_DROPOUT

@@ -28,7 +28,7 @@ from tissuebench.methods.pseudo_labels.pseudo_masks import (
     restricted_argmax,
     shared_threshold,
 )
-from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, Maps, TagClassifier
+from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, MapSource, TagClassifier
 
 
 class Rule(StrEnum):
@@ -65,7 +65,7 @@ class ClassifierSettings(Settings):
             there. Published: false.
     """
 
-    maps: Maps = Maps.HEADS
+    maps: MapSource = MapSource.HEADS
     backbone: Architecture = Architecture.MATCHED
     top_share: float = Field(0.25, gt=0, le=1)
     hidden: int = Field(64, ge=1)
@@ -182,7 +182,7 @@ class TagClassification(_TagStage):
             ValueError: the maps are not finite.
         """
         assert batch.tags is not None and batch.images is not None  # noqa: S101 - as stored, from a tags stream
-        looks_through = self.settings.maps is Maps.GRAD_CAM or self.settings.backbone is Architecture.PAPER
+        looks_through = self.settings.maps is MapSource.GRAD_CAM or self.settings.backbone is Architecture.PAPER
         size = cast("tuple[int, int]", tuple(batch.images.shape[-2:]))
         cams = self.classifier.activation_maps(batch.images if looks_through else batch.inputs, size)
         if not bool(cams.isfinite().all()):
@@ -202,7 +202,7 @@ class TagClassification(_TagStage):
         if settings.rule is Rule.BOTH:
             joint = restricted_argmax(min_max(cams, Scale.JOINT), tags, settings.absent)
             masks = agreement(torch.stack([masks, joint], dim=1))
-        if settings.doubt and settings.maps is Maps.HEADS:
+        if settings.doubt and settings.maps is MapSource.HEADS:
             absent = ~tags[:, :, None, None]
             learnt = absent & self.seen[:, None, None]  # what no tile taught the heads is no claim
             claimed = cams.masked_fill(~learnt, 0).amax(dim=1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tissuebench.methods.api.stage import Task
-from tissuebench.methods.networks.action_unet import ActionUNet, Maps
+from tissuebench.methods.networks.action_unet import ActionUNet, DecoderMaps
 from tissuebench.methods.networks.encoder import DEEPEST_STRIDE
 from tissuebench.methods.networks.segmenter import Segmenter
 from tissuebench.methods.networks.settings import Architecture
@@ -21,7 +21,7 @@ class MapsNetwork(Protocol):
     """A segmenter that shows its maps.
 
     Attributes:
-        deepest_channels: of ``Maps.deepest``.
+        deepest_channels: of ``DecoderMaps.deepest``.
         decoder_channels: of all maps of the decoder together.
         stride: sides of images are rounded up to multiples of it.
     """
@@ -34,12 +34,12 @@ class MapsNetwork(Protocol):
         """Logits (B, K, H, W)."""
         ...
 
-    def maps(self, inputs: Inputs) -> Maps:
+    def maps(self, inputs: Inputs) -> DecoderMaps:
         """Logits, and the maps that they were made of."""
         ...
 
     def deepest(self, inputs: Inputs) -> Tensor:
-        """``Maps.deepest`` alone."""
+        """``DecoderMaps.deepest`` alone."""
         ...
 
 
@@ -55,12 +55,12 @@ class SharedNetwork(Segmenter):
         self.deepest_channels = self.decoder_channels if self.frozen else self.channels[-1]
         self.stride = DEEPEST_STRIDE
 
-    def maps(self, inputs: Inputs) -> Maps:
+    def maps(self, inputs: Inputs) -> DecoderMaps:
         """Logits, the deepest map, and the one map that the decoder gives."""
         features = self.features_of(inputs)
         decoded = self.decoded(features)
         logits = self.cropped(self.classify(decoded, features), inputs)
-        return Maps(logits, decoded if self.frozen else features[-1], (decoded,))
+        return DecoderMaps(logits, decoded if self.frozen else features[-1], (decoded,))
 
     def deepest(self, inputs: Inputs) -> Tensor:
         """The deepest map alone."""
@@ -82,9 +82,9 @@ class PaperNetwork(nn.Module):
         """Logits of images (B, 3, H, W), uint8 or float in 0..1."""
         return self.maps(inputs).logits
 
-    def maps(self, inputs: Inputs) -> Maps:
+    def maps(self, inputs: Inputs) -> DecoderMaps:
         """All maps."""
-        return cast("Maps", self.unet(_images(inputs)))
+        return cast("DecoderMaps", self.unet(_images(inputs)))
 
     def deepest(self, inputs: Inputs) -> Tensor:
         """The deepest map alone."""
@@ -120,7 +120,7 @@ def on_grid(labels: Tensor, size: Sequence[int], stride: int, value: float) -> T
 
 
 def _last_convolutions(unet: ActionUNet) -> list[nn.Module]:
-    """Of the blocks whose outputs are ``Maps.decoder``."""
+    """Of the blocks whose outputs are ``DecoderMaps.decoder``."""
     blocks = [list(unet.encoder.children())[-1], *list(unet.decoder.children())[:-1]]
     return [[module for module in block.modules() if isinstance(module, nn.Conv2d)][-1] for block in blocks]
 

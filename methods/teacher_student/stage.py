@@ -16,7 +16,7 @@ from tissuebench.methods.teacher_student.strong_view import StrongView
 from tissuebench.methods.teacher_student.teacher import TeacherBuffers, build_teacher
 
 
-class TaughtSettings(StrongView):
+class TeacherStudentSettings(StrongView):
     """Network and teacher.
 
     Attributes:
@@ -32,7 +32,7 @@ class TaughtSettings(StrongView):
     teacher_buffers: TeacherBuffers = TeacherBuffers.COPY
 
 
-class Taught(Averaging):
+class TeacherStudentStage(Averaging):
     """A stage that averages its student as part of each step, so that checkpoints hold both.
 
     Attributes:
@@ -45,14 +45,14 @@ class Taught(Averaging):
     @classmethod
     def wants_images(cls, config: Settings) -> bool:
         """The U-Net has an encoder of its own."""
-        return isinstance(config, TaughtSettings) and config.network is Architecture.PAPER
+        return isinstance(config, TeacherStudentSettings) and config.network is Architecture.PAPER
 
     @property
     @abstractmethod
     def student(self) -> nn.Module:
         """What is averaged."""
 
-    def teach(self, settings: TaughtSettings) -> None:
+    def teach(self, settings: TeacherStudentSettings) -> None:
         """Begin anew with a teacher that equals the student."""
         self.teacher = build_teacher(self.student, settings.decay, settings.teacher_buffers, settings.decay_warm_up)
         self._keeps_mode = settings.teacher_buffers is TeacherBuffers.OWN

@@ -19,7 +19,7 @@ from tissuebench.results.render.latex import to_latex
 from tissuebench.results.stats.bootstrap import N_BOOT
 from tissuebench.results.tables.compute_cost import ComputeRow
 from tissuebench.results.tables.label_efficiency import EfficiencyRow
-from tissuebench.results.tables.leaderboard import METRICS, Leaderboard, Row, build
+from tissuebench.results.tables.leaderboard import METRICS, Leaderboard, LeaderboardRow, build
 from tissuebench.results.tables.pairs import PairRow, pairs
 from tissuebench.results.tables.panel import panels
 from tissuebench.results.tables.patient_scores import POOLED_ONLY
@@ -93,7 +93,7 @@ def relations(
 ) -> Iterator[Relation]:
     """One after the other, as those of patients and slides are large."""
     everything = [result for results in groups for result in results]
-    yield of_rows("leaderboard", Row, [row for board in boards for row in board.rows])
+    yield of_rows("leaderboard", LeaderboardRow, [row for board in boards for row in board.rows])
     yield of_rows(
         "pairs",
         PairRow,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tissuebench.results.metrics import lower_is_better
 from tissuebench.results.render.method_names import short_names
 from tissuebench.results.render.terminal import minutes, short, signed
-from tissuebench.results.tables.leaderboard import Gap, Leaderboard, Row
+from tissuebench.results.tables.leaderboard import Gap, Leaderboard, LeaderboardRow
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -43,8 +43,8 @@ def escape(text: str) -> str:
 def to_latex(boards: Sequence[Leaderboard]) -> str:
     r"""One ``tabular`` for ``\input``, of all data sets. Needs the package booktabs.
 
-    Bold are the rows that the table marks: not distinguishable from the best at their budget (``Row.tie``). Intervals
-    are subscripts. Settings of the only arm of a method stand in comments.
+    Bold rows are those that the table marks as not distinguishable from the best at their budget
+    (``LeaderboardRow.tie``). Intervals are subscripts. Settings of a method's only variant stand in comments.
     """
     rows = [row for board in boards for row in board.rows]
     gaps = {(gap.dataset, gap.method, gap.budget): gap for board in boards for gap in board.gaps}
@@ -57,7 +57,7 @@ def to_latex(boards: Sequence[Leaderboard]) -> str:
     lines = ["% \\usepackage{booktabs}"]
     lines += [f"% {method}: with {' '.join(said.split())}" for method, said in settings.items()]
     lines += ["\\begin{tabular}{llr" + "l" * (len(columns) - 3) + "}", "\\toprule", _line(columns)]
-    cells: dict[str, dict[tuple[str, str, str], dict[str, Row]]] = {}
+    cells: dict[str, dict[tuple[str, str, str], dict[str, LeaderboardRow]]] = {}
     for row in rows:
         of_dataset = cells.setdefault(row.dataset, {})
         of_dataset.setdefault((row.dataset, row.method, row.budget), {})[row.metric] = row
@@ -82,7 +82,7 @@ def _line(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _cells(method: str, scores: Mapping[str, Row], metrics: Sequence[str], gap: Gap | None) -> list[str]:
+def _cells(method: str, scores: Mapping[str, LeaderboardRow], metrics: Sequence[str], gap: Gap | None) -> list[str]:
     row = next(iter(scores.values()))
     line = [escape(method), escape(row.budget), minutes(row.minutes, _DASH)]
     for metric in metrics:
@@ -97,7 +97,7 @@ def _cells(method: str, scores: Mapping[str, Row], metrics: Sequence[str], gap: 
     return line
 
 
-def _difference(row: Row | None) -> str:
+def _difference(row: LeaderboardRow | None) -> str:
     if row is None or row.diff is None:
         return _DASH
     return f"${signed(row.diff)}{_ends(row.diff_low, row.diff_high, signed)}$"

@@ -18,21 +18,21 @@ from tissuebench.results.render.method_names import short_names
 from tissuebench.results.tables.against_reference import Comparison
 from tissuebench.results.tables.compute_cost import ComputeRow
 from tissuebench.results.tables.label_efficiency import SHARE, EfficiencyRow
-from tissuebench.results.tables.leaderboard import Gap, Leaderboard, Row
+from tissuebench.results.tables.leaderboard import Gap, Leaderboard, LeaderboardRow
 from tissuebench.results.tables.pseudo_masks import PseudoRow
 
 _Key = tuple[str, str, str]  # dataset, method, budget
 
 
-def to_json(rows: Sequence[Row]) -> str:
-    """A JSON list, one object a row with the fields of ``Row``; null where there is no number."""
+def to_json(rows: Sequence[LeaderboardRow]) -> str:
+    """A JSON list, one object a row with the fields of ``LeaderboardRow``; null where there is no number."""
     return json.dumps([asdict(row) for row in rows], indent=1, allow_nan=False)
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """A header and one line a row, the fields of ``Row``; empty where there is no number."""
+def to_csv(rows: Sequence[LeaderboardRow]) -> str:
+    """A header and one line a row, the fields of ``LeaderboardRow``; empty where there is no number."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(out, [field.name for field in fields(LeaderboardRow)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return out.getvalue()
@@ -47,7 +47,7 @@ class _Style:
     dash: str
     between: str
 
-    def score(self, row: Row | None) -> Text:
+    def score(self, row: LeaderboardRow | None) -> Text:
         """``.446 [.401, .482]``, bold and marked if the row belongs to the best."""
         if row is None or row.mean is None:
             return Text(self.dash)
@@ -56,7 +56,7 @@ class _Style:
             style="bold" if row.tie else "",
         )
 
-    def diff(self, row: Row | None) -> Text:
+    def diff(self, row: LeaderboardRow | None) -> Text:
         """``+.021 [-.010, +.052]``."""
         if row is None or row.diff is None:
             return Text(self.dash)
@@ -85,7 +85,7 @@ def render(board: Leaderboard, console: Console) -> None:
     """
     board, settings = _without_settings(board)
     modern = console.encoding.lower().startswith("utf")
-    by_cell: dict[_Key, dict[str, Row]] = {}
+    by_cell: dict[_Key, dict[str, LeaderboardRow]] = {}
     for row in board.rows:
         by_cell.setdefault((row.dataset, row.method, row.budget), {})[row.metric] = row
     gaps = {(gap.dataset, gap.method, gap.budget): gap for gap in board.gaps}
@@ -159,7 +159,9 @@ def plain_table(title: str, gap: int = 2) -> Table:
     )
 
 
-def _overall(dataset: str, cells: dict[_Key, dict[str, Row]], gaps: dict[_Key, Gap], cases: bool, s: _Style) -> Table:
+def _overall(
+    dataset: str, cells: dict[_Key, dict[str, LeaderboardRow]], gaps: dict[_Key, Gap], cases: bool, s: _Style
+) -> Table:
     table = plain_table(f"\n{dataset}", gap=1 if cases else 2)
     for name in ("method", "budget"):
         table.add_column(name, overflow="fold")
@@ -190,7 +192,7 @@ def _overall(dataset: str, cells: dict[_Key, dict[str, Row]], gaps: dict[_Key, G
 
 def _per_class(
     dataset: str,
-    cells: dict[_Key, dict[str, Row]],
+    cells: dict[_Key, dict[str, LeaderboardRow]],
     metrics: Sequence[str],
     shares: Mapping[tuple[str, str], float],
     s: _Style,
@@ -288,7 +290,7 @@ def minutes(value: float | None, unknown: str) -> str:
     return unknown if value is None else f"{value:.0f}" if value >= 10 else f"{value:.3g}"
 
 
-def _bare(row: Row | None, s: _Style) -> Text:
+def _bare(row: LeaderboardRow | None, s: _Style) -> Text:
     return Text(s.dash if row is None or row.mean is None else short(row.mean))
 
 

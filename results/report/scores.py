@@ -13,13 +13,13 @@ from tissuebench.results.metrics import lower_is_better
 from tissuebench.results.render.terminal import minutes, short, signed
 from tissuebench.results.report.styles import metric_name, plain
 from tissuebench.results.report.view import PRIMARY, View
-from tissuebench.results.tables.leaderboard import Gap, Leaderboard, Row
+from tissuebench.results.tables.leaderboard import Gap, Leaderboard, LeaderboardRow
 
 BESIDE = ("fwiou", "boundary_f1", "ece", "area_error", "balanced_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ScoreLine:
     """A row of the table on the page.
 
     Attributes:
@@ -51,7 +51,7 @@ class Line:
 class Scores:
     """The table and what the script needs to show another metric in it."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[ScoreLine, ...]
     beside: tuple[str, ...]
     groups: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     data: Markup
@@ -61,7 +61,7 @@ def scores(views: Sequence[View]) -> Scores:
     """All subjects in one table: by subject, budget (in minutes) and score, ``full`` after everything else."""
     metrics = tuple(dict.fromkeys(metric for view in views for metric in view.metrics))
     beside = tuple(metric for metric in BESIDE if metric in metrics)
-    found: list[tuple[tuple[object, ...], View, dict[str, Row], Gap | None]] = []
+    found: list[tuple[tuple[object, ...], View, dict[str, LeaderboardRow], Gap | None]] = []
     for number, view in enumerate(views):
         board = view.subject.board
         gaps = {(gap.method, gap.budget): gap for gap in board.gaps}
@@ -102,17 +102,21 @@ def island(document: object) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704 - escaped here
 
 
-def _by_cell(board: Leaderboard) -> dict[tuple[str, str], dict[str, Row]]:
-    cells: dict[tuple[str, str], dict[str, Row]] = {}
+def _by_cell(board: Leaderboard) -> dict[tuple[str, str], dict[str, LeaderboardRow]]:
+    cells: dict[tuple[str, str], dict[str, LeaderboardRow]] = {}
     for row in board.rows:
         cells.setdefault((row.method, row.budget), {})[row.metric] = row
     return cells
 
 
 def _line(
-    view: View, rows: dict[str, Row], gap: Gap | None, sole: Counter[tuple[str, str, str]], beside: Sequence[str],
+    view: View,
+    rows: dict[str, LeaderboardRow],
+    gap: Gap | None,
+    sole: Counter[tuple[str, str, str]],
+    beside: Sequence[str],
     ends: tuple[float, float],
-) -> Line:  # fmt: skip
+) -> ScoreLine:
     first = next(iter(rows.values()))
     row = rows.get(PRIMARY)
     mean = None if row is None else row.mean
@@ -122,7 +126,7 @@ def _line(
         low, high = (mean if end is None else end for end in (row.low, row.high))
         place = tuple(round(100 * (value - ends[0]) / width, 2) for value in (low, mean, high))
     others = [rows[metric].mean if metric in rows else None for metric in beside]
-    return Line(
+    return ScoreLine(
         subject=view.title,
         method=view.looks[first.method].name,
         arm=plain(first.method),
@@ -145,11 +149,13 @@ def _line(
     )
 
 
-def _mark(view: View, row: Row, sole: Counter[tuple[str, str, str]]) -> str:
+def _mark(view: View, row: LeaderboardRow, sole: Counter[tuple[str, str, str]]) -> str:
     return "" if not row.tie else "best" if sole[view.slug, row.budget, row.metric] == 1 else "tied"
 
 
-def _numbers(view: View, row: Row | None, sole: Counter[tuple[str, str, str]]) -> list[float | str | None] | None:
+def _numbers(
+    view: View, row: LeaderboardRow | None, sole: Counter[tuple[str, str, str]]
+) -> list[float | str | None] | None:
     if row is None or row.mean is None:
         return None
     values = (row.mean, row.low, row.high, row.diff, row.diff_low, row.diff_high)

@@ -9,7 +9,7 @@ from tissuebench.results.render.terminal import minutes, short
 from tissuebench.results.report.styles import plain
 from tissuebench.results.report.view import CellView, View
 from tissuebench.results.tables.label_efficiency import SHARE
-from tissuebench.results.tables.leaderboard import LOWER, Row
+from tissuebench.results.tables.leaderboard import LOWER, LeaderboardRow
 
 _MOST = 6
 
@@ -178,7 +178,7 @@ def _names(view: View, cells: Sequence[CellView]) -> str:
     return _list([_name(view, cell) for cell in cells])
 
 
-def _score(row: Row | None) -> str:
+def _score(row: LeaderboardRow | None) -> str:
     if row is None or row.mean is None:
         return "no score"
     return short(row.mean) + ("" if row.low is None or row.high is None else f" [{short(row.low)}, {short(row.high)}]")

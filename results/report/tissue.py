@@ -40,7 +40,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Tile:
+class TilePictures:
     """A tile and what each method makes of it; None where a trial has no picture of it."""
 
     slide: str
@@ -62,8 +62,8 @@ class Tissue:
 
     budget: str
     methods: tuple[Look, ...]
-    tiles: tuple[Tile, ...]
-    worst: tuple[tuple[Look, tuple[Tile, ...]], ...]
+    tiles: tuple[TilePictures, ...]
+    worst: tuple[tuple[Look, tuple[TilePictures, ...]], ...]
     left_out: int
 
 
@@ -123,9 +123,9 @@ def _of_budget(view: View, budget: str, album: Album) -> Tissue | None:
     )
 
 
-def _tile(row: Sequence[OverlayTile | None], album: Album) -> Tile:
+def _tile(row: Sequence[OverlayTile | None], album: Album) -> TilePictures:
     one = next(tile for tile in row if tile is not None)
-    return Tile(
+    return TilePictures(
         slide=plain(one.slide_id),
         place=f"{one.width} × {one.height} px at y {one.y}, x {one.x}",
         image=album.add(one.image),

@@ -14,7 +14,7 @@ from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.report.styles import Look
 from tissuebench.results.report.subject import Subject
 from tissuebench.results.tables.compute_cost import ComputeRow, compute_rows
-from tissuebench.results.tables.leaderboard import UPPER, Row
+from tissuebench.results.tables.leaderboard import UPPER, LeaderboardRow
 from tissuebench.results.tables.panel import panels
 
 PRIMARY = "miou"
@@ -37,13 +37,13 @@ class CellView:
     method: str
     budget: str
     minutes: float
-    rows: Mapping[str, Row]
+    rows: Mapping[str, LeaderboardRow]
     own: Floats
     counts: npt.NDArray[np.int64]
     calibration: Floats
     compute: ComputeRow
 
-    def row(self, metric: str = PRIMARY) -> Row | None:
+    def row(self, metric: str = PRIMARY) -> LeaderboardRow | None:
         """Its row in a metric, if that has a number."""
         found = self.rows.get(metric)
         return found if found is not None and found.mean is not None else None
@@ -94,7 +94,7 @@ class View:
 
 def view(subject: Subject, slug: str, title: str, looks: Mapping[str, Look]) -> View:
     """Line up a subject; ``DataError`` if its results cannot stand in one table."""
-    rows: dict[Key, dict[str, Row]] = defaultdict(dict)
+    rows: dict[Key, dict[str, LeaderboardRow]] = defaultdict(dict)
     metrics: dict[str, None] = {}
     for row in subject.board.rows:
         rows[row.method, row.budget][row.metric] = row

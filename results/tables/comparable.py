@@ -15,7 +15,7 @@ from tissuebench.results.tables.leaderboard import CellKey, Leaderboard, build
 _MAY_DIFFER = ("method", "config", "budget", "seed")
 
 
-class BudgetSpec(Protocol):
+class NamedBudget(Protocol):
     """A budget of labels, as far as a table names it."""
 
     @property
@@ -43,7 +43,7 @@ class PlannedTrial(Protocol):
         ...
 
     @property
-    def budget(self) -> BudgetSpec:
+    def budget(self) -> NamedBudget:
         """The labels that it may use."""
         ...
 

@@ -25,7 +25,7 @@ METRICS = ("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error"
 
 
 @dataclass(frozen=True)
-class Row:
+class LeaderboardRow:
     """One score of one method at one budget. None where there is no number.
 
     Attributes:
@@ -93,7 +93,7 @@ class Leaderboard:
         compute: of the cells that are complete.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[LeaderboardRow, ...]
     gaps: tuple[Gap, ...]
     notes: tuple[str, ...]
     n_boot: int
@@ -131,7 +131,7 @@ def build(
         for key, n in sorted(planned.items())
         if done[key] < n or failed[key]
     }
-    rows: list[Row] = []
+    rows: list[LeaderboardRow] = []
     notes: list[str] = []
     efficient: list[EfficiencyRow] = []
     by_dataset = {panel.dataset: panel for panel in panels(results)}
@@ -167,7 +167,7 @@ def build(
     )
 
 
-def cell_order(row: Row | PseudoRow | ComputeRow) -> tuple[bool, bool, float, str, bool, str]:
+def cell_order(row: LeaderboardRow | PseudoRow | ComputeRow) -> tuple[bool, bool, float, str, bool, str]:
     """Budgets by minutes, ``supervised`` first within each, ``full`` after everything else."""
     unknown = row.minutes is None
     return (row.method == UPPER, unknown, row.minutes or 0.0, row.budget, row.method != LOWER, row.method)
@@ -177,12 +177,12 @@ _Means = Mapping[tuple[str, str], tuple[Floats, Floats]]
 """By (method, budget): mean over runs of the table's first metric, (1,), and under each draw, (B, 1)."""
 
 
-def _rows(panel: Panel, cells: Sequence[Cell], draws: Draws) -> tuple[list[Row], _Means]:
+def _rows(panel: Panel, cells: Sequence[Cell], draws: Draws) -> tuple[list[LeaderboardRow], _Means]:
     """Budget by budget: the draws of all cells at once would be gigabytes for a thousand trials."""
     budgets = defaultdict(list)
     for cell in cells:
         budgets[cell.budget].append(cell)
-    rows: list[Row] = []
+    rows: list[LeaderboardRow] = []
     means = {}
     for budget, group in budgets.items():
         pairs = _Pairs(draws, {cell.method: score(cell, draws.patients) for cell in group})
@@ -241,13 +241,13 @@ class _Pairs:
         return [diff is not None and bool(diff.high[j] < 0 or diff.low[j] > 0) for j in where]
 
 
-def _cell_rows(panel: Panel, cell: Cell, pairs: _Pairs) -> list[Row]:
+def _cell_rows(panel: Panel, cell: Cell, pairs: _Pairs) -> list[LeaderboardRow]:
     estimate = pairs.draws.interval(pairs.scored[cell.method])
     diff_to = None if cell.method in (LOWER, UPPER) else LOWER
     diff = pairs.difference(cell.method, LOWER) if diff_to in pairs.scored else None
     seeds = Counter(replicate for replicate, _ in cell.runs)
     return [
-        Row(
+        LeaderboardRow(
             dataset=panel.dataset,
             method=cell.method,
             budget=cell.budget,
@@ -270,7 +270,7 @@ def _cell_rows(panel: Panel, cell: Cell, pairs: _Pairs) -> list[Row]:
     ]
 
 
-def _mark_ties(columns: Sequence[Sequence[Row]], pairs: _Pairs) -> list[Row]:
+def _mark_ties(columns: Sequence[Sequence[LeaderboardRow]], pairs: _Pairs) -> list[LeaderboardRow]:
     """The rows of one (dataset, budget), those of a metric together, with the top group of each metric marked.
 
     Each metric has a best of its own; the differences to each best are computed for its metrics only.
@@ -290,7 +290,7 @@ def _mark_ties(columns: Sequence[Sequence[Row]], pairs: _Pairs) -> list[Row]:
     ]
 
 
-def _best(rows: Sequence[Row]) -> str | None:
+def _best(rows: Sequence[LeaderboardRow]) -> str | None:
     """The method of the best mean in the metric of these rows, if there are any to compare."""
     candidates = [row for row in rows if _is_candidate(row)]
     if len(candidates) < 2:
@@ -299,7 +299,7 @@ def _best(rows: Sequence[Row]) -> str | None:
     return min(candidates, key=lambda row: (sign * (row.mean or 0.0), row.method)).method
 
 
-def _is_candidate(row: Row) -> bool:
+def _is_candidate(row: LeaderboardRow) -> bool:
     return row.method != UPPER and row.mean is not None
 
 
@@ -308,12 +308,12 @@ def number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _gap_row(gap: Gap, minutes: dict[tuple[str, str, str], float | None], metric: str) -> Row:
+def _gap_row(gap: Gap, minutes: dict[tuple[str, str, str], float | None], metric: str) -> LeaderboardRow:
     known = minutes.get((gap.dataset, gap.method, gap.budget))
     if known is None:  # the same budget costs the same minutes whatever the method
         same = [m for (d, _, b), m in sorted(minutes.items()) if (d, b) == (gap.dataset, gap.budget) and m is not None]
         known = same[0] if same else None
-    return Row(
+    return LeaderboardRow(
         dataset=gap.dataset,
         method=gap.method,
         budget=gap.budget,
@@ -338,8 +338,8 @@ def _diagnostics(row: PseudoRow) -> list[tuple[str, float | None]]:
     return [(MIOU, row.miou), (COVERAGE, row.coverage)]
 
 
-def _diagnostic_row(row: PseudoRow, kind: str, mean: float | None) -> Row:
-    return Row(
+def _diagnostic_row(row: PseudoRow, kind: str, mean: float | None) -> LeaderboardRow:
+    return LeaderboardRow(
         dataset=row.dataset,
         method=row.method,
         budget=row.budget,

@@ -22,7 +22,7 @@ from tissuebench.methods.multilayer_pseudo import (
 )
 from tissuebench.methods.networks.paper_deeplab import PaperSegmenter
 from tissuebench.methods.networks.settings import Architecture, EncoderMode
-from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, Maps
+from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, MapSource
 from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, Fill, TagClassification, build_classifier
 
 K, PX = len(CLASS_MAP), 16
@@ -157,7 +157,7 @@ def test_the_stage_has_the_classifiers_settings_and_steps_and_no_others():
     assert (stage.name, stage.module, stage.annotates) == (CLASSIFY, TagClassification, TagClassification.stream)
     assert type(stage.config) is ClassifierSettings
     assert stage.config.model_dump() == {name: getattr(config, name) for name in ClassifierSettings.model_fields}
-    assert (stage.config.maps, stage.config.hidden, stage.config.top_share) == (Maps.GRAD_CAM, 5, 0.125)
+    assert (stage.config.maps, stage.config.hidden, stage.config.top_share) == (MapSource.GRAD_CAM, 5, 0.125)
     expected = {"steps": 11, "batch_size": 13, "learning_rate": 0.01}
     assert stage.training == training.model_copy(update=expected)
     assert stage.consumes <= MultilayerPseudo.consumes

@@ -24,7 +24,7 @@ _PROBE_MAY_MISS = 1.5
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrialGroup:
     """The trials of a method at a budget; ``failed`` before, or waiting for something that did."""
 
     dataset: str
@@ -52,7 +52,7 @@ class Shared:
 class Overview:
     """All of it; ``steps`` are executed in place of ``independent_steps``, which trials on their own would take."""
 
-    rows: Sequence[Row]
+    rows: Sequence[TrialGroup]
     shared: Sequence[Shared]
     steps: int
     independent_steps: int
@@ -107,7 +107,7 @@ def overview(sweep: Sweep, home: Path) -> Overview:
     for task in graph.of_kind(TaskKind.TRIAL):
         cells[task.trial.dataset, task.trial.arm, task.trial.budget.spec][states[task.key]] += 1
     rows = [
-        Row(
+        TrialGroup(
             *cell,
             trials=found.total(),
             finished=found[State.DONE],

@@ -14,7 +14,7 @@ from tissuebench.results.report.figures.parts import (
     scores_up,
     span,
 )
-from tissuebench.results.report.figures.sheet import Margins, Panel, Sheet
+from tissuebench.results.report.figures.sheet import FigurePanel, Margins, Sheet
 from tissuebench.results.report.picture import Picture
 from tissuebench.results.report.styles import INK, LINE, SOFT
 from tissuebench.results.report.view import CellView, View
@@ -132,7 +132,7 @@ def _at_last(view: View, cell: CellView) -> str:
     return f"{words} {LOWER} at {cell.budget}"
 
 
-def _axes(view: View, panel: Panel, *, named: bool) -> float:
+def _axes(view: View, panel: FigurePanel, *, named: bool) -> float:
     """Minutes across, scores up; the smallest minutes that are not 0."""
     rows = [row for cell in view.cells.values() if (row := cell.row()) is not None]
     smallest = min((cost for _, cost in view.budgets if cost > 0), default=1.0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tissuebench.results.render.terminal import minutes, short
 from tissuebench.results.report.figures.parts import label_ends, log_place, numbers, record, scores_up, span
-from tissuebench.results.report.figures.sheet import LARGE, SMALL, Margins, Panel, Sheet
+from tissuebench.results.report.figures.sheet import LARGE, SMALL, FigurePanel, Margins, Sheet
 from tissuebench.results.report.picture import Picture, Record
 from tissuebench.results.report.styles import INK, SOFT
 from tissuebench.results.report.view import CellView, View
@@ -76,7 +76,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _draw(
-    view: View, panel: Panel, every: Sequence[CellView], cost: dict[tuple[str, str], float], title: str
+    view: View, panel: FigurePanel, every: Sequence[CellView], cost: dict[tuple[str, str], float], title: str
 ) -> set[tuple[str, str]]:
     cells = [cell for cell in every if (cell.method, cell.budget) in cost]
     panel.text(0, 16, f"mIoU over {title.partition(':')[0]}", size=LARGE, bold=True)
@@ -143,7 +143,7 @@ def _draw(
     return set(on)
 
 
-def _ticks(panel: Panel, values: Sequence[float], smallest: float, title: str) -> None:
+def _ticks(panel: FigurePanel, values: Sequence[float], smallest: float, title: str) -> None:
     low, high = panel.ax.get_xlim()
     if title.startswith("minutes"):
         ticks = [(value, minutes(value, "–")) for value in values]

@@ -10,21 +10,21 @@ from matplotlib.collections import LineCollection
 from matplotlib.transforms import IdentityTransform
 
 from tissuebench.results.render.terminal import minutes, short
-from tissuebench.results.report.figures.sheet import NORMAL, Panel, spread, steps
+from tissuebench.results.report.figures.sheet import NORMAL, FigurePanel, spread, steps
 from tissuebench.results.report.picture import Record
 from tissuebench.results.report.styles import INK, PAPER, SOFT, Look
-from tissuebench.results.tables.leaderboard import Row
+from tissuebench.results.tables.leaderboard import LeaderboardRow
 
 Point = tuple[float, float]
 
 
-def numbers(row: Row) -> tuple[float, float, float]:
+def numbers(row: LeaderboardRow) -> tuple[float, float, float]:
     """Mean, low and high of a row that has a mean; the mean thrice without an interval."""
     mean = row.mean if row.mean is not None else math.nan
     return mean, mean if row.low is None else row.low, mean if row.high is None else row.high
 
 
-def record(row: Row) -> Record:
+def record(row: LeaderboardRow) -> Record:
     """A row of the leaderboard as data of a figure."""
     return {
         "dataset": row.dataset, "method": row.method, "budget": row.budget, "minutes": row.minutes,
@@ -40,14 +40,14 @@ def span(values: Sequence[float], pad: float = 0.06, *, within: Point = (-math.i
     return max(within[0], low - room), min(within[1], high + room)
 
 
-def scores_up(panel: Panel, ends: Point) -> None:
+def scores_up(panel: FigurePanel, ends: Point) -> None:
     """A vertical axis of scores."""
     panel.ax.set_ylim(*ends)
     ticks = steps(*ends, 7)
     panel.y_ticks(ticks, [_tick(tick) for tick in ticks])
 
 
-def scores_across(panel: Panel, ends: Point, title: str, most: int = 6) -> None:
+def scores_across(panel: FigurePanel, ends: Point, title: str, most: int = 6) -> None:
     """A horizontal axis of scores."""
     panel.ax.set_xlim(*ends)
     ticks = steps(*ends, most)
@@ -83,7 +83,7 @@ def interval(ax: Axes, y: float, ends: tuple[float, float, float], look: Look, *
     )  # fmt: skip
 
 
-def label_ends(panel: Panel, ends: Sequence[tuple[Point, Look, str]], gap: float = 26) -> None:
+def label_ends(panel: FigurePanel, ends: Sequence[tuple[Point, Look, str]], gap: float = 26) -> None:
     """Names right of the axes, each at the height of its point, with a thin line from there; none overlap.
 
     Args:
@@ -106,7 +106,7 @@ def label_ends(panel: Panel, ends: Sequence[tuple[Point, Look, str]], gap: float
         panel.text(at + 4 - panel.x, panel.y - place + 4, look.name + beside, size=NORMAL, color=INK)
 
 
-def budget_ticks(panel: Panel, budgets: Sequence[tuple[str, float]], smallest: float, *, named: bool) -> None:
+def budget_ticks(panel: FigurePanel, budgets: Sequence[tuple[str, float]], smallest: float, *, named: bool) -> None:
     """Budgets on a logarithmic axis, by minutes and, if asked for, by name; words that would overlap are left out."""
     places = [log_place(cost, smallest) for _, cost in budgets]
     box = panel.ax.get_window_extent()

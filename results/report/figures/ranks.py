@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 
 from tissuebench.results.render.terminal import short
 from tissuebench.results.report.figures.parts import interval
-from tissuebench.results.report.figures.sheet import LARGE, SMALL, Margins, Panel, Sheet
+from tissuebench.results.report.figures.sheet import LARGE, SMALL, FigurePanel, Margins, Sheet
 from tissuebench.results.report.picture import Picture, Record
 from tissuebench.results.report.styles import INK, SOFT, Look, metric_name
 
@@ -69,7 +69,7 @@ def ranks(slug: str, rankings: Sequence[Ranking], looks: Mapping[str, Look]) -> 
     ]
 
 
-def _draw(panel: Panel, ranking: Ranking, looks: Mapping[str, Look], most: int) -> None:
+def _draw(panel: FigurePanel, ranking: Ranking, looks: Mapping[str, Look], most: int) -> None:
     rows = sorted(ranking.rows, key=lambda row: (row.rank, row.method))
     n = len(rows)
     panel.text(0, 16, f"{ranking.budget}", size=LARGE, bold=True)

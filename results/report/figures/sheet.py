@@ -49,7 +49,7 @@ class Margins:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Panel:
+class FigurePanel:
     """One panel: its axes, and where it stands on the sheet (x of the left edge, y of the top edge from below)."""
 
     ax: Axes
@@ -134,7 +134,7 @@ class Sheet:
         places = [(i % columns * size[0], i // columns * size[1]) for i in range(len(labels))]
         self.panels = [self._panel(i, x, y, margins) for i, (x, y) in enumerate(places)]
 
-    def _panel(self, number: int, x: float, y: float, margins: Margins) -> Panel:
+    def _panel(self, number: int, x: float, y: float, margins: Margins) -> FigurePanel:
         width, height = self._size
         top = self._height - _HEAD - y
         box = (
@@ -146,7 +146,7 @@ class Sheet:
         ax = self._figure.add_axes(box)
         ax.set_axis_off()
         ax.set_gid(f"panel-{number}")
-        return Panel(ax, x, top, width, height)
+        return FigurePanel(ax, x, top, width, height)
 
     def picture(self, name: str, title: str, caption: str, records: Sequence[Record]) -> Picture:
         """The sheet as files and as pieces of a page; the same sheet gives the same bytes.

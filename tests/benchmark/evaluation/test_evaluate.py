@@ -15,7 +15,7 @@ from tissuebench.datasets.store.store_writer import StoreWriter
 from tissuebench.datasets.store.tile_store import StoreInfo
 from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.evaluation.boundaries import boundary_counts
-from tissuebench.evaluation.canvas import Canvas
+from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.evaluate import boundaries_by_blocks, calibration_bins, confusion, evaluate, shares
 from tissuebench.evaluation.overlays import TilePicker
 from tissuebench.evaluation.stitching import Stitching, strips
@@ -164,7 +164,7 @@ def test_boundaries_of_blocks_add_up_to_those_of_the_slide(truth, seed, toleranc
     height, width = truth.shape
     predicted = np.random.default_rng(seed).choice(np.array([0, 0, 1, 2], dtype=np.uint8), truth.shape)
     whole = boundary_counts(truth, predicted, 3, tolerance)
-    with Canvas(height, width) as canvas:
+    with LabelCanvas(height, width) as canvas:
         canvas.write(predicted, 0, 0)
         parts = boundaries_by_blocks(
             lambda y, x, h, w: truth[y : y + h, x : x + w], canvas, 3, tolerance, block_px=block_px

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tissuebench.evaluation.canvas import Canvas
+from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.evaluate import stitching
 from tissuebench.evaluation.stitching import Stitching, strips
 from tissuebench.plans.schema import EvaluationSettings, Views
@@ -158,7 +158,7 @@ def test_a_canvas_gives_back_what_was_written(monkeypatch, tmp_path, in_memory):
     monkeypatch.setattr("tissuebench.evaluation.canvas._IN_MEMORY_PX", 10**9 if in_memory else 0)
     rng = np.random.default_rng(0)
     expected = np.full((700, 1100), 255, dtype=np.uint8)
-    with Canvas(700, 1100, tmp_path) as canvas:
+    with LabelCanvas(700, 1100, tmp_path) as canvas:
         assert len(list(tmp_path.iterdir())) == (0 if in_memory else 1)
         for y, x, height, width in [(0, 0, 90, 1100), (90, 500, 300, 600), (650, 0, 50, 1)]:
             block = rng.integers(0, 7, (height, width), dtype=np.uint8)

@@ -26,7 +26,7 @@ from tissuebench.methods.denoising.pretraining import TISSUE, Denoising, Denoisi
 from tissuebench.methods.denoising.schedule import NoiseSchedule
 from tissuebench.methods.networks.diffusion_unet import DiffusionUNet
 from tissuebench.perf import denoising
-from tissuebench.perf.denoising import GOAL, Measured, Training, Way, compare, measure, tissue_tiles, window_means
+from tissuebench.perf.denoising import GOAL, MeasuredSteps, Training, Way, compare, measure, tissue_tiles, window_means
 from tissuebench.training.callbacks import StepSeeds, TrainingError
 
 STEPS, PX, BATCH = 6, 32, 2
@@ -227,7 +227,7 @@ def test_lines_are_of_all_losses_and_of_seconds_without_the_first_round():
     late = losses * np.repeat([1.01, 0.97], [20, 21])
     seconds = np.array([[9.0, 9.0, 9.0]] * 10 + [[1.0, 2.0, 1.0]] * 31)
     quick = np.array([[9.0, 9.0, 9.0]] * 10 + [[1.0, 0.5, 0.5]] * 31)
-    found = {Way.FLOAT32: Measured(losses, seconds), Way.BF16: Measured(late, quick)}
+    found = {Way.FLOAT32: MeasuredSteps(losses, seconds), Way.BF16: MeasuredSteps(late, quick)}
     lines = compare(found, 10, 16)
     assert [line.value for line in lines] == pytest.approx([0.5, 0.03, 4, 8, 0.25, 0.5, 0.25, 0.5, 0.25, 0.25])
     assert [line.goal for line in lines] == [None, 0.02] + 8 * [None]

@@ -16,16 +16,16 @@ from tissuebench.datasets.types import Tile
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.settings import EncoderMode, NetworkSettings, Weights
-from tissuebench.methods.pseudo_labels.tag_classifier import Maps
+from tissuebench.methods.pseudo_labels.tag_classifier import MapSource
 from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, TagClassification
 from tissuebench.perf import masks as pseudo_masks
-from tissuebench.perf.masks import Measured, bare_passes, compare, drawn, measure, smoke_network
-from tissuebench.perf.ratios import Line, ratio, show
+from tissuebench.perf.masks import MeasuredBlocks, bare_passes, compare, drawn, measure, smoke_network
+from tissuebench.perf.ratios import Ratio, ratio, show
 from tissuebench.training.build import task_of
 from tissuebench.training.pseudo_mask_store import PseudoMasks
 
 NETWORK = NetworkSettings(encoder="resnet18", weights=Weights.NONE, decoder="fpn", decoder_channels=32)
-BOTH = pytest.mark.parametrize("maps", list(Maps))
+BOTH = pytest.mark.parametrize("maps", list(MapSource))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_bare_passes_are_those_that_grad_cam_needs(data):
     """From their gradients follows the very map of the shallowest tap."""
     torch.manual_seed(0)
     stage = TagClassification(
-        task_of(data, NETWORK, TrainingSettings()), ClassifierSettings(maps=Maps.GRAD_CAM, top_share=1)
+        task_of(data, NETWORK, TrainingSettings()), ClassifierSettings(maps=MapSource.GRAD_CAM, top_share=1)
     ).eval()
     (weight,) = (head.weight for head in stage.classifier.heads)
     head = torch.nn.Linear(weight.shape[1], weight.shape[0])
@@ -109,9 +109,9 @@ def test_bare_passes_are_those_that_grad_cam_needs(data):
 
 
 def test_time_and_memory_are_compared_without_the_first_block():
-    measured = Measured(np.array([1.0, 8.0, 10.0]), np.array([99.0, 12.0, 11.0]), np.array([5, 100, 104]))
-    slow = Measured(np.array([1.0, 5.0, 5.0]), np.array([1.0, 10.0, 10.0]), np.array([5, 100, 106]))
-    found = compare({Maps.GRAD_CAM: measured, Maps.HEADS: slow}, 7)
+    measured = MeasuredBlocks(np.array([1.0, 8.0, 10.0]), np.array([99.0, 12.0, 11.0]), np.array([5, 100, 104]))
+    slow = MeasuredBlocks(np.array([1.0, 5.0, 5.0]), np.array([1.0, 10.0, 10.0]), np.array([5, 100, 106]))
+    found = compare({MapSource.GRAD_CAM: measured, MapSource.HEADS: slow}, 7)
     assert [line.value for line in found] == pytest.approx([1.3, 2.0, 1.04, 1.06])
     assert [line.goal for line in found] == [1.3, None, 1.05, 1.05]
     assert [line.holds for line in found] == [True, None, True, False]
@@ -120,9 +120,9 @@ def test_time_and_memory_are_compared_without_the_first_block():
 
 @pytest.mark.parametrize(("value", "holds"), [(1.3, True), (1.31, False), (0.2, True), (None, None)])
 def test_a_goal_may_be_the_largest_value(value, holds):
-    assert Line("x", value, 1.3, at_most=True).holds is holds
+    assert Ratio("x", value, 1.3, at_most=True).holds is holds
     out = io.StringIO()
-    show("title", [Line("x", value, 1.3, at_most=True), Line("y", 1.0, 0.5)], Console(file=out, width=120), False)
+    show("title", [Ratio("x", value, 1.3, at_most=True), Ratio("y", 1.0, 0.5)], Console(file=out, width=120), False)
     assert "≤ 1.3" in out.getvalue()
     assert "≥ 0.5" in out.getvalue()
     assert ("MISSED" in out.getvalue()) is (holds is False)

@@ -21,7 +21,7 @@ from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.perf import loader, tiles
 from tissuebench.perf import ratios as table
 from tissuebench.perf.loader import HalfConstant, block_of, block_rates, measure
-from tissuebench.perf.ratios import Line, in_turn, ratio, show
+from tissuebench.perf.ratios import Ratio, in_turn, ratio, show
 from tissuebench.perf.slide_forms import CODECS, SLIDE_ID, TILE_PX, draw, write_forms
 from tissuebench.runtime.machine import detect_machine
 from tissuebench.training.build import build_datamodule, build_method
@@ -42,11 +42,16 @@ def printed(lines, as_json):
     ("value", "goal", "holds"), [(2.0, 2.0, True), (1.99, 2.0, False), (None, 2.0, None), (1.0, None, None)]
 )
 def test_a_line_holds_from_its_goal_on(value, goal, holds):
-    assert Line("x", value, goal).holds is holds
+    assert Ratio("x", value, goal).holds is holds
 
 
 def test_json_is_a_list_of_four_keys_and_nothing_else():
-    lines = [Line("fast", 3.25, 2.0, "spread"), Line("slow", 0.5, 0.6), Line("told", 0.9), Line("absent", None, 5.0)]
+    lines = [
+        Ratio("fast", 3.25, 2.0, "spread"),
+        Ratio("slow", 0.5, 0.6),
+        Ratio("told", 0.9),
+        Ratio("absent", None, 5.0),
+    ]
     assert json.loads(printed(lines, as_json=True)) == [
         {"name": "fast", "value": 3.25, "goal": 2.0, "holds": True},
         {"name": "slow", "value": 0.5, "goal": 0.6, "holds": False},
@@ -56,7 +61,9 @@ def test_json_is_a_list_of_four_keys_and_nothing_else():
 
 
 def test_the_table_says_what_was_missed():
-    text = printed([Line("fast", 3.25, 2.0), Line("slow", 0.5, 0.6), Line("absent", None, 5.0, "not measured")], False)
+    text = printed(
+        [Ratio("fast", 3.25, 2.0), Ratio("slow", 0.5, 0.6), Ratio("absent", None, 5.0, "not measured")], False
+    )
     rows = {line.split("│")[1].strip(): line for line in text.splitlines() if line.count("│") > 4}
     assert "holds" in rows["fast"]
     assert "MISSED" in rows["slow"]

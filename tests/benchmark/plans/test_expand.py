@@ -13,7 +13,7 @@ from tissuebench.errors import ConfigError
 from tissuebench.methods.api import registry
 from tissuebench.methods.api.method import Method
 from tissuebench.plans.expand import expand, spending_of
-from tissuebench.run import Request, prepare
+from tissuebench.run import BenchRequest, prepare
 
 MASKS, TAGS, DIAGNOSIS = Supervision.MASKS, Supervision.TAGS, Supervision.DIAGNOSIS
 
@@ -185,5 +185,5 @@ def test_a_wrong_key_is_told_under_the_name_that_it_was_given(bench):
 def test_a_wrong_setting_is_told_before_data_are_made(tmp_path):
     overrides = ("methods.diffusion.width=12",)
     with pytest.raises(ConfigError, match=r"methods\.diffusion: key 'width'"):
-        prepare(Request(("diffusion",), "smoke", tmp_path, overrides=overrides))
+        prepare(BenchRequest(("diffusion",), "smoke", tmp_path, overrides=overrides))
     assert list(tmp_path.iterdir()) == []

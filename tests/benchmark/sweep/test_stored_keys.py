@@ -12,7 +12,7 @@ from tissuebench.methods.api.stage import Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.complementary import Complementary
 from tissuebench.methods.denoising.pretraining import Denoising
-from tissuebench.run import Request, prepare
+from tissuebench.run import BenchRequest, prepare
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "keys_of_tasks.json").read_text())
 
@@ -21,7 +21,7 @@ GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "keys_of_tasks.json"
 def test_keys_are_those_that_results_are_stored_under(tiny_data, plan):
     """Where the same inputs give another number than before, raise PROTOCOL_VERSION and make the file anew."""
     replaced = ('datasets=["folder"]', 'compute.executor="inline"')
-    graph = prepare(Request((), plan, tiny_data.home, (), {"folder": tiny_data.root}, replaced)).graph
+    graph = prepare(BenchRequest((), plan, tiny_data.home, (), {"folder": tiny_data.root}, replaced)).graph
     lost = {key: title for key, title in GOLDEN[plan].items() if key not in graph}
     assert not lost
     assert set(graph) == set(GOLDEN[plan])

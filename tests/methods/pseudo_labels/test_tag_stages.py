@@ -17,7 +17,7 @@ from tissuebench.methods.api.contract import CLASS_MAP, make_task
 from tissuebench.methods.pseudo_labels.attention_dropout import AttentionSchedule, DropoutForm
 from tissuebench.methods.pseudo_labels.grad_cam import enlarge
 from tissuebench.methods.pseudo_labels.pseudo_masks import Absent, Scale, min_max
-from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, Maps
+from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, MapSource
 from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, Fill, Rule, TagClassification, tag_loss
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -245,7 +245,7 @@ def test_pixels_that_a_class_without_a_tag_claims_are_doubted(rule):
 def test_grad_cam_which_has_no_zero_doubts_nothing():
     present = tags([STROMA, TUMOUR_A])
     plain, doubted = (
-        with_maps(made(maps=Maps.GRAD_CAM, doubt=doubt), random_maps(1)).annotate(batch(present))
+        with_maps(made(maps=MapSource.GRAD_CAM, doubt=doubt), random_maps(1)).annotate(batch(present))
         for doubt in (False, True)
     )
     assert torch.equal(plain, doubted)
@@ -294,7 +294,7 @@ def test_maps_that_are_no_numbers_are_refused(value):
         with_maps(made(), cams).annotate(batch(tags([STROMA], [STROMA])))
 
 
-@pytest.mark.parametrize("maps", list(Maps))
+@pytest.mark.parametrize("maps", list(MapSource))
 def test_weights_that_are_no_numbers_are_refused(maps):
     stage = made(maps=maps)
     assert stage.annotate(batch(tags([STROMA]))).shape == (1, 3, PX, PX)
@@ -305,7 +305,7 @@ def test_weights_that_are_no_numbers_are_refused(maps):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("maps", list(Maps))
+@pytest.mark.parametrize("maps", list(MapSource))
 def test_what_is_learnt_from_and_annotated_is_finite_with_a_class_that_no_tile_shows(maps):
     """A real classifier, some steps, a class without a positive tag."""
     present = tags([GLASS, STROMA], [STROMA], [GLASS], [TUMOUR_A, STROMA])

@@ -24,7 +24,7 @@ from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.render.latex import escape, to_latex
 from tissuebench.results.render.terminal import to_csv, to_json
 from tissuebench.results.tables.label_efficiency import EfficiencyRow
-from tissuebench.results.tables.leaderboard import CellKey, Row, build
+from tissuebench.results.tables.leaderboard import CellKey, LeaderboardRow, build
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_counts_of_slides_come_back(results):
 
 
 def test_no_rows_still_have_columns_with_types():
-    empty = of_rows("leaderboard", Row, [])
+    empty = of_rows("leaderboard", LeaderboardRow, [])
     assert empty.schema.field("mean").type == pa.float64() and empty.schema.field("tie").type == pa.bool_()
     assert empty.to_json() == b"[]\n" and pq.read_table(pa.BufferReader(empty.to_parquet())).num_rows == 0
     assert empty.to_csv().decode().startswith("dataset,method,budget")

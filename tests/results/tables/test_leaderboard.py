@@ -15,7 +15,7 @@ from tissuebench.results.render.terminal import render, render_comparisons, shor
 from tissuebench.results.stats.bootstrap import score
 from tissuebench.results.stats.draws import Draws
 from tissuebench.results.tables.against_reference import compare
-from tissuebench.results.tables.leaderboard import CellKey, Row, build
+from tissuebench.results.tables.leaderboard import CellKey, LeaderboardRow, build
 from tissuebench.results.tables.panel import panels
 
 PROMISED = [
@@ -84,7 +84,7 @@ def test_hand_made_results_give_the_hand_made_table(make_trial, golden):
 
 
 def test_the_fields_are_the_promised_ones(results):
-    assert [field.name for field in fields(Row)] == PROMISED
+    assert [field.name for field in fields(LeaderboardRow)] == PROMISED
     board = build(results, n_boot=50)
     assert list(json.loads(to_json(board.rows))[0]) == PROMISED
     lines = to_csv(board.rows).splitlines()

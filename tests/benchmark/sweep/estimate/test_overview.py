@@ -14,7 +14,7 @@ from tissuebench.methods.api.registry import all_methods, register
 from tissuebench.methods.api.stage import Stage
 from tissuebench.methods.supervised import Supervised
 from tissuebench.plans.schema import load_plan, plan_names
-from tissuebench.run import Request, prepare
+from tissuebench.run import BenchRequest, prepare
 from tissuebench.sweep.estimate.overview import overview
 from tissuebench.sweep.jobs import TaskKind
 
@@ -97,7 +97,7 @@ def test_filters_and_what_is_finished_or_failed(bench):
 
 
 def test_features_that_are_there_and_nothing_left(bench):
-    request = Request(
+    request = BenchRequest(
         ("supervised",), str(bench.plan_path), bench.home, ("folder",), {"folder": bench.data_root},
         ("seeds=[0]", "budgets=['masks:2p']", "training.steps=2", 'compute.executor="inline"', *FROZEN),
     )  # fmt: skip
