@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, overload
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +93,11 @@ class Stream:
     max_excluded: int | None = None
     pseudo: str | None = None
 
+    @property
+    def batch_type(self) -> type[TileBatch]:
+        """The batches that it gives: those in which its label is never absent."""
+        return PseudoMaskBatch if self.pseudo is not None else _BATCH_TYPES[self.supervision]
+
 
 @dataclass(frozen=True, slots=True)
 class TileBatch:
@@ -128,8 +133,17 @@ class TileBatch:
         """What a network is called with: images, or the cached features that stand in for them."""
         if self.features is not None:
             return self.features
+        return self.pixels
+
+    @property
+    def pixels(self) -> torch.Tensor:
+        """The images, where nothing stands in for them.
+
+        Raises:
+            ValueError: features were cached instead; a method that needs pixels says so in ``wants_images``.
+        """
         if self.images is None:
-            raise ValueError("a TileBatch needs images or features")
+            raise ValueError("these tiles have cached features in place of images; override wants_images to get images")
         return self.images
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TileBatch:
@@ -169,5 +183,76 @@ class TileBatch:
         )
 
 
-TrainingBatch = dict[str, TileBatch]
-"""One step's tiles by stream name."""
+@dataclass(frozen=True, slots=True)
+class MaskBatch(TileBatch):
+    """Tiles of a ``masks`` stream."""
+
+    masks: torch.Tensor = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class TagBatch(TileBatch):
+    """Tiles of a ``tags`` stream."""
+
+    tags: torch.Tensor = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class DiagnosisBatch(TileBatch):
+    """Tiles of a ``diagnosis`` stream."""
+
+    excluded: torch.Tensor = field(kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PseudoMaskBatch(TileBatch):
+    """Tiles of a stream with ``pseudo``."""
+
+    pseudo_masks: torch.Tensor = field(kw_only=True)
+
+
+_BATCH_TYPES: Mapping[Supervision, type[TileBatch]] = {
+    Supervision.NONE: TileBatch,
+    Supervision.DIAGNOSIS: DiagnosisBatch,
+    Supervision.TAGS: TagBatch,
+    Supervision.MASKS: MaskBatch,
+}
+BatchT = TypeVar("BatchT", bound=TileBatch)
+
+
+class StreamName(str, Generic[BatchT]):
+    """The name of a stream, which also knows what its batches carry: ``batch[NAME]`` has that type.
+
+    Example:
+        >>> DIAGNOSED = StreamName("diagnosed", DiagnosisBatch)
+        >>> DIAGNOSED == "diagnosed"
+        True
+    """
+
+    batch_type: type[BatchT]
+
+    def __new__(cls, name: str, batch_type: type[BatchT]) -> Self:
+        """A ``str`` cannot be changed later."""
+        made = super().__new__(cls, name)
+        made.batch_type = batch_type
+        return made
+
+    def __getnewargs__(self) -> tuple[str, type[BatchT]]:  # type: ignore[override]
+        """For pickling: batches are loaded by other processes."""
+        return str(self), self.batch_type
+
+
+class TrainingBatch(dict[str, TileBatch]):
+    """One step's tiles by stream name."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __getitem__(self, name: StreamName[BatchT]) -> BatchT: ...
+
+        @overload
+        def __getitem__(self, name: str) -> TileBatch: ...
+
+        def __getitem__(self, name: str) -> TileBatch:
+            """The tiles of one stream."""
+            ...

@@ -20,11 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tissuebench.common.settings import Settings
-from tissuebench.datasets.types import IGNORE_LABEL
-from tissuebench.methods.api.method import Stage, Task, own_settings
-from tissuebench.methods.api.registry import register
-from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.api import IGNORE_LABEL, Stage, Task, TrainingSettings, register
 from tissuebench.methods.contrastive.pixel_contrast import (
     candidates,
     pixel_contrast_loss,
@@ -42,57 +38,57 @@ from tissuebench.methods.contrastive.stages import (
     LocalDistillation,
     LocalSettings,
 )
-from tissuebench.methods.mean_teacher import ConsistencySettings, Lesson, MeanTeacher
+from tissuebench.methods.mean_teacher import ConsistencyMethod, ConsistencySettings, Lesson
 from tissuebench.methods.networks.action_unet import DecoderMaps, RepresentationHead, stacked
 from tissuebench.methods.teacher_student.networks import on_grid
 
 
+class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
+    """Settings of all phases.
+
+    Attributes:
+        global_distill, local_distill: the first two phases.
+        global_steps, global_batch: optimiser steps and tiles a step of the first phase.
+        local_steps: of the second; its batch is that of all arms.
+        contrast: weight of the contrast between pixels. Published: .01.
+        weak: least confidence of a teacher's label whose pixel is contrasted.
+        queries, negatives: for each class of a step, and for each query.
+        temperature: of the contrast.
+        representation: width of the vectors that are contrasted.
+        rep_stride: pixels of the image, along an edge, for each of these. Published: 1; ReCo, which the contrast is
+            of, has 4.
+    """
+
+    warm_up: float = Field(0.0, ge=0, le=1)
+    global_distill: bool = True
+    local_distill: bool = True
+    global_steps: int = Field(500, ge=1)
+    global_batch: int = Field(16, ge=1)
+    local_steps: int = Field(300, ge=1)
+    contrast: float = Field(0.1, ge=0)
+    weak: float = Field(0.7, ge=0, le=1)
+    queries: int = Field(256, ge=1)
+    negatives: int = Field(512, ge=1)
+    temperature: float = Field(0.5, gt=0)
+    representation: int = Field(512, ge=1)
+    rep_stride: Literal[1, 2, 4, 8, 16] = 4
+
+
 @register
-class AnatomicalContrast(MeanTeacher):
+class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
     """Distillation between tiles and windows, then masks, a teacher's labels and contrast between pixels."""
-
-    class Config(ConsistencySettings, LocalSettings):
-        """Settings of all phases.
-
-        Attributes:
-            global_distill, local_distill: the first two phases.
-            global_steps, global_batch: optimiser steps and tiles a step of the first phase.
-            local_steps: of the second; its batch is that of all arms.
-            contrast: weight of the contrast between pixels. Published: .01.
-            weak: least confidence of a teacher's label whose pixel is contrasted.
-            queries, negatives: for each class of a step, and for each query.
-            temperature: of the contrast.
-            representation: width of the vectors that are contrasted.
-            rep_stride: pixels of the image, along an edge, for each of these. Published: 1; ReCo, which the contrast is
-                of, has 4.
-        """
-
-        warm_up: float = Field(0.0, ge=0, le=1)
-        global_distill: bool = True
-        local_distill: bool = True
-        global_steps: int = Field(500, ge=1)
-        global_batch: int = Field(16, ge=1)
-        local_steps: int = Field(300, ge=1)
-        contrast: float = Field(0.1, ge=0)
-        weak: float = Field(0.7, ge=0, le=1)
-        queries: int = Field(256, ge=1)
-        negatives: int = Field(512, ge=1)
-        temperature: float = Field(0.5, gt=0)
-        representation: int = Field(512, ge=1)
-        rep_stride: Literal[1, 2, 4, 8, 16] = 4
 
     name = "anatomical_contrast"
     summary = "distillation of tiles and windows, then masks + teacher's labels + pixel contrast (You et al.)"
     controls: ClassVar[tuple[str, ...]] = ("supervised", "mean_teacher", "full")
 
-    def __init__(self, task: Task, config: Settings) -> None:
+    def __init__(self, task: Task, config: AnatomicalContrastSettings) -> None:
         super().__init__(task, config)
-        self.contrastive = own_settings(self, AnatomicalContrast.Config)
-        channels, width = self.maps_network.decoder_channels, self.contrastive.representation
-        self.representation = RepresentationHead(channels, width) if self.contrastive.contrast else None
+        channels = self.maps_network.decoder_channels
+        self.representation = RepresentationHead(channels, config.representation) if config.contrast else None
 
     @classmethod
-    def stages(cls, config: Config, training: TrainingSettings) -> tuple[Stage, ...]:  # type: ignore[override]
+    def stages(cls, config: AnatomicalContrastSettings, training: TrainingSettings) -> tuple[Stage, ...]:
         """The first two phases, as far as they are wanted; no budget changes the first."""
         made: list[Stage] = []
         if config.global_distill:
@@ -118,7 +114,7 @@ class AnatomicalContrast(MeanTeacher):
             self.network.load_state_dict(learnt)
         except RuntimeError as error:
             raise ValueError("the distilled weights are those of another network") from error
-        self.teach(self.settings)
+        self.teach()
 
     @property
     def asks_teacher(self) -> bool:
@@ -130,10 +126,10 @@ class AnatomicalContrast(MeanTeacher):
         loss = super().unsupervised_loss(annotated, masks, lesson)
         if self.representation is None:
             return loss
-        confident = lesson.labels.masked_fill(lesson.confidence < self.contrastive.weak, IGNORE_LABEL)
+        confident = lesson.labels.masked_fill(lesson.confidence < self.config.weak, IGNORE_LABEL)
         seen = [self._contrasted(annotated, masks), self._contrasted(lesson.maps, confident)]
         maps, labels, probabilities = (torch.cat(parts) for parts in zip(*seen, strict=True))
-        return loss + self.contrastive.contrast * self.contrast_loss(maps, labels, probabilities)
+        return loss + self.config.contrast * self.contrast_loss(maps, labels, probabilities)
 
     def contrast_loss(self, maps: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
         """``L_c`` of maps (B, C, h, w), labels (B, h, w) and the student's probabilities (B, K, h, w).
@@ -149,13 +145,13 @@ class AnatomicalContrast(MeanTeacher):
 
     def contrast_of(self, keys: Tensor, maps: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
         """``contrast_loss``, where the keys of the maps are there already."""
-        settings = self.contrastive
-        found = candidates(labels, probabilities, settings.strong)
+        config = self.config
+        found = candidates(labels, probabilities, config.strong)
         means = prototypes(keys, labels, probabilities.shape[1])
-        relations = relation(means, found.present, settings.temperature)
-        drawn = sample(found, relations, torch.default_generator, settings.queries, settings.negatives)
+        relations = relation(means, found.present, config.temperature)
+        drawn = sample(found, relations, torch.default_generator, config.queries, config.negatives)
         queries = self._head.at(maps, drawn.queries.flatten()).view(*drawn.queries.shape, keys.shape[1])
-        return pixel_contrast_loss(queries, means, keys, drawn, settings.temperature)
+        return pixel_contrast_loss(queries, means, keys, drawn, config.temperature)
 
     @property
     def _head(self) -> RepresentationHead:
@@ -165,7 +161,7 @@ class AnatomicalContrast(MeanTeacher):
 
     def _contrasted(self, maps: DecoderMaps, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Maps, labels and probabilities on the grid of the vectors."""
-        stride, step = self.maps_network.stride, self.contrastive.rep_stride
+        stride, step = self.maps_network.stride, self.config.rep_stride
         height, width = ((side + -side % stride) // step for side in labels.shape[-2:])
         probabilities = on_grid(maps.logits.detach(), (height, width), stride, 0).float().softmax(dim=1)
         return (

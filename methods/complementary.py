@@ -13,16 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from tissuebench.common.settings import Settings
-from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
-from tissuebench.methods.api.method import ANNOTATED, Method, Task, masked_cross_entropy, own_settings
-from tissuebench.methods.api.registry import register
+from tissuebench.methods.api import (
+    ANNOTATED,
+    DiagnosisBatch,
+    Method,
+    Settings,
+    Stream,
+    StreamName,
+    Supervision,
+    Task,
+    TrainingBatch,
+    masked_cross_entropy,
+    register,
+)
 from tissuebench.methods.losses.complementary import (
     conditional_set_wise,
     forward_corrected,
@@ -30,7 +39,7 @@ from tissuebench.methods.losses.complementary import (
     set_wise,
 )
 
-DIAGNOSED = "diagnosed"
+DIAGNOSED = StreamName("diagnosed", DiagnosisBatch)
 
 
 class Form(StrEnum):
@@ -41,40 +50,40 @@ class Form(StrEnum):
     FORWARD_CORRECTED = "forward_corrected"
 
 
+class ComplementarySettings(Settings):
+    """Which complementary loss, and how much of it.
+
+    Attributes:
+        form: ``conditional`` (this project's), ``set_wise``, or ``forward_corrected`` (the published loss).
+        gamma: focal exponent; 2 in the published code.
+        weight: of the complementary loss.
+        ramp: share of the steps over which ``weight`` grows linearly from 0, as a random network's probabilities
+            say nothing yet of what is excluded.
+        balanced: draw excluded class, then case, then tile, so that large cases do not dominate.
+        max_excluded: keep at most this many of a case's excluded classes, drawn once a case (an ablation of how
+            much the diagnosis says; with all but one excluded it names the class); null keeps all.
+        official_clip: clip probabilities as the published code does (``forward_corrected`` only).
+    """
+
+    form: Form = Form.CONDITIONAL
+    gamma: float = Field(2.0, ge=0)
+    weight: float = Field(1.0, ge=0)
+    ramp: float = Field(0.3, ge=0, le=1)
+    balanced: bool = True
+    max_excluded: int | None = Field(None, ge=1)
+    official_clip: bool = False
+
+
 @register
-class Complementary(Method):
+class Complementary(Method[ComplementarySettings]):
     """Cross-entropy on the budget's masks, and exclusion of what each case's diagnosis rules out."""
-
-    class Config(Settings):
-        """Settings.
-
-        Attributes:
-            form: ``conditional`` (this project's), ``set_wise``, or ``forward_corrected`` (the published loss).
-            gamma: focal exponent; 2 in the published code.
-            weight: of the complementary loss.
-            ramp: share of the steps over which ``weight`` grows linearly from 0, as a random network's probabilities
-                say nothing yet of what is excluded.
-            balanced: draw excluded class, then case, then tile, so that large cases do not dominate.
-            max_excluded: keep at most this many of a case's excluded classes, drawn once a case (an ablation of how
-                much the diagnosis says; with all but one excluded it names the class); null keeps all.
-            official_clip: clip probabilities as the published code does (``forward_corrected`` only).
-        """
-
-        form: Form = Form.CONDITIONAL
-        gamma: float = Field(2.0, ge=0)
-        weight: float = Field(1.0, ge=0)
-        ramp: float = Field(0.3, ge=0, le=1)
-        balanced: bool = True
-        max_excluded: int | None = Field(None, ge=1)
-        official_clip: bool = False
 
     name = "complementary"
     summary = "masks of the budget + classes excluded by each case's diagnosis (Haegele et al.)"
-    consumes: ClassVar = frozenset({Supervision.MASKS, Supervision.DIAGNOSIS})
+    consumes = frozenset({Supervision.MASKS, Supervision.DIAGNOSIS})
 
-    def __init__(self, task: Task, config: Settings) -> None:
+    def __init__(self, task: Task, config: ComplementarySettings) -> None:
         super().__init__(task, config)
-        self.settings = own_settings(self, Complementary.Config)
         self.register_buffer("dependent", torch.tensor(task.class_map.dependent), persistent=False)
 
     def streams(self) -> Mapping[str, Stream]:
@@ -82,17 +91,16 @@ class Complementary(Method):
         diagnosed = Stream(
             Supervision.DIAGNOSIS,
             self.task.training.batch_size,
-            balanced=self.settings.balanced,
-            max_excluded=self.settings.max_excluded,
+            balanced=self.config.balanced,
+            max_excluded=self.config.max_excluded,
         )
         return {ANNOTATED: self.annotated_stream(), DIAGNOSED: diagnosed}
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Both losses; with weight 0 the step is that of ``supervised``, bit for bit."""
         annotated, diagnosed = batch[ANNOTATED], batch[DIAGNOSED]
-        assert annotated.masks is not None and diagnosed.excluded is not None  # noqa: S101 - the streams have them
         loss = masked_cross_entropy(self.network(annotated.inputs), annotated.masks)
-        weight = self.settings.weight * min(1.0, self.progress / self.settings.ramp if self.settings.ramp else 1.0)
+        weight = self.config.weight * min(1.0, self.progress / self.config.ramp if self.config.ramp else 1.0)
         if weight == 0:
             return loss
         return loss + weight * self.complementary_loss(self.network(diagnosed.inputs), diagnosed.excluded)
@@ -104,16 +112,16 @@ class Complementary(Method):
             logits: (B, K, H, W).
             excluded: (B, K) bool.
         """
-        settings, dependent = self.settings, cast("Tensor", self.dependent)
+        config, dependent = self.config, cast("Tensor", self.dependent)
         informative = excluded.any(dim=1) & ~excluded.all(dim=1)
         excluded = excluded & informative[:, None]
-        if settings.form is Form.CONDITIONAL:
-            loss = conditional_set_wise(logits, excluded, dependent, settings.gamma)
-        elif settings.form is Form.SET_WISE:
-            loss = set_wise(logits, excluded, settings.gamma)
+        if config.form is Form.CONDITIONAL:
+            loss = conditional_set_wise(logits, excluded, dependent, config.gamma)
+        elif config.form is Form.SET_WISE:
+            loss = set_wise(logits, excluded, config.gamma)
         else:
             observation = observation_probabilities(excluded, dependent)
-            loss = forward_corrected(logits, observation, settings.gamma, settings.official_clip)
+            loss = forward_corrected(logits, observation, config.gamma, config.official_clip)
         return pooled_mean(loss, informative[:, None, None].expand_as(loss))
 
 

@@ -11,17 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from tissuebench.common.settings import Settings
-from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
-from tissuebench.methods.api.method import ANNOTATED, Method, Stage, Task, masked_cross_entropy, own_settings
-from tissuebench.methods.api.registry import register
-from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.api import (
+    ANNOTATED,
+    Method,
+    Stage,
+    Stream,
+    Supervision,
+    Task,
+    TrainingBatch,
+    TrainingSettings,
+    masked_cross_entropy,
+    register,
+)
 from tissuebench.methods.denoising.pretraining import (
     DenoiserSettings,
     Denoising,
@@ -84,44 +91,42 @@ class FineTuningSettings(DenoiserSettings):
     loss: FineTuningLoss = FineTuningLoss.CROSS_ENTROPY
 
 
-@register
-class DiffusionFromScratch(Method):
-    """The network and fine-tuning from random weights: what the pre-training must beat."""
+FineTuningT = TypeVar("FineTuningT", bound=FineTuningSettings)
 
-    class Config(FineTuningSettings):
-        """What the plan says of ``diffusion`` holds here, too, but for its initialisation."""
 
-    name = "diffusion_scratch"
-    summary = "the network and fine-tuning of diffusion without its pre-training (control)"
-    consumes: ClassVar = frozenset({Supervision.MASKS})
-    controls: ClassVar[tuple[str, ...]] = ()
-    control_of: ClassVar[str] = "diffusion"
+class DiffusionSettings(FineTuningSettings, DenoisingSettings):
+    """Settings of fine-tuning and pre-training.
 
-    def __init__(self, task: Task, config: Config) -> None:
+    Attributes:
+        pretrain_steps, pretrain_batch, pretrain_rate: optimiser steps, tiles a step and learning rate of the
+            pre-training.
+    """
+
+    pretrain_steps: int = Field(500, ge=1)
+    pretrain_batch: int = Field(16, ge=1)
+    pretrain_rate: float = Field(2e-3, gt=0)
+
+
+class FineTuning(Method[FineTuningT]):
+    """The network at a constant time, and its loss on tiles with masks."""
+
+    consumes = frozenset({Supervision.MASKS})
+
+    def __init__(self, task: Task, config: FineTuningT) -> None:
         super().__init__(task, config)
-        self.settings = own_settings(self, FineTuningSettings)
-        n_classes, step = len(task.class_map), self.settings.step
-        if self.settings.network is Architecture.MATCHED:
-            network = TimedSegmenter(task.network, n_classes, task.tile_px, step)
+        n_classes = len(task.class_map)
+        if config.network is Architecture.MATCHED:
+            network = TimedSegmenter(task.network, n_classes, task.tile_px, config.step)
             self.network = network.to(memory_format=torch.channels_last)
         else:  # nobody asks it for features: it wants images
             self.network = UNetSegmenter(
-                build_unet(self.settings, n_classes), n_classes, step, self.settings.input_range, self.settings.head
+                build_unet(config, n_classes), n_classes, config.step, config.input_range, config.head
             )  # type: ignore[assignment]
 
     @classmethod
-    def planned_settings(cls, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Those of the arm that it is the control of, as far as it has them; its weights are torch's default."""
-        theirs = plan.get(cls.control_of, {})
-        shared = {
-            key: value for key, value in theirs.items() if key in cls.Config.model_fields and key != "initialisation"
-        }
-        return {**shared, **super().planned_settings(plan)}
-
-    @classmethod
-    def wants_images(cls, config: Settings) -> bool:
+    def wants_images(cls, config: FineTuningT) -> bool:
         """The U-Net has an encoder of its own."""
-        return isinstance(config, DenoiserSettings) and config.network is Architecture.PAPER
+        return config.network is Architecture.PAPER
 
     def streams(self) -> Mapping[str, Stream]:
         """Annotated tiles, classes balanced."""
@@ -130,37 +135,41 @@ class DiffusionFromScratch(Method):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The loss of the tiles with masks."""
         annotated = batch[ANNOTATED]
-        assert annotated.masks is not None  # noqa: S101 - a masks stream has masks
-        return _LOSSES[self.settings.loss](self.network(annotated.inputs), annotated.masks)
+        return _LOSSES[self.config.loss](self.network(annotated.inputs), annotated.masks)
 
 
 @register
-class Diffusion(DiffusionFromScratch):
-    """Denoising of unlabelled tissue, then masks."""
+class DiffusionFromScratch(FineTuning[FineTuningSettings]):
+    """The network and fine-tuning from random weights: what the pre-training must beat.
 
-    class Config(FineTuningSettings, DenoisingSettings):
-        """Settings of both.
+    What the plan says of ``diffusion`` holds here, too, but for its initialisation.
+    """
 
-        Attributes:
-            pretrain_steps, pretrain_batch, pretrain_rate: optimiser steps, tiles a step and learning rate of the
-                pre-training.
-        """
-
-        pretrain_steps: int = Field(500, ge=1)
-        pretrain_batch: int = Field(16, ge=1)
-        pretrain_rate: float = Field(2e-3, gt=0)
-
-    name = "diffusion"
-    summary = "denoising of unlabelled tissue, then cross-entropy on the masks (after Purma et al.)"
-    controls: ClassVar[tuple[str, ...]] = ("supervised", "diffusion_scratch", "full")
+    name = "diffusion_scratch"
+    summary = "the network and fine-tuning of diffusion without its pre-training (control)"
+    controls = ()
+    control_of: ClassVar[str] = "diffusion"
 
     @classmethod
     def planned_settings(cls, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Its own."""
-        return dict(plan.get(cls.name, {}))
+        """Those of the method that it is the control of, as far as it has them; its weights are torch's default."""
+        theirs = plan.get(cls.control_of, {})
+        shared = {
+            key: value for key, value in theirs.items() if key in cls.Config.model_fields and key != "initialisation"
+        }
+        return {**shared, **super().planned_settings(plan)}
+
+
+@register
+class Diffusion(FineTuning[DiffusionSettings]):
+    """Denoising of unlabelled tissue, then masks."""
+
+    name = "diffusion"
+    summary = "denoising of unlabelled tissue, then cross-entropy on the masks (after Purma et al.)"
+    controls = ("supervised", "diffusion_scratch", "full")
 
     @classmethod
-    def stages(cls, config: Config, training: TrainingSettings) -> tuple[Stage, ...]:  # type: ignore[override]
+    def stages(cls, config: DiffusionSettings, training: TrainingSettings) -> tuple[Stage, ...]:
         """The pre-training, which no budget changes."""
         settings = DenoisingSettings.model_validate(config.model_dump(include=set(DenoisingSettings.model_fields)))
         own = {
@@ -187,7 +196,7 @@ class Diffusion(DiffusionFromScratch):
 class PublishedDiffusion(Diffusion):
     """The recipe of the paper, with the optimiser and steps that all arms share."""
 
-    class Config(Diffusion.Config):
+    class Config(DiffusionSettings):
         """The paper's settings."""
 
         network: Architecture = Architecture.PAPER
@@ -200,7 +209,7 @@ class PublishedDiffusion(Diffusion):
 
     name = "diffusion_published"
     summary = "the same with the paper's network, losses, initialisation and input ranges"
-    controls: ClassVar[tuple[str, ...]] = ("supervised", "diffusion_published_scratch", "full")
+    controls = ("supervised", "diffusion_published_scratch", "full")
 
 
 @register

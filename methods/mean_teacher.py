@@ -11,25 +11,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import TypeVar, cast
 
 import torch
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from torch import Tensor, nn
 
-from tissuebench.common.settings import Settings
-from tissuebench.datasets.types import Stream, Supervision, TileBatch, TrainingBatch
-from tissuebench.methods.api.method import ANNOTATED, Method, Task, own_settings
-from tissuebench.methods.api.registry import register
+from tissuebench.methods.api import (
+    ANNOTATED,
+    Method,
+    Segmenter,
+    Stream,
+    StreamName,
+    Supervision,
+    Task,
+    TileBatch,
+    TrainingBatch,
+    register,
+)
 from tissuebench.methods.losses.consistency import STRONG_THRESHOLD, weighted_consistency_loss
-from tissuebench.methods.networks import Segmenter
 from tissuebench.methods.networks.action_unet import DecoderMaps
 from tissuebench.methods.teacher_student.cut_mix import boxes_to_mask, cut_mixed, draw_boxes
 from tissuebench.methods.teacher_student.networks import Inputs, MapsNetwork, build_network
 from tissuebench.methods.teacher_student.stage import TeacherStudentSettings, TeacherStudentStage
 from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
 
-UNLABELLED = "unlabelled"
+UNLABELLED = StreamName("unlabelled", TileBatch)
 
 
 class ConsistencySettings(TeacherStudentSettings):
@@ -42,7 +49,7 @@ class ConsistencySettings(TeacherStudentSettings):
         warm_up: share of the steps that see masks alone, as a teacher that knows nothing amplifies its mistakes.
             Published: 0, after other phases.
         cut_mix: mix the unlabelled tiles of a batch.
-        crowd: unlabelled tiles for each annotated one.
+        unlabelled_ratio: unlabelled tiles per annotated one. Stored results call it ``crowd``.
     """
 
     supervised_loss: SupervisedLoss = SupervisedLoss.CROSS_ENTROPY
@@ -50,7 +57,12 @@ class ConsistencySettings(TeacherStudentSettings):
     consistency: float = Field(1.0, ge=0)
     warm_up: float = Field(0.3, ge=0, le=1)
     cut_mix: bool = True
-    crowd: int = Field(1, ge=1, le=16)
+    unlabelled_ratio: int = Field(
+        1, ge=1, le=16, validation_alias=AliasChoices("unlabelled_ratio", "crowd"), serialization_alias="crowd"
+    )
+
+
+ConsistencyT = TypeVar("ConsistencyT", bound=ConsistencySettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +80,18 @@ class Lesson:
     maps: DecoderMaps
 
 
-@register
-class MeanTeacher(Method, TeacherStudentStage):
-    """Masks of the budget, and a teacher's labels of all other tiles."""
+class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT]):
+    """What a mean teacher does, for all methods that have one."""
 
-    class Config(ConsistencySettings):
-        """Its settings are those of the consistency."""
+    consumes = frozenset({Supervision.MASKS})
 
-    name = "mean_teacher"
-    summary = "masks + an averaged teacher's labels of all tiles (semi-supervised baseline)"
-    consumes: ClassVar = frozenset({Supervision.MASKS})
-
-    def __init__(self, task: Task, config: Settings) -> None:
+    def __init__(self, task: Task, config: ConsistencyT) -> None:
         super().__init__(task, config)
-        self.settings = own_settings(self, ConsistencySettings)
-        self.teach(self.settings)
+        self.teach()
 
     def make_network(self) -> Segmenter:
         """The one that the settings name; the shared one begins as that of all arms."""
-        return cast("Segmenter", build_network(self.task, own_settings(self, ConsistencySettings).network))
+        return cast("Segmenter", build_network(self.task, self.config.network))
 
     @property
     def student(self) -> nn.Module:
@@ -96,22 +101,21 @@ class MeanTeacher(Method, TeacherStudentStage):
     @property
     def asks_teacher(self) -> bool:
         """Whether anything is learnt from the teacher's labels."""
-        return self.settings.consistency > 0
+        return self.config.consistency > 0
 
     def streams(self) -> Mapping[str, Stream]:
         """Annotated tiles, classes balanced, and tiles of all training patients, each as often."""
         if not self.asks_teacher:
             return {ANNOTATED: self.annotated_stream()}
-        crowd = self.settings.crowd * self.task.training.batch_size
-        return {ANNOTATED: self.annotated_stream(), UNLABELLED: Stream(Supervision.NONE, crowd)}
+        n_unlabelled = self.config.unlabelled_ratio * self.task.training.batch_size
+        return {ANNOTATED: self.annotated_stream(), UNLABELLED: Stream(Supervision.NONE, n_unlabelled)}
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Masks alone at first, then the teacher's labels, too."""
         annotated = batch[ANNOTATED]
-        assert annotated.masks is not None  # noqa: S101 - a masks stream has masks
         maps = self.maps_network.maps(annotated.inputs)
-        loss = self.settings.supervised_loss.of(maps.logits, annotated.masks)
-        if not self.asks_teacher or self.progress < self.settings.warm_up:
+        loss = self.config.supervised_loss.of(maps.logits, annotated.masks)
+        if not self.asks_teacher or self.progress < self.config.warm_up:
             return loss
         lesson = self.lesson(batch[UNLABELLED])
         return loss + self.unsupervised_loss(maps, annotated.masks, lesson)
@@ -119,15 +123,15 @@ class MeanTeacher(Method, TeacherStudentStage):
     def unsupervised_loss(self, annotated: DecoderMaps, masks: Tensor, lesson: Lesson) -> Tensor:
         """All that is added to the loss of the masks."""
         consistency = weighted_consistency_loss(
-            lesson.maps.logits, lesson.labels, lesson.confidence, self.settings.strong
+            lesson.maps.logits, lesson.labels, lesson.confidence, self.config.strong
         )
-        return self.settings.consistency * consistency
+        return self.config.consistency * consistency
 
     def lesson(self, batch: TileBatch) -> Lesson:
         """Let the teacher label tiles as they are, mix them, and show the student a stronger view."""
         confidence, labels = self.teacher_probabilities(batch.inputs).max(dim=1)
         inputs = batch.inputs
-        if self.settings.cut_mix:
+        if self.config.cut_mix:
             height, width = labels.shape[-2:]
             boxes = draw_boxes(len(labels), height, width, torch.default_generator)
             pasted = boxes_to_mask(boxes, height, width).to(labels.device)
@@ -136,7 +140,7 @@ class MeanTeacher(Method, TeacherStudentStage):
                 height, width = (side + -side % self.maps_network.stride for side in (height, width))
                 pasted = boxes_to_mask(boxes, height, width)
             inputs = cut_mixed(inputs, pasted)
-        return Lesson(labels, confidence, self.maps_network.maps(self.settings.of(inputs)))
+        return Lesson(labels, confidence, self.maps_network.maps(self.config.of(inputs)))
 
     @property
     def maps_network(self) -> MapsNetwork:
@@ -148,3 +152,11 @@ class MeanTeacher(Method, TeacherStudentStage):
         """(B, K, H, W) float32."""
         logits: Tensor = self.teacher(inputs)
         return logits.float().softmax(dim=1)
+
+
+@register
+class MeanTeacher(ConsistencyMethod[ConsistencySettings]):
+    """Masks of the budget, and a teacher's labels of all other tiles."""
+
+    name = "mean_teacher"
+    summary = "masks + an averaged teacher's labels of all tiles (semi-supervised baseline)"

@@ -20,11 +20,19 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
 from tissuebench.errors import ConfigError
-from tissuebench.methods.api.method import Method, Stage, Task, own_settings
-from tissuebench.methods.api.registry import register
-from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.api import (
+    Method,
+    PseudoMaskBatch,
+    Stage,
+    Stream,
+    StreamName,
+    Supervision,
+    Task,
+    TrainingBatch,
+    TrainingSettings,
+    register,
+)
 from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cross_entropy
 from tissuebench.methods.networks.paper_deeplab import PaperSegmenter
 from tissuebench.methods.networks.settings import Architecture, EncoderMode
@@ -40,7 +48,8 @@ from tissuebench.methods.pseudo_labels.tag_stages import (
     build_classifier,
 )
 
-CLASSIFY, FILL, PSEUDO = "classify_tags", "fill_tags", "pseudo"
+CLASSIFY, FILL = "classify_tags", "fill_tags"
+PSEUDO = StreamName("pseudo", PseudoMaskBatch)
 
 
 class Source(StrEnum):
@@ -50,57 +59,57 @@ class Source(StrEnum):
     FILL = "fill"
 
 
+class MultilayerPseudoSettings(ClassifierSettings):
+    """Settings, beside those of the classifier.
+
+    Attributes:
+        source: ``fill`` needs no classifier; ``layers`` and all settings of the classifier then do nothing.
+        layers: depths whose pseudo-masks are learnt from, shallow to deep.
+        weights: of these layers; they add up to 1. Published: .2, .2, .6 from shallow to deep.
+        agree: learn only from pixels on which all ``layers`` agree; their ``weights`` then do nothing.
+        loss: ``valid`` leaves ignored pixels out, ``official`` is the published code's.
+        gate: classes that the classifier gives at most this probability are switched off at prediction; null
+            switches off nothing. Published: .1.
+        mask_share: share of a budget in minutes that is spent on masks, the rest on tags.
+        classifier_steps, classifier_batch, classifier_rate: optimiser steps, tiles a step and learning rate of
+            the classifier.
+    """
+
+    source: Source = Source.MAPS
+    layers: tuple[Literal["shallow", "middle", "deep"], ...] = Field(("middle", "deep"), min_length=1)
+    weights: tuple[float, ...] = (0.5, 0.5)
+    agree: bool = True
+    loss: MultiTarget = MultiTarget.VALID
+    gate: float | None = Field(None, ge=0, lt=1)
+    mask_share: float = Field(0.0, ge=0, le=1)
+    classifier_steps: int = Field(500, ge=1)
+    classifier_batch: int = Field(32, ge=1)
+    classifier_rate: float = Field(2e-3, gt=0)
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if len(set(self.layers)) != len(self.layers) or len(self.weights) != len(self.layers):
+            raise ValueError(f"{len(self.weights)} weights for the layers {', '.join(self.layers)}")
+        if list(self.layers) != [layer for layer in LAYERS if layer in self.layers]:
+            raise ValueError(f"layers {', '.join(self.layers)}: they go from shallow to deep")
+        if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-6:
+            raise ValueError(f"weights {', '.join(map(str, self.weights))}: they must not be negative, sum 1")
+        return self
+
+
 @register
-class MultilayerPseudo(Method):
+class MultilayerPseudo(Method[MultilayerPseudoSettings]):
     """Pseudo-masks of three depths from a classifier of tags, and a segmenter that learns from them."""
-
-    class Config(ClassifierSettings):
-        """Settings, beside those of the classifier.
-
-        Attributes:
-            source: ``fill`` needs no classifier; ``layers`` and all settings of the classifier then do nothing.
-            layers: depths whose pseudo-masks are learnt from, shallow to deep.
-            weights: of these layers; they add up to 1. Published: .2, .2, .6 from shallow to deep.
-            agree: learn only from pixels on which all ``layers`` agree; their ``weights`` then do nothing.
-            loss: ``valid`` leaves ignored pixels out, ``official`` is the published code's.
-            gate: classes that the classifier gives at most this probability are switched off at prediction; null
-                switches off nothing. Published: .1.
-            mask_share: share of a budget in minutes that is spent on masks, the rest on tags.
-            classifier_steps, classifier_batch, classifier_rate: optimiser steps, tiles a step and learning rate of
-                the classifier.
-        """
-
-        source: Source = Source.MAPS
-        layers: tuple[Literal["shallow", "middle", "deep"], ...] = Field(("middle", "deep"), min_length=1)
-        weights: tuple[float, ...] = (0.5, 0.5)
-        agree: bool = True
-        loss: MultiTarget = MultiTarget.VALID
-        gate: float | None = Field(None, ge=0, lt=1)
-        mask_share: float = Field(0.0, ge=0, le=1)
-        classifier_steps: int = Field(500, ge=1)
-        classifier_batch: int = Field(32, ge=1)
-        classifier_rate: float = Field(2e-3, gt=0)
-
-        @model_validator(mode="after")
-        def _weights_fit(self) -> Self:
-            if len(set(self.layers)) != len(self.layers) or len(self.weights) != len(self.layers):
-                raise ValueError(f"{len(self.weights)} weights for the layers {', '.join(self.layers)}")
-            if list(self.layers) != [layer for layer in LAYERS if layer in self.layers]:
-                raise ValueError(f"layers {', '.join(self.layers)}: they go from shallow to deep")
-            if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-6:
-                raise ValueError(f"weights {', '.join(map(str, self.weights))}: they must not be negative, sum 1")
-            return self
 
     name = "multilayer_pseudo"
     summary = "tags of tiles -> activation maps at three depths -> pseudo-masks (after Han et al.)"
-    consumes: ClassVar = frozenset({Supervision.TAGS, Supervision.MASKS})
+    consumes = frozenset({Supervision.TAGS, Supervision.MASKS})
     controls: ClassVar[tuple[str, ...]] = ("supervised", "tag_fill", "full")
     seen: Tensor
 
-    def __init__(self, task: Task, config: Config) -> None:
+    def __init__(self, task: Task, config: MultilayerPseudoSettings) -> None:
         super().__init__(task, config)
-        self.settings = own_settings(self, MultilayerPseudo.Config)
-        if self.settings.backbone is Architecture.PAPER:
+        if self.config.backbone is Architecture.PAPER:
             if task.network.encoder_mode is EncoderMode.FROZEN:
                 raise ConfigError(
                     f"methods.{self.name}.backbone 'paper' brings its own networks; "
@@ -114,17 +123,17 @@ class MultilayerPseudo(Method):
             self.network = PaperSegmenter(task.network.weights, len(task.class_map))  # type: ignore[assignment]
         self.classifier: TagClassifier | None = None
         self.register_buffer("seen", torch.ones(len(task.class_map), dtype=torch.bool))
-        if self.settings.gate is not None and self.settings.source is Source.MAPS:
-            self.classifier = build_classifier(task, self.settings).requires_grad_(False).eval()
+        if self.config.gate is not None and self.config.source is Source.MAPS:
+            self.classifier = build_classifier(task, self.config).requires_grad_(False).eval()
 
     @classmethod
-    def spending(cls, config: Config) -> Mapping[Supervision, float]:  # type: ignore[override]
+    def spending(cls, config: MultilayerPseudoSettings) -> Mapping[Supervision, float]:
         """On tags, but for ``mask_share``."""
         shares = {Supervision.MASKS: config.mask_share, Supervision.TAGS: 1 - config.mask_share}
         return {kind: share for kind, share in shares.items() if share}
 
     @classmethod
-    def stages(cls, config: Config, training: TrainingSettings) -> tuple[Stage, ...]:  # type: ignore[override]
+    def stages(cls, config: MultilayerPseudoSettings, training: TrainingSettings) -> tuple[Stage, ...]:
         """The classifier, or what fills tiles."""
         if config.source is Source.FILL:
             once = training.model_copy(update={"steps": 1})
@@ -166,35 +175,34 @@ class MultilayerPseudo(Method):
 
     def streams(self) -> Mapping[str, Stream]:
         """Tiles with pseudo-masks, their tags balanced."""
-        stage = FILL if self.settings.source is Source.FILL else CLASSIFY
+        stage = FILL if self.config.source is Source.FILL else CLASSIFY
         return {PSEUDO: Stream(Supervision.TAGS, self.task.training.batch_size, pseudo=stage)}
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The weighted sum over the layers, or the loss where they agree."""
-        tiles, settings = batch[PSEUDO], self.settings
-        assert tiles.pseudo_masks is not None  # noqa: S101 - the stream has them
-        targets, weights = tiles.pseudo_masks, settings.weights
-        if settings.source is Source.FILL:
+        tiles, config = batch[PSEUDO], self.config
+        targets, weights = tiles.pseudo_masks, config.weights
+        if config.source is Source.FILL:
             weights = (1.0,)
         else:
-            targets = targets[:, [LAYERS.index(layer) for layer in settings.layers]]
-            if settings.agree and len(settings.layers) > 1:
+            targets = targets[:, [LAYERS.index(layer) for layer in config.layers]]
+            if config.agree and len(config.layers) > 1:
                 targets, weights = agreement(targets)[:, None], (1.0,)
-        return multi_target_cross_entropy(self.network(tiles.inputs), targets, weights, settings.loss)
+        return multi_target_cross_entropy(self.network(tiles.inputs), targets, weights, config.loss)
 
     def predict(self, images: Tensor) -> Tensor:
         """Class probabilities, gated where the settings ask for it."""
-        if self.classifier is None or self.settings.gate is None:
+        if self.classifier is None or self.config.gate is None:
             return super().predict(images)
         scores = self.classifier(images)[:, -1].sigmoid() * self.seen
-        return gate(super().predict(images), scores, self.settings.gate)
+        return gate(super().predict(images), scores, self.config.gate)
 
 
 @register
 class PublishedMultilayerPseudo(MultilayerPseudo):
     """The recipe of the paper, on the network, optimiser and steps that all arms share."""
 
-    class Config(MultilayerPseudo.Config):
+    class Config(MultilayerPseudoSettings):
         """The paper's settings; where the official code departs from it, an ``official`` value names the code's."""
 
         maps: MapSource = MapSource.GRAD_CAM
@@ -215,11 +223,11 @@ class PublishedMultilayerPseudo(MultilayerPseudo):
 class TagFill(MultilayerPseudo):
     """Each tile filled with its rarest tag: the same labels without the method's idea."""
 
-    class Config(MultilayerPseudo.Config):
+    class Config(MultilayerPseudoSettings):
         """Filling is all that differs."""
 
         source: Source = Source.FILL
 
     name = "tag_fill"
     summary = "each tile filled with its rarest tag (control of multilayer_pseudo)"
-    controls: ClassVar[tuple[str, ...]] = ()
+    controls = ()

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import Tensor
 
-from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
-from tissuebench.methods.api.method import ANNOTATED, Method, masked_cross_entropy
-from tissuebench.methods.api.registry import register
+from tissuebench.methods.api import (
+    ANNOTATED,
+    Method,
+    Settings,
+    Stream,
+    Supervision,
+    TrainingBatch,
+    masked_cross_entropy,
+    register,
+)
 
 
 @register
-class Supervised(Method):
+class Supervised(Method[Settings]):
     """Cross-entropy on the masks that the budget bought: the lower bound."""
 
     name = "supervised"
     summary = "cross-entropy on the masks of the budget (lower bound)"
-    consumes: ClassVar = frozenset({Supervision.MASKS})
+    consumes = frozenset({Supervision.MASKS})
 
     def streams(self) -> Mapping[str, Stream]:
         """Annotated tiles, classes balanced."""
@@ -27,7 +33,6 @@ class Supervised(Method):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Cross-entropy on labelled pixels."""
         annotated = batch[ANNOTATED]
-        assert annotated.masks is not None  # noqa: S101 - a masks stream has masks
         return masked_cross_entropy(self.network(annotated.inputs), annotated.masks)
 
 

@@ -15,47 +15,39 @@ _TEMPLATE = '''"""{title}: say here what it does, and cite the paper."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
-from tissuebench.methods.api.method import ANNOTATED, Method, Task, masked_cross_entropy, own_settings
-from tissuebench.methods.api.registry import register
-from tissuebench.common.settings import Settings
+from tissuebench.methods import api
 
 
-@register
-class {class_name}(Method):
-    """What makes it different from ``supervised``, in one line."""
+class {class_name}Settings(api.Settings):
+    """Settings, all with defaults; each becomes ``--set methods.{name}.KEY=VALUE``.
 
-    class Config(Settings):
-        """Settings, all with defaults; each becomes ``--set methods.{name}.KEY=VALUE``.
+    Attributes:
+        weight: of the loss below.
+    """
 
-        Attributes:
-            weight: of the loss below.
-        """
+    weight: float = Field(1.0, ge=0)
 
-        weight: float = Field(1.0, ge=0)
+
+@api.register
+class {class_name}(api.Method[{class_name}Settings]):
+    """Say in one line what makes it different from ``supervised``."""
 
     name = "{name}"
     summary = "one line for 'tissuebench method list'"
-    consumes: ClassVar = frozenset({{Supervision.MASKS}})
+    consumes = frozenset({{api.Supervision.MASKS}})
 
-    def __init__(self, task: Task, config: Settings) -> None:
-        super().__init__(task, config)
-        self.settings = own_settings(self, {class_name}.Config)
+    def streams(self) -> Mapping[str, api.Stream]:
+        """Tiles of one step; add an entry for tiles with other labels."""
+        return {{api.ANNOTATED: self.annotated_stream()}}
 
-    def streams(self) -> Mapping[str, Stream]:
-        """The tiles of one step; a stream of other labels is another entry."""
-        return {{ANNOTATED: self.annotated_stream()}}
-
-    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """The loss of one step."""
-        annotated = batch[ANNOTATED]
-        assert annotated.masks is not None  # noqa: S101 - a masks stream has masks
-        return self.settings.weight * masked_cross_entropy(self.network(annotated.inputs), annotated.masks)
+    def training_step(self, batch: api.TrainingBatch, batch_idx: int) -> Tensor:
+        """Loss of one step."""
+        annotated = batch[api.ANNOTATED]
+        return self.config.weight * api.masked_cross_entropy(self.network(annotated.inputs), annotated.masks)
 '''
 
 _CHECK = """from tissuebench.methods.api.contract import MethodContract

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,7 +84,7 @@ class Examine(Callback):
         write_aside(path, json.dumps({"step": step, **figures}, indent=1).encode())
 
 
-def examiner(module: Trainable, store: TileStore, split: Split, folder: Path) -> Examine | None:
+def examiner(module: Trainable[Any], store: TileStore, split: Split, folder: Path) -> Examine | None:
     """What looks at a stage; None for one that has nothing to show, or where there is no tissue to show it on."""
     tiles = [] if type(module).examine is Trainable.examine else tiles_to_show(store, split)
     if not tiles:

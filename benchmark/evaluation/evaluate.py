@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class CountedSlide:
 
 
 def evaluate(
-    method: Method,
+    method: Method[Any],
     store: TileStore,
     view: LabelView,
     settings: EvaluationSettings,
@@ -111,7 +112,7 @@ def shares(costs: Sequence[int], n: int) -> list[list[int]]:
 
 
 def _count(
-    method: Method,
+    method: Method[Any],
     store: TileStore,
     view: LabelView,
     slide: SlideInfo,

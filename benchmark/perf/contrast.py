@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.types import ClassMap
-from tissuebench.methods.anatomical_contrast import AnatomicalContrast
+from tissuebench.methods.anatomical_contrast import AnatomicalContrast, AnatomicalContrastSettings
 from tissuebench.methods.api.stage import Task
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.contrastive.pixel_contrast import pixel_rows
@@ -55,7 +55,7 @@ def run(console: Console, as_json: bool, rounds: int = 5, rep_stride: int = 4, t
         ratio("contrast, both together, to the supervised step", rates["supervised"], both, GOAL, True),
         *sizes(method),
     ]
-    settings = method.contrastive
+    settings = method.config
     told = f"{ANNOTATED} + {OTHERS} tiles of {tile_px} px, {N_CLASSES} classes, {settings.queries} queries, "
     told += f"{settings.negatives} negatives, vectors of {settings.representation}, one per {rep_stride} px"
     show(f"Contrast between pixels, relative ({told})", lines, console, as_json)
@@ -70,7 +70,7 @@ def make_method(tile_px: int, rep_stride: int) -> AnatomicalContrast:
     task = Task(class_map, network, TrainingSettings(batch_size=ANNOTATED), tile_px)
     given = {"network": Architecture.PAPER, "rep_stride": rep_stride, "strong": 1.0}
     torch.manual_seed(_SEED)
-    config = AnatomicalContrast.Config.model_validate(given)
+    config = AnatomicalContrastSettings.model_validate(given)
     return AnatomicalContrast(task, config).to(detect_machine(EncoderMode.FINETUNE).device).train()
 
 
@@ -90,7 +90,7 @@ def measure(method: AnatomicalContrast, rounds: int, display: ProgressDisplay | 
     head = method.representation
     assert isinstance(head, RepresentationHead)  # noqa: S101 - it has a weight
     network = method.maps_network
-    grid = (edge // method.contrastive.rep_stride,) * 2
+    grid = (edge // method.config.rep_stride,) * 2
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         seen = network.maps(images)
         maps = stacked(seen.decoder, grid)
@@ -128,8 +128,8 @@ def measure(method: AnatomicalContrast, rounds: int, display: ProgressDisplay | 
 
 def sizes(method: AnatomicalContrast) -> list[Ratio]:
     """What a step holds in memory for the contrast, in MiB of float32; no gathered negative is kept."""
-    cells = (ANNOTATED + OTHERS) * (method.task.tile_px // method.contrastive.rep_stride) ** 2
-    channels, width = method.maps_network.decoder_channels, method.contrastive.representation
+    cells = (ANNOTATED + OTHERS) * (method.task.tile_px // method.config.rep_stride) ** 2
+    channels, width = method.maps_network.decoder_channels, method.config.representation
     parts = {"maps that vectors are made of": channels, "vectors": width}
     return [Ratio(f"MiB: {name}", cells * numbers * 4 / 2**20) for name, numbers in parts.items()]
 

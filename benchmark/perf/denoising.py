@@ -31,7 +31,7 @@ from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.catalog.synthetic import CLASS_MAP
 from tissuebench.datasets.store.tissue import MIN_TISSUE_SHARE
 from tissuebench.datasets.synthetic import SyntheticConfig, cohort, render_slide
-from tissuebench.datasets.types import TileBatch
+from tissuebench.datasets.types import TileBatch, TrainingBatch
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.stage import Task
 from tissuebench.methods.api.training_settings import TrainingSettings
@@ -170,7 +170,7 @@ class Training:
         torch.manual_seed(derive_seed(_SEED, "step", number))
         times = [self._now()]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.way is Way.BF16):
-            loss = self.stage.training_step({TISSUE: TileBatch(step=number, images=images)}, number)
+            loss = self.stage.training_step(TrainingBatch({TISSUE: TileBatch(step=number, images=images)}), number)
         times.append(self._now())
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)

@@ -76,7 +76,7 @@ class _Alternating:
             if step // self._block % 2 == 0:
                 yield next(batches)
             else:
-                yield {name: replace(batch, step=step) for name, batch in self._constant.items()}
+                yield TrainingBatch((name, replace(batch, step=step)) for name, batch in self._constant.items())
 
     def __len__(self) -> int:
         return len(self._real)

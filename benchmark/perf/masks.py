@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import psutil
@@ -33,7 +34,7 @@ from tissuebench.datasets.loading.datamodule import StepDataset
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.store_writer import StoreWriter
 from tissuebench.datasets.store.tile_store import TISSUE_DOWNSAMPLE, StoreInfo
-from tissuebench.datasets.types import LabelCosts, Supervision, Tile
+from tissuebench.datasets.types import LabelCosts, Supervision, TagBatch, Tile
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.encoder import ImageEncoder, build_encoder
@@ -166,7 +167,8 @@ def measure(
             del images
             middle = time.perf_counter()
             for chunk in chunks:
-                layers = stage.annotate(steps.load(stage.stream, chunk).to(device))
+                tagged = cast("TagBatch", steps.load(stage.stream, chunk).to(device))
+                layers = stage.annotate(tagged)
                 yield from zip(chunk, layers.cpu().numpy(), strict=True)
             of_masks.append(time.perf_counter() - middle)  # its last record is written by now
             of_bare.append(middle - began)

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel
-
 from tissuebench.common.hashing import Json, content_hash
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.budget import LabelBudget
@@ -69,11 +67,11 @@ class Trial:
             "split": self.split_sha256,
             "budget": self.budget.sha256,
             "method": self.method,
-            "config": _dump(self.config),
-            "network": _dump(self.network),
+            "config": self.config.stored(),
+            "network": self.network.stored(),
             "training": identity_of_training(self.training),
-            "augmentation": _dump(self.augmentation),
-            "evaluation": _dump(self.evaluation),
+            "augmentation": self.augmentation.stored(),
+            "evaluation": self.evaluation.stored(),
             "seed": self.seed,
         }
 
@@ -85,11 +83,11 @@ class Trial:
             "split_sha256": self.split_sha256,
             "budget": self.budget.document(),
             "method": self.method,
-            "config": _dump(self.config),
-            "network": _dump(self.network),
-            "training": _dump(self.training),
-            "augmentation": _dump(self.augmentation),
-            "evaluation": _dump(self.evaluation),
+            "config": self.config.stored(),
+            "network": self.network.stored(),
+            "training": self.training.stored(),
+            "augmentation": self.augmentation.stored(),
+            "evaluation": self.evaluation.stored(),
             "seed": self.seed,
             "minutes": self.minutes,
         }
@@ -149,8 +147,7 @@ class Trial:
     @property
     def arm(self) -> str:
         """The method's name in a table, with the settings that differ from its defaults: variants stay apart."""
-        defaults = type(self.config)().model_dump(mode="json")
-        settings = self.config.model_dump(mode="json")
+        defaults, settings = type(self.config)().stored(), self.config.stored()
         changed = [f"{key}={settings[key]}" for key in sorted(settings) if settings[key] != defaults[key]]
         return f"{self.method}[{','.join(changed)}]" if changed else self.method
 
@@ -158,8 +155,3 @@ class Trial:
     def label(self) -> str:
         """What people read: method, budget, draw, seed."""
         return f"{self.arm} {self.budget.spec} draw {self.budget.replicate} seed {self.seed}"
-
-
-def _dump(settings: BaseModel) -> Json:
-    dumped: Json = settings.model_dump(mode="json")
-    return dumped

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tissuebench.datasets.ingest.ingest import dataset_folder
 from tissuebench.datasets.store.tile_store import TileStore
@@ -44,7 +45,7 @@ class Trained:
         with (self.found.folder / FITTED).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def method(self) -> Method:
+    def method(self) -> Method[Any]:
         """The method with its weights, for predictions.
 
         Raises:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tissuebench.common.files import write_aside
 from tissuebench.common.folders import made_aside, require_free
@@ -95,7 +96,7 @@ def predict(request: PredictionRequest, progress: Progress) -> Prediction:
 
 
 def _into(
-    work: Path, slide: Slide, trained: Trained, method: Method, warnings: tuple[str, ...], progress: Progress
+    work: Path, slide: Slide, trained: Trained, method: Method[Any], warnings: tuple[str, ...], progress: Progress
 ) -> list[ClassArea]:
     class_map, machine = trained.store.class_map, detect_machine(trained.trial.network.encoder_mode)
     started = time.perf_counter()
@@ -144,7 +145,7 @@ def _into(
 
 
 def _fill(
-    canvas: LabelCanvas, slide: Slide, trained: Trained, method: Method, machine: Machine, progress: Progress
+    canvas: LabelCanvas, slide: Slide, trained: Trained, method: Method[Any], machine: Machine, progress: Progress
 ) -> None:
     """Predict the slide as slides are scored, all of it, in the stain of those that it was trained on."""
     info = trained.store.info

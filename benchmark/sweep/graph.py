@@ -109,7 +109,7 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph
     for trial in trials:
         features: list[str] = []
         if trial.network.encoder_mode is EncoderMode.FROZEN:
-            bank = short_hash([trial.network.model_dump(mode="json"), trial.augmentation.model_dump(mode="json")])
+            bank = short_hash([trial.network.stored(), trial.augmentation.stored()])
             if bank not in banks:
                 banks[bank] = plan_features(trial.network, trial.augmentation, data.store, data.split)
             for number, shard in enumerate(banks[bank], start=1):
@@ -168,13 +168,13 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
         "split": trial.split_sha256,
         "stage": stage.name,
         "module": stage.module.kind,
-        "config": stage.config.model_dump(mode="json"),
+        "config": stage.config.stored(),
         "training": {name: value for name, value in identity_of_training(stage.training).items() if name not in _LAST},
         "annotates": stage.annotates,
         "consumes": sorted(stage.consumes),
         "needs": {name: earlier[name] for name in stage.needs},
-        "network": trial.network.model_dump(mode="json"),
-        "augmentation": trial.augmentation.model_dump(mode="json"),
+        "network": trial.network.stored(),
+        "augmentation": trial.augmentation.stored(),
         "budget": trial.budget.sha256 if stage.depends_on_budget else None,
         "held_out": list(held_out_of(trial, stage)),
         "seed": trial.seed,

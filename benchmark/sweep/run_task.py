@@ -168,7 +168,10 @@ def _run_stage(
 
 
 def _begin(
-    module: Trainable, datamodule: TileDataModule, weights: Mapping[str, Mapping[str, Tensor]], around: Surroundings
+    module: Trainable[Any],
+    datamodule: TileDataModule,
+    weights: Mapping[str, Mapping[str, Tensor]],
+    around: Surroundings,
 ) -> int:
     """What comes before the first step and before an interrupted fit is restored; how many notes are in the log."""
     module.survey(datamodule.steps.all_tags())
@@ -179,7 +182,7 @@ def _begin(
     return _log_notes(module, around, 0)
 
 
-def _log_notes(module: Trainable, around: Surroundings, said: int) -> int:
+def _log_notes(module: Trainable[Any], around: Surroundings, said: int) -> int:
     """Print the notes that are new since ``said`` of them were, into the worker's log."""
     if around.world.rank == 0:
         for text in module.notes[said:]:
@@ -188,7 +191,12 @@ def _log_notes(module: Trainable, around: Surroundings, said: int) -> int:
 
 
 def _annotated(
-    stage: Stage, stream: str, module: Trainable, datamodule: TileDataModule, machine: Machine, around: Surroundings
+    stage: Stage,
+    stream: str,
+    module: Trainable[Any],
+    datamodule: TileDataModule,
+    machine: Machine,
+    around: Surroundings,
 ) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
     module.eval()
     tiles = datamodule.steps.tiles(stream)
@@ -287,7 +295,7 @@ def _row(one: CountedSlide) -> SlideCounts:
 
 
 def _fit(
-    module: Trainable,
+    module: Trainable[Any],
     datamodule: TileDataModule,
     folder: Path,
     seed: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from lightning.pytorch import LightningModule
@@ -10,7 +11,7 @@ from lightning.pytorch import LightningModule
 from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.loading.datamodule import TileDataModule
-from tissuebench.datasets.types import Supervision
+from tissuebench.datasets.types import StreamName, Supervision
 from tissuebench.errors import ConfigError
 from tissuebench.evaluation.evaluate import evaluate
 from tissuebench.methods.api.method import Method
@@ -35,7 +36,7 @@ def task_of(data: PlannedData, network: NetworkSettings, training: TrainingSetti
     return Task(data.store.class_map, network, training, info.tile_px, info.white)
 
 
-def build_method(trial: Trial, data: PlannedData) -> Method:
+def build_method(trial: Trial, data: PlannedData) -> Method[Any]:
     """The trial's method with its initial weights, which depend on the seed alone."""
     seed_everything(derive_seed(trial.seed, "init"))
     return find_method(trial.method)(task_of(data, trial.network, trial.training), trial.config)
@@ -43,7 +44,7 @@ def build_method(trial: Trial, data: PlannedData) -> Method:
 
 def build_datamodule(
     trial: Trial,
-    method: Method,
+    method: Method[Any],
     data: PlannedData,
     features: FeatureBank | None,
     machine: Machine,
@@ -63,7 +64,7 @@ def build_datamodule(
 
 def stage_datamodule(
     where: str,
-    stage: Trainable,
+    stage: Trainable[Any],
     consumes: frozenset[Supervision],
     view: LabelView,
     seed: int,
@@ -94,6 +95,11 @@ def stage_datamodule(
     for name, stream in streams.items():
         if stream.supervision not in consumes and stream.supervision != Supervision.NONE:
             raise ConfigError(f"{where}: stream {name!r} wants {stream.supervision}, not in consumes")
+        if isinstance(name, StreamName) and not issubclass(stream.batch_type, name.batch_type):
+            raise ConfigError(
+                f"{where}: stream {name!r} gives a {stream.batch_type.__name__}, not the "
+                f"{name.batch_type.__name__} that its name promises"
+            )
     return TileDataModule(
         data.store,
         view,

@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.profilers import Profiler
 
 from tissuebench.datasets.loading.datamodule import TileDataModule
-from tissuebench.methods.api.method import Method, Trainable
+from tissuebench.methods.api import Method, Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.runtime.machine import Machine
 from tissuebench.runtime.processes import ALONE, World, any_over_processes, sum_over_processes
@@ -76,7 +77,7 @@ class Fit:
 
 
 def fit(
-    method: Trainable,
+    method: Trainable[Any],
     data: TileDataModule,
     folder: Path,
     seed: int,
@@ -161,7 +162,7 @@ def _found(folder: Path, world: World) -> str | None:
     return choices[int(sum_over_processes(torch.tensor(choice)))]
 
 
-def _fitted(method: Trainable, folder: Path) -> Fit:
+def _fitted(method: Trainable[Any], folder: Path) -> Fit:
     kept = read_torch(folder / FITTED)
     method.load_state_dict(kept["state"])
     history = tuple((int(step), float(loss)) for step, loss in kept["history"])
@@ -169,7 +170,7 @@ def _fitted(method: Trainable, folder: Path) -> Fit:
     return Fit(kept["seconds"], steps, _samples(method), history, waiting, kept["selected_step"])
 
 
-def _samples(method: Trainable) -> int:
+def _samples(method: Trainable[Any]) -> int:
     return method.task.training.steps * sum(stream.batch_size for stream in method.streams().values())
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from tissuebench.common.hashing import derive_seed
+from tissuebench.common.settings import Settings
 from tissuebench.datasets.color.stain import jitter_stains
 
 N_ORIENTATIONS = 8
@@ -26,7 +27,7 @@ _SHARPEST = 1e-3
 """Pixels of sigma at which a Gaussian is a single one; kornia refuses 0."""
 
 
-class AugmentSettings(BaseModel):
+class AugmentSettings(Settings):
     """Strength of the augmentation; 0 switches a kind off. Part of a trial's identity.
 
     Attributes:
@@ -37,8 +38,6 @@ class AugmentSettings(BaseModel):
         stain: haematoxylin, eosin and DAB each times U(1 - stain, 1 + stain) plus U(-stain, stain), see
             ``jitter_stains``. Published strengths are .05 and .2.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     color: float = Field(0.2, ge=0, le=0.9)
     hue: float = Field(0.03, ge=0, le=0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ class StepDataset(Dataset[TrainingBatch]):
         return part
 
     def __getitem__(self, step: int) -> TrainingBatch:
-        return {name: self._batch(name, stream, step) for name, stream in self._streams.items()}
+        return TrainingBatch((name, self._batch(name, stream, step)) for name, stream in self._streams.items())
 
     def _batch(self, name: str, stream: Stream, step: int) -> TileBatch:
         rng = np.random.Generator(np.random.PCG64(derive_seed(self._seed, "order", name, step)))
@@ -140,24 +140,23 @@ class StepDataset(Dataset[TrainingBatch]):
         return batch if batch.images is not None else replace(batch, images=self._images(tiles))
 
     def _load(self, stream: Stream, tiles: Sequence[Tile], variants: Sequence[int] | None) -> TileBatch:
-        batch, size = TileBatch(step=0), self._tile_px
+        parts: dict[str, Any] = {}
         orientations: list[int] | None = None
         if self._features is None or variants is None:
-            batch = replace(batch, images=self._images(tiles))
+            parts["images"] = self._images(tiles)
         else:
-            features, turned = self._features.read(tiles, variants)
+            parts["features"], turned = self._features.read(tiles, variants)
             orientations = turned.tolist()
-            batch = replace(batch, features=features)
         if stream.pseudo is not None:
-            batch = replace(batch, pseudo_masks=_oriented(self._pseudo[stream.pseudo].read(tiles), orientations))
+            parts["pseudo_masks"] = _oriented(self._pseudo[stream.pseudo].read(tiles), orientations)
         if stream.supervision is Supervision.MASKS:
-            return replace(batch, masks=_oriented(self._view.masks(tiles, size), orientations))
-        if stream.supervision is Supervision.TAGS:
-            return replace(batch, tags=torch.from_numpy(self._view.tags_of(tiles)))
-        if stream.supervision is Supervision.DIAGNOSIS:
+            parts["masks"] = _oriented(self._view.masks(tiles, self._tile_px), orientations)
+        elif stream.supervision is Supervision.TAGS:
+            parts["tags"] = torch.from_numpy(self._view.tags_of(tiles))
+        elif stream.supervision is Supervision.DIAGNOSIS:
             excluded = np.stack([self._view.excluded(tile.slide_id, stream.max_excluded, self._seed) for tile in tiles])
-            return replace(batch, excluded=torch.from_numpy(excluded))
-        return batch
+            parts["excluded"] = torch.from_numpy(excluded)
+        return stream.batch_type(step=0, **parts)
 
     def _images(self, tiles: Sequence[Tile]) -> Tensor:
         return torch.from_numpy(self._store.images(tiles, self._tile_px))
@@ -295,7 +294,7 @@ class TileDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: TrainingBatch, dataloader_idx: int) -> TrainingBatch:
         """Augment on the device; labels move with their images."""
-        return {name: self._augmented(name, stream_batch) for name, stream_batch in batch.items()}
+        return TrainingBatch((name, self._augmented(name, tiles)) for name, tiles in batch.items())
 
     def _augmented(self, name: str, batch: TileBatch) -> TileBatch:
         images, masks, pseudo_masks = batch.images, batch.masks, batch.pseudo_masks
@@ -304,9 +303,9 @@ class TileDataModule(LightningDataModule):
             images, geometry = augment(images, seed, self._augmentation, batch.offset, batch.total or None)
             masks = None if masks is None else geometry.apply_to_labels(masks)
             pseudo_masks = None if pseudo_masks is None else geometry.apply_to_labels(pseudo_masks)
-        return replace(
-            batch,
-            images=images,
-            masks=None if masks is None else masks.long(),
-            pseudo_masks=None if pseudo_masks is None else pseudo_masks.long(),
-        )
+        labels: dict[str, Any] = {
+            name: labels.long()
+            for name, labels in (("masks", masks), ("pseudo_masks", pseudo_masks))
+            if labels is not None
+        }
+        return replace(batch, images=images, **labels)

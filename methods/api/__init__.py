@@ -1,1 +1,55 @@
-"""What a method author imports."""
+"""Everything that a method author imports: ``from tissuebench.methods.api import Method, register, ...``.
+
+``tissuebench.methods.api.contract`` has the tests that every method passes; it needs pytest and is not imported here.
+"""
+
+from tissuebench.common.settings import Settings
+from tissuebench.datasets.types import (
+    IGNORE_LABEL,
+    ClassMap,
+    DiagnosisBatch,
+    MaskBatch,
+    PseudoMaskBatch,
+    Stream,
+    StreamName,
+    Supervision,
+    TagBatch,
+    TileBatch,
+    TrainingBatch,
+)
+from tissuebench.methods.api.method import ANNOTATED, Method, masked_cross_entropy
+from tissuebench.methods.api.registry import all_methods, find_method, register
+from tissuebench.methods.api.stage import Examination, Stage, Task, Trainable
+from tissuebench.methods.api.training_settings import RateSchedule, TrainingSettings
+from tissuebench.methods.losses.pooling import pooled
+from tissuebench.methods.networks import Segmenter, build_segmenter
+
+__all__ = [
+    "ANNOTATED",
+    "IGNORE_LABEL",
+    "ClassMap",
+    "DiagnosisBatch",
+    "Examination",
+    "MaskBatch",
+    "Method",
+    "PseudoMaskBatch",
+    "RateSchedule",
+    "Segmenter",
+    "Settings",
+    "Stage",
+    "Stream",
+    "StreamName",
+    "Supervision",
+    "TagBatch",
+    "Task",
+    "TileBatch",
+    "Trainable",
+    "TrainingBatch",
+    "TrainingSettings",
+    "all_methods",
+    "build_segmenter",
+    "find_method",
+    "masked_cross_entropy",
+    "pooled",
+    "register",
+]

@@ -15,17 +15,26 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from tissuebench.datasets.types import IGNORE_LABEL, ClassMap, Stream, Supervision, TileBatch, TrainingBatch
-from tissuebench.methods.api.method import Method, Task
-from tissuebench.methods.api.registry import find_method
-from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.api import (
+    IGNORE_LABEL,
+    ClassMap,
+    Method,
+    Stream,
+    StreamName,
+    Supervision,
+    Task,
+    TileBatch,
+    TrainingBatch,
+    TrainingSettings,
+    find_method,
+)
 from tissuebench.methods.networks.settings import Decoder, EncoderMode, NetworkSettings, Weights
 
 CLASS_MAP = ClassMap(
@@ -54,21 +63,23 @@ def make_method(
     seed: int = 0,
     encoder_mode: EncoderMode = EncoderMode.FINETUNE,
     settings: Mapping[str, object] | None = None,
-) -> Method:
+) -> Method[Any]:
     """The method with weights that depend on the seed alone, and default settings but for those given."""
     kind = find_method(name)
     torch.manual_seed(seed)
     return kind(make_task(encoder_mode), kind.Config.model_validate(dict(settings or {})))
 
 
-def make_batch(method: Method, seed: int = 0, step: int = 0) -> TrainingBatch:
+def make_batch(method: Method[Any], seed: int = 0, step: int = 0) -> TrainingBatch:
     """One step's tiles: blocks of class colours with noise, and the label that each stream asked for."""
     generator = torch.Generator().manual_seed(seed)
     layers = _layers_of_stages(method)
-    return {name: _stream_batch(stream, step, generator, layers) for name, stream in method.streams().items()}
+    return TrainingBatch(
+        (name, _stream_batch(stream, step, generator, layers)) for name, stream in method.streams().items()
+    )
 
 
-def _layers_of_stages(method: Method) -> dict[str, int]:
+def _layers_of_stages(method: Method[Any]) -> dict[str, int]:
     """How many pseudo-masks each stage gives a tile, as far as it names them."""
     stages = [stage for stage in type(method).stages(method.config, method.task.training) if stage.annotates]
     made = [(stage.name, stage.module(replace(method.task, training=stage.training), stage.config)) for stage in stages]
@@ -81,23 +92,23 @@ def _stream_batch(stream: Stream, step: int, generator: torch.Generator, layers:
     masks = blocks.repeat_interleave(_TILE_PX // 4, 1).repeat_interleave(_TILE_PX // 4, 2)
     colors = torch.tensor(CLASS_MAP.colors)[masks].permute(0, 3, 1, 2)
     noise = torch.randint(-20, 21, colors.shape, generator=generator)
-    batch = TileBatch(step=step, images=(colors + noise).clamp(0, 255).to(torch.uint8))
+    parts: dict[str, Any] = {"images": (colors + noise).clamp(0, 255).to(torch.uint8)}
     if stream.pseudo is not None:
-        batch = replace(batch, pseudo_masks=masks[:, None].repeat(1, layers[stream.pseudo] or 1, 1, 1))
+        parts["pseudo_masks"] = masks[:, None].repeat(1, layers[stream.pseudo] or 1, 1, 1)
     if stream.supervision is Supervision.MASKS:
         unlabelled = torch.rand(masks.shape, generator=generator) < 0.2
-        return replace(batch, masks=masks.masked_fill(unlabelled, IGNORE_LABEL))
-    if stream.supervision is Supervision.TAGS:
-        return replace(batch, tags=torch.nn.functional.one_hot(masks.flatten(1), n_classes).bool().any(dim=1))
-    if stream.supervision is Supervision.DIAGNOSIS:
+        parts["masks"] = masks.masked_fill(unlabelled, IGNORE_LABEL)
+    elif stream.supervision is Supervision.TAGS:
+        parts["tags"] = torch.nn.functional.one_hot(masks.flatten(1), n_classes).bool().any(dim=1)
+    elif stream.supervision is Supervision.DIAGNOSIS:
         has_a = torch.arange(stream.batch_size) % 2 == 0
         excluded = torch.zeros(stream.batch_size, n_classes, dtype=torch.bool)
         excluded[:, 3], excluded[:, 2] = has_a, ~has_a
-        return replace(batch, excluded=excluded)
-    return batch
+        parts["excluded"] = excluded
+    return stream.batch_type(step=step, **parts)
 
 
-def training_loss(method: Method, batch: TrainingBatch) -> Tensor:
+def training_loss(method: Method[Any], batch: TrainingBatch) -> Tensor:
     """One training step in training mode, with the global generator as the benchmark leaves it."""
     method.train()
     torch.manual_seed(0)
@@ -115,7 +126,7 @@ class MethodContract:
     method: ClassVar[str]
     settings: ClassVar[Mapping[str, object]] = {}
 
-    def make(self, seed: int = 0, encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Method:
+    def make(self, seed: int = 0, encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Method[Any]:
         """The method, small enough for a test."""
         return make_method(self.method, seed, encoder_mode, self.settings)
 
@@ -139,6 +150,10 @@ class MethodContract:
         assert streams
         for name, stream in streams.items():
             assert stream.batch_size > 0, name
+            if isinstance(name, StreamName):
+                assert issubclass(stream.batch_type, name.batch_type), (
+                    f"{name} is no stream of {name.batch_type.__name__}"
+                )
             assert stream.supervision in method.consumes | {Supervision.NONE}, name
 
     def test_loss_is_a_finite_scalar_whose_gradient_reaches_the_network(self) -> None:
@@ -162,29 +177,28 @@ class MethodContract:
 
     def test_tiles_without_a_labelled_pixel_give_a_finite_loss(self) -> None:
         method = self.make()
-        batch = {
-            name: replace(
-                b,
-                masks=None if b.masks is None else torch.full_like(b.masks, IGNORE_LABEL),
-                pseudo_masks=None if b.pseudo_masks is None else torch.full_like(b.pseudo_masks, IGNORE_LABEL),
-            )
-            for name, b in make_batch(method).items()
-        }
+        batch = make_batch(method)
+        for name, tiles in batch.items():
+            labels = {"masks": tiles.masks, "pseudo_masks": tiles.pseudo_masks}
+            nothing: dict[str, Any] = {
+                kind: torch.full_like(each, IGNORE_LABEL) for kind, each in labels.items() if each is not None
+            }
+            batch[name] = replace(tiles, **nothing)
         loss = training_loss(method, batch)
         assert torch.isfinite(loss)
         torch.autograd.backward(loss)
 
     def test_a_diagnosis_that_excludes_nothing_gives_a_finite_loss(self) -> None:
         method = self.make()
-        batch = {
-            name: replace(b, excluded=None if b.excluded is None else torch.zeros_like(b.excluded))
-            for name, b in make_batch(method).items()
-        }
+        batch = make_batch(method)
+        for name, tiles in batch.items():
+            if tiles.excluded is not None:
+                batch[name] = replace(tiles, excluded=torch.zeros_like(tiles.excluded))
         loss = training_loss(method, batch)
         assert torch.isfinite(loss)
         torch.autograd.backward(loss)
 
-    def test_learns_a_batch_by_heart(self) -> None:
+    def test_overfits_one_batch(self) -> None:
         method = self.make()
         batch = make_batch(method)
         optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
@@ -232,11 +246,10 @@ class MethodContract:
             return
         batch = make_batch(method)
         with torch.no_grad():
-            cached = {
-                name: replace(b, images=None, features=method.network.encode(b.images))
-                for name, b in batch.items()
-                if b.images is not None
-            }
+            cached = TrainingBatch(
+                (name, replace(tiles, images=None, features=method.network.encode(tiles.pixels)))
+                for name, tiles in batch.items()
+            )
         method.eval()
         for name, b in batch.items():
             with torch.no_grad():  # not the losses: a method may show images and features in views of their own

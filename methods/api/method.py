@@ -9,20 +9,17 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from tissuebench.common.settings import Settings
-from tissuebench.datasets.types import IGNORE_LABEL, Stream, Supervision
-from tissuebench.methods.api.stage import Stage, Task, Trainable, own_settings
+from tissuebench.datasets.types import IGNORE_LABEL, MaskBatch, Stream, StreamName, Supervision
+from tissuebench.methods.api.stage import SettingsT, Stage, Task, Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.losses.pooling import pooled
 from tissuebench.methods.networks import Segmenter, build_segmenter
 
-__all__ = ["ANNOTATED", "Method", "Stage", "Task", "Trainable", "masked_cross_entropy", "own_settings"]
-
-ANNOTATED = "annotated"
+ANNOTATED = StreamName("annotated", MaskBatch)
 """The stream of tiles with masks. All methods that have one call it so, hence all see the same tiles."""
 
 
-class Method(Trainable, ABC):
+class Method(Trainable[SettingsT], ABC):
     """A strategy: which labels it consumes, which tiles it wants, and its loss.
 
     A method is one file with a subclass under ``@register``, or an entry point ``tissuebench.methods`` of another
@@ -35,7 +32,20 @@ class Method(Trainable, ABC):
         consumes: kinds of supervision; labels of any other kind are refused at the door.
         controls: methods that must stand beside it in a table.
         fixed_budget: a budget that replaces the plan's (the upper bound always has all masks).
-        Config: settings of its own, all with defaults.
+        Config: its settings, all with defaults: the type in brackets, or a class of that name in the body.
+
+    Example:
+        >>> class MineSettings(Settings):
+        ...     weight: float = 0.5
+        >>> class Mine(Method[MineSettings]):
+        ...     name, summary, consumes = "mine", "half the cross-entropy", frozenset({Supervision.MASKS})
+        ...
+        ...     def streams(self):
+        ...         return {ANNOTATED: self.annotated_stream()}
+        ...
+        ...     def training_step(self, batch, batch_idx):
+        ...         tiles = batch[ANNOTATED]
+        ...         return self.config.weight * masked_cross_entropy(self.network(tiles.inputs), tiles.masks)
     """
 
     name: ClassVar[str]
@@ -43,9 +53,8 @@ class Method(Trainable, ABC):
     consumes: ClassVar[frozenset[Supervision]]
     controls: ClassVar[tuple[str, ...]] = ("supervised", "full")
     fixed_budget: ClassVar[str | None] = None
-    Config: ClassVar[type[Settings]] = Settings
 
-    def __init__(self, task: Task, config: Settings) -> None:
+    def __init__(self, task: Task, config: SettingsT) -> None:
         super().__init__(task, config)
         self.network: Segmenter = self.make_network()
 
@@ -59,7 +68,7 @@ class Method(Trainable, ABC):
         return dict(plan.get(cls.name, {}))
 
     @classmethod
-    def spending(cls, config: Settings) -> Mapping[Supervision, float]:
+    def spending(cls, config: SettingsT) -> Mapping[Supervision, float]:
         """How the method spends a budget in minutes: shares of ``masks`` and ``tags`` that add up to 1.
 
         By default all on masks if it consumes them, else all on tags, else nothing. A method that learns from both
@@ -77,7 +86,7 @@ class Method(Trainable, ABC):
         return {}
 
     @classmethod
-    def stages(cls, config: Settings, training: TrainingSettings) -> tuple[Stage, ...]:
+    def stages(cls, config: SettingsT, training: TrainingSettings) -> tuple[Stage, ...]:
         """The stages before the last one, which all trials train with the same step budget. None by default.
 
         ``inherit`` is given what each of them learnt; streams may ask for their pseudo-masks.

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from importlib.metadata import entry_points
+from typing import Any
 
 import tissuebench.methods
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.methods.api.method import Method
 
 ENTRY_POINT_GROUP = "tissuebench.methods"
-_registered: dict[str, type[Method]] = {}
+_registered: dict[str, type[Method[Any]]] = {}
 
 
-def register(method: type[Method]) -> type[Method]:
+def register(method: type[Method[Any]]) -> type[Method[Any]]:
     """Class decorator: makes a method known under its ``name``.
 
     Raises:
@@ -29,7 +30,7 @@ def register(method: type[Method]) -> type[Method]:
     return method
 
 
-def all_methods() -> dict[str, type[Method]]:
+def all_methods() -> dict[str, type[Method[Any]]]:
     """Every method that can be found, by name, sorted.
 
     Raises:
@@ -51,7 +52,7 @@ def all_methods() -> dict[str, type[Method]]:
     return dict(sorted(_registered.items()))
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str) -> type[Method[Any]]:
     """The method of that name.
 
     Raises:

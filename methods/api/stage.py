@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import torch
 from lightning.pytorch import LightningModule
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.color.white_background import WhiteBackground
-from tissuebench.datasets.types import ClassMap, Stream, Supervision, TileBatch, TrainingBatch
+from tissuebench.datasets.types import ClassMap, Stream, Supervision, TrainingBatch
 from tissuebench.methods.api.training_settings import RateSchedule, TrainingSettings
 from tissuebench.methods.networks.settings import NetworkSettings
 
@@ -52,31 +52,41 @@ class Task:
     white: WhiteBackground | None = None
 
 
-class Trainable(LightningModule, ABC):
+class Trainable(LightningModule, ABC, Generic[SettingsT]):
     """One stage: the tiles that it wants in each step, and its loss.
 
     It never reads a file, never logs to a service and never sees test data; the benchmark owns data, steps, seeds.
 
     Class attributes:
+        Config: its settings, all with defaults: the type in brackets, or a class of that name in the body.
         kind: identifies its stored results, as part of their key; unique to the class. The default is
             ``module:qualified name``, also for a subclass of a stage that sets its own. Set it to a fixed string before
             you rename or move the class: results stored under the old name are then still found.
     """
 
+    Config: ClassVar[type[Settings]] = Settings
     kind: ClassVar[str]
+    config: SettingsT
 
     def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401 - handed on to whoever takes them
         super().__init_subclass__(**options)
         if "kind" not in cls.__dict__:
             cls.kind = f"{cls.__module__}:{cls.__qualname__}"
+        if "Config" not in cls.__dict__:
+            named = [argument for base in cls.__dict__.get("__orig_bases__", ()) for argument in get_args(base)]
+            for settings in (each for each in named if isinstance(each, type) and issubclass(each, Settings)):
+                cls.Config = settings
 
-    def __init__(self, task: Task, config: Settings) -> None:
+    def __init__(self, task: Task, config: SettingsT) -> None:
         super().__init__()
+        if not isinstance(config, self.Config):
+            own = type(self)
+            raise TypeError(f"{own.__name__} needs {own.Config.__qualname__}, got {type(config).__qualname__}")
         self.task, self.config = task, config
         self._notes: list[str] = []
 
     @classmethod
-    def wants_images(cls, config: Settings) -> bool:
+    def wants_images(cls, config: SettingsT) -> bool:
         """Whether it needs images even where the features of a frozen encoder are cached."""
         return False
 
@@ -105,10 +115,13 @@ class Trainable(LightningModule, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has earlier stages but no inherit()")
 
-    def annotate(self, batch: TileBatch) -> Tensor:
+    def annotate(self, batch: Any) -> Tensor:  # noqa: ANN401 - each stage names the type that its stream gives
         """Pseudo-masks of tiles, (B, L, H, W) uint8 class ids, ``IGNORE_LABEL`` where none: L of them for each tile.
 
-        Called for each tile of the stream that a stage ``annotates``, as it is in the store, after the last step.
+        Called after the last step for each tile of the stream that a stage ``annotates``, as it is in the store.
+
+        Args:
+            batch: of the type that this stream gives, ``TagBatch`` for tags; its images are always there.
         """
         raise NotImplementedError(f"{type(self).__name__} annotates tiles but has no annotate()")
 
@@ -202,7 +215,7 @@ class Stage:
     """
 
     name: str
-    module: type[Trainable]
+    module: type[Trainable[Any]]
     config: Settings
     training: TrainingSettings
     consumes: frozenset[Supervision] = frozenset()
@@ -213,14 +226,3 @@ class Stage:
     def depends_on_budget(self) -> bool:
         """Whether another budget gives another result."""
         return bool(self.consumes & {Supervision.MASKS, Supervision.TAGS})
-
-
-def own_settings(stage: Trainable, kind: type[SettingsT]) -> SettingsT:
-    """The stage's settings as its own ``Config`` type.
-
-    Raises:
-        TypeError: it was built with settings of another kind.
-    """
-    if not isinstance(stage.config, kind):
-        raise TypeError(f"{type(stage).__name__} needs {kind.__qualname__}, got {type(stage.config).__qualname__}")
-    return stage.config

@@ -7,16 +7,22 @@ sees a stronger view. The first phase needs no label.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tissuebench.common.settings import Settings
-from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
-from tissuebench.methods.api.method import ANNOTATED
-from tissuebench.methods.api.stage import Examination, Task, own_settings
+from tissuebench.methods.api import (
+    ANNOTATED,
+    Examination,
+    Stream,
+    StreamName,
+    Supervision,
+    Task,
+    TileBatch,
+    TrainingBatch,
+)
 from tissuebench.methods.contrastive.distillation import (
     STUDENT_TEMPERATURE,
     TEACHER_TEMPERATURE,
@@ -33,7 +39,7 @@ from tissuebench.methods.teacher_student.stage import TeacherStudentSettings, Te
 from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
 
 GLOBAL, LOCAL = "global_distill", "local_distill"
-TISSUE = "tissue"
+TISSUE = StreamName("tissue", TileBatch)
 STUDENT = "pupil.network."
 """What the names of the student's network's weights begin with in a stage's state."""
 _VECTOR, _POOL = 512, 8
@@ -69,6 +75,9 @@ class LocalSettings(GlobalSettings):
     local_weight: float = Field(1.0, ge=0)
 
 
+GlobalT = TypeVar("GlobalT", bound=GlobalSettings)
+
+
 class StudentWithHeads(nn.Module):
     """A network and the heads that make vectors of its maps.
 
@@ -89,18 +98,19 @@ class StudentWithHeads(nn.Module):
         return cast("Tensor", self.global_head(self.network.deepest(inputs)))
 
 
-class GlobalDistillation(TeacherStudentStage):
-    """``L_g``: a tile's similarities to tiles of before, those of the student as those of the teacher. No label."""
+class TileDistillation(TeacherStudentStage[GlobalT]):
+    """What both phases do: a tile's similarities to earlier tiles, the student's drawn to the teacher's.
 
-    kind = "tissuebench.methods.contrast.stages:GlobalDistillation"
+    Attributes:
+        pupil: the student; stored weights have this name.
+    """
 
-    def __init__(self, task: Task, config: Settings) -> None:
+    def __init__(self, task: Task, config: GlobalT) -> None:
         super().__init__(task, config)
-        self.settings = own_settings(self, GlobalSettings)
-        self.pupil = StudentWithHeads(task, self.settings, local=isinstance(self.settings, LocalSettings))
+        self.pupil = StudentWithHeads(task, config, local=isinstance(config, LocalSettings))
         self.predictor = GlobalPredictor(_VECTOR)
-        self.queue = KeyQueue(self.settings.queue, (_VECTOR,), torch.default_generator)
-        self.teach(self.settings)
+        self.queue = KeyQueue(config.queue, (_VECTOR,), torch.default_generator)
+        self.teach()
 
     @property
     def student(self) -> nn.Module:
@@ -116,13 +126,6 @@ class GlobalDistillation(TeacherStudentStage):
         """Tissue of all training patients, each as often."""
         return {TISSUE: Stream(Supervision.NONE, self.task.training.batch_size)}
 
-    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """The distillation of tiles."""
-        inputs = batch[TISSUE].inputs
-        with torch.no_grad():
-            keys = self.teaching.tile_vectors(inputs)
-        return self.distilled(self.pupil.tile_vectors(self.settings.of(inputs)), keys)
-
     def distilled(self, vectors: Tensor, keys: Tensor) -> Tensor:
         """The loss of the student's vectors (B, 512); the teacher's keys (B, 512) then join the queue."""
         loss = distillation_loss(self.predictor(vectors), keys, self.queue.keys, *self.temperatures)
@@ -132,7 +135,7 @@ class GlobalDistillation(TeacherStudentStage):
     @property
     def temperatures(self) -> tuple[float, float]:
         """Of student and teacher."""
-        return self.settings.student_temperature, self.settings.teacher_temperature
+        return self.config.student_temperature, self.config.teacher_temperature
 
     def examine(self, images: Tensor, generator: torch.Generator) -> Examination:
         """Beside each tile the one of the others that the student finds most similar."""
@@ -151,7 +154,20 @@ class GlobalDistillation(TeacherStudentStage):
         return stacked(maps.decoder, cast("tuple[int, int]", size))
 
 
-class LocalDistillation(GlobalDistillation):
+class GlobalDistillation(TileDistillation[GlobalSettings]):
+    """``L_g``: the distillation between tiles. No label."""
+
+    kind = "tissuebench.methods.contrast.stages:GlobalDistillation"
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
+        """The distillation of tiles."""
+        inputs = batch[TISSUE].inputs
+        with torch.no_grad():
+            keys = self.teaching.tile_vectors(inputs)
+        return self.distilled(self.pupil.tile_vectors(self.config.of(inputs)), keys)
+
+
+class LocalDistillation(TileDistillation[LocalSettings]):
     """``L = L_sup + k_g L_g + k_l L_l``: masks of the budget, and distillation of tiles and of windows of their logits.
 
     In the official code half of each batch is annotated and all of it is distilled; here tiles of all training patients
@@ -160,14 +176,13 @@ class LocalDistillation(GlobalDistillation):
 
     kind = "tissuebench.methods.contrast.stages:LocalDistillation"
 
-    def __init__(self, task: Task, config: Settings) -> None:
+    def __init__(self, task: Task, config: LocalSettings) -> None:
         super().__init__(task, config)
-        self.local = own_settings(self, LocalSettings)
         n_classes = len(task.class_map)
-        self.window = max(2, round(task.tile_px * self.local.window_share))
+        self.window = max(2, round(task.tile_px * self.config.window_share))
         n_windows = len(window_offsets(task.tile_px, self.window, self.window // 2))
         self.window_predictor = LocalPredictor(n_classes)
-        self.window_queue = KeyQueue(self.local.queue, (n_windows, n_classes * _POOL * _POOL), torch.default_generator)
+        self.window_queue = KeyQueue(self.config.queue, (n_windows, n_classes * _POOL * _POOL), torch.default_generator)
 
     def streams(self) -> Mapping[str, Stream]:
         """Annotated tiles, classes balanced, and tissue of all training patients."""
@@ -193,20 +208,19 @@ class LocalDistillation(GlobalDistillation):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """All three."""
         annotated, inputs = batch[ANNOTATED], batch[TISSUE].inputs
-        assert annotated.masks is not None  # noqa: S101 - a masks stream has masks
         logits = self.pupil.network.maps(annotated.inputs).logits
-        loss = self.local.supervised_loss.of(logits, annotated.masks)
+        loss = self.config.supervised_loss.of(logits, annotated.masks)
         with torch.no_grad():
             taught = self.teaching.network.maps(inputs)
             keys, window_keys = self.teaching.global_head(taught.deepest), self.window_vectors(self.teaching, taught)
-        learnt = self.pupil.network.maps(self.local.of(inputs))
+        learnt = self.pupil.network.maps(self.config.of(inputs))
         tiles = self.distilled(self.pupil.global_head(learnt.deepest), keys)
         vectors = self.window_predictor(self.window_vectors(self.pupil, learnt))
         local = window_distillation_loss(
-            vectors, window_keys, self.window_queue.keys, *self.temperatures, self.local.anchors
+            vectors, window_keys, self.window_queue.keys, *self.temperatures, self.config.anchors
         )
         self.window_queue.push(window_keys)
-        return loss + self.local.global_weight * tiles + self.local.local_weight * local
+        return loss + self.config.global_weight * tiles + self.config.local_weight * local
 
     def window_vectors(self, pupil: StudentWithHeads, maps: DecoderMaps) -> Tensor:
         """(B, W, 64 K) of the windows of logits."""

@@ -11,9 +11,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tissuebench.common.settings import Settings
-from tissuebench.datasets.types import Stream, Supervision, TrainingBatch
-from tissuebench.methods.api.stage import Examination, Task, own_settings
+from tissuebench.methods.api import (
+    Examination,
+    Settings,
+    Stream,
+    StreamName,
+    Supervision,
+    Task,
+    TileBatch,
+    TrainingBatch,
+)
 from tissuebench.methods.denoising.sampling import denoised, sampled
 from tissuebench.methods.denoising.schedule import NoiseSchedule, Reduction, ScheduleKind, denoising_loss
 from tissuebench.methods.networks.diffusion_unet import DiffusionUNet, published_initialisation
@@ -22,7 +29,7 @@ from tissuebench.methods.networks.time_conditioned import TimedDenoiser
 from tissuebench.methods.networks.unet_segmenter import resized
 from tissuebench.methods.teacher_student.averaging import Averaging
 
-TISSUE = "tissue"
+TISSUE = StreamName("tissue", TileBatch)
 _SHOWN_STEPS, _SAMPLING_STEPS = (100, 300, 600), 25
 AVERAGED = "average.module."
 """What the names of averaged weights begin with in the stage's state; ``network.`` those of the last step."""
@@ -101,7 +108,7 @@ def build_unet(settings: DenoiserSettings, out_channels: int) -> DiffusionUNet:
     return unet.to(memory_format=torch.channels_last)
 
 
-class Denoising(Averaging):
+class Denoising(Averaging[DenoisingSettings]):
     """Learns to predict the noise in tiles of any training patient; no label is used.
 
     ``L = mean of w_t mean over pixels of (eps - eps_hat(x_t, t))^2``, t uniform over the steps, x_t as
@@ -110,19 +117,18 @@ class Denoising(Averaging):
 
     kind = "tissuebench.methods.denoising.pretraining:Denoising"
 
-    def __init__(self, task: Task, config: Settings) -> None:
+    def __init__(self, task: Task, config: DenoisingSettings) -> None:
         super().__init__(task, config)
-        self.settings = own_settings(self, DenoisingSettings)
-        self.schedule = NoiseSchedule(self.settings.schedule)
-        self.network = build_denoiser(task.network, self.settings)
+        self.schedule = NoiseSchedule(self.config.schedule)
+        self.network = build_denoiser(task.network, self.config)
         self.average: AveragedModel | None = None
-        if self.settings.average is not None:
-            averaged = get_ema_multi_avg_fn(self.settings.average)  # type: ignore[no-untyped-call]
+        if self.config.average is not None:
+            averaged = get_ema_multi_avg_fn(self.config.average)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.network, multi_avg_fn=averaged, use_buffers=True)
             self.average.requires_grad_(False)
 
     @classmethod
-    def wants_images(cls, config: Settings) -> bool:
+    def wants_images(cls, config: DenoisingSettings) -> bool:
         """Noise is added to images; features of clean ones are of no use."""
         return True
 
@@ -132,16 +138,15 @@ class Denoising(Averaging):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """The weighted squared error of the noise."""
-        clean = self._cut(batch[TISSUE].images) * 2 - 1
+        clean = self._cut(batch[TISSUE].pixels) * 2 - 1
         t = torch.randint(len(self.schedule.betas), (len(clean),), device=clean.device)
         noise = torch.randn_like(clean)
         noisy = self.schedule.noised(clean, noise, t).contiguous(memory_format=torch.channels_last)
-        weights = self.schedule.weights(t, self.settings.gamma)
-        return denoising_loss(self.network(noisy, t), noise, weights, self.settings.reduction)
+        weights = self.schedule.weights(t, self.config.gamma)
+        return denoising_loss(self.network(noisy, t), noise, weights, self.config.reduction)
 
-    def _cut(self, images: Tensor | None) -> Tensor:
-        assert images is not None  # noqa: S101 - the stage wants images
-        edge, size = self.settings.crop_px, images.shape[-1]
+    def _cut(self, images: Tensor) -> Tensor:
+        edge, size = self.config.crop_px, images.shape[-1]
         if edge is None or edge >= size:
             return images
         top, left = torch.randint(size - edge + 1, (2,)).tolist()
@@ -160,7 +165,7 @@ class Denoising(Averaging):
         predicted = self._predict(self.schedule.noised(clean, noise, t), t)
         # Not ``denoising_loss``: one process alone looks, and that asks the others.
         errors = (noise - predicted.float()).square().mean(dim=(1, 2, 3))
-        loss = (self.schedule.weights(t, self.settings.gamma) * errors).mean()
+        loss = (self.schedule.weights(t, self.config.gamma) * errors).mean()
         columns = {"image": clean}
         for step in _SHOWN_STEPS:
             at = torch.full_like(t, step)

@@ -11,12 +11,22 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tissuebench.common.settings import Settings
 from tissuebench.datasets.color.white_background import white_mask
-from tissuebench.datasets.types import IGNORE_LABEL, Stream, Supervision, TileBatch, TrainingBatch
 from tissuebench.errors import ConfigError
-from tissuebench.methods.api.stage import Task, Trainable, own_settings
-from tissuebench.methods.losses.pooling import pooled
+from tissuebench.methods.api import (
+    IGNORE_LABEL,
+    Settings,
+    Stream,
+    StreamName,
+    Supervision,
+    TagBatch,
+    Task,
+    TileBatch,
+    Trainable,
+    TrainingBatch,
+    pooled,
+)
+from tissuebench.methods.api.stage import SettingsT
 from tissuebench.methods.networks.settings import Architecture, EncoderMode
 from tissuebench.methods.pseudo_labels.attention_dropout import AttentionSchedule, DropoutForm
 from tissuebench.methods.pseudo_labels.pseudo_masks import (
@@ -97,7 +107,7 @@ def build_classifier(task: Task, settings: ClassifierSettings) -> TagClassifier:
     )
 
 
-class _TagStage(Trainable):
+class _TagStage(Trainable[SettingsT]):
     """What both stages know of tags: which classes no tile shows, and what else people should be told.
 
     Buffers:
@@ -105,11 +115,11 @@ class _TagStage(Trainable):
         seen: (K,) bool, classes with at least one.
     """
 
-    stream: ClassVar[str] = "tagged"
+    stream: ClassVar = StreamName("tagged", TagBatch)
     counts: Tensor
     seen: Tensor
 
-    def __init__(self, task: Task, config: Settings) -> None:
+    def __init__(self, task: Task, config: SettingsT) -> None:
         super().__init__(task, config)
         n_classes = len(task.class_map)
         self.register_buffer("counts", torch.zeros(n_classes, dtype=torch.int64))
@@ -143,7 +153,7 @@ class _TagStage(Trainable):
         return layers
 
 
-class TagClassification(_TagStage):
+class TagClassification(_TagStage[ClassifierSettings]):
     """Learns which classes a tile shows, and annotates tiles with what its maps say at three depths.
 
     ``L = mean over tiles, heads and classes with a positive tag of BCE(sigmoid(z), tag)``: the multi-label soft margin
@@ -152,11 +162,10 @@ class TagClassification(_TagStage):
 
     kind = "tissuebench.methods.tagging:TagClassification"
 
-    def __init__(self, task: Task, config: Settings) -> None:
+    def __init__(self, task: Task, config: ClassifierSettings) -> None:
         super().__init__(task, config)
-        self.settings = own_settings(self, ClassifierSettings)
-        self.classifier = build_classifier(task, self.settings)
-        form = self.settings.attention
+        self.classifier = build_classifier(task, config)
+        form = config.attention
         self._schedule = None if form is None else AttentionSchedule(form)
 
     @property
@@ -167,13 +176,12 @@ class TagClassification(_TagStage):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Binary cross-entropy of all heads on classes that some tile shows."""
         tiles = batch[self.stream]
-        assert tiles.tags is not None  # noqa: S101 - the stream has them
-        epoch = int(self.progress * self.settings.attention_epochs)
+        epoch = int(self.progress * self.config.attention_epochs)
         keep = None if self._schedule is None else self._schedule.keep(epoch)
-        logits = self.classifier(tiles.inputs, keep, self.settings.attention_divisor)
+        logits = self.classifier(tiles.inputs, keep, self.config.attention_divisor)
         return tag_loss(logits, tiles.tags, self.seen)
 
-    def annotate(self, batch: TileBatch) -> Tensor:
+    def annotate(self, batch: TagBatch) -> Tensor:
         """Pseudo-masks of the three depths, (B, 3, H, W) uint8.
 
         A tile with several tags whose maps are the same everywhere says nothing and is not annotated.
@@ -181,10 +189,9 @@ class TagClassification(_TagStage):
         Raises:
             ValueError: the maps are not finite.
         """
-        assert batch.tags is not None and batch.images is not None  # noqa: S101 - as stored, from a tags stream
-        looks_through = self.settings.maps is MapSource.GRAD_CAM or self.settings.backbone is Architecture.PAPER
-        size = cast("tuple[int, int]", tuple(batch.images.shape[-2:]))
-        cams = self.classifier.activation_maps(batch.images if looks_through else batch.inputs, size)
+        looks_through = self.config.maps is MapSource.GRAD_CAM or self.config.backbone is Architecture.PAPER
+        size = cast("tuple[int, int]", tuple(batch.pixels.shape[-2:]))
+        cams = self.classifier.activation_maps(batch.pixels if looks_through else batch.inputs, size)
         if not bool(cams.isfinite().all()):
             raise ValueError("activation maps are not finite: the classifier diverged; lower classifier_rate")
         tags = batch.tags & self.seen
@@ -192,7 +199,7 @@ class TagClassification(_TagStage):
         return self.finished(layers, batch)
 
     def _masks(self, cams: Tensor, tags: Tensor) -> Tensor:
-        settings = self.settings
+        settings = self.config
         scores = min_max(cams, Scale.JOINT if settings.rule is Rule.JOINT else Scale.PER_CLASS)
         if settings.rule is Rule.SHARED_THRESHOLD:
             shared = ~torch.tensor(self.task.class_map.dependent, device=cams.device)
@@ -230,16 +237,13 @@ def tag_loss(logits: Tensor, tags: Tensor, seen: Tensor) -> Tensor:
     return pooled(losses.masked_fill(~counted, 0).sum(), counted.sum())
 
 
-class Fill(_TagStage):
+class Fill(_TagStage[Settings]):
     """Fills each tile with the rarest of its tags; there is nothing to train.
 
     What any use of activation maps must beat: it has the same labels without the method's idea.
     """
 
     kind = "tissuebench.methods.tagging:Fill"
-
-    class Config(Settings):
-        """No settings."""
 
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)
@@ -254,9 +258,8 @@ class Fill(_TagStage):
         """Nothing."""
         return self.unused * 0
 
-    def annotate(self, batch: TileBatch) -> Tensor:
+    def annotate(self, batch: TagBatch) -> Tensor:
         """The rarest class everywhere, (B, 1, H, W) uint8."""
-        assert batch.tags is not None and batch.images is not None  # noqa: S101 - as stored, from a tags stream
         classes = fill(batch.tags, self.counts)
-        height, width = batch.images.shape[-2:]
+        height, width = batch.pixels.shape[-2:]
         return self.finished(classes[:, None, None, None].expand(-1, 1, height, width), batch)

@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from tissuebench.methods.api.stage import Trainable
+from tissuebench.methods.api.stage import SettingsT, Trainable
 
 
-class Averaging(Trainable):
+class Averaging(Trainable[SettingsT]):
     """Averages as part of each step, and not after it, so that a checkpoint holds both."""
 
     @property

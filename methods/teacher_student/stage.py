@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import Field
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from tissuebench.common.settings import Settings
 from tissuebench.methods.networks.settings import Architecture
 from tissuebench.methods.teacher_student.averaging import Averaging
 from tissuebench.methods.teacher_student.strong_view import StrongView
@@ -32,7 +31,10 @@ class TeacherStudentSettings(StrongView):
     teacher_buffers: TeacherBuffers = TeacherBuffers.COPY
 
 
-class TeacherStudentStage(Averaging):
+TeacherStudentT = TypeVar("TeacherStudentT", bound=TeacherStudentSettings)
+
+
+class TeacherStudentStage(Averaging[TeacherStudentT]):
     """A stage that averages its student as part of each step, so that checkpoints hold both.
 
     Attributes:
@@ -43,19 +45,20 @@ class TeacherStudentStage(Averaging):
     _keeps_mode = False
 
     @classmethod
-    def wants_images(cls, config: Settings) -> bool:
+    def wants_images(cls, config: TeacherStudentT) -> bool:
         """The U-Net has an encoder of its own."""
-        return isinstance(config, TeacherStudentSettings) and config.network is Architecture.PAPER
+        return config.network is Architecture.PAPER
 
     @property
     @abstractmethod
     def student(self) -> nn.Module:
         """What is averaged."""
 
-    def teach(self, settings: TeacherStudentSettings) -> None:
+    def teach(self) -> None:
         """Begin anew with a teacher that equals the student."""
-        self.teacher = build_teacher(self.student, settings.decay, settings.teacher_buffers, settings.decay_warm_up)
-        self._keeps_mode = settings.teacher_buffers is TeacherBuffers.OWN
+        config = self.config
+        self.teacher = build_teacher(self.student, config.decay, config.teacher_buffers, config.decay_warm_up)
+        self._keeps_mode = config.teacher_buffers is TeacherBuffers.OWN
         if not self._keeps_mode:
             self.teacher.eval()  # a copy has the student's mode, and Lightning leaves modes as they are
 

@@ -135,7 +135,14 @@ def test_a_stage_depends_on_what_it_learns_with_and_not_on_what_comes_after():
     for name in ("global_steps", "global_batch"):
         changed = keys(**{name: 9})
         assert changed[0] != plain[0] and changed[1] == plain[1], name
-    later = {"strong": 0.5, "consistency": 0.5, "warm_up": 0.5, "cut_mix": False, "crowd": 2, "contrast": 0.0}
+    later = {
+        "strong": 0.5,
+        "consistency": 0.5,
+        "warm_up": 0.5,
+        "cut_mix": False,
+        "unlabelled_ratio": 2,
+        "contrast": 0.0,
+    }
     later |= {"weak": 0.5, "queries": 9, "negatives": 9, "temperature": 0.1, "representation": 9, "rep_stride": 8}
     for name, value in later.items():
         assert AnatomicalContrast.Config(**{name: value}) != AnatomicalContrast.Config()
@@ -189,7 +196,7 @@ def test_the_first_phase_learns_the_teachers_similarities_without_any_label(netw
     teaching = twin.teacher.module.eval()
     with torch.no_grad():
         keys = teaching.global_head(teaching.network.deepest(tiles.images))
-    deepest = twin.pupil.network.deepest(view_of(tiles.images, twin.settings))
+    deepest = twin.pupil.network.deepest(view_of(tiles.images, twin.config))
     vectors = twin.predictor(twin.pupil.global_head(deepest))
     expected = divergence(vectors, keys, queue, 0.2, 0.05)
 
@@ -295,7 +302,7 @@ def test_the_second_phase_is_masks_and_both_distillations(network, anchors, dice
         taught = twin.teaching.network.maps(tiles.images)
         keys = twin.teaching.global_head(taught.deepest)
         window_keys = window_vectors_by_hand(twin.teaching, taught.logits, window)
-    learnt = twin.pupil.network.maps(view_of(tiles.images, twin.settings))
+    learnt = twin.pupil.network.maps(view_of(tiles.images, twin.config))
     vectors = twin.predictor(twin.pupil.global_head(learnt.deepest))
     of_windows = window_vectors_by_hand(twin.pupil, learnt.logits, window).unflatten(2, (K, 64))
     for layer in twin.window_predictor:  # 1x1 convolutions: matrices over the classes
@@ -450,7 +457,7 @@ def test_the_contrast_of_labels_and_confident_pixels_is_added(weak):
     method = made(contrast=0.5, **said).train()
     if weak == "median":
         weak = float(copy.deepcopy(method).lesson(batch[UNLABELLED]).confidence.median())
-        method.contrastive = method.contrastive.model_copy(update={"weak": weak})
+        method.config = method.config.model_copy(update={"weak": weak})
     else:
         method = made(contrast=0.5, weak=weak, **said).train()
     seen = watched(method)
@@ -513,7 +520,7 @@ def test_every_grid_fits_tiles_that_are_no_multiple_of_the_stride(network, px):
             cached = {name: method.network.encode(one.images) for name, one in batch.items()}
         batch = {name: replace(one, images=None, features=cached[name]) for name, one in batch.items()}
     for step in (1, 2, 4, 8, 16):
-        method.contrastive = method.contrastive.model_copy(update={"rep_stride": step})
+        method.config = method.config.model_copy(update={"rep_stride": step})
         seen = watched(method)
         loss = loss_of(method, batch)
         maps, labels, probabilities = seen["contrasted"]

@@ -140,7 +140,15 @@ def pasted_by_hand(values, boxes):
 @pytest.mark.parametrize("cut_mix", [True, False])
 def test_is_what_the_formula_says(network, cut_mix):
     """Boxes, view and dropout drawn in the same order, everything else anew."""
-    config = {"cut_mix": cut_mix, "consistency": 0.7, "color": 0.3, "hue": 0.1, "blur": 0.8, "crowd": 2, **network}
+    config = {
+        "cut_mix": cut_mix,
+        "consistency": 0.7,
+        "color": 0.3,
+        "hue": 0.1,
+        "blur": 0.8,
+        "unlabelled_ratio": 2,
+        **network,
+    }
     method = learning(**config)
     batch = make_batch(method)
     with torch.no_grad():
@@ -149,7 +157,7 @@ def test_is_what_the_formula_says(network, cut_mix):
         probabilities = method.teacher.module.eval()(batch[UNLABELLED].images).softmax(dim=1)
     confidence, labels = probabilities.max(dim=1)
     strong = float(confidence.median())
-    method.settings = method.settings.model_copy(update={"strong": strong})
+    method.config = method.config.model_copy(update={"strong": strong})
     twin = copy.deepcopy(method.network)
 
     torch.manual_seed(3)
@@ -432,12 +440,13 @@ def test_in_a_fit_a_teacher_may_keep_the_statistics_of_what_it_saw(fitted):
 # What it asks for, and says.
 
 
-@pytest.mark.parametrize("crowd", [1, 3])
-def test_it_asks_for_masks_and_for_a_crowd_of_other_tiles(crowd):
-    streams = made(crowd=crowd).streams()
+@pytest.mark.parametrize("ratio", [1, 3])
+@pytest.mark.parametrize("name", ["unlabelled_ratio", "crowd"])
+def test_it_asks_for_masks_and_for_other_tiles_in_a_ratio_under_either_name(name, ratio):
+    streams = made(**{name: ratio}).streams()
     assert {name: (one.supervision, one.batch_size) for name, one in streams.items()} == {
         ANNOTATED: (Supervision.MASKS, 2),
-        UNLABELLED: (Supervision.NONE, 2 * crowd),
+        UNLABELLED: (Supervision.NONE, 2 * ratio),
     }
     assert streams[ANNOTATED] == made(Supervised).streams()[ANNOTATED]
 

@@ -283,6 +283,6 @@ def test_the_papers_networks_take_the_place_of_both():
         found = method.eval().predict(torch.randint(0, 256, (1, 3, 40, 33), dtype=torch.uint8))
     assert found.shape == (1, K, 40, 33)
     torch.testing.assert_close(found.sum(dim=1), torch.ones(1, 40, 33))
-    classifier = build_classifier(method.task, method.settings)
+    classifier = build_classifier(method.task, method.config)
     assert sum(parameter.numel() for parameter in classifier.encoder.parameters()) == 105_070_912
-    assert method.settings.backbone is Architecture.PAPER
+    assert method.config.backbone is Architecture.PAPER

@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from tissuebench.common.settings import Settings
-from tissuebench.datasets.types import IGNORE_LABEL, Stream, Supervision
-from tissuebench.methods.api.method import ANNOTATED, Method, Stage, Trainable, masked_cross_entropy, own_settings
-from tissuebench.methods.networks import build_segmenter
+from tissuebench.methods.api import (
+    ANNOTATED,
+    IGNORE_LABEL,
+    Method,
+    Settings,
+    Stage,
+    Stream,
+    Supervision,
+    Trainable,
+    build_segmenter,
+    masked_cross_entropy,
+)
 from tissuebench.methods.supervised import Supervised
 
 PRETRAIN, CAM = "pretrain_of_a_test", "cam_of_a_test"
@@ -25,7 +32,7 @@ class PretrainSettings(Settings):
     noise: float = Field(0.1, ge=0)
 
 
-class Denoising(Trainable):
+class Denoising(Trainable[PretrainSettings]):
     """Label-free: a small head predicts the mean colour of each tile from noisy features."""
 
     @classmethod
@@ -34,7 +41,6 @@ class Denoising(Trainable):
 
     def __init__(self, task, config):
         super().__init__(task, config)
-        self.noise = own_settings(self, PretrainSettings).noise
         self.network = build_segmenter(task.network, len(task.class_map), task.tile_px)
         self.head = nn.Conv2d(len(task.class_map), 3, 1)
 
@@ -43,11 +49,11 @@ class Denoising(Trainable):
 
     def training_step(self, batch, batch_idx):
         images = batch["any"].images
-        noisy = (images + self.noise * torch.randn_like(images)).clamp(0, 1)
+        noisy = (images + self.config.noise * torch.randn_like(images)).clamp(0, 1)
         return functional.mse_loss(self.head(self.network(noisy)), images)
 
 
-class Classifier(Trainable):
+class Classifier(Trainable[Settings]):
     """From tags: class scores of a tile, and from them two layers of pseudo-masks."""
 
     def __init__(self, task, config):
@@ -74,18 +80,19 @@ class Classifier(Trainable):
         return torch.stack([sure, unsure], dim=1)
 
 
-class Staged(Method):
-    """Pretrain without labels, annotate from tags, then train on masks and pseudo-masks."""
+class StagedSettings(Settings):
+    pretrain_steps: int = Field(4, ge=1)
+    cam_steps: int = Field(3, ge=1)
+    noise: float = Field(0.1, ge=0)
+    weight: float = Field(0.5, ge=0)
 
-    class Config(Settings):
-        pretrain_steps: int = Field(4, ge=1)
-        cam_steps: int = Field(3, ge=1)
-        noise: float = Field(0.1, ge=0)
-        weight: float = Field(0.5, ge=0)
+
+class Staged(Method[StagedSettings]):
+    """Pretrain without labels, annotate from tags, then train on masks and pseudo-masks."""
 
     name = "staged"
     summary = "a method of a test with a label-free stage and one that annotates"
-    consumes: ClassVar = frozenset({Supervision.MASKS, Supervision.TAGS})
+    consumes = frozenset({Supervision.MASKS, Supervision.TAGS})
 
     @classmethod
     def stages(cls, config, training):
@@ -114,12 +121,12 @@ class Staged(Method):
         assert pseudo.pseudo_masks.shape[1] == 2
         loss = masked_cross_entropy(self.network(batch[ANNOTATED].inputs), batch[ANNOTATED].masks)
         weak = masked_cross_entropy(self.network(pseudo.inputs), pseudo.pseudo_masks[:, 1])
-        return loss + own_settings(self, Staged.Config).weight * weak
+        return loss + self.config.weight * weak
 
 
 class _Naughty(Supervised):
     summary = "for a test"
-    controls: ClassVar = ()
+    controls = ()
 
     def training_step(self, batch, batch_idx):
         if self.trainer.global_step == 3:
@@ -166,7 +173,7 @@ class Writing(Supervised):
 
     name = "writing"
     summary = "for a test"
-    controls: ClassVar = ()
+    controls = ()
 
     def __init__(self, task, config):
         super().__init__(task, config)
@@ -178,7 +185,7 @@ class Untidy(Supervised):
 
     name = "untidy"
     summary = "for a test"
-    controls: ClassVar = ()
+    controls = ()
 
     def training_step(self, batch, batch_idx):
         torch.set_num_threads(2)
@@ -197,7 +204,7 @@ class Dying(_Naughty):
 class BadStart(Supervised):
     name = "bad_start"
     summary = "for a test"
-    controls: ClassVar = ()
+    controls = ()
 
     @classmethod
     def stages(cls, config, training):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -91,7 +92,7 @@ class Sizes:
             self._records[key] = network.feature_variants * (values * _MAP_BYTES + _ORIENTATION_BYTES)
         return self._records[key]
 
-    def _size(self, task: SweepTask, kind: type[Trainable], config: Settings, training: TrainingSettings) -> Size:
+    def _size(self, task: SweepTask, kind: type[Trainable[Any]], config: Settings, training: TrainingSettings) -> Size:
         network: NetworkSettings = without_weights(task.trial.network)
         told = task_of(self._data[task.trial.dataset], network, training)
         parts = [task.trial.dataset, kind.__module__, kind.__qualname__]

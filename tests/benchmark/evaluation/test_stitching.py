@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tissuebench.evaluation import stitching
 from tissuebench.evaluation.canvas import LabelCanvas
-from tissuebench.evaluation.evaluate import stitching
 from tissuebench.evaluation.stitching import Stitching, strips
 from tissuebench.plans.schema import EvaluationSettings, Views
 

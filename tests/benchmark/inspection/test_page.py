@@ -22,8 +22,8 @@ from tissuebench.datasets.store.store_writer import StoreWriter
 from tissuebench.datasets.store.tile_store import StoreInfo
 from tissuebench.datasets.store.tiling import grid
 from tissuebench.datasets.types import ClassMap, LabelCosts
+from tissuebench.inspection import page as inspect_page
 from tissuebench.inspection.facts import inspect_store
-from tissuebench.inspection.facts import page as inspect_page
 from tissuebench.inspection.page import file_size, percent, summary, write_inspection
 
 VOID = {"meta", "img", "br", "hr", "input", "link", "col"}

@@ -40,7 +40,7 @@ def test_the_contrast_is_that_of_the_published_sizes_and_reaches_the_maps(method
     tiles, cells = contrast.ANNOTATED + contrast.OTHERS, 16
     assert [each[:3] for each in seen] == [((tiles * cells**2, 512), (tiles, 496, cells, cells), True)] * 2
     assert all(loss > 0 for *_, loss in seen)
-    assert (method.contrastive.queries, method.contrastive.negatives) == (256, 512)
+    assert (method.config.queries, method.config.negatives) == (256, 512)
 
 
 def test_what_is_printed(capsys):

@@ -17,8 +17,8 @@ from tissuebench.results.metrics import miou
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep import run_task as tasks
+from tissuebench.training import feature_cache as features
 from tissuebench.training.feature_cache import FeatureBank, compute_features, plan_features, training_tiles
-from tissuebench.training.fit import feature_cache as features
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 CPU = torch.device("cpu")

@@ -289,10 +289,10 @@ def test_two_runs_at_once_write_each_trial_once(home):
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("tracking", {"torch", "lightning", "zarr", "pandas"}), ("publisher", {"torch", "lightning", "wandb"})],
+    [("tracker", {"torch", "lightning", "zarr", "pandas"}), ("publisher", {"torch", "lightning", "wandb"})],
 )
 def test_publishing_imports_nothing_heavy(module, heavy):
-    script = f"import sys, tissuebench.{module}; print(sorted({heavy!r} & set(sys.modules)))"
+    script = f"import sys, tissuebench.tracking.{module}; print(sorted({heavy!r} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
 

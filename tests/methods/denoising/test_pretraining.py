@@ -216,7 +216,7 @@ def test_it_wants_tissue_without_labels_and_images_always():
     stage = made(**TINY)
     (stream,) = stage.streams().values()
     assert (stream.supervision, stream.batch_size, stream.pseudo) == (Supervision.NONE, 4, None)
-    assert Denoising.wants_images(stage.settings)
+    assert Denoising.wants_images(stage.config)
 
 
 def test_what_is_handed_on_is_the_average_of_all_steps(whole):

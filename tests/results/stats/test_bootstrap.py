@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tissuebench.errors import DataError
 from tissuebench.results import metrics
-from tissuebench.results.stats.bootstrap import bootstrap as stats
-from tissuebench.results.stats.bootstrap import small_samples as spread
+from tissuebench.results.stats import bootstrap as stats
+from tissuebench.results.stats import small_samples as spread
 
 
 @dataclass(frozen=True)

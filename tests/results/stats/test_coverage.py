@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from tissuebench.results.metrics import pixel_accuracy
-from tissuebench.results.stats.bootstrap import bootstrap as stats
+from tissuebench.results.stats import bootstrap as stats
 
 LOW, HIGH = 0.93, 0.97
 SHARES = [  # patient, replicate, seed, patient x run
