@@ -116,11 +116,11 @@ def _graph(found: Found, scratch: Path) -> Graph:
         raise ConfigError(f"trial {found.key} was never started; 'tissuebench run' with its plan does that")
     trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
     if trial.id != found.key:
-        raise ConfigError(f"trial {found.key}: this release would run another trial from its job ({trial.id})")
+        raise ConfigError(f"trial {found.key}: this release would run a different trial from its job ({trial.id})")
     folder = dataset_folder(found.home, trial.dataset)
     data = PlannedData(TileStore(folder / "store.zarr"), Split.read(folder / "split.json"))
     if (data.store.content_hash, data.split.sha256) != (trial.store_sha256, trial.split_sha256):
-        raise DataError(f"{folder}: store or split is no longer the one that trial {found.key} was run on")
+        raise DataError(f"{folder}: store or split is not the one that trial {found.key} was run on")
     return build_graph([trial], data, scratch)
 
 

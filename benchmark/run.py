@@ -68,7 +68,7 @@ def open_data(dataset: str, data_root: Path | None, home: Path, display: Progres
     """The dataset's store and split, made first if they are not there; errors as ``ensure_store``."""
     made = ensure_store(find_recipe(dataset, data_root), home, data_root, display.phase)
     if made.quarantine:
-        display.note(f"{len(made.quarantine)} slides are left out; 'tissuebench data inspect {dataset}' says why")
+        display.note(f"{len(made.quarantine)} slides are left out; see why with 'tissuebench data inspect {dataset}'")
     return PlannedData(made.store, made.split)
 
 
@@ -81,7 +81,7 @@ def prepare(request: BenchRequest) -> Sweep:
     plan = load_plan(request.plan, request.overrides)
     methods = request.methods or tuple(plan.methods)
     if not methods:
-        raise ConfigError(f"plan {request.plan!r} names no methods; say which (METHOD=… or --method …)")
+        raise ConfigError(f"plan {request.plan!r} names no methods; choose some (METHOD=… or --method …)")
     configured(plan, methods)  # what is wrong is told before hours of ingest
     find_executor(plan.compute.executor)
     trials: dict[str, list[Trial]] = defaultdict(list)
@@ -103,7 +103,7 @@ def bench(request: BenchRequest) -> BenchResult:
 
     Raises:
         TissueBenchError: bad input or configuration; found before anything is trained.
-        KeyboardInterrupt: interrupted; the same request goes on where it was.
+        KeyboardInterrupt: interrupted; the same request picks up where it left off.
     """
     sweep = prepare(request)
     compute = sweep.plan.compute

@@ -156,7 +156,7 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
     @property
     def _head(self) -> RepresentationHead:
         if self.representation is None:
-            raise ValueError("there is no contrast at weight 0")
+            raise ValueError("contrast has weight 0: there is no head for it")
         return self.representation
 
     def _contrasted(self, maps: DecoderMaps, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

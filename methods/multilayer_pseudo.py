@@ -91,9 +91,9 @@ class MultilayerPseudoSettings(ClassifierSettings):
         if len(set(self.layers)) != len(self.layers) or len(self.weights) != len(self.layers):
             raise ValueError(f"{len(self.weights)} weights for the layers {', '.join(self.layers)}")
         if list(self.layers) != [layer for layer in LAYERS if layer in self.layers]:
-            raise ValueError(f"layers {', '.join(self.layers)}: they go from shallow to deep")
+            raise ValueError(f"layers {', '.join(self.layers)}: order them from shallow to deep")
         if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-6:
-            raise ValueError(f"weights {', '.join(map(str, self.weights))}: they must not be negative, sum 1")
+            raise ValueError(f"weights {', '.join(map(str, self.weights))}: they must be non-negative and sum to 1")
         return self
 
 
@@ -117,7 +117,8 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
                 )
             if task.training.batch_size < 2:
                 raise ConfigError(
-                    f"training.batch_size 1: methods.{self.name}.backbone 'paper' normalises over a batch"
+                    f"training.batch_size 1: methods.{self.name}.backbone 'paper' normalises over the batch and "
+                    "needs at least 2"
                 )
             # It has no cached features, and nobody asks it for any: the encoder is fine-tuned.
             self.network = PaperSegmenter(task.network.weights, len(task.class_map))  # type: ignore[assignment]

@@ -57,4 +57,4 @@ def test_the_wheel_in_an_empty_environment_runs_the_smoke_plan(tmp_path):
     assert miou["multilayer_pseudo", "minutes:60"]["mean"] > miou["full", "masks:all"]["mean"] - 0.05
     again = run(*command, cwd=elsewhere)
     assert again.stdout == first.stdout
-    assert "27 of 27 trials are finished already" in again.stderr
+    assert "27 of 27 trials are already finished" in again.stderr

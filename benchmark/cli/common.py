@@ -1,11 +1,12 @@
-"""What the groups of the command line share: exit codes, options, and commands that suggest the nearest name."""
+"""Shared parts of the command line: exit codes, common options, help pages in sections, suggestions."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,28 +15,67 @@ from tissuebench.errors import TissueBenchError
 if TYPE_CHECKING:
     from rich.console import Console
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+_OTHER = "Other options"
+
 EXIT_BAD_INPUT, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 2, 3, 130
 
-HOME = click.option(
-    "--home",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=lambda: Path(os.environ.get("TISSUEBENCH_HOME", ".")),
-    show_default="TISSUEBENCH_HOME or here",
-    help="Folder that holds data/ and runs/.",
-)
-DATASET = click.option("--dataset", default="synthetic", show_default=True, help="See 'tissuebench data list'.")
-DATA_ROOT = click.option(
-    "--data-root", type=click.Path(path_type=Path), default=None, help="Folder with the dataset's source files."
-)
+
+class Command(click.Command):
+    """A command whose options stand in sections, with an example at the end of its help.
+
+    Args:
+        example: one command line.
+    """
+
+    def __init__(self, *args: Any, example: str = "", **options: Any) -> None:  # noqa: ANN401 - handed on to click
+        super().__init__(*args, **options)
+        self.example = example
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each section under its title, those without one at the end."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                sections.setdefault(vars(parameter).get("section", _OTHER), []).append(record)
+        for title in sorted(sections, key=lambda title: title == _OTHER):
+            with formatter.section(title if len(sections) > 1 else "Options"):
+                formatter.write_dl(sections[title])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        write_example(formatter, self.example)
 
 
 class Commands(click.Group):
-    """A group that suggests the nearest command for a mistyped one."""
+    """A group that lists its commands in sections and suggests the nearest one for a typing error.
+
+    Args:
+        example: one command line.
+    """
+
+    command_class = Command
+
+    def __init__(self, *args: Any, example: str = "", **options: Any) -> None:  # noqa: ANN401 - handed on to click
+        super().__init__(*args, **options)
+        self.example = example
+        self.sections: dict[str, str] = {}
+
+    def add(self, section: str, *commands: click.Command) -> None:
+        """Add commands under a title of the help."""
+        for command in commands:
+            self.add_command(command)
+            self.sections[command.name or ""] = section
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command named first among ``args``."""
+        """Find the command named first among ``args``.
+
+        Raises:
+            TissueBenchError: no such command; suggests the nearest.
+        """
         from tissuebench.errors import unknown_name
 
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
@@ -43,24 +83,74 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which they were written."""
+        """Return names in the order of definition."""
         return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each section under its title."""
+        width = formatter.width - 6 - max(map(len, self.commands))
+        titles = dict.fromkeys(self.sections.get(name, "Commands") for name in self.commands)
+        for title in titles:
+            names = [name for name in self.commands if self.sections.get(name, "Commands") == title]
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the example."""
+        write_example(formatter, self.example)
+
+
+def write_example(formatter: click.HelpFormatter, example: str) -> None:
+    """Write an example as the last section of a help page."""
+    if example:
+        with formatter.section("Example"):
+            formatter.write(f"  {example}\n")
+
+
+def section(title: str, *options: Decorator) -> Decorator:
+    """Put options under a title in the help of a command."""
+
+    def under_title(command: Callable[..., Any]) -> Callable[..., Any]:
+        before = len(getattr(command, "__click_params__", ()))
+        for option in reversed(options):
+            command = option(command)
+        for parameter in getattr(command, "__click_params__", ())[before:]:
+            vars(parameter)["section"] = title
+        return command
+
+    return under_title
+
+
+HOME = click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=lambda: Path(os.environ.get("TISSUEBENCH_HOME", ".")),
+    show_default="$TISSUEBENCH_HOME, else the current folder",
+    help="Folder that holds data/ and runs/.",
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+DATASET = click.option(
+    "--dataset", default="synthetic", show_default=True, help="Name of a dataset; 'tissuebench data list' lists them."
+)
+DATA_ROOT = click.option(
+    "--data-root", type=click.Path(path_type=Path), default=None, help="Folder with the dataset's source files."
+)
 
 
 def listed(values: tuple[str, ...]) -> tuple[str, ...]:
-    """The values of an option that may be given several times or as a,b."""
+    """Return the values of an option that may be repeated or given as a,b."""
     return tuple(part.strip() for value in values for part in value.split(",") if part.strip())
 
 
 def stderr() -> Console:
-    """Where progress and notes go."""
+    """Return the console for progress and notes."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def stdout(record: bool = False) -> Console:
-    """Where what was asked for goes; of a fixed width where nobody looks at it. ``record`` for export."""
+    """Return the console for results, 120 columns wide unless it is a terminal; ``record`` allows exports."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False, record=record)

@@ -1,4 +1,4 @@
-"""``tissuebench data``: datasets, and how they become stores."""
+"""``tissuebench data``: list, download, ingest and inspect datasets."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tissuebench.cli.common import DATA_ROOT, EXIT_SOME_FAILED, HOME, Commands, listed, stderr, stdout
+from tissuebench.cli.common import AS_JSON, DATA_ROOT, EXIT_SOME_FAILED, HOME, Commands, listed, section, stderr, stdout
 
 if TYPE_CHECKING:
     from tissuebench.datasets.store.pyramid import Codec
     from tissuebench.datasets.types import StainNormalisation
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, example="tissuebench data ingest folder --data-root my_slides")
 def data() -> None:
-    """Datasets: what there is, and how it becomes a store."""
+    """List, download, ingest and inspect datasets."""
 
 
-@data.command("list")
+@data.command("list", example="tissuebench data list")
 @HOME
 def list_(home: Path) -> None:
-    """The datasets that have a recipe.
+    """List all datasets.
 
-    Wherever a dataset is named, NAME@56 is NAME in tiles of 56 px: a store, results and tables of its own.
+    NAME@56 is dataset NAME in tiles of 56 px, with its own store, results and tables; all commands accept it.
     """
     from tissuebench.datasets.catalog import find_recipe, recipe_names
 
@@ -38,17 +38,21 @@ def list_(home: Path) -> None:
         elif recipe.generate is not None:
             state = "drawn on demand"
         else:
-            state = "'data fetch' downloads it" if recipe.downloads and not recipe.by_hand else "not ingested"
+            state = (
+                "download it with 'tissuebench data fetch'"
+                if recipe.downloads and not recipe.by_hand
+                else "not ingested"
+            )
         click.echo(f"{name:14} {recipe.title}; {recipe.licence}; {state}")
 
 
-@data.command()
+@data.command(example="tissuebench data fetch glas")
 @click.argument("dataset")
 @HOME
 def fetch(dataset: str, home: Path) -> None:
-    """Download DATASET's files, checked and resumable.
+    """Download DATASET, with checksums; interrupted downloads resume.
 
-    Where a source needs a hand, it says which file to put where; the same command then goes on.
+    If a file must be downloaded manually, the command says which one and where to put it; then run it again.
     """
     from tissuebench.common.progress import ProgressDisplay
     from tissuebench.datasets.catalog import find_recipe
@@ -58,23 +62,35 @@ def fetch(dataset: str, home: Path) -> None:
     recipe = find_recipe(dataset)
     with ProgressDisplay(stderr()) as display:
         folder = fetch_files(recipe, source_folder(home, recipe), display.phase, display.note)
-    click.echo(f"{folder}: complete; 'tissuebench data ingest {dataset}' makes the store")
+    click.echo(f"{folder}: complete; convert it with 'tissuebench data ingest {dataset}'")
 
 
-@data.command()
+@data.command(example="tissuebench data ingest folder --data-root my_slides --stain macenko")
 @click.argument("dataset")
-@DATA_ROOT
-@click.option("--workers", type=click.IntRange(min=1), help="Processes; by default as many as the files are worth.")
-@click.option("--strict", is_flag=True, help="Stop at the first slide that cannot be used.")
-@click.option("--update", is_flag=True, help="Change a sealed store: take in what is new, drop what is gone.")
-@click.option("--codec", type=click.Choice(["lz4", "zstd", "none"]), default="lz4", show_default=True)
-@click.option(
-    "--stain",
-    type=click.Choice(["none", "macenko", "reinhard"]),
-    default="none",
-    show_default=True,
-    help="Bring every slide's stain to one reference.",
+@section(
+    "Source",
+    DATA_ROOT,
+    click.option("--strict", is_flag=True, help="Stop at the first unusable slide."),
+    click.option("--update", is_flag=True, help="Update a sealed store: add new slides, drop removed ones."),
 )
+@section(
+    "Store",
+    click.option(
+        "--codec",
+        type=click.Choice(["lz4", "zstd", "none"]),
+        default="lz4",
+        show_default=True,
+        help="Compression of the pixels.",
+    ),
+    click.option(
+        "--stain",
+        type=click.Choice(["none", "macenko", "reinhard"]),
+        default="none",
+        show_default=True,
+        help="Normalise the stain of all slides to one reference.",
+    ),
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes; default: chosen from number and size of files.")
 @HOME
 def ingest(
     dataset: str,
@@ -86,12 +102,12 @@ def ingest(
     stain: StainNormalisation,
     home: Path,
 ) -> None:
-    """Make DATASET's store from its slides and annotations.
+    """Convert the slides and annotations of DATASET to a tile store.
 
-    DATASET@56 is DATASET in tiles of 56 px, beside that of its own tile size.
+    DATASET@56 converts it in tiles of 56 px, beside the store with its own tile size.
 
-    A slide that cannot be used is left out and listed with its reason, and the exit code is 3. Interrupted or killed,
-    the same command goes on where it was.
+    Unusable slides are left out and listed with the reason; the exit code is then 3. After an interruption or a crash
+    the same command picks up where it left off.
     """
     from tissuebench.common.progress import ProgressDisplay
     from tissuebench.datasets.catalog import find_recipe
@@ -113,13 +129,13 @@ def ingest(
         raise SystemExit(EXIT_SOME_FAILED)
 
 
-@data.command()
+@data.command(example="tissuebench data inspect synthetic --verify")
 @click.argument("dataset")
 @DATA_ROOT
-@click.option("--verify", "verified", is_flag=True, help="Also read every pixel and compare with the seal.")
+@click.option("--verify", "verified", is_flag=True, help="Also read every pixel and compare it with the seal.")
 @HOME
 def inspect(dataset: str, data_root: Path | None, verified: bool, home: Path) -> None:
-    """Write a page with thumbnails, classes, patients, costs and what was left out."""
+    """Write an HTML page: thumbnails, classes, patients, costs, slides left out."""
     from tissuebench.common.progress import ProgressDisplay
     from tissuebench.datasets.catalog import find_recipe
     from tissuebench.datasets.ingest.ingest import dataset_folder, ensure_store
@@ -137,13 +153,23 @@ def inspect(dataset: str, data_root: Path | None, verified: bool, home: Path) ->
     click.echo(page)
 
 
-@data.command()
+@data.command(example="tissuebench data budgets synthetic --budget masks:3p,minutes:60 --method complementary")
 @click.argument("dataset", default="synthetic")
 @DATA_ROOT
-@click.option("--budget", "budgets", multiple=True, help="May be given several times, or as a,b.")
-@click.option("--replicate", "replicates", multiple=True, type=click.IntRange(min=0), default=(0, 1, 2))
-@click.option("--method", "methods", multiple=True, help="Who spends the minutes of budgets like minutes:60.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--budget", "budgets", multiple=True, help="Repeat or write a,b; default: masks:1p,3p,25%,all.")
+@click.option(
+    "--replicate",
+    "replicates",
+    multiple=True,
+    type=click.IntRange(min=0),
+    default=(0, 1, 2),
+    show_default=True,
+    help="Number of the draw; may be repeated.",
+)
+@click.option(
+    "--method", "methods", multiple=True, help="Method whose spending rule applies to budgets such as minutes:60."
+)
+@AS_JSON
 @HOME
 def budgets(
     dataset: str,
@@ -154,7 +180,7 @@ def budgets(
     as_json: bool,
     home: Path,
 ) -> None:
-    """What each budget buys: patients, slides, tiles and pixels of each class, and what it is assumed to cost."""
+    """Show what each budget buys and its assumed cost: patients, slides, tiles, pixels of each class."""
     from tissuebench.common.progress import ProgressDisplay
     from tissuebench.datasets.labels.draw_budget import ALL_ON_MASKS
     from tissuebench.inspection.budgets import describe_budgets, print_budgets, to_json

@@ -1,4 +1,4 @@
-"""The ``tissuebench`` command: parses and calls. Heavy imports stay inside command bodies."""
+"""Entry point of the ``tissuebench`` command. Heavy imports stay inside command bodies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tissuebench.cli.common import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     HOME,
+    Command,
     Commands,
+    section,
 )
 from tissuebench.cli.data import data
 from tissuebench.cli.perf import perf
@@ -25,28 +27,36 @@ from tissuebench.errors import TissueBenchError
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option("--debug", is_flag=True, help="Show the trace of an expected failure.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an expected failure.")
 @click.version_option(package_name="tissuebench")
 def cli(debug: bool) -> None:
     """Which weak-supervision strategy is worth a pathologist's time?
 
     \b
-    tissuebench run --method complementary      compare it with its controls and print the table
-    tissuebench results table                   the table again, from what is stored
-    tissuebench method new NAME                 begin a method of your own, in one file
+    tissuebench run --method complementary      compare a method with its controls, print the leaderboard
+    tissuebench results table                   print the leaderboard again from stored results
+    tissuebench method new NAME                 start a method of your own, in one file
     """  # noqa: D301 - \b is click's mark for lines to be kept as they are
 
 
-@cli.command()
+@click.command(
+    cls=Command,
+    short_help="Train and evaluate trials, then print the leaderboard.",
+    example="tissuebench run --method complementary --budget masks:3p,minutes:60 --seed 0,1,2",
+)
 @PLAN_OPTIONS
-@click.option("--retry-failed", is_flag=True, help="Run tasks again that failed before.")
-@click.option("--dry-run", is_flag=True, help="List the trials and stop.")
-@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+@section(
+    "Execution",
+    click.option("--retry-failed", is_flag=True, help="Run failed tasks again."),
+    click.option("--dry-run", is_flag=True, help="List the trials without running them."),
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the leaderboard as JSON.")
 @HOME
 def run(planned: Planned, retry_failed: bool, dry_run: bool, as_json: bool, home: Path) -> None:
-    """Train and score what is not finished yet, then print the table.
+    """Train and evaluate all unfinished trials, then print the leaderboard.
 
-    Interrupted or killed, the same command goes on where it was. Typed twice at once, the two share the work.
+    After an interruption or a crash the same command picks up where it left off. Two identical commands that run at
+    the same time share the work.
     """
     from tissuebench.run import bench, prepare, states_of_trials
 
@@ -61,18 +71,14 @@ def run(planned: Planned, retry_failed: bool, dry_run: bool, as_json: bool, home
         raise SystemExit(EXIT_SOME_FAILED)
 
 
-for command in (data, plan, status, trial, results, predict, perf):
-    cli.add_command(command)
-
-
-@cli.group(cls=Commands)
+@click.group(cls=Commands, example="tissuebench method new entropy_minimisation")
 def method() -> None:
-    """Methods: what is compared, and how to add one."""
+    """List methods, start a new one, check it against the contract."""
 
 
-@method.command("list")
+@method.command("list", example="tissuebench method list")
 def method_list() -> None:
-    """Every method, in tree or from another package."""
+    """List all methods, those of installed plug-ins included."""
     from tissuebench.methods.api.registry import all_methods
 
     for name, kind in all_methods().items():
@@ -80,17 +86,23 @@ def method_list() -> None:
         click.echo(f"{name:16} {kind.summary}{origin}")
 
 
-@method.command()
+@method.command(example="tissuebench method new entropy_minimisation")
 @click.argument("name")
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("methods"), show_default=True)
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    default=Path("methods"),
+    show_default=True,
+    help="Existing folder to write NAME.py into.",
+)
 def new(name: str, folder: Path) -> None:
-    """Write a method to begin with: one file, nothing else to edit."""
+    """Write a working method to start from; nothing else needs editing."""
     from tissuebench.cli.scaffold import write_method
 
-    click.echo(f"{write_method(name, folder)}: change its loss, then 'tissuebench method check {name}'")
+    click.echo(f"{write_method(name, folder)}: edit its loss, then run 'tissuebench method check {name}'")
 
 
-@method.command()
+@method.command(example="tissuebench method check complementary")
 @click.argument("name")
 def check(name: str) -> None:
     """Run the contract tests on method NAME."""
@@ -99,8 +111,14 @@ def check(name: str) -> None:
     raise SystemExit(check_method(name))
 
 
+cli.add("Run experiments", run, plan, status, trial)
+cli.add("Prepare data", data)
+cli.add("Use results", results, predict)
+cli.add("Extend and measure", method, perf)
+
+
 def main() -> None:
-    """Run the command; expected failures become one line and exit code 2."""
+    """Run the command line; expected failures print one line and exit with code 2."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -116,8 +134,11 @@ def main() -> None:
         raise SystemExit(0) from None
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "tissuebench"
-        click.echo(f"tissuebench: {error.format_message()} ('{where} --help' shows what there is)", err=True)
+        click.echo(f"tissuebench: {error.format_message()} (see '{where} --help')", err=True)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except (KeyboardInterrupt, click.Abort) as error:
-        click.echo(f"tissuebench: interrupted; {str(error) or 'the same command goes on where it was'}", err=True)
+        click.echo(
+            f"tissuebench: interrupted; {str(error) or 'run the same command again to pick up where it left off'}",
+            err=True,
+        )
         raise SystemExit(EXIT_INTERRUPTED) from None

@@ -1,4 +1,4 @@
-"""The options that say what is compared and where it runs, for all commands that read a plan."""
+"""Options shared by all commands that read a plan: what to compare, and where to run it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tissuebench.cli.common import listed
+from tissuebench.cli.common import listed, section
 from tissuebench.errors import TissueBenchError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan, and what replaces parts of it."""
+    """A plan and the options that override parts of it."""
 
     methods: tuple[str, ...]
     datasets: tuple[str, ...]
@@ -29,10 +29,10 @@ class Planned:
     overrides: tuple[str, ...]
 
     def request(self, home: Path, retry_failed: bool = False) -> BenchRequest:
-        """What the main job is asked for.
+        """Build the request for ``tissuebench.run.bench``.
 
         Raises:
-            TissueBenchError: a data root that belongs to no dataset.
+            TissueBenchError: a data root belongs to no dataset.
         """
         from tissuebench.run import BenchRequest
 
@@ -45,30 +45,39 @@ class Planned:
                 roots[self.datasets[0]] = Path(given)
             else:
                 raise TissueBenchError(
-                    f"--data-root {given!r}: say DATASET=FOLDER, with one of the datasets of --dataset"
+                    f"--data-root {given!r}: write DATASET=FOLDER, where DATASET is one of those of --dataset"
                 )
         return BenchRequest(self.methods, self.plan, home, self.datasets, roots, self.overrides, retry_failed)
 
 
 _OPTIONS = (
-    click.option("--method", "methods", multiple=True, help="Several times, or as a,b; default: the plan's."),
-    click.option("--dataset", "datasets", multiple=True, help="See 'tissuebench data list'; default: the plan's."),
-    click.option(
-        "--data-root", "data_roots", multiple=True, metavar="FOLDER",
-        help="The dataset's source files; DATASET=FOLDER where there are several datasets.",
+    section(
+        "Comparison",
+        click.option("--method", "methods", multiple=True, help="Repeat or write a,b; default: the plan's methods."),
+        click.option("--dataset", "datasets", multiple=True, help="Repeat or write a,b; default: the plan's datasets."),
+        click.option(
+            "--data-root", "data_roots", multiple=True, metavar="FOLDER",
+            help="Source files of the dataset; DATASET=FOLDER if there are several datasets.",
+        ),
+        click.option("--plan", "plan", default="smoke", show_default=True, help="A built-in plan, or a YAML file."),
+        click.option("--budget", "budgets", multiple=True, help="Replace the plan's: masks:3p, masks:25%, minutes:60."),
+        click.option("--seed", "seeds", multiple=True, help="Replace the plan's seeds."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace one key of the plan."),
     ),
-    click.option("--plan", "plan", default="smoke", show_default=True, help="A plan that ships, or a YAML file."),
-    click.option("--budget", "budgets", multiple=True, help="Replaces the plan's: masks:3p, masks:25%, masks:all."),
-    click.option("--seed", "seeds", multiple=True, help="Replaces the plan's seeds."),
-    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replaces one key of the plan."),
-    click.option("--executor", default=None, help="local (default), slurm, ray or inline: where tasks run."),
-    click.option("--gpus", multiple=True, help="Ids of the GPUs to use; default: all there are."),
-    click.option("--slots", type=int, default=None, help="Tasks at once on this machine; default: one a GPU, or core."),
+    section(
+        "Execution",
+        click.option("--executor", default=None, help="local (default), slurm, ray or inline."),
+        click.option("--gpus", multiple=True, help="Ids of the GPUs to use; default: all."),
+        click.option(
+            "--slots", type=int, default=None,
+            help="Tasks that run at once on this machine; default: one per GPU, else per core.",
+        ),
+    ),
 )  # fmt: skip
 
 
 def PLAN_OPTIONS(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of a plan; it gets them as one argument, ``planned``."""
+    """Add the options of a plan to a command, which receives them as one argument ``planned``."""
 
     @functools.wraps(command)
     def with_plan(
@@ -97,9 +106,10 @@ def PLAN_OPTIONS(command: Callable[..., Any]) -> Callable[..., Any]:
         planned = Planned(listed(methods), listed(datasets), data_roots, plan, tuple(replaced))
         return command(planned=planned, **others)
 
-    for option in reversed(_OPTIONS):
-        with_plan = option(with_plan)
-    return with_plan
+    decorated: Callable[..., Any] = with_plan
+    for options in reversed(_OPTIONS):
+        decorated = options(decorated)
+    return decorated
 
 
 def _axis(key: str, values: tuple[str, ...], option: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""``tissuebench predict``: a slide of one's own, labelled by a finished trial."""
+"""``tissuebench predict``: segment a slide with a finished trial's model."""
 
 from __future__ import annotations
 
@@ -6,24 +6,32 @@ from pathlib import Path
 
 import click
 
-from tissuebench.cli.common import HOME, stderr
+from tissuebench.cli.common import HOME, Command, stderr
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    short_help="Segment a slide with a trained method.",
+    example="tissuebench predict slides/S01.svs --trial 3f9a --out S01_predicted",
+)
 @click.argument("slide", type=click.Path(path_type=Path))
-@click.option("--trial", "trial_id", metavar="ID", required=True, help="A finished trial, by the beginning of its id.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to make; by default here, called SLIDE-ID.")
-@click.option("--mpp", type=float, help="Micrometres a pixel of SLIDE, in place of what the file says.")
-@click.option("--reader", default="", help="'tifffile', 'openslide', 'ome-zarr' or 'plain'; by default by the suffix.")
+@click.option(
+    "--trial", "trial_id", metavar="ID", required=True, help="Id of a finished trial, or its first characters."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder to create; default: SLIDE-ID in the current folder."
+)
+@click.option("--mpp", type=float, help="Micrometres per pixel of SLIDE; overrides the file.")
+@click.option("--reader", default="", help="tifffile, openslide, ome-zarr or plain; default: chosen from the suffix.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier prediction.")
 @HOME
 def predict(
     slide: Path, trial_id: str, out: Path | None, mpp: float | None, reader: str, overwrite: bool, home: Path
 ) -> None:
-    """Label SLIDE with a trained method, and print the folder that was made.
+    """Segment SLIDE with a trained method and print the folder that was created.
 
-    In it: labels.geojson for QuPath, labels.ome.zarr for napari, areas.csv with square millimetres of each class, and
-    prediction.json, which says what was made from what.
+    It holds labels.geojson for QuPath, labels.ome.zarr for napari, areas.csv with the area of each class in mm², and
+    prediction.json with the provenance.
     """
     from tissuebench.common.progress import ProgressDisplay
     from tissuebench.prediction.predict import PredictionRequest
@@ -33,7 +41,7 @@ def predict(
         try:
             made = predict_slide(PredictionRequest(slide, trial_id, home, out, mpp, reader, overwrite), display.phase)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("nothing was written; the same command begins anew") from None
+            raise KeyboardInterrupt("nothing was written; the same command starts over") from None
         for warning in made.warnings:
             display.note(f"warning: {warning}")
         for area in made.areas:

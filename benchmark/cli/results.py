@@ -1,4 +1,4 @@
-"""``tissuebench results``: the leaderboard, comparisons and exports of what is stored."""
+"""``tissuebench results``: leaderboard, comparisons, exports and report of stored results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tissuebench.cli.common import HOME, Commands, listed, stdout
+from tissuebench.cli.common import AS_JSON, HOME, Commands, listed, stdout
 from tissuebench.errors import DataError, TissueBenchError, unknown_name
 
 if TYPE_CHECKING:
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from tissuebench.results.tables.ranks import Ranking
 
 _DATASET = click.option("--dataset", default=None, help="Only this dataset.")
-_NOTHING = "no results yet: 'tissuebench run --method complementary' makes some"
+_NOTHING = "no results yet; start with 'tissuebench run --method complementary'"
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, example="tissuebench results table --ranks")
 def results() -> None:
-    """Results: the leaderboard from what is stored."""
+    """Print, compare, export and report stored results."""
 
 
-@results.command()
+@results.command(example="tissuebench results table --dataset synthetic --csv table.csv")
 @_DATASET
-@click.option("--all", "everything", is_flag=True, help="Also comparisons under other shared settings.")
-@click.option("--ranks", is_flag=True, help="Also ranks of the methods over the test patients of each dataset.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--all", "everything", is_flag=True, help="Also show results run with different shared settings.")
+@click.option("--ranks", is_flag=True, help="Also rank the methods over the test patients of each dataset.")
+@AS_JSON
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a CSV file.")
 @click.option("--svg", "svg_path", type=click.Path(dir_okay=False, path_type=Path), help="Also draw an SVG file.")
 @HOME
@@ -46,9 +46,9 @@ def table(
     svg_path: Path | None,
     home: Path,
 ) -> None:
-    """Scores with intervals and paired differences to the lower bound.
+    """Print the leaderboard: scores with intervals, paired differences to the lower bound.
 
-    Of two datasets or more, average ranks of the methods over them stand at the end.
+    With results on two or more datasets, it ends with average ranks of the methods over datasets.
     """
     from tissuebench.results.tables.leaderboard import build
 
@@ -57,20 +57,20 @@ def table(
     print_boards(boards, as_json, csv_path, svg_path, [] if as_json else _rankings(groups, ranks))
 
 
-@results.command()
+@results.command(example="tissuebench results compare complementary mean_teacher --budget masks:3p")
 @click.argument("methods", nargs=-1)
-@click.option("--budget", default=None, help="Of the one method (masks:all); of pairs, only this one.")
+@click.option("--budget", default=None, help="Budget of the reference (default: masks:all), or of all pairs.")
 @click.option(
     "--metric",
     "metrics",
     multiple=True,
     default=("miou", "balanced_accuracy"),
     show_default=True,
-    help="May be given several times, or as a,b.",
+    help="Repeat or write a,b.",
 )
-@click.option("--all-pairs", is_flag=True, help="All methods in pairs.")
+@click.option("--all-pairs", is_flag=True, help="Compare all methods in pairs.")
 @_DATASET
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@AS_JSON
 @HOME
 def compare(
     methods: tuple[str, ...],
@@ -81,14 +81,13 @@ def compare(
     as_json: bool,
     home: Path,
 ) -> None:
-    """Paired differences between METHODS.
+    """Print paired differences between METHODS.
 
-    None: everything to full. One: everything to it. Two or more: each to each
-    of the others, at every budget that they share.
+    Without METHODS everything is compared with full; with one, everything is compared with it; with two or more,
+    they are compared in pairs at every budget that both have.
 
-    With 95 % intervals, and Wilcoxon signed-rank tests over patients after Holm
-    over what is compared here. A method's settings, in brackets, are needed
-    where several arms have its name.
+    Differences come with 95 % intervals and Wilcoxon signed-rank tests over patients, with Holm's adjustment for all
+    comparisons printed. Add the settings in brackets if several variants of a method have results.
     """
     from tissuebench.results.render.terminal import render_comparisons
 
@@ -117,34 +116,34 @@ def compare(
         console.print(_NOTHING)
 
 
-@results.command()
+@results.command(example="tissuebench results export --format csv,latex --out tables")
 @click.option(
     "--format",
     "formats",
     multiple=True,
     default=("csv,latex,parquet",),
     show_default=True,
-    help="csv, latex, parquet, json; may be given several times, or as a,b.",
+    help="csv, latex, parquet, json; repeat or write a,b.",
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    show_default="runs/export of the home",
-    help="Folder, made if it is not there.",
+    show_default="HOME/runs/export",
+    help="Folder to write to; created if needed.",
 )
 @_DATASET
 @HOME
 def export(formats: tuple[str, ...], out: Path | None, dataset: str | None, home: Path) -> None:
-    """Write what stands behind the tables, a file each.
+    """Write the data behind the tables, one file each.
 
     \b
-    leaderboard   a row a (dataset, method, budget, metric); in LaTeX as a table
-    pairs         differences between any two methods
-    ranks         of the methods over datasets, of a single one over its patients
+    leaderboard   one row per (dataset, method, budget, metric); a table in LaTeX
+    pairs         differences between all pairs of methods
+    ranks         of the methods over datasets, or over the patients of one dataset
     efficiency    scores over minutes, minutes to 95 % of full
     compute       steps, samples, seconds, memory
-    patients      every score of every test patient of every trial
-    slides        confusion counts of every test slide of every trial
+    patients      scores of each test patient in each trial
+    slides        confusion counts of each test slide in each trial
     """  # noqa: D301 - \b is click's mark for lines to be kept as they are
     from tissuebench.results.export.export import export as export_results
     from tissuebench.results.export.export import formats_of
@@ -157,21 +156,21 @@ def export(formats: tuple[str, ...], out: Path | None, dataset: str | None, home
         click.echo(path)
 
 
-@results.command()
+@results.command(example="tissuebench results report --out report")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    show_default="runs/report of the home",
-    help="Folder to make; an earlier report in it is replaced.",
+    show_default="HOME/runs/report",
+    help="Folder to create; an earlier report there is replaced.",
 )
 @_DATASET
-@click.option("--all", "everything", is_flag=True, help="Also comparisons under other shared settings.")
+@click.option("--all", "everything", is_flag=True, help="Also show results run with different shared settings.")
 @HOME
 def report(out: Path | None, dataset: str | None, everything: bool, home: Path) -> None:
-    """Write a folder with a page for people that needs no network.
+    """Write an HTML report that works offline.
 
-    Tables, curves, paired differences, ranks, patients, classes, calibration,
-    costs, pictures and where everything comes from; figures as SVG and PDF.
+    It has tables, curves, paired differences, ranks, patients, classes, calibration, costs, example tiles and
+    provenance, with all figures as SVG and PDF.
     """
     from tissuebench.results.report.write import write_report
     from tissuebench.sweep.view.report_subjects import subjects
@@ -189,7 +188,7 @@ def print_boards(
     svg_path: Path | None = None,
     rankings: Sequence[Ranking] = (),
 ) -> None:
-    """Print tables, then ranks; or JSON of the rows and nothing else. Files are written beside that."""
+    """Print tables, then ranks, or only the rows as JSON; write the CSV and SVG files asked for."""
     from tissuebench.results.render.terminal import render, to_csv, to_json
 
     rows = [row for board in boards for row in board.rows]
@@ -220,7 +219,7 @@ def _stored(home: Path, dataset: str | None, everything: bool = False) -> list[l
 
 
 def _rankings(groups: Sequence[Sequence[TrialResult]], over_patients: bool) -> list[Ranking]:
-    """Over datasets where there are several, of each its newest group; over the patients of each if that is wanted."""
+    """Return ranks over the newest group of each dataset, if there are several, and over patients if asked."""
     newest: dict[str, Sequence[TrialResult]] = {}
     for group in groups:
         newest.setdefault(group[0].dataset, group)
@@ -255,7 +254,7 @@ def _to_reference(
 def _pairs(
     group: Sequence[TrialResult], methods: Sequence[str], budget: str | None, metrics: Sequence[str]
 ) -> list[PairRow]:
-    """Of these methods, or of all if none is named."""
+    """Compare these methods in pairs, or all if none is named."""
     from tissuebench.results.render.method_names import find_arm
     from tissuebench.results.tables.pairs import pairs
 

@@ -1,4 +1,4 @@
-"""``tissuebench plan``, ``status`` and ``trial``: a sweep before it runs, while it runs, and one trial of it."""
+"""``tissuebench plan``, ``status`` and ``trial``: preview a sweep, watch it, look at one of its trials."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from pathlib import Path
 
 import click
 
-from tissuebench.cli.common import EXIT_SOME_FAILED, HOME, Commands, stderr, stdout
+from tissuebench.cli.common import AS_JSON, EXIT_SOME_FAILED, HOME, Command, Commands, stderr, stdout
 from tissuebench.cli.plan_options import PLAN_OPTIONS, Planned
 
 _LOOK_SECONDS = 1.0
 _FOLLOW_SECONDS = 0.3
 
 TRIAL = click.argument("trial_id", metavar="ID")
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, example="tissuebench plan show --plan standard")
 def plan() -> None:
-    """Plans: what would run, before anything runs."""
+    """Preview a sweep before it runs."""
 
 
-@plan.command()
+@plan.command(example="tissuebench plan show --plan standard --set training.steps=1000")
 @PLAN_OPTIONS
 @AS_JSON
 @HOME
 def show(planned: Planned, as_json: bool, home: Path) -> None:
-    """Trials, what they share and what that saves, hours and disk space; trains nothing.
+    """Show trials, shared tasks, savings, hours and disk space of a plan.
 
-    Where no stored result says how long a step takes, a few steps are timed on random tiles.
+    Nothing is trained. If no stored result tells how long a step takes, a few steps are timed on random tiles.
     """
     from tissuebench.run import prepare
     from tissuebench.sweep.estimate.overview import overview, render
@@ -43,13 +42,16 @@ def show(planned: Planned, as_json: bool, home: Path) -> None:
         stdout().print(render(shown), soft_wrap=True)
 
 
-@click.command()
+@click.command(cls=Command, example="tissuebench status --watch")
 @click.argument("sweep", required=False)
-@click.option("--watch", is_flag=True, help="Look again every second until all is over.")
+@click.option("--watch", is_flag=True, help="Refresh every second until the sweep finishes.")
 @AS_JSON
 @HOME
 def status(sweep: str | None, watch: bool, as_json: bool, home: Path) -> None:
-    """How far the latest sweep is, or SWEEP; from any terminal that sees the folder."""
+    """Show the progress of the latest sweep, or of SWEEP.
+
+    Works from any terminal, on any machine that can read the folder.
+    """
     from rich.live import Live
 
     from tissuebench.sweep.state.record import latest_sweep
@@ -78,17 +80,20 @@ def status(sweep: str | None, watch: bool, as_json: bool, home: Path) -> None:
             seen = reader.read()
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, example="tissuebench trial show 3f9a")
 def trial() -> None:
-    """Trials: one of them, by the beginning of its id."""
+    """Show, follow or repeat a trial.
+
+    ID is a trial's id or its first characters.
+    """
 
 
-@trial.command("show")
+@trial.command("show", example="tissuebench trial show 3f9a")
 @TRIAL
 @AS_JSON
 @HOME
 def trial_show(trial_id: str, as_json: bool, home: Path) -> None:
-    """All that is known of a trial: settings, scores, seconds, environment, files, or why it failed."""
+    """Show a trial: settings, scores, timings, environment, files, or why it failed."""
     import json
 
     from tissuebench.cli.trial_page import render
@@ -101,19 +106,19 @@ def trial_show(trial_id: str, as_json: bool, home: Path) -> None:
         stdout().print(render(described), soft_wrap=True)
 
 
-@trial.command()
+@trial.command(example="tissuebench trial log 3f9a --follow")
 @TRIAL
-@click.option("--follow", is_flag=True, help="Go on until the trial is over.")
+@click.option("--follow", is_flag=True, help="Keep printing until the trial finishes.")
 @HOME
 def log(trial_id: str, follow: bool, home: Path) -> None:
-    """What the worker of a trial printed; the key of a shared stage does as well."""
+    """Print the log of a trial, or of a shared stage by its key."""
     from tissuebench.errors import ConfigError
     from tissuebench.sweep.jobs import State
     from tissuebench.sweep.view.lookup import find_logged
 
     found = find_logged(home, trial_id)
     if not follow and not found.log.is_file():
-        raise ConfigError(f"{found.log}: there is no log; {found.kind} {found.key} was never started")
+        raise ConfigError(f"{found.log}: no such log; {found.kind} {found.key} was never started")
     offset = 0
     while True:
         is_over = found.state in (State.DONE, State.FAILED, State.SKIPPED)  # before the last look
@@ -129,13 +134,16 @@ def log(trial_id: str, follow: bool, home: Path) -> None:
         time.sleep(_FOLLOW_SECONDS)
 
 
-@trial.command()
+@trial.command(example="tissuebench trial rerun 3f9a")
 @TRIAL
-@click.option("--executor", default="local", show_default=True, help="Where it runs.")
+@click.option("--executor", default="local", show_default=True, help="local, slurm, ray or inline.")
 @AS_JSON
 @HOME
 def rerun(trial_id: str, executor: str, as_json: bool, home: Path) -> None:
-    """Run one trial again and say whether the same bits come out; a stored result is kept in any case."""
+    """Run a trial again and report whether it reproduces bit for bit.
+
+    The stored result is never replaced.
+    """
     import json
     from dataclasses import asdict
 

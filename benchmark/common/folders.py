@@ -26,9 +26,11 @@ def require_free(folder: Path, marker: str, overwrite: bool) -> None:
     if not os.path.lexists(folder):
         return
     if not overwrite:
-        raise ConfigError(f"{folder}: exists already; replace it with --overwrite or name another with --out")
+        raise ConfigError(
+            f"{folder}: already exists; use --overwrite to replace it, or choose another folder with --out"
+        )
     if not (folder / marker).is_file():
-        raise ConfigError(f"{folder}: has no {marker}, hence is not replaced; name another folder with --out")
+        raise ConfigError(f"{folder}: has no {marker}, so it is not replaced; choose another folder with --out")
 
 
 @contextmanager
@@ -61,7 +63,7 @@ def made_aside(folder: Path) -> Iterator[Path]:
 
 def _lock(handle: int, work: Path, folder: Path) -> None:
     """The lock is the kernel's and is gone with its owner, however that ends."""
-    busy = f"{folder}: another process writes it just now; wait for it, or name another folder"
+    busy = f"{folder}: another process is writing it; wait for it, or choose another folder"
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

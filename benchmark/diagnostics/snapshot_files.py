@@ -34,5 +34,5 @@ def last_look(folder: Path) -> tuple[Mapping[str, float], Path] | None:
     try:
         figures: dict[str, float] = json.loads(last.read_bytes())
     except ValueError as error:
-        raise DataError(f"{last}: not the figures of a look ({error}); delete it") from None
+        raise DataError(f"{last}: not the figures of a snapshot ({error}); delete it") from None
     return figures, picture_of(last)

@@ -133,7 +133,9 @@ def _run_task(task: str, threads: int, processes: int, limits: Limits) -> str:
 def _connect(address: str) -> None:
     """Join the cluster once another process could: Ray's own attempts may last for minutes or end this process."""
     host, _, port = address.rpartition(":")
-    hint = "start one with `ray start`; if it has a token, this process needs RAY_AUTH_MODE and RAY_AUTH_TOKEN, too"
+    hint = (
+        "start one with `ray start`; if it uses a token, set RAY_AUTH_MODE and RAY_AUTH_TOKEN for this process as well"
+    )
     try:
         if host and port.isdecimal() and "/" not in host:
             socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()

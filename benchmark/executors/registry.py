@@ -48,6 +48,6 @@ def _from_entry_point(point: EntryPoint) -> Callable[[ComputeSettings, Path], Ex
     except Exception as error:
         raise ConfigError(f"entry point {point.value!r} of {ENTRY_POINT_GROUP} cannot be loaded: {error}") from error
     if not callable(loaded):
-        raise ConfigError(f"entry point {point.value!r} of {ENTRY_POINT_GROUP} makes no executor")
+        raise ConfigError(f"entry point {point.value!r} of {ENTRY_POINT_GROUP} does not return an executor")
     made: Callable[[ComputeSettings, Path], Executor] = loaded
     return made

@@ -123,7 +123,7 @@ class SlurmExecutor:
                     handles = [self._submitit.submit(task) for task in tasks]
             except (FailedJobError, FailedSubmissionError) as error:
                 if not self._submitted:
-                    raise ConfigError(f"compute.slurm: SLURM takes no jobs: {_one_line(str(error))}") from error
+                    raise ConfigError(f"compute.slurm: SLURM does not accept jobs: {_one_line(str(error))}") from error
                 return
             del self._gathered[: len(batch)]
             now = time.monotonic()
@@ -135,7 +135,7 @@ class SlurmExecutor:
         """Tasks that SLURM was not told of before the stop."""
         if not self._stopping:
             return []
-        dropped = [Ended(job.key, Outcome.INTERRUPTED, "was not submitted yet") for job in self._gathered]
+        dropped = [Ended(job.key, Outcome.INTERRUPTED, "not submitted yet") for job in self._gathered]
         self._gathered.clear()
         return dropped
 
@@ -166,7 +166,7 @@ class SlurmExecutor:
                 continue
             del self._submitted[job_id]
             outcome = Outcome.INTERRUPTED if self._stopping else Outcome.LOST
-            detail = "SLURM knows no such job any more" if state is None else f"SLURM says {state}"
+            detail = "SLURM no longer knows this job" if state is None else f"SLURM says {state}"
             lost.append(Ended(submitted.key, outcome, f"{detail} (job {job_id})", now - submitted.started))
         return lost
 
@@ -212,7 +212,7 @@ def _check(settings: SlurmSettings, options: Mapping[str, str | int | bool]) -> 
             f"work in {settings.minutes} minutes; lower it, or raise compute.slurm.minutes"
         )
     if shutil.which("sbatch") is None:
-        raise ConfigError("compute.executor: slurm needs SLURM's commands, and there is no sbatch on PATH")
+        raise ConfigError("compute.executor: slurm needs SLURM's commands, but sbatch is not on PATH")
     flags = [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
     with _as_if_outside_of_jobs():
         asked = run_slurm("sbatch", "--test-only", *flags, "--wrap=true")

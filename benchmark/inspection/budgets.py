@@ -108,15 +108,15 @@ def print_budgets(console: Console, rows: Sequence[BudgetRow]) -> None:
         cells += [str(row.tiles) if row.class_tiles else "-", f"{row.minutes:.4g}", f"{row.hours:.3g}"]
         table.add_row(*map(Text, [*cells, *(_of_class(row, name) for name in classes)]))
     console.print(table)
-    console.print(Text("\nOf each class: tiles that show it, and below them its annotated pixels."))
+    console.print(Text("\nFor each class: tiles that show it, and below them its annotated pixels."))
     prices = {row.kind: row.assumed_minutes for row in rows}
     said = [f"{_LABELS[kind]} {minutes:g} min a {_UNITS[kind]}" for kind, minutes in prices.items()]
-    console.print(Text(f"Minutes are assumptions, not measured: {', '.join(said)} (costs of the dataset)."))
+    console.print(Text(f"Minutes are assumed, not measured: {', '.join(said)} (costs of the dataset)."))
     tags = [row for row in rows if row.min_tag_share is not None]
     if tags:
         untagged = max(row.untagged_tiles for row in tags)
         none = f"; those of up to {untagged} tiles name none" if untagged else ""
-        rule = f"Tags name the classes that cover at least {tags[0].min_tag_share:.4g} of a tile's annotated pixels"
+        rule = f"Tags list the classes that cover at least {tags[0].min_tag_share:.4g} of a tile's annotated pixels"
         console.print(Text(f"{rule}{none}."))
 
 

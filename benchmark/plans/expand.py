@@ -147,4 +147,4 @@ def check_part(data: PlannedData, part: str) -> None:
     """Raise ``ConfigError`` unless the split has patients in ``part``."""
     if not data.split.patients(part):
         filled = [name for name in ("train", "val", "test") if data.split.patients(name)]
-        raise ConfigError(f"evaluation.part: {unknown_name('part', part, filled)} (it has no patients)")
+        raise ConfigError(f"evaluation.part: {unknown_name('part', part, filled)} (that part has no patients)")

@@ -98,7 +98,7 @@ def load_plan(name_or_path: str, overrides: tuple[str, ...] = ()) -> Plan:
     elif name_or_path in plan_names():
         text = files("tissuebench.plans").joinpath(f"{name_or_path}.yaml").read_text()
     else:
-        raise ConfigError(unknown_name("plan", name_or_path, plan_names()) + "; or a path to a .yaml file")
+        raise ConfigError(unknown_name("plan", name_or_path, plan_names()) + "; or give a path to a .yaml file")
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -142,7 +142,7 @@ def _model_at(model: type[BaseModel], location: list[str]) -> type[BaseModel] | 
 def _apply(document: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--set {override!r}: say KEY=VALUE, for example training.steps=500")
+        raise ConfigError(f"--set {override!r}: write KEY=VALUE, for example training.steps=500")
     *parents, last = key.split(".")
     node = document
     for parent in parents:

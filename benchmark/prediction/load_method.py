@@ -76,12 +76,14 @@ def find_trained(home: Path, prefix: str) -> Trained:
     found = find_trial(home, prefix)
     state = found.state
     if state is not State.DONE:
-        raise ConfigError(f"trial {found.key} is {state.value}: only a finished one predicts ('tissuebench status')")
+        raise ConfigError(
+            f"trial {found.key} is {state.value}: only finished trials can predict (see 'tissuebench status')"
+        )
     job = found.job
     if job is None or not (found.folder / FITTED).is_file():
-        raise DataError(f"{found.folder / FITTED}: no such file, and without it the trial must be trained again")
+        raise DataError(f"{found.folder / FITTED}: no such file; without it the trial must be trained again")
     trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
     store = TileStore(dataset_folder(home, trial.dataset) / "store.zarr")
     if store.content_hash != trial.store_sha256:
-        raise DataError(f"{store.path}: is no longer the store that trial {found.key} was trained on")
+        raise DataError(f"{store.path}: is not the store that trial {found.key} was trained on")
     return Trained(found, trial, store)

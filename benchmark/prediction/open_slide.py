@@ -36,22 +36,24 @@ def open_trained_on(path: Path, mpp: float | None, given_mpp: float | None, read
             require_brightfield(slide.thumbnail(_THUMBNAIL_PX), str(path))
         level0_mpp = said if given_mpp is None else given_mpp
         if mpp is not None and level0_mpp is None:
-            raise DataError(f"{path}: does not say its resolution, and the trial was trained at {mpp:g} µm; give --mpp")
+            raise DataError(
+                f"{path}: does not state its resolution, and the trial was trained at {mpp:g} µm; give --mpp"
+            )
         opened = open_slide(path, mpp, given_mpp, reader)
     except DataError as error:
         raise DataError(str(error).partition(_MANIFEST_HINT)[0]) from None  # there is no manifest here
     warnings = []
     if said is not None and given_mpp is not None and abs(given_mpp / said - 1) > _ENLARGED - 1:
-        warnings.append(f"the file says {said:.4g} µm a pixel; {given_mpp:.4g} was given and taken")
+        warnings.append(f"the file says {said:.4g} µm a pixel; the given {given_mpp:.4g} is used")
     if mpp is None:
-        warnings.append("the training data do not say their resolution: the slide was predicted at its own")
+        warnings.append("the resolution of the training data is unknown: the slide was segmented at its own resolution")
     elif level0_mpp is not None and level0_mpp > mpp * _ENLARGED:
         warnings.append(
             f"the slide has {level0_mpp:.4g} µm a pixel, the training had {mpp:.4g}: it was enlarged, "
             "and details that the method has learnt to look for are not in it"
         )
     if opened.mpp is None:
-        warnings.append("the resolution of the slide is not known: areas are in pixels only; --mpp says it")
+        warnings.append("the resolution of the slide is unknown: areas are in pixels only; give it with --mpp")
     return opened, warnings
 
 

@@ -62,7 +62,7 @@ def slots_of(compute: ComputeSettings) -> list[Slot]:
     hands = [tuple(gpus[place::n_slots]) or (gpus[place % len(gpus)],) for place in range(n_slots)]
     if processes and processes > min(map(len, hands)):
         raise ConfigError(
-            f"compute.processes: {processes} processes a trial need as many GPUs in each slot; {len(gpus)} GPUs in "
+            f"compute.processes: {processes} processes per trial need as many GPUs in each slot; {len(gpus)} GPUs in "
             f"{n_slots} slots are fewer"
         )
     threads = compute.threads or max(1, cores // max(n_slots, len(gpus)))

@@ -60,15 +60,15 @@ class World:
         if not given:
             return ALONE
         if missing := [variable for variable in _VARIABLES.values() if variable not in environment]:
-            raise ConfigError(f"environment: {missing[0]} is missing beside the other TISSUEBENCH_* of a process")
+            raise ConfigError(f"environment: {missing[0]} is missing while other TISSUEBENCH_* variables are set")
         numbers = {}
         for name in ("rank", "local_rank", "size", "port"):
             if not given[name].isdecimal():
-                raise ConfigError(f"environment: {_VARIABLES[name]}={given[name]!r} is no number")
+                raise ConfigError(f"environment: {_VARIABLES[name]}={given[name]!r} is not a number")
             numbers[name] = int(given[name])
         if not 0 <= numbers["rank"] < numbers["size"]:
             raise ConfigError(
-                f"environment: TISSUEBENCH_RANK={numbers['rank']} is none of {numbers['size']} processes, which count "
+                f"environment: TISSUEBENCH_RANK={numbers['rank']} is not one of {numbers['size']} processes, numbered "
                 "from 0"
             )
         return cls(numbers["rank"], numbers["local_rank"], numbers["size"], given["address"], numbers["port"])

@@ -141,13 +141,13 @@ def stages_of(trial: Trial) -> tuple[Stage, ...]:
     for stage in stages:
         where = f"method {trial.method!r}: stage {stage.name!r}"
         if not stage.name.isidentifier() or stage.name in seen:
-            raise ConfigError(f"{where}: stages need different names of letters, digits and '_'")
+            raise ConfigError(f"{where}: stage names must be unique and consist of letters, digits and '_'")
         missing = next((name for name in stage.needs if name not in seen), None)
         if missing is not None:
             raise ConfigError(f"{where} needs {unknown_name('earlier stage', missing, seen)}")
         if not stage.consumes <= kind.consumes:
             raise ConfigError(
-                f"{where} consumes {', '.join(sorted(stage.consumes - kind.consumes))}, the method does not"
+                f"{where} consumes {', '.join(sorted(stage.consumes - kind.consumes))}, which the method does not"
             )
         seen.append(stage.name)
     return stages

@@ -176,7 +176,7 @@ def _begin(
     """What comes before the first step and before an interrupted fit is restored; how many notes are in the log."""
     module.survey(datamodule.steps.all_tags())
     if datamodule.steps.n_untagged:
-        module.note(f"{datamodule.steps.n_untagged} tagged tiles name no class: a balanced stream never draws them")
+        module.note(f"{datamodule.steps.n_untagged} tagged tiles list no class: a balanced stream never draws them")
     if weights:
         module.inherit(weights)
     return _log_notes(module, around, 0)
@@ -349,6 +349,6 @@ def _opened(home: Path, trial: Trial, around: Surroundings) -> PlannedData:
         folder = dataset_folder(home, trial.dataset)
         opened = PlannedData(TileStore(folder / "store.zarr"), Split.read(folder / "split.json"))
         if (opened.store.content_hash, opened.split.sha256) != key[1:]:
-            raise DataError(f"{folder}: store or split is no longer the one that the plan was made for; run it again")
+            raise DataError(f"{folder}: store or split has changed since the plan was made; run the command again")
         around.stores[key] = opened
     return around.stores[key]

@@ -126,16 +126,16 @@ class Runner:
             self._fail(task, failure.reason, "", keep=False)
         unneeded = [key for key, state in self._states.items() if state is State.WAITING and key not in needed]
         for key in unneeded:  # all trials that would use it are finished
-            self._set(self._graph[key], State.DONE, "not needed any more")
+            self._set(self._graph[key], State.DONE, "no longer needed")
             self._finished_before.append(key)
         n_finished = sum(self._graph[key].job.kind is TaskKind.TRIAL for key in self._finished_before)
         if n_finished:
             self._observer.note(
-                f"{n_finished} of {len(self._graph.of_kind(TaskKind.TRIAL))} trials are finished already"
+                f"{n_finished} of {len(self._graph.of_kind(TaskKind.TRIAL))} trials are already finished"
             )
         if failed_before:
             self._observer.note(
-                f"{failed_before} tasks failed before and are left alone; --retry-failed runs them again"
+                f"{failed_before} tasks failed earlier and are skipped; run them again with --retry-failed"
             )
 
     def _needed(self) -> list[str]:
@@ -208,7 +208,7 @@ class Runner:
                 clear_attempt(task_folder(task.job.home, task.job.kind, task.key))
             keep_failure(task.job, failure)
         except OSError as error:  # it is still said and counted
-            self._observer.note(f"{task.job.title}: its failure could not be written down ({error})")
+            self._observer.note(f"{task.job.title}: its failure could not be recorded ({error})")
 
     def _look_elsewhere(self) -> None:
         """Tasks that others run: finished, failed or given up there."""

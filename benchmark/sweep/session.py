@@ -110,7 +110,7 @@ class Session:
         except Exception as error:
             if self._world.size > 1 and _speaks_of_the_others(error):
                 traceback.print_exc()
-                return Outcome.LOST, f"of {self._world.size} processes another is gone; see log-*.txt in {folder}"
+                return Outcome.LOST, f"of {self._world.size} processes one has died; see log-*.txt in {folder}"
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             if isinstance(error, TissueBenchError):
                 reason = " ".join(str(error).split())

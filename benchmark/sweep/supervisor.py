@@ -133,12 +133,12 @@ class Worker:
             self._kill(Ended(self.job.key, Outcome.STALLED, reason + _tail(self.job), now - self._started))
         elif self._limits.memory_bytes and taken > self._limits.memory_bytes:
             reason = (
-                f"took {taken / 2**30:.1f} GB of memory, its slot has {self._limits.memory_bytes / 2**30:.1f} "
+                f"took {taken / 2**30:.1f} GB of memory; its slot has {self._limits.memory_bytes / 2**30:.1f} "
                 "(compute.memory_gb)"
             )
             self._kill(Ended(self.job.key, Outcome.MEMORY, reason, now - self._started))
         elif codes := [code for process in self._processes[1:] if (code := process.poll())]:
-            reason = f"of {len(self._processes)} processes one is gone: {_how(codes[0])}"
+            reason = f"of {len(self._processes)} processes one has died: {_how(codes[0])}"
             self._kill(Ended(self.job.key, Outcome.LOST, reason + _tail(self.job), now - self._started))
 
     def ask_to_stop(self) -> None:
@@ -223,7 +223,7 @@ def _start(slot: Slot, limits: Limits, world: World) -> subprocess.Popen[bytes]:
 
 def _how(code: int) -> str:
     if code >= 0:
-        return f"its process ended by itself (exit {code})"
+        return f"its process exited ({code})"
     with suppress(ValueError):
         return f"its process was killed ({signal.Signals(-code).name})"
     return f"its process was killed (signal {-code})"

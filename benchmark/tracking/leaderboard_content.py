@@ -146,7 +146,7 @@ def curves(rows: Told) -> dict[str, list[tuple[float, float]]]:
 
 def _remark(row: Mapping[str, Json]) -> str:
     if row["minutes"] == 0.0:
-        return "95 % of full at its smallest budget already"
+        return "95 % of full already at its smallest budget"
     return "95 % of full not even at its largest budget" if row["minutes"] == math.inf else ""
 
 

@@ -140,8 +140,8 @@ def _hear(child: subprocess.Popen[str], seconds: float) -> str:
     line = answer.readline().strip() if ready else ""
     if line:
         return line
-    reason = "its process ended early" if ready else f"not finished within {seconds:g} s"
-    return f"W&B: {reason}; nothing is lost, the next run publishes what is missing"
+    reason = "its process exited early" if ready else f"not finished within {seconds:g} s"
+    return f"W&B: {reason}; nothing is lost; the next run publishes the rest"
 
 
 def _environment(home: Path) -> dict[str, str]:
@@ -201,7 +201,7 @@ def main(home: str, project: str, stall_seconds: str) -> None:
         note = _work(inbox, Path(home), os.environ.get("WANDB_PROJECT", project), float(stall_seconds))
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        note = f"W&B: not published ({reason}); all numbers are stored here"
+        note = f"W&B: not published ({reason}); all results are stored locally"
     print(note, file=answer, flush=True)
 
 

@@ -141,8 +141,10 @@ class Tracker:
         waiting = len(self._waiting())
         line = f"W&B: {said} are online"
         if waiting:
-            line = f"W&B: offline ({self._offline}); {waiting} runs wait: 'wandb sync {self.folder}' sends them"
-            line += ", and the next run that is online their report" if boards else ""
+            line = (
+                f"W&B: offline ({self._offline}); {waiting} runs are waiting; send them with 'wandb sync {self.folder}'"
+            )
+            line += ", and the next online run writes their report" if boards else ""
         elif self._no_report:
             line += f"; the report is not ({self._no_report})"
         elif boards:
@@ -169,7 +171,7 @@ class Tracker:
                     run.log({"train/loss": point["loss"], "train/step": point["step"]}, step=point["step"])
             images = {name: wandb.Image(str(path)) for name, path in pictures.items()}
             for number, tile in enumerate(chosen, start=1):  # the same tile has the same key in every run
-                caption = f"{tile.slide_id} y={tile.y} x={tile.x}, {tile.accuracy:.3f} of its pixels are right"
+                caption = f"{tile.slide_id} y={tile.y} x={tile.x}, {tile.accuracy:.3f} of its pixels correct"
                 masks = {"truth": tile.truth, "prediction": tile.prediction}
                 images[f"overlays/tile_{number}"] = _masked(tile.image, masks, result.classes, caption)
             if images:
@@ -320,7 +322,7 @@ def _read(path: Path) -> dict[str, list[str]]:
     try:
         noted: dict[str, list[str]] = json.loads(path.read_bytes())
     except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}); delete it, the runs keep their ids") from error
+        raise DataError(f"{path}: damaged ({error}); delete it (the runs keep their ids)") from error
     return noted
 
 

@@ -72,7 +72,7 @@ def save_report(definition: Path, known_id: str, seconds: float) -> Saved:
     except subprocess.TimeoutExpired:
         return Saved(error=f"no answer for {seconds:g} s")
     except ValueError:
-        return Saved(error="its process ended early")
+        return Saved(error="its process exited early")
     finally:
         process.kill()
         process.communicate()

@@ -38,7 +38,7 @@ class SharedStatistics(LayerSync):
         for norm in _batch_norms(model):
             if type(norm) not in _KNOWN:
                 raise ConfigError(
-                    f"{type(norm).__name__} cannot share its statistics between processes; take one process a trial"
+                    f"{type(norm).__name__} cannot share its statistics between processes; use one process per trial"
                 )
             norm.__dict__["forward"] = partial(_forward, norm)
         return model

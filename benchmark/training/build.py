@@ -122,7 +122,7 @@ def selection_of(trial: Trial, data: PlannedData, machine: Machine, world: World
 
     def miou_of(module: LightningModule) -> float:
         if not isinstance(module, Method):
-            raise TypeError(f"{type(module).__name__} is no Method")
+            raise TypeError(f"{type(module).__name__} is not a Method")
         scored = evaluate(module, data.store, view, trial.evaluation, machine.device, machine.precision, world)
         return float(miou(np.sum([slide.counts for slide in scored], axis=0)))
 

@@ -47,7 +47,7 @@ def read_torch(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({str(error).partition(chr(10))[0] or type(error).__name__})"
         ) from None
     if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a {type(content).__name__}, not what a fit writes")
+        raise DataError(f"{path}: holds a {type(content).__name__}, which no fit writes")
     return content
 
 
@@ -59,7 +59,7 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
     """
     path = folder / FITTED
     if not path.is_file():
-        raise DataError(f"{path}: no such file; the training in this folder is not over")
+        raise DataError(f"{path}: no such file; training in this folder has not finished")
     state: dict[str, Tensor] = read_torch(path)["state"]
     return state
 

@@ -70,7 +70,7 @@ def plan_features(
             but not zoomed.
     """
     if augmentation.scale:
-        raise ConfigError("augmentation.scale needs network.encoder_mode: finetune; cached features are not zoomed")
+        raise ConfigError("augmentation.scale needs network.encoder_mode: finetune; cached features cannot be scaled")
     identity: dict[str, Json] = {
         "version": _VERSION,
         "store": store.content_hash,
@@ -113,7 +113,9 @@ def compute_features(
     """
     model = build_segmenter(network, len(store.class_map))
     if _weights_hash(model) != shard.identity["weights"]:
-        raise ConfigError(f"network.encoder {network.encoder!r} has other weights here than where the plan was read")
+        raise ConfigError(
+            f"network.encoder {network.encoder!r} has different weights here than on the machine that read the plan"
+        )
     model = model.to(device).eval()
     size, n_variants = store.info.tile_px, network.feature_variants
     tiles = training_tiles(store, split)

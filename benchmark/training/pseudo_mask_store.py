@@ -41,7 +41,7 @@ def write_pseudo_masks(folder: Path, masks: Iterable[tuple[Tile, NDArray[np.uint
         file.flush()
         os.fsync(file.fileno())
     if shape is None:
-        raise DataError("annotate() was given no tile")
+        raise DataError("annotate() received no tiles")
     np.save(folder / _OFFSETS, np.array(offsets, dtype=np.int64))
     listed: Json = [[tile.slide_id, tile.y, tile.x] for tile in tiles]
     write_hashed_json(folder / _INDEX, {"shape": list(shape), "tiles": listed})

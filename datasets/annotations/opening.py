@@ -83,5 +83,5 @@ def _read_xml(path: Path, class_map: ClassMap, region_class: str | None) -> Draw
     if root.tag == "Annotations":
         return read_aperio(path, root, class_map, region_class)
     raise DataError(
-        f"{path}: its root element is {root.tag!r}; known: 'ASAP_Annotations' (ASAP), 'Annotations' (Aperio ImageScope)"
+        f"{path}: the root element is {root.tag!r}; known: 'ASAP_Annotations' (ASAP), 'Annotations' (Aperio ImageScope)"
     )

@@ -35,7 +35,7 @@ def find_recipe(name: str, data_root: Path | None = None) -> Recipe:
         raise ConfigError(unknown_name("dataset", plain, recipe_names()))
     if at and not (_TILE_PX.fullmatch(tile_px) and int(tile_px) >= MIN_TILE_PX):
         raise ConfigError(
-            f"dataset {name!r}: after '@' stands the edge of a tile in pixels, a whole number from {MIN_TILE_PX} on, "
+            f"dataset {name!r}: '@' is followed by the edge of a tile in pixels, at least {MIN_TILE_PX}, "
             f"as in '{plain}@64'"
         )
     module = importlib.import_module(f"{__name__}.{plain}")

@@ -26,11 +26,11 @@ def find_below(root: Path, marker: str, what: str) -> Path:
     for _ in range(_MAX_DEPTH + 1):
         found = [folder for folder in level if (folder / marker).exists()]
         if len(found) > 1:
-            raise DataError(f"{root}: {what} stands here twice ({found[0]} and {found[1]}); keep one")
+            raise DataError(f"{root}: found two copies of {what} ({found[0]} and {found[1]}); keep one")
         if found:
             return found[0]
         level = sorted(child for folder in level if folder.is_dir() for child in folder.iterdir() if _is_data(child))
-    raise DataError(f"{root}: holds no {what}: {marker!r} is nowhere below it; unpack the published archive there")
+    raise DataError(f"{root}: holds no {what}: {marker!r} is not found below it; unpack the published archive there")
 
 
 def _is_data(path: Path) -> bool:

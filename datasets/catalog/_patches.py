@@ -72,7 +72,7 @@ class PatchLayout:
             rows[part] = kept
             taken |= {row.patient_id for row in kept}
         if not rows["train"]:
-            raise DataError(f"{folder}: every patient of train is also in val or test; nothing is left to train on")
+            raise DataError(f"{folder}: every patient of train is also in val or test; no patient is left for training")
         return [row for part in ("train", *_HELD_OUT) for row in rows[part]], tuple(notes)
 
     def _train(self, folder: Path) -> list[ManifestRow]:

@@ -69,7 +69,7 @@ def recipe(data_root: Path | None) -> Recipe:
         version=1,
         title=f"slides of {data_root.name}",
         licence=described.licence,
-        source="a folder of one's own",
+        source="your own slides",
         class_map=classes,
         tile_px=described.tile_px,
         mpp=described.mpp,

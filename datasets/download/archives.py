@@ -56,7 +56,7 @@ def unpack(archive: Path, target: Path, limit_bytes: int, progress: Callable[[st
             _unpack(archive, aside, limit_bytes, progress)
     except _BROKEN as error:
         raise DataError(
-            f"{archive}: cannot be unpacked ({' '.join(str(error).split())}); delete it and get it again"
+            f"{archive}: cannot be unpacked ({' '.join(str(error).split())}); delete it and download it again"
         ) from None
 
 
@@ -89,7 +89,9 @@ def _require_harmless(archive: Path, members: Sequence[_Member], limit_bytes: in
         elif path in seen and not member.is_folder:
             fault = "appears twice"
         if fault:
-            raise DataError(f"{archive}: its member {member.name!r} {fault}; nothing was unpacked, get another archive")
+            raise DataError(
+                f"{archive}: its member {member.name!r} {fault}; nothing was unpacked; get another copy of the archive"
+            )
         seen.add(path)
     total = sum(member.size_bytes for member in members)
     if total > limit_bytes or len(members) > _MAX_MEMBERS:

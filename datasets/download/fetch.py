@@ -48,14 +48,15 @@ def fetch(
     if absent:
         paths = " and ".join(f"'{path}'" for path in absent)
         raise DataError(
-            f"dataset {recipe.name!r} is got by hand: {recipe.by_hand}, save it as {paths}, then run this again"
+            f"dataset {recipe.name!r} must be downloaded manually: {recipe.by_hand}, save it as {paths}, then "
+            "run this command again"
         )
     for item in wanted:
         archive = folder / item.file_name
         try:
             _obtain(item, archive, progress, retry or Retry())
         except DataError as error:
-            hint = f"; or by hand: {recipe.by_hand}, save it as '{archive}'" if recipe.by_hand and item.url else ""
+            hint = f"; or manually: {recipe.by_hand}, save it as '{archive}'" if recipe.by_hand and item.url else ""
             raise DataError(f"{error}{hint}") from None
         unpack(archive, unpacked_folder(folder, item), item.unpacked_bytes, progress)
         _record_first(item, archive, say)  # only now: the digest of half a file would condemn the whole one
@@ -75,7 +76,9 @@ def _obtain(item: Download, archive: Path, progress: Progress, retry: Retry) -> 
             return
         found = pooch.file_hash(str(archive), alg=known.split(":")[0])
         if f"{known.split(':')[0]}:{found}" != known:
-            raise DataError(f"{archive}: wrong checksum: expected {known}, found {found}; delete it and run this again")
+            raise DataError(
+                f"{archive}: wrong checksum: expected {known}, found {found}; delete it and run this command again"
+            )
         return
     if item.url is None:
         raise DataError(f"{archive}: no such file")
@@ -107,7 +110,7 @@ def _known_digest(item: Download, archive: Path) -> str | None:
         return None
     text = record.read_text(errors="replace").strip()
     if not _SHA256.fullmatch(text):
-        raise DataError(f"{record}: is not a sha256; delete it to take {archive.name} on trust again")
+        raise DataError(f"{record}: is not a sha256; delete it to accept {archive.name} as it is again")
     return f"sha256:{text}"
 
 
@@ -116,7 +119,7 @@ def _record_first(item: Download, archive: Path, say: Callable[[str], None]) -> 
     if item.sha256 is None and item.md5 is None and not record.is_file():
         digest = pooch.file_hash(str(archive), alg="sha256")
         write_aside(record, f"{digest}\n".encode())
-        say(f"{archive.name}: nobody published a checksum; taken on trust and recorded in {record}: sha256 {digest}")
+        say(f"{archive.name}: no checksum is published; accepted as it is and recorded in {record}: sha256 {digest}")
 
 
 def _record_of(archive: Path) -> Path:

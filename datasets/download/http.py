@@ -56,13 +56,11 @@ def download(url: str, part: Path, progress: Progress, retry: Retry) -> None:
         ) as e:
             if attempt == retry.attempts:
                 reason = str(e) if isinstance(e, _PassingError) else f"no connection ({type(e).__name__})"
-                raise DataError(
-                    f"{url}: {reason}, {attempt} tries; run the command again to go on from where it broke off"
-                ) from None
+                raise DataError(f"{url}: {reason}, {attempt} attempts; run the command again to resume") from None
             time.sleep(wait)
             wait *= 2
         except requests.RequestException as error:
-            raise DataError(f"{url}: cannot be asked for ({_one_line(error)})") from None
+            raise DataError(f"{url}: cannot be requested ({_one_line(error)})") from None
         except OSError as error:
             raise DataError(f"{part}: cannot be written ({_one_line(error)})") from None
 
@@ -80,7 +78,7 @@ def _attempt(url: str, part: Path, progress: Progress, what: str, timeout_second
             return  # it was whole already, only not renamed
         if response.status_code == 416 or (response.status_code == 206 and start != have):
             part.unlink()
-            raise _PassingError("the server resumes at another place")
+            raise _PassingError("the server resumes at a different offset")
         _require_file(url, response)
         if response.status_code == 200:
             have = 0
@@ -104,7 +102,7 @@ def _require_file(url: str, response: requests.Response) -> None:
     if response.status_code not in (200, 206):
         raise DataError(f"{url}: {said}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise DataError(f"{url}: the server sends a web page in place of the file, perhaps to sign in")
+        raise DataError(f"{url}: the server sends a web page instead of the file, perhaps a sign-in form")
 
 
 def _extent(response: requests.Response) -> tuple[int | None, int | None]:

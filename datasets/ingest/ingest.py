@@ -129,7 +129,7 @@ def ensure_store(
     elif not store_path.exists():
         way = "run 'tissuebench data fetch " + recipe.name + "' or " if recipe.downloads else ""
         raise DataError(
-            f"dataset {recipe.name!r} is not ingested yet: {way}say where its files are (DATA_ROOT=… or "
+            f"dataset {recipe.name!r} is not ingested yet: {way}give the folder of its files (DATA_ROOT=… or "
             f"--data-root …); {recipe.source}"
         )
     store, split = TileStore(store_path), Split.read(split_path)
@@ -193,7 +193,7 @@ def _split_of(recipe: Recipe, rows: Sequence[ManifestRow]) -> Split:
         )
     if len(assigned) < len(rows):
         missing = next(row for row in rows if not row.split)
-        raise DataError(f"{recipe.name}: slide {missing.slide_id!r} has no split but others have; fill all or none")
+        raise DataError(f"{recipe.name}: slide {missing.slide_id!r} has no split but others do; fill in all or none")
     name = recipe.split_name or f"{recipe.plain_name}-official"
     return official_split(name, ((row.patient_id, row.split) for row in rows))
 
@@ -249,7 +249,7 @@ def _ingest(
     if full:
         raise DataError(
             f"{folder}: the disk is full; {len(refusals) - len(bad)} of {len(rows)} slides are not in yet, the others "
-            "are kept: free some space and run the same command again"
+            "are kept: free some disk space and run the same command again"
         )
     good = [row for row in rows if row.slide_id not in refused]
     if not good:

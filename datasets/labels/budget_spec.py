@@ -18,7 +18,7 @@ _SPELLINGS = (
     re.compile(rf"minutes:(?P<minutes>{_NUMBER})"),
 )
 _HELP = (
-    "say 'masks:3p' (patients), 'masks:25%' (a share) or 'masks:all', the same with 'tags:', "
+    "write 'masks:3p' (patients), 'masks:25%' (a share) or 'masks:all', the same with 'tags:', "
     "or 'minutes:60' (of an annotator's time)"
 )
 

@@ -137,7 +137,7 @@ def _spend(
         left -= diagnoses.minutes
         if left < 0:
             raise ConfigError(
-                f"budget {spec.text!r} does not pay the diagnoses of {len(diagnoses.patients)} training patients, "
+                f"budget {spec.text!r} does not pay for the diagnoses of {len(diagnoses.patients)} training patients, "
                 f"which come first and cost {_rounded_up(diagnoses.minutes)} minutes"
             )
     least: dict[Supervision, float] = {}
@@ -152,7 +152,7 @@ def _spend(
         kind = max(least, key=lambda one: least[one])
         raise ConfigError(
             f"budget {spec.text!r} buys no tile with {kind}; "
-            f"the least that does is 'minutes:{_rounded_up(least[kind])}'"
+            f"the smallest that does is 'minutes:{_rounded_up(least[kind])}'"
         )
     return purchases
 
@@ -183,7 +183,7 @@ def persisted_budget(
         "spending": spent_on,
     }
     if {key: document.get(key) for key in asked} != asked:
-        raise DataError(f"{path}: holds another budget than its name says; delete it")
+        raise DataError(f"{path}: holds a different budget than its name says; delete it")
     try:
         return LabelBudget.of_document(document)
     except DataError as error:

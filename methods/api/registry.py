@@ -47,7 +47,7 @@ def all_methods() -> dict[str, type[Method[Any]]]:
                 f"entry point {point.value!r} of {ENTRY_POINT_GROUP} cannot be loaded: {error}"
             ) from error
         if not (isinstance(loaded, type) and issubclass(loaded, Method)):
-            raise ConfigError(f"entry point {point.value!r} of {ENTRY_POINT_GROUP} is no subclass of Method")
+            raise ConfigError(f"entry point {point.value!r} of {ENTRY_POINT_GROUP} is not a subclass of Method")
         register(loaded)
     return dict(sorted(_registered.items()))
 

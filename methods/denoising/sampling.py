@@ -46,7 +46,7 @@ def sampled(predictor: Predictor, schedule: NoiseSchedule, noise: Tensor, n_step
         ValueError: no divisor; the last of the steps would leave noise.
     """
     if n_steps < 1 or len(schedule.betas) % n_steps:
-        raise ValueError(f"{len(schedule.betas)} steps cannot be gone through in {n_steps} of the same length")
+        raise ValueError(f"{len(schedule.betas)} steps cannot be covered by {n_steps} equal strides")
     from diffusers import DDIMScheduler  # seconds, and few who import this file draw samples
 
     scheduler = DDIMScheduler(

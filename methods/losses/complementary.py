@@ -102,7 +102,7 @@ def pooled_mean(loss: Tensor, valid: Tensor) -> Tensor:
 def _exclusion(logits: Tensor, excluded: Tensor, allowed: Tensor, gamma: float) -> Tensor:
     """``sigmoid(d)^gamma softplus(d)``, d = lse(z[excluded]) - lse(z[allowed]); 0 where nothing is excluded."""
     if not bool(allowed.any(dim=1).all()):
-        raise ValueError("every class of a sample is excluded; leave such samples out")
+        raise ValueError("all classes of a sample are excluded; drop such samples")
     empty = ~excluded.any(dim=1)
     # An all -inf row has no gradient: samples without an excluded class borrow one and are masked afterwards.
     safe = excluded | empty[:, None]

@@ -88,7 +88,7 @@ class ResnetBlock(nn.Module):
         inner = self.block1(x)
         if time is not None:
             if self.mlp is None:
-                raise ValueError("this block was made without time")
+                raise ValueError("this block was built without a time input")
             inner = inner + self.mlp(time)[:, :, None, None]
         total: Tensor = self.block2(inner) + self.res_conv(x)
         return total

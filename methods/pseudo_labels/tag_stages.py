@@ -95,7 +95,7 @@ def build_classifier(task: Task, settings: ClassifierSettings) -> TagClassifier:
         ConfigError: the paper's backbone below cached features, which are another encoder's.
     """
     if settings.backbone is Architecture.PAPER and task.network.encoder_mode is EncoderMode.FROZEN:
-        raise ConfigError("backbone 'paper' brings its own network; it needs network.encoder_mode: finetune")
+        raise ConfigError("backbone 'paper' uses its own network and needs network.encoder_mode: finetune")
     return TagClassifier(
         task.network,
         len(task.class_map),
@@ -137,7 +137,7 @@ class _TagStage(Trainable[SettingsT]):
         names = self.task.class_map.names
         missing = [name for name, seen in zip(names, self.seen.tolist(), strict=True) if not seen]
         if missing:
-            self.note(f"no tile is tagged {', '.join(missing)}: nothing is learnt of it, no pseudo-mask shows it")
+            self.note(f"no tile is tagged {', '.join(missing)}: it is not learnt and no pseudo-mask shows it")
 
     def finished(self, layers: Tensor, batch: TileBatch) -> Tensor:
         """White background and masks that were bought take the place of pseudo-masks, (B, L, H, W) uint8."""
@@ -218,7 +218,7 @@ class TagClassification(_TagStage[ClassifierSettings]):
         lowest = scores.amin(dim=(2, 3)).masked_fill(~tags, torch.inf).amin(dim=1)
         says_nothing = (highest == lowest) & (tags.sum(dim=1) > 1)
         if bool(says_nothing.any()):
-            self.note("some tiles with several tags have maps that are the same everywhere: they have no pseudo-mask")
+            self.note("some tiles with several tags have constant activation maps and get no pseudo-mask")
         return masks.masked_fill(says_nothing[:, None, None], IGNORE_LABEL)
 
 

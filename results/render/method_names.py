@@ -21,7 +21,7 @@ def find_arm(name: str, arms: Collection[str], where: str) -> str:
     Args:
         name: with or without settings.
         arms: known ones.
-        where: what the arms are of, for the error.
+        where: context of the names, for the error message.
 
     Raises:
         DataError: there is none, or several.
@@ -32,5 +32,5 @@ def find_arm(name: str, arms: Collection[str], where: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise DataError(f"{where}: {len(found)} arms are of method {name!r}: say which: {', '.join(found)}")
+        raise DataError(f"{where}: {len(found)} variants of method {name!r} have results; choose one: {', '.join(found)}")
     raise DataError(f"{where}: {unknown_name('method', name, arms)}")

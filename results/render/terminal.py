@@ -301,7 +301,7 @@ def _gap_text(gap: Gap) -> Text:
 
 def _reading(board: Leaderboard, mark: str) -> str:
     return (
-        f"\n{mark} not distinguishable from the best at its budget (full aside). Intervals: 95 %, {board.n_boot} "
-        "bootstrap draws over budget replicate, seed within replicate, and patient, widened for how few these are. "
-        "runs = replicates x seeds. Minutes of annotation are assumptions, not measured."
+        f"\n{mark} not distinguishable from the best at its budget (excluding full). Intervals: 95 %, {board.n_boot} "
+        "bootstrap draws over budget replicate, seed within replicate, and patient, widened for small numbers of each. "
+        "runs = replicates x seeds. Minutes of annotation are assumed, not measured."
     )

@@ -17,7 +17,7 @@ _MOST = 6
 def summary(view: View) -> list[str]:
     """Sentences about one subject, from the most important one."""
     if not view.cells:
-        return ["Nothing is complete yet: there are no scores to speak of."]
+        return ["Nothing is complete yet, so there are no scores."]
     said = [*_leaders(view), *_against_control(view), *_against_full(view), *_classes(view), *_confidence(view)]
     return said + _missing(view) + _caveats(view)
 
@@ -74,7 +74,7 @@ def _against_control(view: View) -> list[str]:
         else "no method is better at every budget measured"
     ]
     parts += [f"better at some: {_list(some)}"] if some else []
-    parts += [f"told apart at none: {_list(never)}"] if never else []
+    parts += [f"not distinguishable at any: {_list(never)}"] if never else []
     parts += [f"worse at every one: {_list(worse)}"] if worse else []
     return [f"Against {LOWER} with the same labels (intervals that leave out 0), " + "; ".join(parts) + "."]
 

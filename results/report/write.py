@@ -57,7 +57,7 @@ def _require_ours(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise DataError(f"{folder}: is not a folder; choose another place for the report")
+        raise DataError(f"{folder}: is not a folder; choose another folder for the report")
     there = {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
     }
@@ -69,6 +69,6 @@ def _require_ours(folder: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         known = set()
     if not known:
-        raise DataError(f"{folder}: holds files and is not a report; choose another place for the report")
+        raise DataError(f"{folder}: holds files but no report; choose another folder for the report")
     if foreign := sorted(there - known):
-        raise DataError(f"{folder}: holds {foreign[0]}, which is not of the report; move it away first")
+        raise DataError(f"{folder}: holds {foreign[0]}, which does not belong to the report; move it away first")

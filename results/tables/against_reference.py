@@ -68,7 +68,7 @@ def _cell(panel: Panel, reference: tuple[str, str]) -> tuple[str, str]:
     if elsewhere and budget not in elsewhere:
         raise DataError(
             f"dataset {panel.dataset}: {name} has no results at {budget}, but at {', '.join(elsewhere)}: "
-            f"give --budget {elsewhere[0]}"
+            f"use --budget {elsewhere[0]}"
         )
     known = [f"{method} at {budget}" for method, budget in panel.cells]
     raise DataError(f"dataset {panel.dataset}: {unknown_name('reference', ' at '.join(reference), known)}")

@@ -369,7 +369,7 @@ def _case_notes(panel: Panel) -> list[str]:
     if ties or empty:
         notes.append(
             f"{panel.dataset}: of {n} case-level diagnoses over all trials {ties} were ties and {empty} had no "
-            "diagnostic area; they go to the first diagnosis declared"
+            "diagnostic area; they count for the diagnosis declared first"
         )
     if panel.cases.n_left_out:
         notes.append(

@@ -177,12 +177,12 @@ def _sentences(shown: Overview) -> list[str]:
         part = "part" if each.tasks == 1 else "parts"
         lines.append(f"shared: {each.name}: {each.tasks} {part}{there}; for {each.trials} trials of {who}")
     lines.append(
-        f"steps: {shown.steps:,} in place of {shown.independent_steps:,} if every trial ran alone: "
+        f"steps: {shown.steps:,} instead of {shown.independent_steps:,} if every trial ran alone: "
         f"{shown.saved_percent:.1f} % saved; {shown.steps_to_run:,} to run"
     )
     disk = shown.estimate.disk
     if not shown.estimate.sources:
-        return [*lines, "nothing is left to run"]
+        return [*lines, "nothing left to run"]
     low, high = (about(seconds) for seconds in shown.seconds)
     slots = shown.estimate.slots
     took = f"about {low}" if low == high else f"{low} to {high}"
@@ -190,8 +190,8 @@ def _sentences(shown: Overview) -> list[str]:
         f"time: {took} on {'one slot' if slots == 1 else f'{slots} slots'}; {'; '.join(shown.estimate.sources)}"
     )
     lines.append(
-        f"disk: {_size(disk.features)} of features and {_size(disk.weights)} of weights that stay, "
-        f"{_size(disk.checkpoints)} of checkpoints while it runs"
+        f"disk: {_size(disk.features)} of features, {_size(disk.weights)} of weights to keep, "
+        f"{_size(disk.checkpoints)} of checkpoints while running"
     )
     return lines
 

@@ -142,7 +142,7 @@ class Timer:
             )
 
     def _timed(self, what: str) -> None:
-        self.sources.add(("random tiles timed just now", what))
+        self.sources.add(("a few steps timed on random tiles", what))
 
 
 def _stored_ones(taken: Sequence[float], what: str) -> str:

@@ -73,7 +73,7 @@ def latest_sweep(home: Path, key: str | None = None) -> SweepRecord:
     paths = [path for path in _newest_first(home) if key is None or path.stem.startswith(key)]
     if not paths:
         named = f"no sweep {key} was" if key else "no sweep was"
-        raise ConfigError(f"{_folder(home)}: {named} started here; 'tissuebench run' starts one")
+        raise ConfigError(f"{_folder(home)}: {named} started here; start one with 'tissuebench run'")
     return _read(paths[0])
 
 

@@ -123,7 +123,7 @@ class SweepDisplay:
         if progress is not None and progress.phase == TRAINING and progress.first and not each.first:
             each.first = progress.first
             job = each.task.job
-            line = f"{job.kind} {job.title}: goes on at {progress.first}/{progress.total}"
+            line = f"{job.kind} {job.title}: resumes at {progress.first}/{progress.total}"
             self._lines.append(line)
             if self._live is None:
                 self.note(line)
@@ -139,11 +139,11 @@ class SweepDisplay:
             case State.FAILED if self._begun:
                 return f"{numbered}: FAILED: {detail}{self._eta()}"
             case State.FAILED:
-                return f"{numbered}: failed before: {detail}"
+                return f"{numbered}: failed earlier: {detail}"
             case State.SKIPPED:
                 return f"{numbered}: {detail}"
             case State.ELSEWHERE:
-                return f"{kind} {title}: runs elsewhere ({detail})"
+                return f"{kind} {title}: runs in another process ({detail})"
             case State.WAITING:
                 return f"{kind} {title}: {detail}"
         return ""

@@ -100,10 +100,10 @@ def _the_one(kind: str, prefix: str, keys: Iterable[str], home: Path) -> str:
     if prefix in found:
         return prefix
     if not found:
-        raise ConfigError(f"no {kind} {prefix!r} in {home / 'runs'}; 'tissuebench status --json' lists the keys")
+        raise ConfigError(f"no {kind} {prefix!r} in {home / 'runs'}; list the keys with 'tissuebench status --json'")
     if len(found) > 1:
         shown = ", ".join(found[:_SHOWN_AT_MOST]) + (", ..." if len(found) > _SHOWN_AT_MOST else "")
-        raise ConfigError(f"{kind} {prefix!r} is ambiguous: {shown}; type more of it")
+        raise ConfigError(f"{kind} {prefix!r} is ambiguous: {shown}; type more characters")
     return found[0]
 
 

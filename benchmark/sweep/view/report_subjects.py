@@ -62,7 +62,7 @@ def _data(home: Path, result: TrialResult) -> dict[str, Json]:
     try:
         recipe = find_recipe(result.dataset)
         said |= {"title": recipe.title, "licence": recipe.licence, "source": recipe.source}
-    except TissueBenchError:  # a folder of one's own is described in that folder
+    except TissueBenchError:  # your own slides is described in that folder
         said["licence"] = "not stated"
     content = _manifest(home / "data" / result.dataset / "store.zarr" / "manifest.json")
     if content:

@@ -139,7 +139,7 @@ class SweepStatus:
         if eta is not None:
             return f"{line}; ETA {clock(eta)}"
         idle = self.counts[State.WAITING] and not self.counts[State.RUNNING]
-        return f"{line}; no task runs at the moment" if idle else line
+        return f"{line}; no task is running" if idle else line
 
 
 class SweepReader:
@@ -167,7 +167,7 @@ class SweepReader:
         wanted = {key for status in found.values() if status.state is not State.DONE for key in status.task.needs}
         for key, status in found.items():
             if status.state is State.WAITING and status.task.kind is not TaskKind.TRIAL and key not in wanted:
-                found[key] = TaskStatus(status.task, State.DONE, reason="not needed any more")
+                found[key] = TaskStatus(status.task, State.DONE, reason="no longer needed")
         return SweepStatus(self._record, list(found.values()))
 
     def _look_at(self, task: RecordedTask) -> TaskStatus:
@@ -177,7 +177,7 @@ class SweepReader:
             return TaskStatus(task, State.DONE, seconds=seconds_spent(folder))
         if holder is not None:
             silent = time.time() - progress.time if progress else 0.0
-            reason = f"no sign of it for {clock(silent)}" if silent > ABANDONED_SECONDS else ""
+            reason = f"no heartbeat for {clock(silent)}" if silent > ABANDONED_SECONDS else ""
             return TaskStatus(task, State.RUNNING, str(holder), progress, reason, seconds_spent(folder))
         if (failure := read_failure(self._home, task.kind, task.key)) is not None:
             return TaskStatus(task, State.FAILED, reason=failure.reason, seconds=seconds_spent(folder))

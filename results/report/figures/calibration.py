@@ -76,13 +76,13 @@ def calibration(view: View, budget: str, number: int) -> list[Picture]:
     return [
         sheet.picture(
             f"{view.slug}-calibration-{number}",
-            f"{view.title}: can confidence be believed, at {budget}",
+            f"{view.title}: calibration at {budget}",
             "Share of pixels that are right (up) by the probability given to the predicted class (across), "
             "pooled over patients and "
             "runs; on the dashed line confidence is what it says, below it the method is too sure of itself. "
             "Bars at the bottom: how "
             "many pixels have that confidence; no mark where they are fewer than one in 10,000."
-            + (f" {more} more methods are left out here." if more else ""),
+            + (f" {more} more methods are not shown here." if more else ""),
             records,
         )
     ]

@@ -69,11 +69,11 @@ def confusion(view: View, budget: str, number: int) -> list[Picture]:
     return [
         sheet.picture(
             f"{view.slug}-confusion-{number}",
-            f"{view.title}: what each class is taken for at {budget}",
+            f"{view.title}: confusion at {budget}",
             "Rows are the true class, columns (numbered like the rows) what was predicted; percent of the "
             "pixels of the row, over "
             "all patients and runs. Empty: less than half a percent."
-            + (f" {more} more methods are left out here." if more else ""),
+            + (f" {more} more methods are not shown here." if more else ""),
             records,
         )
     ]

@@ -128,7 +128,7 @@ def _at_last(view: View, cell: CellView) -> str:
     if row is None or row.diff is None or row.diff_low is None or row.diff_high is None:
         return f"at {cell.budget}"
     sign = "±" if row.diff_low <= 0 <= row.diff_high else "+" if row.diff > 0 else "−"
-    words = {"±": "not told apart from", "+": "above", "−": "below"}[sign]
+    words = {"±": "not distinguishable from", "+": "above", "−": "below"}[sign]
     return f"{words} {LOWER} at {cell.budget}"
 
 

@@ -63,7 +63,7 @@ def forest(view: View, p_holm: Mapping[tuple[str, str], float | None]) -> list[P
             f"{view.title}: what each method adds to the same labels",
             f"Paired difference in mIoU to {LOWER} (the same replicates, seeds and patients) and its 95 % "
             "interval. Hollow: the "
-            "interval covers 0, so the two are not told apart. p: Wilcoxon signed rank over patients, after "
+            "interval covers 0, so the two are not distinguished. p: Wilcoxon signed rank over patients, after "
             "Holm over all pairs.",
             records,
         )

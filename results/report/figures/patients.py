@@ -95,7 +95,7 @@ def patients(view: View, budget: str, number: int) -> list[Picture]:
             "Patients from the hardest (top) to the easiest, by their mean over all methods and budgets. Mark: "
             "mean over runs; "
             f"line: lowest to highest run; grey bar: {LOWER} on the same patient. Methods in the order of their mIoU."
-            + (f" {more} more methods are left out here." if more else ""),
+            + (f" {more} more methods are not shown here." if more else ""),
             records,
         )
     ]

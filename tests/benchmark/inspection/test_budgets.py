@@ -117,7 +117,7 @@ def test_the_table_names_budgets_classes_and_assumptions(store):
     (row,) = [row for row in rows if row.budget == "masks:all"]
     (line,) = [line for line in text.splitlines() if line.startswith("masks:all")]
     assert line.split()[1:8] == ["0", "masks", "3", "5", str(row.tiles), f"{row.minutes:.4g}", f"{row.hours:.3g}"]
-    assert "Tags name the classes that cover at least 0.01 of a tile's annotated pixels." in text
+    assert "Tags list the classes that cover at least 0.01 of a tile's annotated pixels." in text
     masks_only = shown(describe_budgets(store, SPLIT, ["masks:all"]))
     assert "tags take" not in masks_only
     assert "Tags name" not in masks_only

@@ -154,7 +154,7 @@ def test_bad_input_is_one_line(trained, small_slide, shared_data, tmp_path):
         assert expected in line
         assert "manifest" not in line
     unknown = shared_data / "wsi_small" / "TCGA-CR-7395-01A-01-TS1.svs"
-    assert "does not say its resolution, and the trial was trained at 2 µm; give --mpp" in refused(unknown, *common)
+    assert "does not state its resolution, and the trial was trained at 2 µm; give --mpp" in refused(unknown, *common)
     assert "mpp -1.0 is not a resolution" in refused(small_slide, *common, "--mpp", -1)
     for trial, expected in (("ffff0000", "no trial 'ffff0000'"), (trained.waiting, "is waiting: only a finished one")):
         assert expected in refused(small_slide, "--trial", trial, "--home", trained.home)

@@ -119,7 +119,7 @@ def test_a_job_survives_its_journey(bench):
         ([("a", (), ()), ("a", (), ())], "stage 'a': stages need different names"),
         ([("a/b", (), ())], "stage 'a/b': stages need different names"),
         ([("a", ("b",), ()), ("b", (), ())], "stage 'a' needs unknown earlier stage 'b'"),
-        ([("a", (), ("diagnosis",))], "stage 'a' consumes diagnosis, the method does not"),
+        ([("a", (), ("diagnosis",))], "stage 'a' consumes diagnosis, which the method does not"),
     ],
 )
 def test_stages_that_contradict_each_other_are_one_line(bench, plugin, monkeypatch, stages, says):

@@ -145,7 +145,7 @@ def test_a_class_that_no_tile_shows_is_noted_never_annotated_and_closed_by_the_g
         (missing,) = np.flatnonzero(~shown)
         name = bench.data.store.class_map.names[missing]
         stage = "fill_tags" if trial.method == CONTROL else "classify_tags"
-        said = f"{stage}: no tile is tagged {name}: nothing is learnt of it, no pseudo-mask shows it"
+        said = f"{stage}: no tile is tagged {name}: it is not learnt and no pseudo-mask shows it"
         assert result.environment["notes"].count(said) == 1
         masks = PseudoMasks(stage_of(bench, trial))
         assert not (masks.read(list(masks.tiles)) == missing).any()
@@ -167,7 +167,7 @@ def test_tiles_without_tags_have_no_pseudo_mask(bench, tmp_path):
     folder = next(folder for kind, *_, folder in made.values() if kind is TaskKind.STAGE)
     masks = PseudoMasks(folder)
     assert set(masks.tiles) == set(tagged)
-    said = f"{view.n_untagged} tagged tiles name no class: a balanced stream never draws them"
+    said = f"{view.n_untagged} tagged tiles list no class: a balanced stream never draws them"
     assert view.n_untagged
     assert said in read_record(folder)["notes"]
     for mask, present in zip(masks.read(tagged), view.tags_of(tagged), strict=True):

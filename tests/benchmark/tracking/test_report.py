@@ -176,7 +176,7 @@ def test_infinite_minutes_become_a_remark():
     assert of["minutes"] == [0.0, 5.0, None, None]
     assert of["minutes_high"] == [None] * 4
     assert of["remark"] == [
-        "95 % of full at its smallest budget already",
+        "95 % of full already at its smallest budget",
         "",
         "95 % of full not even at its largest budget",
         "",
@@ -193,7 +193,7 @@ def test_pictures_with_masks_go_with_each_trial_and_side_by_side(home, connect):
         run = server.runs[TRIALS[2].trial_id]
         (shown,) = run.curve("overlays/tile_1").values()
         assert (shown["width"], shown["height"]) == (EDGE, EDGE)
-        assert shown["caption"] == "s1 y=0 x=0, 0.500 of its pixels are right"
+        assert shown["caption"] == "s1 y=0 x=0, 0.500 of its pixels correct"
         assert set(shown["masks"]) == {"truth", "prediction"}
         truth = pixels(server, shown["masks"]["truth"]["path"])
         assert (truth[0] == 255).all()
@@ -282,7 +282,7 @@ def test_an_answer_that_is_lost_makes_no_second_report(server, definition):
     ]
     os.kill(child, signal.SIGKILL)
     asks.join()
-    assert said == [Saved(error="its process ended early")]
+    assert said == [Saved(error="its process exited early")]
     server.fault = Fault.NONE
     assert save_report(definition, "", SECONDS).view_id == view_id
     assert list(server.reports) == [view_id]

@@ -223,7 +223,7 @@ def test_a_child_that_is_killed_loses_nothing(home):
         publisher.trial(home.results[0].trial_id)
         wait_until(lambda: (home.runs / "published.json").exists(), "the first trial was not published")
         os.kill(child_of(home), signal.SIGKILL)
-        assert "its process ended early; nothing is lost" in home.publish_with(publisher)
+        assert "its process exited early; nothing is lost" in home.publish_with(publisher)
     half = home.runs / "wandb" / f"offline-run-20260101_000000-{home.results[1].trial_id}"
     half.mkdir()
     (half / f"run-{home.results[1].trial_id}.wandb").write_bytes(b":W&B")

@@ -242,7 +242,7 @@ SQUARE = corners(2, 3, 8, 9)
         (aperio(aperio_layer(aperio_region([(1, ""), (2, 2), (3, 1)]), name="tumour")), "needs numbers X and Y"),
         (aperio(aperio_layer(aperio_region([("inf", 1), (2, 2)], kind=2), name="tumour")), "not a finite number"),
         (aperio(), "no annotation with an area"),
-        ("<kml />", "its root element is 'kml'; known: 'ASAP_Annotations'"),
+        ("<kml />", "the root element is 'kml'; known: 'ASAP_Annotations'"),
         ("<Annotations>", "cannot be read as XML"),
         ("", "cannot be read as XML"),
         (b"\xff\xfe\x00<", "cannot be read as XML"),

@@ -144,7 +144,7 @@ def test_nothing_left_to_train_on_is_an_error(tmp_path):
     for image in (tmp_path / "train").glob("*.png"):
         image.unlink()
     write_image(tmp_path / "train" / "387709-1-1-[1 0 0 0].png")
-    assert "nothing is left to train on" in refused("luad_histoseg", tmp_path)
+    assert "no patient is left for training" in refused("luad_histoseg", tmp_path)
 
 
 @pytest.mark.parametrize("name", BOTH)

@@ -177,7 +177,7 @@ def test_ctrl_c_says_so_and_leaves_no_process(tissue, tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.decode().splitlines()[-1] == "tissuebench: interrupted; the same command goes on where it was"
+    assert errors.decode().splitlines()[-1] == "tissuebench: interrupted; the same command picks up where it left off"
     assert "Traceback" not in errors.decode()
     wait_until_gone(below)
 

@@ -555,7 +555,7 @@ def test_a_slide_that_the_source_tags_is_bought_as_a_whole(partial):
     for minutes, slides in ((2.24, None), (2.25, 1), (4.49, 1), (4.5, 2)):
         if slides is None:
             with pytest.raises(
-                ConfigError, match=r"'minutes:2\.24' buys no tile with tags; the least that does is 'minutes:2\.25'"
+                ConfigError, match=r"'minutes:2\.24' buys no tile with tags; the smallest that does is 'minutes:2\.25'"
             ):
                 draw_budget(store, split, f"minutes:{minutes}", 0, Spending(0, 1))
             continue
@@ -567,11 +567,11 @@ def test_diagnoses_are_paid_first(partial):
     store, split = partial
     spending = Spending(masks=0.5, tags=0.5, diagnoses=True)
     with pytest.raises(
-        ConfigError, match="does not pay the diagnoses of 8 training patients, which come first and cost 8 min"
+        ConfigError, match="does not pay for the diagnoses of 8 training patients, which come first and cost 8 min"
     ):
         draw_budget(store, split, "minutes:7.9", 0, spending)
     with pytest.raises(
-        ConfigError, match=r"'minutes:8' buys no tile with \w+; the least that does is 'minutes:12(\.5)?'$"
+        ConfigError, match=r"'minutes:8' buys no tile with \w+; the smallest that does is 'minutes:12(\.5)?'$"
     ):
         draw_budget(store, split, "minutes:8", 0, spending)
     budget = draw_budget(store, split, "minutes:20", 0, spending)

@@ -423,5 +423,5 @@ def test_samples_stay_in_range_whatever_is_predicted():
 
 @pytest.mark.parametrize("n_steps", [0, 7, 1001])
 def test_steps_that_are_no_divisor_would_leave_noise_and_are_refused(n_steps):
-    with pytest.raises(ValueError, match=rf"1000 steps cannot be gone through in {n_steps} of the same length"):
+    with pytest.raises(ValueError, match=rf"1000 steps cannot be covered by {n_steps} equal strides"):
         sampled(lambda noisy, t: noisy, NoiseSchedule(), torch.randn(1, 3, 8, 8), n_steps)

@@ -137,7 +137,7 @@ def test_what_is_missing_is_said_once(kind):
     stage.survey({stage.stream: seen})  # by a process that resumes
     assert stage.counts.tolist() == [1, 2, 0, 1]
     assert stage.seen.tolist() == [True, True, False, True]
-    assert stage.notes == ("no tile is tagged tumour_a: nothing is learnt of it, no pseudo-mask shows it",)
+    assert stage.notes == ("no tile is tagged tumour_a: it is not learnt and no pseudo-mask shows it",)
     assert made(kind).notes == ()
     assert dict(stage.named_buffers()).keys() >= {"counts", "seen"}  # of the state that a method inherits
 

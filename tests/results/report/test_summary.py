@@ -28,7 +28,7 @@ def test_equals_are_tied_and_named(make_trial):
     assert "there is no single best method" in text
     assert "the control, is among the tied" in text
     assert "has the highest" not in text
-    assert "told apart at none: other" in text
+    assert "not distinguishable at any: other" in text
 
 
 def test_a_clear_difference_is_said(make_trial):
@@ -53,5 +53,5 @@ def test_gaps_and_few_draws_are_said(make_trial):
 def test_nothing_finished():
     board = build([], expected=[CellKey("toy", "supervised", "masks:3p", 1)])
     assert summary(lined_up(Subject("toy", board, [], [], {}, {}))) == [
-        "Nothing is complete yet: there are no scores to speak of."
+        "Nothing is complete yet, so there are no scores."
     ]

@@ -79,7 +79,7 @@ def test_hand_made_results_give_the_hand_made_table(make_trial, golden):
         assert row == {key: pytest.approx(value, abs=1e-12) if key != "tie" else value for key, value in wanted.items()}
     assert board.notes == (
         "hand: of 12 case-level diagnoses over all trials 12 were ties and 0 had no diagnostic area; "
-        "they go to the first diagnosis declared",
+        "they count for the diagnosis declared first",
     )
 
 

@@ -112,8 +112,8 @@ def test_seconds_follow_stored_results_of_the_same_kind_only(bench):
     assert 0 < elsewhere.seconds(by_method["supervised"]) < 60
     assert elsewhere.is_probed
     assert elsewhere.sources == {
-        ("random tiles timed just now", "training"),
-        ("random tiles timed just now", "evaluation"),
+        ("a few steps timed on random tiles", "training"),
+        ("a few steps timed on random tiles", "evaluation"),
     }
 
 
@@ -121,6 +121,6 @@ def test_a_probe_of_a_frozen_network_times_features_too(bench):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", *FROZEN)
     graph = build_graph(bench.trials(plan, "supervised"), bench.data, bench.home)
     probed = estimate(graph, {"tiny": bench.data}, INLINE, bench.home)
-    assert probed.sources == ("evaluation, features, training: random tiles timed just now",)
+    assert probed.sources == ("evaluation, features, training: a few steps timed on random tiles",)
     assert 0 < probed.seconds < 60
     assert estimate({}, {"tiny": bench.data}, INLINE, bench.home).seconds == 0.0

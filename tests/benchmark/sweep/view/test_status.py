@@ -169,4 +169,4 @@ def test_no_sweep_is_one_line(tmp_path, monkeypatch, capsys):
         main()
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "'tissuebench run' starts one" in line
+    assert "start one with 'tissuebench run'" in line
