@@ -60,8 +60,8 @@ check: $(READY)  ## hold METHOD to the contract that every method passes
 test: lint typecheck  ## everything that is quick: minutes
 	$(PYTEST) -m 'not slow'
 
-test-all: lint typecheck  ## everything, with what is slow and valuable
-	$(PYTEST)
+test-all: lint typecheck  ## everything: slow tests too, property tests at random with ten times the examples
+	$(PYTEST) --hypothesis-profile=thorough
 
 perf-tiles: $(READY)  ## how fast tiles are read, against other ways (JSON=1)
 	@$(BIN)/tissuebench perf tiles $(if $(JSON),--json)

@@ -1,4 +1,4 @@
-"""``python -m tissuebench`` is the command ``tissuebench``."""
+"""Entry point of ``python -m tissuebench``, equivalent to the command ``tissuebench``."""
 
 from tissuebench.cli.main import main
 

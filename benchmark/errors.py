@@ -1,4 +1,4 @@
-"""Expected failures: shown by the command line as one line each, exit code 2."""
+"""Expected failures: the command line shows each as one line and exits with code 2."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class ConfigError(TissueBenchError):
 
 
 class WithheldLabelError(TissueBenchError):
-    """A label was asked for that the budget did not buy."""
+    """A label that the budget did not buy was requested."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line for a name nobody knows: the nearest known one, then all of them."""
+    """Return a one-line message for an unknown name: the closest known name, then all of them."""
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -1,8 +1,8 @@
-"""One trial again, in a home of its own beside the stored result, and whether the same bits came out.
+"""Repetition of a single trial in its own home folder, and bit-by-bit comparison with the stored result.
 
-The home is ``runs/reruns/<id>``: data and shared stages are links to those of the real home (a missing stage is made
-there for good), the trial's own folder and its result are new. A crash leaves the stored result as it was, and the
-same command goes on.
+The home is ``runs/reruns/<id>``: data and shared stages are links to those of the real home (a missing stage is created
+there for good), the trial's own folder and its result are new. A crash leaves the stored result unchanged, and the same
+command picks up where it left off.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from tissuebench.sweep.view.lookup import Found
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What came out.
+    """Outcome of a rerun.
 
     Attributes:
-        trial: its id.
+        trial: id of the trial.
         stored, again: mIoU, pooled over all slides; None without a result.
-        differing: pixels that are counted elsewhere than before; None unless there are two results.
+        differing: pixels that are counted differently than before; None unless there are two results.
         reason: why it failed; empty if it did not.
     """
 
@@ -55,7 +55,7 @@ class Again:
 
     @property
     def sentence(self) -> str:
-        """What people read."""
+        """One-line summary for users."""
         if self.again is None:
             kept = "" if self.stored is None else "; the stored result is kept"
             return f"{self.trial}: failed this time: {self.reason}{kept}"
@@ -70,14 +70,14 @@ class Again:
 
 
 def rerun(found: Found, compute: ComputeSettings, shown: Callable[[Graph], SweepDisplay]) -> Again:
-    """Run the trial from its stored job, and what it needs if that is missing.
+    """Run the trial from its stored job, including any tasks that it needs and that are missing.
 
-    A stored result is kept whatever comes out; where there was none, the new one is stored.
+    A stored result is always kept; if there was none, the new one is stored.
 
     Raises:
-        ConfigError: it was never started, is running now, or this release would run another trial.
-        DataError: its data is no longer what it was.
-        KeyboardInterrupt: interrupted; the same call goes on.
+        ConfigError: the trial was never started, is running now, or this release would run a different trial.
+        DataError: its data has changed.
+        KeyboardInterrupt: interrupted; the same call picks up where it left off.
     """
     if found.state is State.RUNNING:
         raise ConfigError(f"trial {found.key} is running now; 'tissuebench trial log {found.key} --follow' shows it")
@@ -125,7 +125,7 @@ def _graph(found: Found, scratch: Path) -> Graph:
 
 
 def _keep(found: Found, scratch: Path, result: TrialResult, store: ResultStore) -> None:
-    """Take over the new files, the result last; the log and the journal go on where those of the failure end."""
+    """Move the new files to the real home, the result last; log and journal are appended to those of the failure."""
     made = Found(scratch, found.kind, found.key).folder
     for path in sorted(made.iterdir()):
         if path.name in (LOG, JOURNAL):

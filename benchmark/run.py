@@ -1,4 +1,4 @@
-"""The main job: open the data, expand the plan, run what is missing, publish, hand back the tables."""
+"""The main job: open the data, expand the plan, run the missing tasks, publish, and return the tables."""
 
 from __future__ import annotations
 
@@ -35,16 +35,21 @@ _PUBLISH_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class BenchRequest:
-    """What the user asked for.
+    """Everything the user requests of a run.
 
     Attributes:
-        methods: to compare; none takes those of the plan.
-        datasets: on which; none takes those of the plan.
-        data_roots: folders with source files, by dataset.
-        plan: name or path.
-        overrides: ``key=value`` of the plan.
+        methods: methods to compare; if empty, those of the plan.
+        plan: name or path of the plan.
         home: folder with ``data/`` and ``runs/``.
-        retry_failed: run again what failed before.
+        datasets: datasets to use; if empty, those of the plan.
+        data_roots: folders with source files, by dataset.
+        overrides: ``key=value`` settings that override the plan.
+        retry_failed: run again the tasks that failed before.
+
+    Example:
+        >>> request = BenchRequest(methods=("supervised",), plan="smoke", home=Path("home"), overrides=("seeds=[0]",))
+        >>> sweep = prepare(request)
+        >>> states_of_trials(sweep, request.home)
     """
 
     methods: tuple[str, ...]
@@ -58,14 +63,14 @@ class BenchRequest:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """A table for each dataset, and what was run."""
+    """Tables, one per dataset, and a summary of the run."""
 
     boards: tuple[Leaderboard, ...]
     summary: RunSummary
 
 
 def open_data(dataset: str, data_root: Path | None, home: Path, display: ProgressDisplay) -> PlannedData:
-    """The dataset's store and split, made first if they are not there; errors as ``ensure_store``."""
+    """Open the dataset's store and split, creating them first if they are missing; raises as ``ensure_store``."""
     made = ensure_store(find_recipe(dataset, data_root), home, data_root, display.phase)
     if made.quarantine:
         display.note(f"{len(made.quarantine)} slides are left out; see why with 'tissuebench data inspect {dataset}'")
@@ -73,7 +78,7 @@ def open_data(dataset: str, data_root: Path | None, home: Path, display: Progres
 
 
 def prepare(request: BenchRequest) -> Sweep:
-    """Read the plan, open the data, and lay out what is to be run.
+    """Read the plan, open the data, and lay out the tasks to run.
 
     Raises:
         TissueBenchError: bad input or configuration; found before anything is trained.
@@ -82,7 +87,7 @@ def prepare(request: BenchRequest) -> Sweep:
     methods = request.methods or tuple(plan.methods)
     if not methods:
         raise ConfigError(f"plan {request.plan!r} names no methods; choose some (METHOD=… or --method …)")
-    configured(plan, methods)  # what is wrong is told before hours of ingest
+    configured(plan, methods)  # errors are reported before hours of ingest
     find_executor(plan.compute.executor)
     trials: dict[str, list[Trial]] = defaultdict(list)
     opened: dict[str, PlannedData] = {}
@@ -104,6 +109,11 @@ def bench(request: BenchRequest) -> BenchResult:
     Raises:
         TissueBenchError: bad input or configuration; found before anything is trained.
         KeyboardInterrupt: interrupted; the same request picks up where it left off.
+
+    Example:
+        >>> request = BenchRequest(methods=("supervised",), plan="smoke", home=Path("home"), overrides=("seeds=[0]",))
+        >>> result = bench(request)
+        >>> [(row.method, row.budget, row.mean) for row in result.boards[0].rows if row.metric == "miou"]
     """
     sweep = prepare(request)
     compute = sweep.plan.compute
@@ -124,7 +134,7 @@ def bench(request: BenchRequest) -> BenchResult:
 
 
 def _board(home: Path, dataset: str, trials: Sequence[Trial], publisher: Publisher) -> Leaderboard:
-    """The table of one dataset, written to ``runs/tables`` and handed to W&B."""
+    """Build the table of one dataset, write it to ``runs/tables`` and pass it to W&B."""
     store = ResultStore(results_folder(home))
     board = board_of_trials(store, trials)
     tables = home / "runs" / "tables"
@@ -136,7 +146,7 @@ def _board(home: Path, dataset: str, trials: Sequence[Trial], publisher: Publish
 
 
 def states_of_trials(sweep: Sweep, home: Path) -> list[str]:
-    """A line for each trial: its id, what it is, and whether it has a result."""
+    """Return one line per trial: its id, its title, and whether it has a result."""
     store = ResultStore(results_folder(home))
     states = {task.key: "finished" if store.has(task.key) else "to run" for task in sweep.graph.of_kind(TaskKind.TRIAL)}
     return [f"{key} {sweep.graph[key].job.title}: {state}" for key, state in states.items()]

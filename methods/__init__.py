@@ -1,4 +1,4 @@
-"""What is compared: one LightningModule a file."""
+"""Weak-supervision methods under comparison, one ``LightningModule`` per file."""
 
 if __name__ != "tissuebench.methods":
     raise ImportError(

@@ -1,14 +1,14 @@
 """Anatomical contrastive distillation (ACTION: You et al., IPMI 2023; arXiv 2206.02307).
 
-Three phases: distillation between tiles without labels; distillation between windows, with the masks of the budget;
-and a mean teacher whose student also contrasts pixels:
+Three phases: distillation between unlabelled tiles; distillation between windows, with the masks of the budget; and a
+mean teacher whose student also contrasts pixels:
 
     L = L_sup + consistency * L_u + contrast * L_c
 
-What the paper claims beyond its baseline is seen against ``mean_teacher``, which is this without L_c and the first two
-phases. Defects of the official code (the teacher's heads are trained by the student's gradient, the average is taken
-twice a step, the confidence goes through eight bits) are not repeated; its adversarial morphing, which is not part of
-what was published, is left out.
+The paper's gain over its baseline is measured against ``mean_teacher``, which is this method without L_c and the first
+two phases. Defects of the official code (the student's gradient trains the teacher's heads, the average is updated
+twice per step, confidence is quantised to eight bits) are not reproduced; its adversarial morphing is not part of the
+published method and is left out.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
     """Settings of all phases.
 
     Attributes:
-        global_distill, local_distill: the first two phases.
-        global_steps, global_batch: optimiser steps and tiles a step of the first phase.
-        local_steps: of the second; its batch is that of all arms.
-        contrast: weight of the contrast between pixels. Published: .01.
-        weak: least confidence of a teacher's label whose pixel is contrasted.
-        queries, negatives: for each class of a step, and for each query.
-        temperature: of the contrast.
-        representation: width of the vectors that are contrasted.
-        rep_stride: pixels of the image, along an edge, for each of these. Published: 1; ReCo, which the contrast is
-            of, has 4.
+        global_distill, local_distill: whether to run the first and the second phase.
+        global_steps, global_batch: optimiser steps and tiles per step of the first phase.
+        local_steps: optimiser steps of the second phase; its batch size is the one all methods share.
+        contrast: weight of the pixel contrast. Published: .01.
+        weak: minimum confidence of a teacher label for its pixel to be contrasted.
+        queries, negatives: queries per class in each step, and negatives per query.
+        temperature: temperature of the contrast.
+        representation: dimension of the contrasted vectors.
+        rep_stride: image pixels per contrasted vector, along an edge. Published: 1; ReCo, the origin of this loss,
+            uses 4.
     """
 
     warm_up: float = Field(0.0, ge=0, le=1)
@@ -76,7 +76,7 @@ class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
 
 @register
 class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
-    """Distillation between tiles and windows, then masks, a teacher's labels and contrast between pixels."""
+    """Distillation between tiles and windows, then masks, teacher labels and contrast between pixels."""
 
     name = "anatomical_contrast"
     summary = "distillation of tiles and windows, then masks + teacher's labels + pixel contrast (You et al.)"
@@ -89,7 +89,7 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
 
     @classmethod
     def stages(cls, config: AnatomicalContrastSettings, training: TrainingSettings) -> tuple[Stage, ...]:
-        """The first two phases, as far as they are wanted; no budget changes the first."""
+        """Return the first two phases, if enabled; the first does not depend on the budget."""
         made: list[Stage] = []
         if config.global_distill:
             own = {"steps": config.global_steps, "batch_size": config.global_batch}
@@ -103,10 +103,10 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
         return tuple(made)
 
     def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """The student of the last phase before becomes both student and teacher, as published.
+        """Initialise student and teacher from the student of the last earlier phase, as published.
 
         Raises:
-            ValueError: its weights are those of another network.
+            ValueError: the weights belong to a different network.
         """
         state = weights[LOCAL if LOCAL in weights else GLOBAL]
         learnt = {name.removeprefix(STUDENT): value for name, value in state.items() if name.startswith(STUDENT)}
@@ -118,11 +118,11 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
 
     @property
     def asks_teacher(self) -> bool:
-        """Pixels of tiles without masks are contrasted by the teacher's labels."""
+        """Whether the teacher labels tiles: always with the contrast, which includes pixels of tiles without masks."""
         return super().asks_teacher or self.representation is not None
 
     def unsupervised_loss(self, annotated: DecoderMaps, masks: Tensor, lesson: Lesson) -> Tensor:
-        """Consistency, and the contrast between all pixels that have a label or a confident one of the teacher."""
+        """Return consistency plus the contrast between all pixels with a true label or a confident teacher label."""
         loss = super().unsupervised_loss(annotated, masks, lesson)
         if self.representation is None:
             return loss
@@ -132,19 +132,20 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
         return loss + self.config.contrast * self.contrast_loss(maps, labels, probabilities)
 
     def contrast_loss(self, maps: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
-        """``L_c`` of maps (B, C, h, w), labels (B, h, w) and the student's probabilities (B, K, h, w).
+        """Return ``L_c`` for maps (B, C, h, w), labels (B, h, w) and the student's probabilities (B, K, h, w).
 
-        Keys carry no gradient, so the dense map of vectors is made without a graph, and the queries once more with one.
+        Keys carry no gradient, so the dense vectors are computed without a graph; the queries are then recomputed with
+        one.
         """
         return self.contrast_of(self.vectors(maps), maps, labels, probabilities)
 
     @torch.no_grad()
     def vectors(self, maps: Tensor) -> Tensor:
-        """Keys (B h w, D) of all pixels of maps (B, C, h, w)."""
+        """Return the keys (B h w, D) of all pixels of maps (B, C, h, w), without gradient."""
         return pixel_rows(self._head(maps))
 
     def contrast_of(self, keys: Tensor, maps: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
-        """``contrast_loss``, where the keys of the maps are there already."""
+        """Return ``contrast_loss`` given the precomputed keys of the maps."""
         config = self.config
         found = candidates(labels, probabilities, config.strong)
         means = prototypes(keys, labels, probabilities.shape[1])
@@ -160,7 +161,7 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
         return self.representation
 
     def _contrasted(self, maps: DecoderMaps, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps, labels and probabilities on the grid of the vectors."""
+        """Return maps, labels and probabilities resampled to the grid of the contrasted vectors."""
         stride, step = self.maps_network.stride, self.config.rep_stride
         height, width = ((side + -side % stride) // step for side in labels.shape[-2:])
         probabilities = on_grid(maps.logits.detach(), (height, width), stride, 0).float().softmax(dim=1)

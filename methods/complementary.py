@@ -1,12 +1,12 @@
 """Complementary labels from the diagnosis (Haegele et al., arXiv 2302.01813; Sci. Rep. 14, 24988, 2024).
 
-A case of tumour A has no pixel of tumour B. Two streams train one network: annotated tiles under cross-entropy, and
-tiles of every diagnosed case under a loss on the classes that the diagnosis rules out:
+A case of tumour A has no pixel of tumour B. Two streams train one network: annotated tiles with cross-entropy, and
+tiles of every diagnosed case with a loss on the classes that the diagnosis rules out:
 
     L = CE(annotated) + weight * ramp(step) * L_comp(diagnosed)
 
-The paper's loss is ``form: forward_corrected``; what its body leaves open (transition matrix, weight, sampling) is
-chosen here and named in the settings.
+The paper's loss is ``form: forward_corrected``; choices that its main text leaves open (transition matrix, weight,
+sampling) are made here and named in the settings.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ DIAGNOSED = StreamName("diagnosed", DiagnosisBatch)
 
 
 class Form(StrEnum):
-    """Which complementary loss."""
+    """Form of the complementary loss.
+
+    ``conditional``: set-wise exclusion among the diagnosis-dependent classes (this project's). ``set_wise``: exclusion
+    among all classes. ``forward_corrected``: the published loss.
+    """
 
     CONDITIONAL = "conditional"
     SET_WISE = "set_wise"
@@ -51,17 +55,17 @@ class Form(StrEnum):
 
 
 class ComplementarySettings(Settings):
-    """Which complementary loss, and how much of it.
+    """Settings of the complementary loss.
 
     Attributes:
         form: ``conditional`` (this project's), ``set_wise``, or ``forward_corrected`` (the published loss).
         gamma: focal exponent; 2 in the published code.
-        weight: of the complementary loss.
-        ramp: share of the steps over which ``weight`` grows linearly from 0, as a random network's probabilities
-            say nothing yet of what is excluded.
-        balanced: draw excluded class, then case, then tile, so that large cases do not dominate.
-        max_excluded: keep at most this many of a case's excluded classes, drawn once a case (an ablation of how
-            much the diagnosis says; with all but one excluded it names the class); null keeps all.
+        weight: weight of the complementary loss.
+        ramp: share of the steps over which ``weight`` grows linearly from 0, since the probabilities of an untrained
+            network are not yet informative.
+        balanced: draw the excluded class, then a case, then a tile, so that large cases do not dominate.
+        max_excluded: keep at most this many of a case's excluded classes, drawn once per case (an ablation of how
+            informative the diagnosis is; with all but one excluded it names the class); null keeps all.
         official_clip: clip probabilities as the published code does (``forward_corrected`` only).
     """
 
@@ -76,7 +80,7 @@ class ComplementarySettings(Settings):
 
 @register
 class Complementary(Method[ComplementarySettings]):
-    """Cross-entropy on the budget's masks, and exclusion of what each case's diagnosis rules out."""
+    """Cross-entropy on the budget's masks, and exclusion of the classes that each case's diagnosis rules out."""
 
     name = "complementary"
     summary = "masks of the budget + classes excluded by each case's diagnosis (Haegele et al.)"
@@ -87,7 +91,7 @@ class Complementary(Method[ComplementarySettings]):
         self.register_buffer("dependent", torch.tensor(task.class_map.dependent), persistent=False)
 
     def streams(self) -> Mapping[str, Stream]:
-        """Annotated tiles, and as many of diagnosed cases (annotated cases are among them)."""
+        """Return annotated tiles, and equally many tiles of diagnosed cases (which include the annotated cases)."""
         diagnosed = Stream(
             Supervision.DIAGNOSIS,
             self.task.training.batch_size,
@@ -97,7 +101,7 @@ class Complementary(Method[ComplementarySettings]):
         return {ANNOTATED: self.annotated_stream(), DIAGNOSED: diagnosed}
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """Both losses; with weight 0 the step is that of ``supervised``, bit for bit."""
+        """Return the sum of both losses; with weight 0 the step equals that of ``supervised``, bit for bit."""
         annotated, diagnosed = batch[ANNOTATED], batch[DIAGNOSED]
         loss = masked_cross_entropy(self.network(annotated.inputs), annotated.masks)
         weight = self.config.weight * min(1.0, self.progress / self.config.ramp if self.config.ramp else 1.0)
@@ -106,11 +110,11 @@ class Complementary(Method[ComplementarySettings]):
         return loss + weight * self.complementary_loss(self.network(diagnosed.inputs), diagnosed.excluded)
 
     def complementary_loss(self, logits: Tensor, excluded: Tensor) -> Tensor:
-        """Mean of the chosen loss over the pixels of samples whose diagnosis says something.
+        """Return the chosen loss averaged over the pixels of samples with an informative diagnosis.
 
         Args:
             logits: (B, K, H, W).
-            excluded: (B, K) bool.
+            excluded: (B, K) bool; samples that exclude no class or all classes are not counted.
         """
         config, dependent = self.config, cast("Tensor", self.dependent)
         informative = excluded.any(dim=1) & ~excluded.all(dim=1)
@@ -126,11 +130,11 @@ class Complementary(Method[ComplementarySettings]):
 
 
 def observation_probabilities(excluded: Tensor, dependent: Tensor) -> Tensor:
-    """P(this S is observed | Y = class) of each sample, scaled so that the largest is 1: columns of a biased Q.
+    """Return P(S is observed | Y = class) for each sample, scaled to a maximum of 1: columns of a biased Q.
 
-    Excluded classes have 0, the allowed diagnosis-dependent ones 1, and a shared class occurs under every diagnosis,
-    so it has |T without S| / |T| where diagnoses are sampled evenly (for two kinds: pi = 1/2). The scale only
-    matters for the focal factor, which then can close.
+    Excluded classes get 0, allowed diagnosis-dependent ones 1. A shared class occurs under every diagnosis, so it gets
+    |T without S| / |T| if diagnoses are sampled evenly (for two kinds: pi = 1/2). The scale only matters for the focal
+    factor, which can then reach 0.
 
     Args:
         excluded: (B, K) bool, S.

@@ -1,7 +1,7 @@
 """Diffusion pre-training on unlabelled tissue (Purma et al., IEEE Trans. Med. Imaging 2024; arXiv 2309.01487).
 
-A network learns to predict the noise in noisy tiles of all training patients, without any label. With a new head it is
-then fine-tuned on the tiles that have masks, fed with clean images and a constant time.
+A network learns, without labels, to predict the noise in noisy tiles of all training patients. It then gets a new head
+and is fine-tuned on the tiles that have masks, with clean images and a constant time step as input.
 
 The defaults are this project's; ``diffusion_published`` has those of the paper. ``diffusion_scratch`` is the control:
 the same network, loss and fine-tuning without the pre-training.
@@ -51,8 +51,9 @@ PRETRAIN = "pretrain"
 
 
 class FineTuningLoss(StrEnum):
-    """``cross_entropy``, as all arms; ``structural_similarity``, published, has the focal loss added to it.
+    """Loss of the fine-tuning.
 
+    ``cross_entropy``: as in all methods. ``structural_similarity``: as published, with the focal loss added.
     ``tversky`` and ``poly_log`` are in the published code, but not in the published recipe.
     """
 
@@ -75,14 +76,14 @@ _LOSSES: Mapping[FineTuningLoss, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class FineTuningSettings(DenoiserSettings):
-    """The network, and how it learns from masks.
+    """Network and fine-tuning settings.
 
     Attributes:
-        head: of the U-Net as a segmenter (``paper``); published: ``finest``.
-        step: the time at which the network segments; published: 0. There a predictor of noise has learnt least: P2
-            weighs step 0 with 1e-4.
-        input_range: of images then (``paper``).
-        loss: of the fine-tuning.
+        head: head of the U-Net as a segmenter (``paper``); published: ``finest``.
+        step: time step at which the network segments; published: 0. A noise predictor has learned least there: P2
+            weights step 0 by 1e-4.
+        input_range: range of the input images during segmentation (``paper``).
+        loss: loss of the fine-tuning.
     """
 
     head: Head = Head.LEVELS
@@ -98,7 +99,7 @@ class DiffusionSettings(FineTuningSettings, DenoisingSettings):
     """Settings of fine-tuning and pre-training.
 
     Attributes:
-        pretrain_steps, pretrain_batch, pretrain_rate: optimiser steps, tiles a step and learning rate of the
+        pretrain_steps, pretrain_batch, pretrain_rate: optimiser steps, tiles per step and learning rate of the
             pre-training.
     """
 
@@ -108,7 +109,7 @@ class DiffusionSettings(FineTuningSettings, DenoisingSettings):
 
 
 class FineTuning(Method[FineTuningT]):
-    """The network at a constant time, and its loss on tiles with masks."""
+    """Base class of the fine-tuning: the network at a constant time step, and its loss on tiles with masks."""
 
     consumes = frozenset({Supervision.MASKS})
 
@@ -118,31 +119,31 @@ class FineTuning(Method[FineTuningT]):
         if config.network is Architecture.MATCHED:
             network = TimedSegmenter(task.network, n_classes, task.tile_px, config.step)
             self.network = network.to(memory_format=torch.channels_last)
-        else:  # nobody asks it for features: it wants images
+        else:  # it wants images, so its features are never requested
             self.network = UNetSegmenter(
                 build_unet(config, n_classes), n_classes, config.step, config.input_range, config.head
             )  # type: ignore[assignment]
 
     @classmethod
     def wants_images(cls, config: FineTuningT) -> bool:
-        """The U-Net has an encoder of its own."""
+        """Whether images are needed: true for the U-Net, which has its own encoder."""
         return config.network is Architecture.PAPER
 
     def streams(self) -> Mapping[str, Stream]:
-        """Annotated tiles, classes balanced."""
+        """Return one stream: annotated tiles, balanced by class."""
         return {ANNOTATED: self.annotated_stream()}
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """The loss of the tiles with masks."""
+        """Return the loss of the tiles with masks."""
         annotated = batch[ANNOTATED]
         return _LOSSES[self.config.loss](self.network(annotated.inputs), annotated.masks)
 
 
 @register
 class DiffusionFromScratch(FineTuning[FineTuningSettings]):
-    """The network and fine-tuning from random weights: what the pre-training must beat.
+    """Control of ``diffusion``: the same network and fine-tuning from random weights, which the pre-training must beat.
 
-    What the plan says of ``diffusion`` holds here, too, but for its initialisation.
+    The plan's settings for ``diffusion`` apply here, too, except for the initialisation.
     """
 
     name = "diffusion_scratch"
@@ -152,7 +153,7 @@ class DiffusionFromScratch(FineTuning[FineTuningSettings]):
 
     @classmethod
     def planned_settings(cls, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """Those of the method that it is the control of, as far as it has them; its weights are torch's default."""
+        """Return the settings of the method it controls, where they apply; its initialisation is torch's default."""
         theirs = plan.get(cls.control_of, {})
         shared = {
             key: value for key, value in theirs.items() if key in cls.Config.model_fields and key != "initialisation"
@@ -162,7 +163,7 @@ class DiffusionFromScratch(FineTuning[FineTuningSettings]):
 
 @register
 class Diffusion(FineTuning[DiffusionSettings]):
-    """Denoising of unlabelled tissue, then masks."""
+    """Denoising of unlabelled tissue, then fine-tuning on masks."""
 
     name = "diffusion"
     summary = "denoising of unlabelled tissue, then cross-entropy on the masks (after Purma et al.)"
@@ -170,7 +171,7 @@ class Diffusion(FineTuning[DiffusionSettings]):
 
     @classmethod
     def stages(cls, config: DiffusionSettings, training: TrainingSettings) -> tuple[Stage, ...]:
-        """The pre-training, which no budget changes."""
+        """Return the pre-training stage, which does not depend on the budget."""
         settings = DenoisingSettings.model_validate(config.model_dump(include=set(DenoisingSettings.model_fields)))
         own = {
             "steps": config.pretrain_steps,
@@ -180,10 +181,10 @@ class Diffusion(FineTuning[DiffusionSettings]):
         return (Stage(PRETRAIN, Denoising, settings, training.model_copy(update=own)),)
 
     def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """All but the head.
+        """Load all pre-trained weights except the head's.
 
         Raises:
-            ValueError: the weights are those of another network.
+            ValueError: the weights belong to a different network.
         """
         learnt = trained_weights(weights[PRETRAIN])
         if isinstance(self.network, TimedSegmenter):
@@ -194,10 +195,10 @@ class Diffusion(FineTuning[DiffusionSettings]):
 
 @register
 class PublishedDiffusion(Diffusion):
-    """The recipe of the paper, with the optimiser and steps that all arms share."""
+    """Published recipe of the paper, with the optimiser and step budget that all methods share."""
 
     class Config(DiffusionSettings):
-        """The paper's settings."""
+        """Settings of the paper."""
 
         network: Architecture = Architecture.PAPER
         initialisation: Initialisation = Initialisation.PUBLISHED
@@ -214,10 +215,10 @@ class PublishedDiffusion(Diffusion):
 
 @register
 class PublishedFromScratch(DiffusionFromScratch):
-    """The paper's network and fine-tuning from torch's own initialisation."""
+    """Control of ``diffusion_published``: the paper's network and fine-tuning from torch's own initialisation."""
 
     class Config(FineTuningSettings):
-        """The paper's settings, but for the initialisation."""
+        """Settings of the paper, except for the initialisation."""
 
         network: Architecture = Architecture.PAPER
         head: Head = Head.FINEST

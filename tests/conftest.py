@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import csv
-import ctypes
-import gc
 import os
 import signal
-import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from hypothesis import settings
 from PIL import Image
 
+from tests import properties
 from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
+from tissuebench.runtime.memory import return_freed_memory
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt processes, which would inherit it
 
-settings.register_profile("tissuebench", deadline=None)  # a shared core may be slow at any moment
-settings.load_profile("tissuebench")
+settings.load_profile(properties.QUICK)  # `make test-all` says --hypothesis-profile=thorough
 
 TINY_CLASSES = {
     "glass": (240, 240, 240),
@@ -36,17 +34,16 @@ TINY_CLASSES = {
     "tumour_b": (200, 60, 70),
 }
 TINY_PARTS = ("train",) * 7 + ("val",) * 2 + ("test",) * 3
+_LARGE_BYTES = 3 << 29
 _HEIGHT, _WIDTH, _BLOCK, _NOISE = 64, 96, 16, 12
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def freed_memory_goes_back():
-    """What a module's tests freed goes back to the system: glibc keeps it, and a worker grew to several GB."""
+    """Return what a large test freed: a worker that trains one network after another grew to 6 GB."""
     yield
-    gc.collect()
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
+    if psutil.Process().memory_info().rss > _LARGE_BYTES:
+        return_freed_memory()
 
 
 @dataclass(frozen=True)

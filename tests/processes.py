@@ -1,4 +1,4 @@
-"""Several connected processes on one machine, forked from one import; for scripts that a test starts."""
+"""Modules of the tests that a test starts as programs, some of which fork into several connected processes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ CPU = torch.device("cpu")
 _ROOT = Path(__file__).resolve().parents[1]
 
 
+def output_of(module, *arguments, **environment):
+    """What a module of the tests prints as a program; its failure fails the test."""
+    told = {**os.environ, "PYTHONPATH": str(_ROOT), **environment}
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=told, timeout=240)
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    return ran.stdout
+
+
 def start_script(module, *arguments):
     """Run a module of the tests that calls ``run_processes``; a failure of any process fails the test."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(_ROOT)}
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=240)
-    assert ran.returncode == 0, ran.stderr[-4000:]
+    output_of(module, *arguments, OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
 
 
 def run_processes(size, run):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from mypy import modulefinder
+from mypy.options import Options
+
+from tissuebench.cli.scaffold import write_method
+from tissuebench.methods.api import all_methods
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("benchmark", "methods", "datasets", "results")
@@ -57,6 +64,59 @@ def test_every_folder_with_code_is_a_package():
     for folder in FOLDERS:
         for file in (ROOT / folder).rglob("*.py"):
             assert (file.parent / "__init__.py").exists(), file
+
+
+@pytest.mark.parametrize(("folder", "at_most"), [("benchmark", 6), ("methods", 8), ("datasets", 6), ("results", 3)])
+def test_rooms_hold_the_files_not_the_hall(folder, at_most):
+    loose = {file.stem for file in (ROOT / folder).glob("*.py")}
+    assert len(loose) <= at_most, loose
+    if folder == "methods":
+        assert loose - {"__init__"} <= {kind.__module__.rpartition(".")[2] for kind in all_methods().values()}
+
+
+def test_no_file_is_long():
+    """At 400 lines there are two ideas in a file."""
+    files = [file for folder in (*FOLDERS, "tests") for file in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 400
+    assert not [file for file in files if len(file.read_text().splitlines()) > 400]
+
+
+def test_docstrings_open_with_what_a_thing_is_or_does():
+    riddle = re.compile(r"(What|Where|Who|Whose|Which|How|Why|When)\b")
+    found = []
+    for file in (file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            documented = isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+            if documented and riddle.match(ast.get_docstring(node) or ""):
+                found.append(f"{file.relative_to(ROOT)}: {getattr(node, 'name', 'module')}")
+    assert not found
+
+
+def test_a_static_resolver_follows_the_door_of_method_authors_into_its_folder():
+    """Without plug-ins or search paths of its own: through the path file of the editable install."""
+    python, site = modulefinder.get_search_dirs(sys.executable)
+    paths = modulefinder.SearchPaths((), tuple(python), tuple(site), ())
+    found = modulefinder.FindModuleCache(paths, None, Options()).find_module("tissuebench.methods.api")
+    assert isinstance(found, str), found
+    assert Path(found).resolve() == ROOT / "methods" / "api" / "__init__.py"
+
+
+def test_a_new_method_is_short_has_one_import_line_and_type_checks(tmp_path):
+    written = write_method("mine", tmp_path)
+    source = written.read_text()
+    assert len(source.splitlines()) <= 40
+    assert re.findall(r"^(?:from|import) tissuebench.*", source, re.MULTILINE) == [
+        "from tissuebench.methods import api"
+    ]
+    assert "assert" not in source
+    checked = run(
+        sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--strict", str(written), cwd=ROOT
+    )
+    assert checked.returncode == 0, checked.stdout
+    written.write_text(source.replace("annotated.masks)", "annotated.tags)"))
+    checked = run(sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(written), cwd=ROOT)
+    assert checked.returncode == 1
+    assert "Tensor | None" in checked.stdout  # a stream of masks has no tags
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

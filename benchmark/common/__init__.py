@@ -1,1 +1,1 @@
-"""Hashing, atomic files and folders, progress: what every room uses."""
+"""Hashing, atomic files and folders, and progress display, shared by all subpackages."""

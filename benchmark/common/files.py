@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all."""
+"""Atomic file writes: a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TextIO
 
 
 def write_aside(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path``, flush it to the disk, and rename it into place; folders are made."""
+    """Write ``data`` to ``path`` atomically and flush it to disk; parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
@@ -32,13 +32,13 @@ def write_aside(path: Path, data: bytes) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Wait until no other process works in ``folder``, and keep others out meanwhile.
+    """Hold an exclusive lock on ``folder``, waiting until no other process holds it.
 
-    The lock is the kernel's and is gone with its owner, however that ends: no file is left behind.
+    The kernel owns the lock and releases it when the process ends, however that happens; no lock file is left behind.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: nothing keeps others out, and nothing breaks either
+        with suppress(OSError):  # no locks on this file system: others are not kept out, but nothing breaks
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -47,7 +47,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def text_written_aside(path: Path) -> Iterator[TextIO]:
-    """Open a text file to write bit by bit; it gets its name when the block ends, and is gone if the block fails."""
+    """Open a text file for incremental writing; it appears at ``path`` on success and is discarded on failure."""
     aside = _aside(path)
     try:
         with aside.open("x", encoding="utf-8", newline="") as file:
@@ -60,12 +60,12 @@ def text_written_aside(path: Path) -> Iterator[TextIO]:
 
 
 def replace_quickly(path: Path, data: bytes) -> None:
-    """Replace a small file in one piece without waiting for the disk: for what is worthless after a power cut."""
+    """Replace a small file atomically without waiting for the disk, for content that may be lost in a power cut."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     aside.write_bytes(data)
     aside.replace(path)
 
 
 def _aside(path: Path) -> Path:
-    """A name beside ``path`` that no other writer of the same file has."""
+    """Return a temporary path next to ``path`` that no other writer of the same file uses."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

@@ -1,4 +1,4 @@
-"""A folder that appears under its name when it is complete."""
+"""Folders that appear under their final name only once they are complete."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tissuebench.errors import ConfigError
 
 
 def require_free(folder: Path, marker: str, overwrite: bool) -> None:
-    """Raise unless ``folder`` may be made.
+    """Raise unless ``folder`` may be created.
 
     Args:
-        folder: to be made.
-        marker: a file that a folder of this kind has: others are never replaced.
-        overwrite: whether one of this kind may be.
+        folder: the folder to create.
+        marker: a file that every folder of this kind contains; a folder without it is never replaced.
+        overwrite: whether an existing folder of this kind may be replaced.
 
     Raises:
-        ConfigError: something stands there.
+        ConfigError: the folder exists and may not be replaced.
     """
     if not os.path.lexists(folder):
         return
@@ -35,16 +35,16 @@ def require_free(folder: Path, marker: str, overwrite: bool) -> None:
 
 @contextmanager
 def made_aside(folder: Path) -> Iterator[Path]:
-    """Make an empty hidden folder beside ``folder``; it takes that place when the block ends, and is gone if it fails.
+    """Create an empty hidden folder next to ``folder``; it is moved into place on success and removed on failure.
 
-    What a process that was killed has left there is removed by the next one.
+    Leftovers of a killed process are removed by the next one.
 
     Args:
-        folder: absolute.
+        folder: absolute path.
 
     Raises:
-        ConfigError: another process makes the same folder just now.
-        OSError: it cannot be made.
+        ConfigError: another process is writing the same folder.
+        OSError: the folder cannot be created.
     """
     work = folder.with_name(f".{folder.name}.partial")
     work.mkdir(parents=True, exist_ok=True)
@@ -62,16 +62,16 @@ def made_aside(folder: Path) -> Iterator[Path]:
 
 
 def _lock(handle: int, work: Path, folder: Path) -> None:
-    """The lock is the kernel's and is gone with its owner, however that ends."""
+    """Lock the open ``work`` folder; the kernel releases the lock when the process ends, however that happens."""
     busy = f"{folder}: another process is writing it; wait for it, or choose another folder"
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ConfigError(busy) from None
-    except OSError:  # a file system without locks: nothing keeps others out
+    except OSError:  # no locks on this file system: other processes are not kept out
         return
     if not work.is_dir() or os.fstat(handle).st_ino != work.stat().st_ino:
-        raise ConfigError(busy)  # it was completed after we had opened it
+        raise ConfigError(busy)  # another process completed it after we opened it
 
 
 def _empty(folder: Path) -> None:

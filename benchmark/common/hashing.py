@@ -1,4 +1,4 @@
-"""Canonical JSON, content hashes and derived seeds: the one way anything in the suite gets an identity."""
+"""Canonical JSON, content hashes and derived seeds: the only source of identities in the suite."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 
 
 def canonical_json(value: Json) -> str:
-    """The one spelling of a JSON value: sorted keys, no blanks, no NaN."""
+    """Return the canonical spelling of a JSON value: sorted keys, no whitespace, no NaN."""
     return _ENCODER.encode(value)
 
 
 def content_hash(value: Json) -> str:
-    """Sha256 (hex) of the canonical JSON of ``value``."""
+    """Return the SHA-256 (hex) of the canonical JSON of ``value``."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
 def derive_seed(*parts: Json) -> int:
-    """A 63-bit seed that is a pure function of ``parts``: the same in every process, whatever ran before.
+    """Return a 63-bit seed that is a pure function of ``parts``: the same in every process, whatever ran before.
 
-    Every source of randomness names itself (``derive_seed(trial_seed, "order")``), so that drawing more numbers
-    from one never moves another.
+    Every source of randomness has its own name (``derive_seed(trial_seed, "order")``), so that drawing more numbers
+    from one never shifts another.
     """
     return int(content_hash(list(parts))[:16], 16) >> 1

@@ -1,4 +1,4 @@
-"""Progress for people, on standard error: a bar with an ETA on a terminal, plain lines elsewhere."""
+"""Progress display on standard error: a bar with an ETA on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PLAIN_EVERY_SECONDS = 15.0
 
 
 class ProgressDisplay:
-    """A bar for what is being done now: slides drawn, slides ingested, steps of a measurement.
+    """Progress bar for the current activity: slides drawn, slides ingested, steps of a measurement.
 
     Args:
-        console: where to; standard error in the command line.
+        console: the output console; standard error on the command line.
     """
 
     def __init__(self, console: Console) -> None:
@@ -46,11 +46,11 @@ class ProgressDisplay:
         self._bars.stop()
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays on the screen."""
         self._console.print(escape(text), highlight=False, soft_wrap=True)
 
     def phase(self, what: str, done: int, total: int) -> None:
-        """So much of something countable is done."""
+        """Show that ``done`` of ``total`` units of ``what`` are complete."""
         if what != self._last[0]:
             self._bars.reset(self._current)
         self._bars.update(self._current, description=escape(what), completed=done, total=total, visible=True)

@@ -1,4 +1,4 @@
-"""The base of all settings: those of plans, networks, trainings and methods."""
+"""Base class of all settings: those of plans, networks, training and methods."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tissuebench.common.hashing import Json
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and a key that does not exist is an error that names it.
+    """Base class of all settings: frozen, and an unknown key is an error that names it.
 
-    A setting that is renamed keeps its first name as ``serialization_alias``, and takes both names from users.
+    A renamed setting keeps its original name as ``serialization_alias`` and accepts both names from users.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def stored(self) -> dict[str, Json]:
-        """Return JSON values under the names that stored results have, which no renaming changes."""
+        """Return JSON values under the names used in stored results, which no renaming changes."""
         values: dict[str, Json] = self.model_dump(mode="json", by_alias=True)
         return values

@@ -1,4 +1,4 @@
-"""A sheet of pictures for people: a row a tile, a column for each thing that is shown of it."""
+"""Contact sheets for visual inspection: one row per tile, one column for each thing shown of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 CELL, GAP, LINE = 192, 8, 18
-"""Pixels: edge of a picture on the sheet, what is between two of them, height of a line of text."""
+"""Pixels: edge of a picture on the sheet, gap between two pictures, height of a line of text."""
 
 SWATCH = 12
 _FONT_SIZE = 13
@@ -18,7 +18,7 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def place(row: int, column: int) -> tuple[int, int]:
-    """Left and top of a picture on the sheet, in its pixels."""
+    """Return left and top of a picture on the sheet, in its pixels."""
     return GAP + column * (CELL + GAP), 2 * LINE + row * (CELL + LINE)
 
 
@@ -28,12 +28,12 @@ def draw_cells(
     remark: str,
     legend: Mapping[str, Image.Image] | None = None,
 ) -> Image.Image:
-    """Pictures under titles and captions; legend and remark below. Text that does not fit is cut off or wrapped.
+    """Draw pictures under titles and captions, legend and remark below; text that does not fit is cut off or wrapped.
 
     Args:
-        columns: their titles.
-        rows: caption and pictures, which are enlarged or shrunk to ``CELL`` px, of each row from the top.
-        remark: for the foot of the sheet.
+        columns: column titles.
+        rows: caption and pictures of each row, from the top; pictures are resized to ``CELL`` px.
+        remark: text at the foot of the sheet.
         legend: swatches by name.
     """
     font = ImageFont.load_default(_FONT_SIZE)
@@ -67,12 +67,12 @@ def draw_cells(
 
 
 def draw_pictures(captions: Sequence[str], columns: Mapping[str, NDArray[np.uint8]], remark: str) -> Image.Image:
-    """A sheet of arrays.
+    """Draw a sheet from arrays.
 
     Args:
-        captions: of the rows.
+        captions: row captions.
         columns: by title, each (rows, H, W, 3) RGB.
-        remark: for the foot.
+        remark: text at the foot of the sheet.
     """
     rows = [
         (caption, [Image.fromarray(np.ascontiguousarray(column[number])) for column in columns.values()])
@@ -82,7 +82,7 @@ def draw_pictures(captions: Sequence[str], columns: Mapping[str, NDArray[np.uint
 
 
 def _flow(names: Sequence[str], draw: ImageDraw.ImageDraw, font: _Font, width: int) -> Iterator[tuple[int, int, str]]:
-    """Left, line and text of each entry of the legend, as many in a line as fit."""
+    """Yield left, line and text of each entry of the legend, as many per line as fit."""
     left, line = GAP, 0
     for name in names:
         taken = LINE + int(draw.textlength(name, font)) + 2 * GAP
@@ -105,7 +105,7 @@ def _wrapped(text: str, draw: ImageDraw.ImageDraw, font: _Font, width: int) -> I
 
 
 def _fitted(draw: ImageDraw.ImageDraw, text: str, font: _Font, width: int) -> str:
-    """One line, cut off where it does not fit."""
+    """Return the text as one line, cut off where it does not fit."""
     line = " ".join(text.split())
     if draw.textlength(line, font) <= width:
         return line

@@ -1,7 +1,7 @@
-"""How much of the classes is in a stage's features: a linear classifier of a few tiles, for people.
+"""Linear probe of a stage's features: how well a linear classifier on a few tiles separates the classes.
 
-Nothing is trained on it and no number of a table depends on it. It looks at withheld masks, through the evaluator's
-door.
+For inspection only: nothing is trained on it and no number of a table depends on it. It reads withheld masks, through
+``LabelView.for_evaluation``.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ _TILES, _AT_ONCE, _RIDGE = 48, 16, 1e-2
 
 
 def probe_miou(store: TileStore, split: Split, maps: Callable[[Tensor], Tensor]) -> float | None:
-    """Mean IoU of a ridge classifier on standardised features, one place of the map after the other.
+    """Return the mean IoU of a ridge classifier on standardised features, with each position of the map as a sample.
 
-    Every second patient of the training part gives up to 48 tiles to fit it, the others as many to score it; the
-    classes weigh alike. None where there are fewer than two patients with masks, or too little is annotated to be met.
+    Every second patient of the training part provides up to 48 tiles to fit it, the other patients as many to score it;
+    all classes have equal weight. None if fewer than two patients have masks, or no position of the map is annotated in
+    either half.
 
     Args:
-        store: of the tiles.
-        split: its training part is looked at, withheld masks included.
-        maps: features (B, C, h, w) of images (B, 3, H, W) uint8.
+        store: the store with the tiles.
+        split: its training part is used, withheld masks included.
+        maps: computes features (B, C, h, w) of images (B, 3, H, W) uint8.
     """
     view = LabelView.for_evaluation(store, split, "train")
     tiles = view.mask_tiles()
@@ -55,7 +56,7 @@ def probe_miou(store: TileStore, split: Split, maps: Callable[[Tensor], Tensor])
 
 
 def spaced(tiles: Sequence[Tile], count: int) -> list[Tile]:
-    """At most so many of them, evenly spaced."""
+    """Return at most ``count`` of the tiles, evenly spaced."""
     places = np.linspace(0, len(tiles) - 1, min(count, len(tiles))).round().astype(int)
     return [tiles[place] for place in places]
 
@@ -63,7 +64,7 @@ def spaced(tiles: Sequence[Tile], count: int) -> list[Tile]:
 def _looked_at(
     tiles: Sequence[Tile], store: TileStore, view: LabelView, maps: Callable[[Tensor], Tensor]
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Features (N, C) and labels (N,) of all annotated places of the maps; the label is that of a place's middle."""
+    """Return features (N, C) and labels (N,) of all annotated positions of the maps; a label is taken at the centre."""
     size = store.info.tile_px
     features, labels = [], []
     for start in range(0, len(tiles), _AT_ONCE):
@@ -78,12 +79,12 @@ def _looked_at(
 
 
 def _ridge(features: NDArray[np.float64], labels: NDArray[np.uint8], n_classes: int) -> NDArray[np.float64]:
-    """(C + 1, K) weights of the regression to one-hot labels, every class that is there of the same weight in all."""
+    """Return (C + 1, K) weights of the regression to one-hot labels; every class present has the same total weight."""
     x, y = _with_constant(features), np.eye(n_classes, dtype=np.float64)[labels]
     counts = np.bincount(labels, minlength=n_classes)
     weighted = x / counts[labels][:, None]
     penalty = _RIDGE * np.eye(x.shape[1])
-    penalty[-1, -1] = 0  # the constant is not pulled to 0
+    penalty[-1, -1] = 0  # the constant term is not regularised
     solved = np.linalg.lstsq(weighted.T @ x + penalty, weighted.T @ y, rcond=None)[0]
     return solved.astype(np.float64)
 

@@ -1,7 +1,7 @@
-"""How far a stage's pseudo-masks agree with masks that were withheld. A diagnostic: nothing is ever trained on it.
+"""Agreement of a stage's pseudo-masks with withheld masks. A diagnostic: nothing is ever trained on it.
 
-It looks at training tiles through the evaluator's door, once the stage has annotated, and leaves two files in the
-stage's folder. No stage reads them, and nothing that decides a number does.
+It reads masks of training tiles through ``LabelView.for_evaluation``, after the stage has annotated, and leaves two
+files in the stage's folder. No stage reads them, and nothing that determines a result does.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def write_quality(
 ) -> None:
     """Compare the pseudo-masks in ``folder`` with all masks of the same tiles; write ``quality.json`` and a picture.
 
-    Nothing is written where none of the tiles has a mask. No random number is drawn.
+    Nothing is written if none of the tiles has a mask. No random number is drawn.
 
     Args:
-        folder: of the stage, with its pseudo-masks.
-        store: of the tiles.
-        split: its training part is looked at, withheld masks included.
-        layers: names of the layers; none names them by position.
-        moved: told how many tiles are compared, and of how many.
+        folder: folder of the stage, with its pseudo-masks.
+        store: the store with the tiles.
+        split: its training part is used, withheld masks included.
+        layers: names of the layers; if empty, they are named by position.
+        moved: called with the number of tiles compared and the total.
 
     Raises:
-        DataError: there are not as many names as layers, names do not differ, or the pseudo-masks are of another size
-            than the tiles.
+        DataError: the number of names differs from that of the layers, names repeat, or the pseudo-masks differ in size
+            from the tiles.
     """
     masks, view = PseudoMasks(folder), LabelView.for_evaluation(store, split, "train")
     tiles = [tile for tile in view.mask_tiles() if tile in masks.tiles]
@@ -60,7 +60,7 @@ def write_quality(
 
 
 def read_quality(folder: Path) -> PseudoQuality | None:
-    """What ``write_quality`` has left in a stage's folder, if it has.
+    """Read the result of ``write_quality`` from a stage's folder; None if there is none.
 
     Raises:
         DataError: the file is damaged.
@@ -70,14 +70,14 @@ def read_quality(folder: Path) -> PseudoQuality | None:
 
 
 def spread(shown: NDArray[np.bool_], slide_ids: Sequence[str], count: int) -> list[int]:
-    """Which tiles to look at, the same ones whenever asked: in turn the one with most classes that were not shown yet.
+    """Choose tiles to show, deterministically: in turn the one with the most classes that were not shown yet.
 
-    Once all classes were shown it begins anew. Among equals goes the slide that was shown least, then the order given.
+    Once all classes were shown, it starts over. Ties go to the slide that was shown least, then to the given order.
 
     Args:
         shown: (N, K) classes that each tile shows.
-        slide_ids: N.
-        count: at most so many.
+        slide_ids: N slide ids.
+        count: maximum number of tiles.
     """
     chosen: list[int] = []
     used = Counter[str]()

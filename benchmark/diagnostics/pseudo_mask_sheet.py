@@ -1,4 +1,4 @@
-"""A sheet for people: tiles, the pseudo-masks that a stage gave them, and the masks that were withheld."""
+"""Contact sheet of tiles, the pseudo-masks that a stage gave them, and the masks that were withheld."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IGNORED = "ignored"
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PicturedTile:
-    """A row of the sheet: image (3, H, W) uint8 RGB, then (H, W) uint8 class ids for each of the other columns."""
+    """One row of the sheet: image (3, H, W) uint8 RGB, then (H, W) uint8 class ids for each of the other columns."""
 
     caption: str
     image: NDArray[np.uint8]
@@ -28,13 +28,13 @@ class PicturedTile:
 
 
 def draw_sheet(columns: Sequence[str], rows: Sequence[PicturedTile], class_map: ClassMap, remark: str) -> Image.Image:
-    """The tiles in the colours of the classes, hatched grey where a mask has no class; legend and remark below.
+    """Draw the tiles in the class colours, hatched grey where a mask has no class; legend and remark below.
 
     Args:
-        columns: titles of the image and of the masks; what does not fit is cut off.
-        rows: one a tile, from the top.
+        columns: titles of the image and of the masks; text that does not fit is cut off.
+        rows: one per tile, from the top.
         class_map: names and colours.
-        remark: for the foot of the sheet.
+        remark: text at the foot of the sheet.
     """
     palette = np.array(class_map.colors, dtype=np.uint8)
     cells = [
@@ -53,7 +53,7 @@ def draw_sheet(columns: Sequence[str], rows: Sequence[PicturedTile], class_map: 
 
 
 def _coloured(mask: NDArray[np.uint8], palette: NDArray[np.uint8]) -> Image.Image:
-    """A mask as a cell; ids that are no class, ``IGNORE_LABEL`` among them, are hatched."""
+    """Return a mask as a cell; ids that are not a class, including ``IGNORE_LABEL``, are hatched."""
     ids = np.asarray(Image.fromarray(mask).resize((CELL, CELL), Image.Resampling.NEAREST))
     rows, columns = np.ogrid[:CELL, :CELL]
     hatched = np.array(HATCH, dtype=np.uint8)[(rows + columns) // _STRIPE % 2]

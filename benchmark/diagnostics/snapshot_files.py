@@ -1,4 +1,4 @@
-"""Looks at a stage while it was trained: figures and a picture, in its folder. Never imports torch."""
+"""Files of training snapshots: figures and a picture in the folder of a stage. Never imports torch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _FOLDER = "looks"
 
 
 def look_path(folder: Path, step: int) -> Path:
-    """The figures after a step, in the folder of a stage; the picture is beside them."""
+    """Return the path of the figures after a step, in the folder of a stage; the picture is next to it."""
     return folder / _FOLDER / f"step-{step:06d}.json"
 
 
 def picture_of(look: Path) -> Path:
-    """The picture that goes with the figures."""
+    """Return the path of the picture that belongs to the figures."""
     return look.with_suffix(".png")
 
 
 def last_look(folder: Path) -> tuple[Mapping[str, float], Path] | None:
-    """The figures of the last look that a stage's folder has, their ``step`` among them, and its picture.
+    """Return the figures of a stage's last snapshot, including their ``step``, and its picture; None if there is none.
 
     Raises:
         DataError: the file is damaged.

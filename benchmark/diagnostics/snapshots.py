@@ -1,4 +1,4 @@
-"""Looks at a stage every so often: figures and a sheet of pictures in its folder, for people."""
+"""Snapshots of a stage at regular intervals during training: figures and a contact sheet in its folder."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _TIMES, _TILES, _SEED = 4, 8, 0
 
 
 class Examine(Callback):
-    """Calls ``Trainable.examine`` before the first step, after the last and between; draws from no global generator.
+    """Calls ``Trainable.examine`` before the first step, at intervals and after the last; uses no global generator.
 
-    Leaves ``step-000100.json`` with the figures and ``step-000100.png`` with the pictures.
+    Writes ``step-000100.json`` with the figures and ``step-000100.png`` with the pictures.
 
     Args:
         images: (B, 3, H, W) uint8.
-        captions: of the images.
-        folder: of the stage.
-        probe: what the features are worth, where the stage has some.
+        captions: captions of the images.
+        folder: folder of the stage.
+        probe: scores the features of the stage, if it has any.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class Examine(Callback):
         self._images, self._captions, self._folder, self._probe = images, list(captions), folder, probe
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at what was not trained yet; a fit that was interrupted between a step and its look makes up for it."""
+        """Take the snapshot before training, or catch up on one that was due when the fit was interrupted."""
         if not look_path(self._folder, trainer.global_step).is_file():
             self._look_if_due(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Look, if it is time."""
+        """Take a snapshot if due."""
         self._look_if_due(trainer, pl_module)
 
     def _look_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,7 +85,7 @@ class Examine(Callback):
 
 
 def examiner(module: Trainable[Any], store: TileStore, split: Split, folder: Path) -> Examine | None:
-    """What looks at a stage; None for one that has nothing to show, or where there is no tissue to show it on."""
+    """Return the snapshot callback of a stage; None if it has nothing to show, or no tissue to show it on."""
     tiles = [] if type(module).examine is Trainable.examine else tiles_to_show(store, split)
     if not tiles:
         return None
@@ -95,7 +95,7 @@ def examiner(module: Trainable[Any], store: TileStore, split: Split, folder: Pat
 
 
 def tiles_to_show(store: TileStore, split: Split) -> list[Tile]:
-    """Tissue of patients of ``val``, or of ``train`` where there are none, evenly spaced; no label is looked at."""
+    """Return evenly spaced tissue tiles of patients of ``val``, or of ``train`` if it is empty; no label is read."""
     part = set(split.patients("val") or split.patients("train"))
     tiles = []
     for slide in store.slides.values():
@@ -106,7 +106,7 @@ def tiles_to_show(store: TileStore, split: Split) -> list[Tile]:
 
 
 def _as_bytes(pictures: Tensor) -> NDArray[np.uint8]:
-    """(B, H, W, 3) of (B, 3, H, W) in 0..1."""
+    """Convert (B, 3, H, W) in 0..1 to (B, H, W, 3) uint8."""
     return (pictures.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 

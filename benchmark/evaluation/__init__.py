@@ -1,1 +1,1 @@
-"""Stitched whole-slide scoring."""
+"""Stitched whole-slide prediction and scoring."""

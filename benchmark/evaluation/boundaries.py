@@ -1,7 +1,7 @@
 """Counts behind the boundary F1: how much of the boundary of each class lies near a boundary of the same class.
 
-The boundary F1 of Csurka et al. (BMVC 2013): boundary pixels match within a tolerance in any direction; precision is
-the matched share of the predicted boundary, recall that of the true one. The counts are additive over slides.
+The boundary F1 follows Csurka et al. (BMVC 2013): boundary pixels match within a tolerance in any direction; precision
+is the matched share of the predicted boundary, recall that of the true one. The counts are additive over slides.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ def boundary_counts(
     tolerance_px: float,
     counted: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> NDArray[np.int64]:
-    """(K, 4) for each class: true boundary pixels, those matched, predicted boundary pixels, those matched.
+    """Return (K, 4) per class: true boundary pixels, those matched, predicted boundary pixels, those matched.
 
-    Both maps are clipped to the annotated area. A boundary pixel of a class has a 4-neighbour of another one in it:
-    neither the edge of the slide nor that of the annotation is a boundary. It is matched if a boundary pixel of the
-    same class in the other map is at most ``tolerance_px`` away (Euclidean, between centres).
+    Both maps are clipped to the annotated area. A boundary pixel of a class has a 4-neighbour of another class within
+    that area: neither the edge of the slide nor that of the annotation is a boundary. It is matched if a boundary pixel
+    of the same class in the other map is at most ``tolerance_px`` away (Euclidean, between centres).
 
-    Eight classes at once, a bit each; time grows with the slide's area and the tolerance, memory is a few maps.
+    Eight classes are processed at once, one bit each; time grows with the slide's area and the tolerance, memory is a
+    few maps.
 
     Args:
         truth: (H, W) class ids, ``IGNORE_LABEL`` where nothing is annotated.
         predicted: (H, W) class ids.
         n_classes: K.
         tolerance_px: 0 or more.
-        counted: rows and columns whose pixels are counted; the others, ``margin_px`` around them, are only looked at.
+        counted: rows and columns whose pixels are counted; the others, ``margin_px`` around them, are only context.
     """
     true = _edges(truth)
     found = _edges(np.where(truth == IGNORE_LABEL, IGNORE_LABEL, predicted))
@@ -48,12 +49,12 @@ def boundary_counts(
 
 
 def margin_px(tolerance_px: float) -> int:
-    """How far around a block the maps must be seen for its counts: the tolerance, and a neighbour."""
+    """Return the margin that the maps need around a block for its counts: the tolerance, plus one neighbour."""
     return math.floor(tolerance_px + 1e-9) + 1
 
 
 def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(H, W), whether a pixel has a 4-neighbour of another class."""
+    """Return whether each pixel has a 4-neighbour of another class, (H, W)."""
     edge = np.zeros(labels.shape, dtype=np.bool_)
     for before, after in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
         one, other = labels[before], labels[after]
@@ -64,14 +65,14 @@ def _edges(labels: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _bits(labels: NDArray[np.uint8], edge: NDArray[np.bool_], first: int) -> NDArray[np.uint8]:
-    """(H, W), bit k set in the edge pixels of class ``first + k``, k = 0..7."""
+    """Return (H, W) with bit k set in the edge pixels of class ``first + k``, k = 0..7."""
     of_class = np.zeros(256, dtype=np.uint8)
     of_class[first : first + 8] = 1 << np.arange(len(of_class[first : first + 8]))
     return np.where(edge, of_class[labels], np.uint8(0))
 
 
 def _dilated(bits: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
-    """Each pixel has the bits of all pixels within ``radius`` of it."""
+    """Return a map in which each pixel has the bits of all pixels within ``radius``."""
     height, width = bits.shape
     out = np.zeros_like(bits)
     rows = bits.copy()  # the bits of a pixel's row, ``reach`` to either side

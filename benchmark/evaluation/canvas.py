@@ -1,6 +1,6 @@
-"""The class ids of one slide while it is predicted: a zarr array, in memory if it is small, else in files of its own.
+"""Canvas for the predicted class ids of one slide: a zarr array, in memory if it is small, otherwise in its own files.
 
-Prediction goes over a slide in bands; what looks at borders or tiles afterwards reads blocks. Neither holds the whole.
+Prediction writes a slide in bands; later steps that need borders or tiles read blocks. Neither holds the whole slide.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _IN_MEMORY_PX = 1 << 26
 
 
 class LabelCanvas(AbstractContextManager["LabelCanvas"]):
-    """An array of class ids, ``IGNORE_LABEL`` where nothing was written; for ``with``, which removes its files.
+    """Array of class ids, ``IGNORE_LABEL`` where nothing was written; a context manager that removes its files.
 
     Args:
-        height: in pixels.
-        width: in pixels.
-        folder: where the files of a large one go; by default where the system keeps what is temporary.
+        height: height in pixels.
+        width: width in pixels.
+        folder: where to put the files of a large canvas; by default the system's temporary folder.
     """
 
     def __init__(self, height: int, width: int, folder: Path | None = None) -> None:
@@ -46,12 +46,12 @@ class LabelCanvas(AbstractContextManager["LabelCanvas"]):
         )
 
     def write(self, labels: NDArray[np.uint8], y: int, x: int) -> None:
-        """A block (h, w) of class ids whose upper left pixel is (y, x)."""
+        """Write a block (h, w) of class ids whose upper left pixel is (y, x)."""
         height, width = labels.shape
         self._array[y : y + height, x : x + width] = labels
 
     def read(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
-        """The block (height, width) at (y, x), which lies within the canvas."""
+        """Return the block (height, width) at (y, x), which must lie within the canvas."""
         return np.asarray(self._array[y : y + height, x : x + width], dtype=np.uint8)
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""Slide-wise evaluation: every annotated pixel counted exactly once, counts a slide, memory that no slide can fill."""
+"""Slide-wise evaluation: every annotated pixel is counted exactly once, slide by slide, in bounded memory."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _BLOCK_PX = 2048
 
 @dataclass(frozen=True, slots=True)
 class CountedSlide:
-    """What one slide counts, annotated pixels only.
+    """Counts of one slide, over annotated pixels only.
 
     Attributes:
         counts: ``counts[truth, predicted]``, (K, K) int64.
         boundaries: (K, 4) int64, see ``boundary_counts``.
         calibration: (``CALIBRATION_BINS``, 3) float64, see ``calibration_bins``.
-        seconds: that it took.
+        seconds: time taken.
     """
 
     slide: SlideInfo
@@ -58,20 +58,20 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, total: None,
     picker: TilePicker | None = None,
 ) -> list[CountedSlide]:
-    """Predict every slide of ``view`` and count, in the order of the view.
+    """Predict every slide of ``view`` and return the counts in the order of the view.
 
-    With several processes each predicts its share and has the counts of all; no slide is predicted twice.
+    With several processes, each predicts its share and returns the counts of all; no slide is predicted twice.
 
     Args:
-        method: what predicts.
-        store: its input.
+        method: the method to evaluate.
+        store: the store with the images.
         view: the slides, and the masks to compare with.
-        settings: windows, tolerance of boundaries.
-        device: to predict on.
-        precision: of the prediction, in Lightning's spelling.
+        settings: windows, and tolerance of boundaries.
+        device: device to predict on.
+        precision: precision of the prediction, in Lightning's spelling.
         world: the processes; by default this one alone.
-        progress: told how many slides of this process's share are done, and how many it has.
-        picker: sees the slides of this process's share.
+        progress: called with the number of slides done and the number of slides in this process's share.
+        picker: receives the slides of this process's share.
     """
     method.eval()
     k = len(view.class_map)
@@ -101,7 +101,7 @@ def evaluate(
 
 
 def shares(costs: Sequence[int], n: int) -> list[list[int]]:
-    """Indices of ``costs`` in ``n`` shares of about the same sum: the dearest first, each to the cheapest share."""
+    """Split the indices of ``costs`` into ``n`` shares of similar sum: largest first, each to the cheapest share."""
     dealt: list[list[int]] = [[] for _ in range(n)]
     sums = [0] * n
     for index in sorted(range(len(costs)), key=lambda i: -costs[i]):
@@ -120,7 +120,7 @@ def _count(
     tolerance_px: float,
     picker: TilePicker | None,
 ) -> CountedSlide:
-    """Predict one slide where it is annotated, and count."""
+    """Predict the annotated regions of one slide, and count."""
     started = time.perf_counter()
     k = len(view.class_map)
     counts, calibration = np.zeros((k, k), dtype=np.int64), np.zeros((CALIBRATION_BINS, 3))
@@ -148,7 +148,7 @@ def _count(
 def boundaries_by_blocks(
     truth_of: ReadLabels, canvas: LabelCanvas, n_classes: int, tolerance_px: float, block_px: int = _BLOCK_PX
 ) -> NDArray[np.int64]:
-    """``boundary_counts`` of a whole slide, (K, 4), of blocks that are seen with what is around them."""
+    """Return ``boundary_counts`` of a whole slide, (K, 4), computed from blocks with their surroundings."""
     margin = margin_px(tolerance_px)
     total = np.zeros((n_classes, 4), dtype=np.int64)
     for y, x, height, width in blocks(canvas.height, canvas.width, block_px):
@@ -163,7 +163,7 @@ def boundaries_by_blocks(
 
 
 def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int) -> NDArray[np.int64]:
-    """``counts[truth, predicted]`` over annotated pixels, (K, K) int64."""
+    """Return ``counts[truth, predicted]`` over annotated pixels, (K, K) int64."""
     annotated = truth != IGNORE_LABEL
     pairs = truth[annotated].astype(np.int64) * n_classes + predicted[annotated]
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
@@ -172,10 +172,10 @@ def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes:
 def calibration_bins(
     truth: NDArray[np.uint8], predicted: NDArray[np.uint8], confidence: NDArray[np.float32]
 ) -> NDArray[np.float64]:
-    """Annotated pixels by the probability of their predicted class, in equal bins from 0 to 1 (1 in the last).
+    """Bin annotated pixels by the probability of their predicted class, in equal bins from 0 to 1 (1 in the last).
 
     Returns:
-        (``CALIBRATION_BINS``, 3) float64: pixels, sum of these probabilities, pixels that are right.
+        (``CALIBRATION_BINS``, 3) float64: pixels, sum of these probabilities, correct pixels.
     """
     annotated = truth != IGNORE_LABEL
     said = confidence[annotated].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Tiles of the test part that a trial is remembered by: a fixed choice by hash, and those it got most wrong."""
+"""Tiles kept as pictures of each trial: a fixed choice by hash, and the tiles with the lowest accuracy."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _MIN_ANNOTATED = 0.5
 _JPEG_QUALITY = 90
 
 ReadLabels = Callable[[int, int, int, int], NDArray[np.uint8]]
-"""(y, x, height, width) to class ids."""
+"""Callable that maps (y, x, height, width) to class ids."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class SeenTile:
-    """A candidate: where it is, how much of it is right, and what was predicted, (h, w) uint8."""
+    """A candidate tile: its position, the share of correct pixels, and its truth and prediction, (h, w) uint8."""
 
     name: str
     slide_id: str
@@ -44,9 +44,10 @@ class SeenTile:
 
 
 class TilePicker:
-    """Sees slide after slide; remembers ``N_CHOSEN`` tiles of the smallest hash, ``N_WORST`` of the lowest accuracy.
+    """Picks tiles while slides are scored: ``N_CHOSEN`` of the smallest hash and ``N_WORST`` of the lowest accuracy.
 
-    A tile takes part if half of its pixels are annotated. Which are chosen depends on the store, never on a prediction.
+    A tile qualifies if at least half of its pixels are annotated. The fixed choice depends on the store, never on a
+    prediction.
     """
 
     def __init__(self, store: TileStore) -> None:
@@ -56,7 +57,7 @@ class TilePicker:
         self.worst: list[SeenTile] = []
 
     def see(self, slide: SlideInfo, truth_of: ReadLabels, canvas: LabelCanvas) -> None:
-        """Look at the tiles of a predicted slide."""
+        """Consider the tiles of a predicted slide."""
         height, width = min(self._edge, slide.height), min(self._edge, slide.width)
         for y, x in origins(slide.height, slide.width, self._edge).tolist():
             truth = truth_of(y, x, height, width)
@@ -69,7 +70,7 @@ class TilePicker:
             self.take([SeenTile(name, slide.slide_id, y, x, accuracy, truth, prediction)])
 
     def take(self, tiles: Iterable[SeenTile]) -> None:
-        """Consider further tiles, those of another process too."""
+        """Consider further tiles, including those of another process."""
         for tile in tiles:
             known = {one.name: one for one in (*self.chosen, tile)}
             self.chosen = heapq.nsmallest(N_CHOSEN, known.values(), key=lambda one: one.name)
@@ -77,7 +78,7 @@ class TilePicker:
             self.worst = heapq.nsmallest(N_WORST, known.values(), key=lambda one: (one.accuracy, one.name))
 
     def join(self) -> None:
-        """Consider what the other processes of the trial have seen; all must ask."""
+        """Consider the tiles seen by the other processes of the trial; every process must call this."""
         for tiles in gathered([*self.chosen, *self.worst]):
             self.take(tiles)
 

@@ -1,15 +1,15 @@
-"""Whole slides from overlapping windows, blended, in memory that does not grow with the slide.
+"""Prediction of whole slides from overlapping, blended windows, in memory that does not grow with the slide.
 
 With p_w the class probabilities of window w, each pixel gets
 
     p = sum_w b_w p_w / sum_w b_w
 
-over the windows that it lies in, where b_w is the pixel's distance to the nearer edge of the window in y times that in
-x (1 at the rim): where windows overlap they fade into each other, and what is said with least context counts least.
+over the windows that contain it, where b_w is the pixel's distance to the nearer edge of the window in y times that in
+x (1 at the rim): overlapping windows fade into each other, and predictions with the least context count least.
 
-A slide is predicted in panels, vertical parts as wide as the memory for one row of windows allows; windows over the
-border of two panels are predicted for each. Within a panel, rows of windows follow each other downwards, and what no
-further row will touch is handed out: every pixel exactly once.
+A slide is predicted in panels, vertical parts as wide as the memory for one row of windows allows; windows across the
+border of two panels are predicted for each. Within a panel, rows of windows follow each other downwards, and pixels
+that no further row will touch are emitted, every pixel exactly once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _STRIP_PX = 1 << 20
 _PANEL_NUMBERS = 1 << 24  # probabilities of a panel's row of windows: 64 MiB
 
 ReadImage = Callable[[int, int, int, int], NDArray[np.uint8]]
-"""(y, x, height, width) to the region (3, height, width) uint8 RGB."""
+"""Callable that maps (y, x, height, width) to the region (3, height, width) uint8 RGB."""
 
 
 _IDENTITY, _FLIPS = (False, ()), ((False, (-1,)), (False, (-2,)), (False, (-2, -1)))
@@ -42,25 +42,25 @@ _VIEWS: dict[Views, tuple[tuple[bool, tuple[int, ...]], ...]] = {
     Views.FLIPS: (_IDENTITY, *_FLIPS),
     Views.DIHEDRAL: (_IDENTITY, *_FLIPS, *_TURNED),
 }
-"""Whether an image is transposed, and which axes are flipped then."""
+"""Each view: whether the image is transposed, and which axes are flipped afterwards."""
 
 
 class Predicts(Protocol):
-    """What stitching needs of a method."""
+    """Interface that stitching requires of a method."""
 
     def predict(self, images: Tensor) -> Tensor:
-        """Class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8."""
+        """Return class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8."""
         ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Strip:
-    """A part of a slide that is final.
+    """A finished part of a slide.
 
     Attributes:
-        y, x: its upper left pixel.
-        classes: (h, w) uint8, the class of the highest probability.
-        confidence: (h, w) float32, that probability.
+        y, x: upper left pixel.
+        classes: (h, w) uint8, the most probable class.
+        confidence: (h, w) float32, its probability.
     """
 
     y: int
@@ -71,7 +71,7 @@ class Strip:
 
 @dataclass(frozen=True, slots=True)
 class Stitching:
-    """How slides are predicted: windows of ``window_px`` that share ``overlap_px``, on ``device`` in ``precision``."""
+    """Prediction settings: windows of ``window_px`` that overlap by ``overlap_px``, on ``device`` in ``precision``."""
 
     window_px: int
     overlap_px: int
@@ -81,17 +81,17 @@ class Stitching:
 
     @classmethod
     def of(cls, settings: EvaluationSettings, tile_px: int, device: torch.device, precision: str) -> Stitching:
-        """As the settings say, in windows of ``tile_px`` where they do not."""
+        """Create from evaluation settings; windows are of ``tile_px`` unless the settings give their size."""
         window_px = settings.window_px or tile_px
         overlap_px = int(settings.overlap * window_px)
         return cls(window_px, overlap_px, settings.tta, device, precision)
 
     def starts(self, length: int) -> list[int]:
-        """Where windows begin along an edge of ``length`` px; a shorter edge has one window, of its own size."""
+        """Return where windows begin along an edge of ``length`` px; a shorter edge has one window, of its own size."""
         return offsets(length, self.window_px, self.window_px - self.overlap_px)
 
     def work(self, height: int, width: int) -> int:
-        """Pixels that go through the network for a slide."""
+        """Return the number of pixels that pass through the network for a slide."""
         windows = len(self.starts(height)) * len(self.starts(width))
         return windows * min(self.window_px, height) * min(self.window_px, width) * len(_VIEWS[self.tta])
 
@@ -105,17 +105,17 @@ def strips(
     how: Stitching,
     wanted: Callable[[int, int, int, int], bool] = lambda y, x, height, width: True,
 ) -> Iterator[Strip]:
-    """Predict a slide; the strips are disjoint and cover it.
+    """Predict a slide and yield disjoint strips that cover it.
 
     Args:
-        method: what predicts.
-        read: the image.
-        height: of the slide, in pixels.
-        width: of the slide, in pixels.
+        method: the method to predict with.
+        read: reads a region of the image.
+        height: height of the slide in pixels.
+        width: width of the slide in pixels.
         n_classes: K.
         how: windows, device, precision.
-        wanted: whether a window (y, x, height, width) is predicted at all; what lies in one that is not, too, is not to
-            be relied on.
+        wanted: whether a window (y, x, height, width) is predicted at all; pixels that also lie in a skipped window are
+            not reliable.
     """
     size_y, size_x = min(how.window_px, height), min(how.window_px, width)
     ys, xs = how.starts(height), how.starts(width)
@@ -142,7 +142,7 @@ def strips(
 
 
 def _shares(length: int, size: int, starts: Sequence[int], device: torch.device) -> dict[int, Tensor]:
-    """By its start, what each pixel of a window counts along one axis, (size,); over windows they add up to 1."""
+    """Return, by window start, the weight of each pixel along one axis, (size,); weights add up to 1 over windows."""
     depth = torch.minimum(torch.arange(1, size + 1), torch.arange(size, 0, -1)).float()
     total = torch.zeros(length)
     for start in starts:
@@ -153,7 +153,7 @@ def _shares(length: int, size: int, starts: Sequence[int], device: torch.device)
 def _predicted(
     method: Predicts, read: ReadImage, places: Sequence[tuple[int, int]], size: tuple[int, int], how: Stitching
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """(y, x, probabilities (K, h, w)) of each window, in the order given."""
+    """Yield (y, x, probabilities (K, h, w)) of each window, in the order given."""
     per_batch = max(1, _PIXELS_PER_BATCH // (size[0] * size[1]))
     for start in range(0, len(places), per_batch):
         batch = places[start : start + per_batch]
@@ -164,7 +164,7 @@ def _predicted(
 
 @torch.inference_mode()
 def _probabilities(method: Predicts, images: Tensor, how: Stitching) -> Tensor:
-    """(B, K, h, w) float32, the mean over the views that the settings ask for."""
+    """Return (B, K, h, w) float32, the mean over the views that the settings request."""
     total: Tensor | None = None
     views = _VIEWS[how.tta]
     with torch.autocast(how.device.type, torch.bfloat16, enabled=how.precision == "bf16-mixed"):
@@ -182,7 +182,7 @@ def _probabilities(method: Predicts, images: Tensor, how: Stitching) -> Tensor:
 
 @torch.inference_mode()
 def _blend_in(row: Tensor, probabilities: Tensor, share_y: Tensor, share_x: Tensor, x: int, left: int) -> None:
-    """Add the part of a window at column ``x`` that lies in the panel which begins at ``left``."""
+    """Add the part of a window at column ``x`` that lies in the panel starting at ``left``."""
     begin, end = max(x, left), min(x + len(share_x), left + row.shape[2])
     part = slice(begin - x, end - x)
     weighted = probabilities[:, :, part] * share_y[:, None] * share_x[part]

@@ -1,4 +1,4 @@
-"""This process, one task after another: for debuggers, and for methods that only this process knows."""
+"""Executor in this process, one task after another: for debuggers, and for methods that only this process knows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tissuebench.sweep.jobs import Ended, Job
 
 
 class InlineExecutor:
-    """Runs a task while it is polled for; nothing watches it."""
+    """Runs each task during ``poll``, without supervision."""
 
     def __init__(self, compute: ComputeSettings, home: Path) -> None:
         from tissuebench.sweep.session import Session
@@ -22,15 +22,15 @@ class InlineExecutor:
 
     @property
     def capacity(self) -> int:
-        """One."""
+        """One task."""
         return 1
 
     def start(self, job: Job) -> None:
-        """Remember the task."""
+        """Queue the task."""
         self._waiting.append(job)
 
     def poll(self, seconds: float) -> list[Ended]:
-        """Run what waits."""
+        """Run the queued tasks."""
         jobs, self._waiting = self._waiting, []
         ended = []
         for job in jobs:
@@ -41,8 +41,8 @@ class InlineExecutor:
         return ended
 
     def stop(self) -> None:
-        """Hand back at the next step."""
+        """Ask the running task to stop at its next step."""
         self._asked_to_stop.set()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""

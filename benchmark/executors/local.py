@@ -1,4 +1,4 @@
-"""This machine: one warm worker process a slot."""
+"""Executor on this machine: one warm worker process per slot."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class LocalExecutor:
 
     @property
     def capacity(self) -> int:
-        """One task a slot."""
+        """One task per slot."""
         return len(self._slots)
 
     @property
     def start_up_seconds(self) -> list[float]:
-        """What each worker took from its start until it could be given tasks."""
+        """Seconds each worker took from its start until it was ready for tasks."""
         return [worker.start_up_seconds for worker in self._workers if worker is not None]
 
     def start(self, job: Job) -> None:
@@ -44,7 +44,7 @@ class LocalExecutor:
         worker.give(job)
 
     def poll(self, seconds: float) -> list[Ended]:
-        """Tasks that ended; waits up to ``seconds`` for the first."""
+        """Return the tasks that ended; waits up to ``seconds`` for the first."""
         until = time.monotonic() + seconds
         ended: list[Ended] = []
         while not ended:
@@ -63,13 +63,13 @@ class LocalExecutor:
         return ended
 
     def stop(self) -> None:
-        """Ask all workers for their tasks."""
+        """Ask all workers to checkpoint and hand back their tasks."""
         for worker in self._workers:
             if worker is not None:
                 worker.ask_to_stop()
 
     def close(self) -> None:
-        """End all workers; those that are idle leave by themselves."""
+        """End all workers; idle ones exit by themselves."""
         for worker in self._workers:
             if worker is not None:
                 worker.ask_to_stop()

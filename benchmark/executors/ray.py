@@ -1,9 +1,9 @@
-"""Tasks of a sweep as tasks of an existing Ray cluster.
+"""Executor that runs the tasks of a sweep as tasks of an existing Ray cluster.
 
-A task runs the same supervisor and worker process as every other executor: Ray only finds it a machine, GPUs and cores.
-Ray does not repeat tasks (the runner does, and counts), and carries nothing but how a task ended. If the runner is
-killed, or the head of the cluster is gone for a minute (Ray then ends all of a cluster's processes, the runner among
-them), tasks end, workers notice that and hand back, and the next run goes on from their checkpoints.
+A task runs the same supervisor and worker process as with every other executor: Ray only finds it a node, GPUs and
+cores. Ray does not repeat tasks (the runner does, and counts), and transfers only how a task ended. If the runner
+is killed, or the head of the cluster is gone for a minute (Ray then ends all processes of the cluster, including the
+runner), tasks end, their workers notice and hand back, and the next run picks up from their checkpoints.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PROBE = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False, lo
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A task at Ray: since when (s of the monotonic clock), and what stands for its end."""
+    """A task submitted to Ray: its start (s of the monotonic clock), and the reference to its result."""
 
     key: str
     started: float
@@ -45,7 +45,7 @@ class RayExecutor:
     """Runs tasks on the cluster at ``compute.ray.address``.
 
     Raises:
-        ConfigError: there is no cluster, or it does not let this process in.
+        ConfigError: there is no cluster, or it refuses this process.
     """
 
     def __init__(self, compute: ComputeSettings, home: Path) -> None:
@@ -67,18 +67,18 @@ class RayExecutor:
 
     @property
     def capacity(self) -> int:
-        """Tasks that may be handed to Ray at once; it queues what finds no room."""
+        """Tasks that may be submitted to Ray at once; it queues those that do not fit."""
         return self._settings.max_tasks
 
     def start(self, job: Job) -> None:
-        """Hand a task to Ray."""
+        """Submit a task to Ray."""
         reference = self._task.options(name=job.title).remote(
             job.to_json(), self._threads, self._processes, self._limits
         )
         self._tasks.append(_Task(job.key, time.monotonic(), reference))
 
     def poll(self, seconds: float) -> list[Ended]:
-        """The tasks that ended; Ray tells of machines and processes that died.
+        """Return the tasks that ended; Ray reports nodes and processes that died.
 
         Raises:
             ConfigError: the connection to the cluster is lost.
@@ -90,19 +90,19 @@ class RayExecutor:
             raise ConfigError(f"compute.ray.address: the Ray cluster at {self._settings.address!r} is gone")
         references = [task.reference for task in self._tasks]
         ready, _ = ray.wait(references, num_returns=1, timeout=seconds)
-        if ready:  # and whatever else has ended meanwhile
+        if ready:  # and all others that ended in the meantime
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
         ended = [task for task in self._tasks if task.reference in ready]
         self._tasks = [task for task in self._tasks if task.reference not in ready]
         return [self._end_of(task) for task in ended]
 
     def stop(self) -> None:
-        """Withdraw what waits, and let what runs notice that it is to hand back."""
+        """Cancel queued tasks, and ask running ones to checkpoint and hand back."""
         self._stopping = True
         _cancel(self._tasks)
 
     def close(self) -> None:
-        """End what is left and leave the cluster; a worker whose task is gone hands back by itself."""
+        """End the remaining tasks and leave the cluster; a worker whose task is gone hands back by itself."""
         _cancel(self._tasks)
         self._tasks.clear()
         ray.shutdown()
@@ -120,9 +120,9 @@ class RayExecutor:
 
 
 def _run_task(task: str, threads: int, processes: int, limits: Limits) -> str:
-    """On the far side: one task under supervision. To cancel the task is to ask for the task back."""
+    """Run one task under supervision on the Ray node; cancelling the Ray task asks for a checkpoint."""
     asked: list[int] = []
-    signal.signal(signal.SIGINT, lambda number, _: asked.append(number))  # which is how Ray interrupts a task
+    signal.signal(signal.SIGINT, lambda number, _: asked.append(number))  # Ray's way of interrupting a task
     try:
         slot = Slot(visible_gpus(), threads, processes)
         return run_supervised(Job.from_json(task), slot, limits, lambda: bool(asked)).to_json()

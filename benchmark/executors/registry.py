@@ -1,4 +1,4 @@
-"""Finding executors by name: those of this package, and entry points ``tissuebench.executors`` of other packages."""
+"""Registry of executors: those of this package, and entry points ``tissuebench.executors`` of other packages."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PACKAGES = {"slurm": "submitit", "ray": "ray"}
 
 
 def find_executor(name: str) -> Callable[[ComputeSettings, Path], Executor]:
-    """What makes the executor of that name; only its own packages are imported.
+    """Return the factory of the executor with this name; only the packages that it needs are imported.
 
     Raises:
-        ConfigError: no such executor (the nearest name is suggested), an optional package is missing, or an entry point
+        ConfigError: no such executor (the closest name is suggested), an optional package is missing, or an entry point
             cannot be loaded.
     """
     points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}

@@ -1,11 +1,11 @@
-"""Tasks as SLURM jobs: many at once as one array, watched without accounting, requeued when SLURM wants its machines.
+"""Executor that runs tasks as SLURM jobs: submitted as arrays, watched without accounting, requeued when preempted.
 
-A job says how its task ended in a file of the shared folder. Whoever is killed says nothing: SLURM is asked for the
-state of all jobs in one call, and a job that is over without a word counts as lost.
+A job writes how its task ended to a file in the shared folder. A killed job writes nothing: SLURM is queried for the
+state of all jobs in one call, and a job that is over without such a file counts as lost.
 
 If the runner itself is killed, its jobs stay queued, do the right thing when they run (their artefacts are stored, a
-checkpointed one is requeued) and are found finished by the next run. Should the next run start the same tasks while
-they are still queued, leases see to it that each is run once.
+checkpointed one is requeued) and are found finished by the next run. If the next run starts the same tasks while they
+are still queued, leases ensure that each is run once.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ _ARRAY_MAX = 500
 _LOOK_SECONDS = 0.5
 _ASK_AGAIN_SECONDS = 10.0
 _GRACE_SECONDS = 5.0
-"""How much later than SLURM's word a file may appear on a shared file system."""
+"""Maximum delay between a job's end in SLURM and its file's appearance on a shared file system."""
 
 
 @dataclass(slots=True)
 class _Submitted:
-    """A task at SLURM; times are seconds of the monotonic clock.
+    """A task submitted to SLURM; times are seconds of the monotonic clock.
 
     Attributes:
-        key: of the task.
+        key: key of the task.
         started: when it was submitted.
-        over_since: when it was first seen to be over without having said so.
+        over_since: when it was first seen to be over without having reported its end.
         asked: when it was last asked to hand back.
     """
 
@@ -57,10 +57,10 @@ class _Submitted:
 
 
 class SlurmExecutor:
-    """Runs tasks at the SLURM of this machine.
+    """Runs tasks on the SLURM cluster of this machine.
 
     Raises:
-        ConfigError: there is no SLURM, or it does not accept what is asked for; in its own words.
+        ConfigError: there is no SLURM, or it refuses the requested resources; the message quotes it.
     """
 
     def __init__(self, compute: ComputeSettings, home: Path) -> None:
@@ -84,11 +84,11 @@ class SlurmExecutor:
         return self._settings.max_jobs
 
     def start(self, job: Job) -> None:
-        """Gather a task; the next ``poll`` submits all that were gathered as one array."""
+        """Collect a task; the next ``poll`` submits all collected ones as one array."""
         self._gathered.append(job)
 
     def poll(self, seconds: float) -> list[Ended]:
-        """The tasks that ended.
+        """Return the tasks that ended.
 
         Raises:
             ConfigError: SLURM refuses the jobs although none of ours is in its queue.
@@ -103,18 +103,22 @@ class SlurmExecutor:
             time.sleep(min(_LOOK_SECONDS, left))
 
     def stop(self) -> None:
-        """Cancel what waits, and ask what runs to hand back; ``poll`` goes on asking until all is over."""
+        """Cancel queued jobs and ask running ones to hand back; ``poll`` keeps asking until all are over."""
         self._stopping = True
         self._queue.refresh()
 
     def close(self) -> None:
-        """Cancel whatever is left at SLURM."""
+        """Cancel all remaining jobs."""
         self._gathered.clear()
         self._queue.cancel(self._submitted)
         self._submitted.clear()
 
     def _submit(self) -> None:
-        """Refused jobs are tried again while others of ours are in the queue: a limit of the site may be reached."""
+        """Submit collected tasks.
+
+        Refused ones are tried again later if other jobs of ours are in the queue: a limit of the site may have been
+        reached.
+        """
         while self._gathered and not self._stopping:
             batch = self._gathered[:_ARRAY_MAX]
             tasks = [SlurmTask(job.to_json(), self._threads, self._limits, self._folder) for job in batch]
@@ -132,7 +136,7 @@ class SlurmExecutor:
             }
 
     def _take_dropped(self) -> list[Ended]:
-        """Tasks that SLURM was not told of before the stop."""
+        """Return the tasks that were not submitted to SLURM before the stop."""
         if not self._stopping:
             return []
         dropped = [Ended(job.key, Outcome.INTERRUPTED, "not submitted yet") for job in self._gathered]
@@ -140,7 +144,7 @@ class SlurmExecutor:
         return dropped
 
     def _take_ended(self) -> list[Ended]:
-        """Tasks whose jobs have said how they ended."""
+        """Return the tasks whose jobs have reported how they ended."""
         with os.scandir(ended_path(self._folder, "").parent) as entries:
             told = self._submitted.keys() & {Path(entry.name).stem for entry in entries}
         for job_id in told:
@@ -148,7 +152,7 @@ class SlurmExecutor:
         return [Ended.from_json(ended_path(self._folder, job_id).read_text()) for job_id in sorted(told)]
 
     def _take_lost(self) -> list[Ended]:
-        """Tasks whose jobs are over without a word."""
+        """Return the tasks whose jobs are over without a report."""
         now = time.monotonic()
         states = self._queue.states(self._submitted)
         if states is None:
@@ -171,7 +175,10 @@ class SlurmExecutor:
         return lost
 
     def _ask_to_hand_back(self, states: Mapping[str, str]) -> None:
-        """A job may begin to run or be requeued at any moment, and one without a step yet hears nothing: ask again."""
+        """Ask all jobs to hand back.
+
+        A job may start or be requeued at any moment, and one without a step yet does not receive signals: ask again.
+        """
         self._queue.cancel([job_id for job_id, name in states.items() if name == "PENDING"], "--state=PENDING")
         now = time.monotonic()
         running = [job_id for job_id, name in states.items() if name == "RUNNING"]
@@ -182,14 +189,17 @@ class SlurmExecutor:
 
 
 def _limits(compute: ComputeSettings) -> Limits:
-    """Each task watches its own share of the machine's memory, and is sooner than SLURM, who would not say why."""
+    """Return the limits of a task.
+
+    Each process watches its own share of memory and acts sooner than SLURM, which would not give a reason.
+    """
     memory = compute.slurm.memory_gb
     share = None if memory is None else int(0.95 * memory * 2**30 / max(1, compute.slurm.gpus_per_node))
     return Limits(compute.stall_minutes * 60, share, compute.checkpoint_minutes)
 
 
 def sbatch_options(settings: SlurmSettings) -> dict[str, str | int | bool]:
-    """The options of ``sbatch`` for one task, without their dashes."""
+    """Return the ``sbatch`` options for one task, without their dashes."""
     wishes: dict[str, str | int | bool | None] = {
         "partition": settings.partition,
         "account": settings.account,
@@ -205,7 +215,7 @@ def sbatch_options(settings: SlurmSettings) -> dict[str, str | int | bool]:
 
 
 def _check(settings: SlurmSettings, options: Mapping[str, str | int | bool]) -> None:
-    """Ask SLURM whether it would take such a job, without giving it one."""
+    """Ask SLURM whether it would accept such a job, without submitting it."""
     if settings.minutes * 60 <= settings.signal_seconds:
         raise ConfigError(
             f"compute.slurm.signal_seconds: a warning {settings.signal_seconds} s before the end leaves no time to "
@@ -231,7 +241,7 @@ def _submitit_executor(
         tasks_per_node=max(1, settings.gpus_per_node),
         slurm_signal_delay_s=settings.signal_seconds,
         slurm_array_parallelism=settings.max_jobs,
-        # srun forgets the cores a task; and the processes of a trial end together
+        # srun ignores the cores per task; and the processes of a trial end together
         slurm_srun_args=[f"--cpus-per-task={settings.cpus_per_gpu}", "--kill-on-bad-exit=1", "--wait=60"],
         slurm_additional_parameters={"requeue": True, **options},
     )
@@ -240,7 +250,7 @@ def _submitit_executor(
 
 @contextmanager
 def _as_if_outside_of_jobs() -> Iterator[None]:
-    """A runner that is itself a job does not pass its own limits on to those that it submits."""
+    """Hide ``SLURM_*`` variables, so that a runner that is itself a job does not pass its limits on to its jobs."""
     hidden = {name: value for name, value in os.environ.items() if name.startswith("SLURM_") and name != "SLURM_CONF"}
     for name in hidden:
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""SLURM's queue: the state of many jobs in one call, no more often than the controller can bear."""
+"""Queries of SLURM's queue: the state of many jobs in one call, no more often than the controller can bear."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FORMAT = "JobArrayID:48,State:24,exit_code:16"
 
 @dataclass(frozen=True, slots=True)
 class SlurmState:
-    """A job's state by SLURM's name, and the status of its batch script as ``wait`` would give it."""
+    """A job's state under SLURM's name, and the exit status of its batch script as ``wait`` would return it."""
 
     name: str
     status: int
@@ -34,19 +34,19 @@ class SlurmState:
 
 
 class SlurmQueue:
-    """SLURM's commands, rate-limited: every two seconds at most, less often for hundreds of jobs."""
+    """Rate-limited access to SLURM's commands: every two seconds at most, less often for hundreds of jobs."""
 
     def __init__(self) -> None:
         self._next_look = 0.0
 
     def refresh(self) -> None:
-        """Let the next question be asked at once."""
+        """Allow the next query immediately."""
         self._next_look = 0.0
 
     def states(self, job_ids: Collection[str]) -> dict[str, SlurmState] | None:
-        """The states of the jobs that SLURM still knows; None if it is too early to ask, or SLURM does not answer.
+        """Return the states of the jobs that SLURM still knows; None if it is too early to ask or SLURM does not reply.
 
-        Finished jobs are known for a while without any accounting (``MinJobAge``, five minutes by default).
+        Finished jobs remain known for a while without any accounting (``MinJobAge``, five minutes by default).
         """
         now = time.monotonic()
         if not job_ids or now < self._next_look:
@@ -61,11 +61,11 @@ class SlurmQueue:
         return {job_id: state for job_id, state in known.items() if job_id in job_ids}
 
     def cancel(self, job_ids: Collection[str], *options: str) -> None:
-        """``scancel``; a job that is over meanwhile is no error."""
+        """Run ``scancel``; a job that has ended in the meantime is no error."""
         if job_ids:
             run_slurm("scancel", *options, *sorted(job_ids))
 
 
 def run_slurm(*command: str) -> subprocess.CompletedProcess[str]:
-    """One of SLURM's commands; what it says is text."""
+    """Run one of SLURM's commands and capture its output as text."""
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)  # noqa: S603

@@ -1,4 +1,4 @@
-"""The job on SLURM's side: it runs one task under supervision and gives the machine back when SLURM wants it."""
+"""SLURM side of a job: runs one task under supervision and gives the node back when SLURM needs it."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from tissuebench.sweep.jobs import Ended, Job, Outcome
 from tissuebench.sweep.supervisor import Limits, run_supervised
 
 STOP_SIGNAL = signal.SIGINT
-"""Hand back for good: the sweep is being stopped."""
+"""Signal to hand back for good: the sweep is being stopped."""
 
 _WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
-"""Hand back for now: the time limit is near, or somebody else gets the machine."""
+"""Signals to hand back for now: the time limit is near, or another job gets the node."""
 
 _SCHEDULED = (signal.SIGUSR1, signal.SIGUSR2)
 _LOOK_SECONDS = 1.0
 
 
 def ended_path(folder: Path, job_id: str) -> Path:
-    """Where a job says how its task ended."""
+    """Return the path of the file in which a job reports how its task ended."""
     return folder / "ended" / f"{job_id}.json"
 
 
 @dataclass(frozen=True, slots=True)
 class SlurmTask:
-    """One process of one task's trial, called by submitit on the machine that SLURM chose.
+    """One process of one task's trial, called by submitit on the node that SLURM chose.
 
-    The supervisor and its worker are not told that they run in SLURM: Lightning would take its ranks from there and
+    The supervisor and its worker must not notice that they run in SLURM: Lightning would take its ranks from there and
     requeue by itself.
 
     Attributes:
         task: the job in its one-line form.
-        threads: of the worker.
-        limits: when the task is given up.
-        folder: of the executor.
+        threads: threads of the worker.
+        limits: limits at which the task is ended.
+        folder: folder of the executor.
     """
 
     task: str
@@ -55,7 +55,7 @@ class SlurmTask:
     folder: Path
 
     def __call__(self) -> None:
-        """Run the task; how it ended is written for the runner unless SLURM is to start it again."""
+        """Run the task and report its end to the runner, unless SLURM is to start it again."""
         signals = _Signals()
         job = Job.from_json(self.task)
         environment = submitit.JobEnvironment()
@@ -74,20 +74,20 @@ class SlurmTask:
             run_slurm("scontrol", "requeue", job_id).check_returncode()
         elif not again:
             _tell(path, world, ended)
-        while world.rank > 0 and not path.exists():  # srun ends what is left a minute after the first has ended
+        while world.rank > 0 and not path.exists():  # srun ends the others a minute after the first has ended
             time.sleep(_LOOK_SECONDS)
 
     def checkpoint(self) -> DelayedSubmission:
-        """What submitit starts again if the warning comes before the task was begun."""
+        """Return the submission that submitit requeues if the warning arrives before the task has begun."""
         return DelayedSubmission(self)
 
 
 class _Signals:
     """SLURM's signals, noted instead of obeyed.
 
-    SLURM sends a signal to every process of a job, the worker too. The main thread blocks those that a worker would die
-    of, and the worker inherits that; threads that libraries have started before still get them, hence the handlers.
-    SIGTERM is not among them: a worker takes it for the request to hand back, which it is.
+    SLURM sends a signal to every process of a job, including the worker. The main thread blocks those that would end a
+    worker or its data loaders, and the worker inherits the mask; threads started earlier by libraries still receive
+    them, hence the handlers. The worker is asked to hand back through its standard input instead.
     """
 
     def __init__(self) -> None:
@@ -98,22 +98,22 @@ class _Signals:
 
     @property
     def stopped(self) -> bool:
-        """Whether the runner wants the task back."""
+        """Whether the runner has asked for the task back."""
         return STOP_SIGNAL in self._noted | signal.sigpending()
 
     @property
     def warned(self) -> bool:
-        """Whether SLURM wants the machine back."""
+        """Whether SLURM needs the node back."""
         return not (self._noted | signal.sigpending()).isdisjoint(_WARNINGS)
 
     @property
     def certain(self) -> bool:
-        """Whether the warning was one that nothing but SLURM's schedule gives."""
+        """Whether the warning can only have come from SLURM's schedule."""
         return not (self._noted | signal.sigpending()).isdisjoint(_SCHEDULED)
 
 
 def _tell(path: Path, world: World, ended: Ended) -> None:
-    """Leave word of the end; of several processes the one that fails first knows why, and takes the others with it."""
+    """Report the end of the task; of several processes, the first to fail knows the reason and ends the others."""
     fine = ended.outcome in (Outcome.DONE, Outcome.INTERRUPTED)
     if (world.rank == 0 or not fine) and not path.exists():
         write_aside(path, ended.to_json().encode())
@@ -128,25 +128,26 @@ def _world(environment: submitit.JobEnvironment) -> World:
     try:
         socket.getaddrinfo(address, None)
     except OSError:
-        address = "127.0.0.1"  # nodes that are only names of one machine
+        address = "127.0.0.1"  # nodes that are only aliases of one machine
     port = 20000 + int(environment.raw_job_id) % 20000
     return World(environment.global_rank, environment.local_rank, environment.num_tasks, address, port)
 
 
 def _rename(job_id: str, title: str) -> None:
-    """Show the title in ``squeue``: an array is submitted under one name."""
+    """Show the title in ``squeue``: an array is submitted under a single name."""
     name = re.sub(r"[^\w.:=+-]+", "_", title, flags=re.ASCII)[:80]
-    run_slurm("scontrol", "update", f"JobId={job_id}", f"JobName={name}")  # a site may forbid it: no harm
+    run_slurm("scontrol", "update", f"JobId={job_id}", f"JobName={name}")  # a site may forbid it, which does no harm
 
 
 def _is_to_go_on(job_id: str, certain: bool) -> bool:
-    """Whether the job is to be requeued: it was neither cancelled, nor requeued by SLURM itself, nor broken.
+    """Return whether to requeue the job: it was neither cancelled, nor requeued by SLURM itself, nor did it break.
 
-    The id is that of the array with the task's index: the number of an array's last task alone means the whole array.
+    The id is that of the array with the task's index: the job number of an array's last task alone means the whole
+    array.
 
     Args:
-        job_id: of this job.
-        certain: whether SLURM surely wants the machine; srun sends SIGTERM when another process of the trial dies, too.
+        job_id: id of this job.
+        certain: whether SLURM surely needs the node; srun also sends SIGTERM when another process of the trial dies.
     """
     asked = run_slurm("squeue", "--noheader", f"--jobs={job_id}", "--Format=State,PreemptTime")
     asked.check_returncode()

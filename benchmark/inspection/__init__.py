@@ -1,1 +1,1 @@
-"""``tissuebench data inspect`` and ``data budgets``: a dataset as people see it."""
+"""Dataset inspection for users: ``tissuebench data inspect`` and ``data budgets``."""

@@ -1,4 +1,4 @@
-"""``tissuebench data budgets``: what budgets buy from a dataset, before anything is trained on them."""
+"""Contents of budgets (``tissuebench data budgets``): the labels they buy, before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from tissuebench.datasets.types import IGNORE_LABEL, Supervision, Tile
 
 @dataclass(frozen=True, slots=True)
 class BudgetRow:
-    """What one draw of a budget buys of one kind of label.
+    """Labels of one kind that one draw of a budget buys.
 
     Attributes:
-        budget, replicate: which draw.
+        budget, replicate: budget and draw.
         spending: how minutes are shared out; empty for a budget in patients.
         kind: ``masks``, ``tags`` or ``diagnosis``.
-        patients: whose labels were bought, the last one perhaps in part.
-        whole_patients: those bought in full.
-        slides: slides that a bought tile belongs to; of diagnoses, slides of the patients.
+        patients: patients whose labels were bought, the last one perhaps in part.
+        whole_patients: patients bought in full.
+        slides: slides with a bought tile; for diagnoses, slides of the patients.
         tiles: tiles that were paid for; 0 for diagnoses.
-        minutes: what they cost, and ``hours``.
-        budget_minutes: what all kinds of this draw cost.
-        assumed_minutes: the price of one tile, or of one case for diagnoses. An assumption of the dataset.
-        min_tag_share: share of a tile's annotated pixels from which on its tags name a class; None for other kinds.
+        minutes: their cost, also in ``hours``.
+        budget_minutes: cost of all kinds of labels of this draw.
+        assumed_minutes: price of one tile, or of one case for diagnoses. An assumption of the dataset.
+        min_tag_share: minimum share of a tile's annotated pixels for its tags to name a class; None for other kinds.
         untagged_tiles: tiles whose tags name no class; 0 for other kinds.
         class_tiles: tiles that show the class, or whose tags name it; empty for diagnoses.
         class_pixels: annotated pixels of the class, each counted once; empty for tags and diagnoses.
@@ -70,10 +70,10 @@ def describe_budgets(
     replicates: Sequence[int] = (0,),
     spendings: Sequence[Spending] = (ALL_ON_MASKS,),
 ) -> list[BudgetRow]:
-    """One row a budget, draw and kind of label; budgets in minutes once for each of ``spendings``.
+    """Return one row per budget, draw and kind of label; budgets in minutes once for each of ``spendings``.
 
     Raises:
-        ConfigError: another spelling, or a budget that cannot be bought.
+        ConfigError: a budget that cannot be parsed, or cannot be bought.
     """
     rows: list[BudgetRow] = []
     for spec in specs:
@@ -85,12 +85,12 @@ def describe_budgets(
 
 
 def to_json(rows: Sequence[BudgetRow]) -> str:
-    """The rows as a JSON list of objects, keys as in ``BudgetRow``."""
+    """Return the rows as a JSON list of objects, with keys as in ``BudgetRow``."""
     return json.dumps([asdict(row) for row in rows], indent=1)
 
 
 def print_budgets(console: Console, rows: Sequence[BudgetRow]) -> None:
-    """Print a table, and below it what its minutes assume."""
+    """Print a table, followed by the assumptions behind its minutes."""
     if not rows:
         console.print(Text("no budgets"))
         return
@@ -132,7 +132,7 @@ def _of_class(row: BudgetRow, name: str) -> str:
 
 
 def _short(count: int) -> str:
-    """1234567 as 1.2M."""
+    """Abbreviate a count, for example 1234567 to 1.2M."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if count >= size:
             return f"{count / size:.1f}{unit}"
@@ -144,7 +144,7 @@ def _row(store: TileStore, split: Split, budget: LabelBudget, kind: Supervision)
     names, costs = store.class_map.names, store.info.costs
     class_tiles: dict[str, int] = {}
     class_pixels: dict[str, int] = {}
-    # Looked at through the same door as training, so that the table says what a method would see.
+    # The same label view as in training, so that the table shows what a method would see.
     view = LabelView.for_training(store, split, budget, frozenset({kind}))
     if kind is Supervision.DIAGNOSIS:
         slides = {slide.slide_id for slide in view.slides if slide.patient_id in bought.patients}
@@ -181,7 +181,7 @@ def _row(store: TileStore, split: Split, budget: LabelBudget, kind: Supervision)
 
 
 def _pixels(view: LabelView, tiles: Sequence[Tile], tile_px: int) -> NDArray[np.int64]:
-    """Annotated pixels of each class in the union of ``tiles``, (K,) int64."""
+    """Return the annotated pixels of each class in the union of ``tiles``, (K,) int64."""
     total = np.zeros(len(view.class_map), dtype=np.int64)
     slides = {slide.slide_id: slide for slide in view.slides}
     for slide_id, group in groupby(tiles, key=lambda tile: tile.slide_id):
@@ -191,7 +191,7 @@ def _pixels(view: LabelView, tiles: Sequence[Tile], tile_px: int) -> NDArray[np.
 
 
 def _pixels_of_tiles(view: LabelView, tiles: Sequence[Tile], tile_px: int) -> NDArray[np.int64]:
-    # Tiles overlap where the last row and column were shifted back to the edge; what was counted is blanked.
+    # Tiles overlap where the last row and column were shifted back to the edge; pixels counted before are blanked.
     counts = np.zeros(256, dtype=np.int64)
     rows: dict[int, list[int]] = defaultdict(list)
     for tile in tiles:

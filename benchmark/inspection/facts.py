@@ -1,4 +1,4 @@
-"""What there is to know of an ingested data set, counted from its store: for people, never for training."""
+"""Facts about an ingested data set, counted from its store: for display only, never for training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CODECS = {"blosc": "lz4", "zstd": "zstd", "none": "none"}
 
 @dataclass(frozen=True, slots=True)
 class SlideFacts:
-    """One slide.
+    """Facts about one slide.
 
     Attributes:
-        part: of the split, or ``NO_PART``.
-        diagnosis: of its case, sorted; empty where it is unknown.
-        height, width: in pixels at the store's mpp.
-        n_tiles: of the store's tile size.
+        part: part of the split, or ``NO_PART``.
+        diagnosis: diagnosis of its case, sorted; empty if unknown.
+        height, width: size in pixels at the store's mpp.
+        n_tiles: number of tiles of the store's tile size.
         tissue, annotated: share of the slide's area, 0..1.
         class_pixels: annotated pixels of each class.
         notes: what was repaired or clipped.
@@ -45,13 +45,14 @@ class SlideFacts:
 
 @dataclass(frozen=True, slots=True)
 class PartFacts:
-    """One part of the split, or all of it.
+    """Facts about one part of the split, or all of it.
 
     Attributes:
-        diagnoses: patients of each diagnosis; a mixed one stands as ``a;b``, an unknown one as the empty string.
+        diagnoses: number of patients with each diagnosis; a mixed one is written ``a;b``, an unknown one as the empty
+            string.
         class_pixels: annotated pixels of each class.
-        tissue, annotated: share of all its slides' area, 0..1.
-        mask_hours, tags_hours, diagnosis_hours: what labels of everything in it would cost.
+        tissue, annotated: share of the area of all its slides, 0..1.
+        mask_hours, tags_hours, diagnosis_hours: cost of labelling all of it.
     """
 
     name: str
@@ -68,14 +69,14 @@ class PartFacts:
 
     @property
     def class_shares(self) -> tuple[float, ...]:
-        """Share of each class in the annotated pixels, 0..1; all 0 where nothing is annotated."""
+        """Share of each class in the annotated pixels, 0..1; all 0 if nothing is annotated."""
         total = sum(self.class_pixels)
         return tuple(pixels / total if total else 0.0 for pixels in self.class_pixels)
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A data set as a whole; ``slides`` are sorted by part and id, ``parts`` are those that have any."""
+    """Facts about a whole data set; ``slides`` are sorted by part and id, ``parts`` are those that have any slides."""
 
     dataset: str
     title: str
@@ -91,12 +92,12 @@ class Inspection:
 
     @property
     def diagnoses(self) -> tuple[str, ...]:
-        """Every diagnosis, sorted."""
+        """All diagnoses, sorted."""
         return tuple(sorted(self.everything.diagnoses))
 
 
 def inspect_store(store: TileStore, split: Split, quarantine: Sequence[BadRow], title: str, licence: str) -> Inspection:
-    """Count everything.
+    """Collect the facts about a data set from its store.
 
     Raises:
         DataError: a record or table of the store is damaged.

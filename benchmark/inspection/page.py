@@ -1,7 +1,7 @@
-"""The page of a data set: a folder with ``index.html`` and thumbnails that works offline, in print and on a phone.
+"""Inspection page of a data set: ``index.html`` with thumbnails, which works offline, in print and on a phone.
 
-Names come from data files and may hold anything: the template escapes all of them, and only ids that are safe as file
-names reach a path. The page shows labels; nothing that trains reads it.
+Names come from data files and may contain anything: the template escapes all of them, and only ids that are safe as
+file names become part of a path. The page shows labels; no training code reads it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tissuebench.datasets.store.tile_store import StoreInfo, TileStore
 from tissuebench.inspection.facts import Inspection, SlideFacts, inspect_store
 
 MAX_THUMBNAILS = 300
-"""Of a part of the split; a page of thousands loads slowly and nobody looks at all of them."""
+"""Maximum per part of the split; a page of thousands loads slowly and nobody looks at all of them."""
 
 _PAGE, _THUMBNAILS = "index.html", "thumbnails"
 Size = tuple[int, int]
@@ -36,7 +36,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Section:
-    """The slides of one part that are on the page, each with the size of its thumbnail if it has one."""
+    """Slides of one part that are on the page, each with the size of its thumbnail if it has one."""
 
     name: str
     slides: tuple[tuple[SlideFacts, Size | None], ...]
@@ -52,19 +52,19 @@ def write_inspection(
     recipe_title: str,
     licence: str,
 ) -> Path:
-    """Write ``inspect/`` in the data set's folder, in place of an older one, and return its ``index.html``.
+    """Write ``inspect/`` in the data set's folder, replacing an older one, and return its ``index.html``.
 
     Args:
-        home: paths on the page are relative to it, so that the page tells nothing of the machine.
-        dataset_folder: of the data set.
+        home: paths on the page are relative to it, so that the page reveals nothing about the machine.
+        dataset_folder: folder of the data set.
         store: its store.
         split: its split.
-        quarantine: what was left out.
-        recipe_title: what the data set is.
-        licence: of its images.
+        quarantine: slides that were left out.
+        recipe_title: title of the data set.
+        licence: licence of its images.
 
     Raises:
-        DataError: the store is damaged, or a slide id is no file name.
+        DataError: the store is damaged, or a slide id is not a valid file name.
     """
     data = inspect_store(store, split, quarantine, recipe_title, licence)
     folder = dataset_folder / "inspect"
@@ -85,7 +85,7 @@ def render(
     sections: Sequence[_Section],
     store_path: str,
 ) -> str:
-    """The page as text."""
+    """Return the page as text."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "count": lambda value: f"{value:,}".replace(",", "\u202f"),
@@ -115,7 +115,7 @@ def render(
 def summary(
     store: TileStore, split: Split, quarantine: Sequence[BadRow], recipe_title: str = "", licence: str = ""
 ) -> Table:
-    """The page in a few lines for a terminal: slides, patients, tiles and classes of each part."""
+    """Summarise the page as a table for the terminal: slides, patients, tiles and classes of each part."""
     data = inspect_store(store, split, quarantine, recipe_title, licence)
     title = escape(": ".join(text for text in (data.dataset, recipe_title, licence) if text))
     left_out = f"{len(data.quarantine)} left out, " if data.quarantine else ""
@@ -143,12 +143,12 @@ def summary(
 
 
 def percent(share: float) -> str:
-    """A share for people; what is there is never shown as none."""
+    """Format a share as a percentage; a share above 0 is never shown as 0."""
     return "< 0.1 %" if 0 < share < 0.001 else f"{100 * share:.1f} %"
 
 
 def file_size(n_bytes: int) -> str:
-    """Bytes for people."""
+    """Format a number of bytes with a unit."""
     size, units = float(n_bytes), ["B", "kB", "MB", "GB", "TB"]
     while size >= 1000 and len(units) > 1:
         size, units = size / 1000, units[1:]
@@ -165,7 +165,7 @@ def _sections(data: Inspection, source: Path, target: Path) -> Iterator[_Section
 
 
 def _copy_thumbnail(slide_id: str, source: Path, target: Path) -> Size | None:
-    """Copy it and return its (width, height); None where it is missing or no picture."""
+    """Copy a thumbnail and return its (width, height); None if it is missing or not a picture."""
     name = f"{require_safe_id('slide id', slide_id, str(source))}.jpg"
     try:
         with Image.open(source / name) as image:

@@ -1,1 +1,1 @@
-"""Benchmarks of the suite itself: ratios measured in one run, so that the machine's load cancels out."""
+"""Benchmarks of the suite itself: ratios measured within one run, so that the machine's load cancels out."""

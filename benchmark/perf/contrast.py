@@ -1,10 +1,10 @@
-"""What the contrast between pixels costs beside the supervised step, at the sizes of ACTION.
+"""Benchmark of the pixel contrast's cost relative to the supervised step, at the sizes of ACTION.
 
-*Supervised step*: the published U-Net on 4 tiles of 256 px, cross-entropy and Dice, forward and backward. *Contrast*,
-on the maps of 4 annotated and 4 other tiles, all of whose pixels have a class and none of which is easy: *vectors* is
-the dense map of keys, made without a graph; *drawing and loss* is all the rest, with the gradient down to the maps.
+*Supervised step*: the published U-Net on 4 tiles of 256 px, cross-entropy and Dice, forward and backward. *Contrast*:
+on the maps of 4 annotated and 4 other tiles, in which all pixels have a class and none is easy; *vectors* is the dense
+map of keys, made without a graph; *drawing and loss* is all the rest, with the gradient down to the maps.
 
-The ways take turns, so load on the machine hits them alike.
+The three take turns, so that load on the machine affects them alike.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def run(console: Console, as_json: bool, rounds: int = 5, rep_stride: int = 4, t
     """Measure, and print one table.
 
     Args:
-        console: where the table goes; progress goes to standard error.
+        console: console for the table; progress goes to standard error.
         as_json: print JSON and nothing else.
-        rounds: in which each way has its turn; one more before them is not timed.
-        rep_stride: pixels along an edge for each vector; published: 1.
+        rounds: rounds in which each part has its turn; one more before them is not timed.
+        rep_stride: edge in pixels of the area that each vector covers; published: 1.
         tile_px: edge of a tile.
     """
     method = make_method(tile_px, rep_stride)
@@ -63,10 +63,10 @@ def run(console: Console, as_json: bool, rounds: int = 5, rep_stride: int = 4, t
 
 
 def make_method(tile_px: int, rep_stride: int) -> AnatomicalContrast:
-    """The method with the paper's network and sizes, its weights always the same."""
+    """Build the method with the paper's network and sizes, always with the same weights."""
     names = tuple(f"class {number}" for number in range(N_CLASSES))
     class_map = ClassMap(names, tuple((60 * number, 0, 0) for number in range(N_CLASSES)))
-    network = NetworkSettings(encoder="resnet18", weights=Weights.NONE)  # of no use to the U-Net
+    network = NetworkSettings(encoder="resnet18", weights=Weights.NONE)  # not used by the U-Net
     task = Task(class_map, network, TrainingSettings(batch_size=ANNOTATED), tile_px)
     given = {"network": Architecture.PAPER, "rep_stride": rep_stride, "strong": 1.0}
     torch.manual_seed(_SEED)
@@ -75,12 +75,12 @@ def make_method(tile_px: int, rep_stride: int) -> AnatomicalContrast:
 
 
 def measure(method: AnatomicalContrast, rounds: int, display: ProgressDisplay | None = None) -> Mapping[str, Rates]:
-    """Turns a second of ``supervised``, ``vectors`` and ``loss``, (R,) each.
+    """Return turns per second of ``supervised``, ``vectors`` and ``loss``, (R,) each.
 
     Args:
-        method: of ``make_method``.
+        method: from ``make_method``.
         rounds: R.
-        display: told of the rounds.
+        display: shows the rounds.
     """
     device, edge = method.device, method.task.tile_px
     generator = torch.Generator().manual_seed(_SEED)
@@ -116,7 +116,7 @@ def measure(method: AnatomicalContrast, rounds: int, display: ProgressDisplay | 
             method.zero_grad()
             maps.grad = None
             began = _now(device)
-            with torch.autocast(device.type, torch.bfloat16):  # as it is trained
+            with torch.autocast(device.type, torch.bfloat16):  # as in training
                 loss_of_way = way()
             if loss_of_way is not None:
                 torch.autograd.backward(loss_of_way)
@@ -127,7 +127,7 @@ def measure(method: AnatomicalContrast, rounds: int, display: ProgressDisplay | 
 
 
 def sizes(method: AnatomicalContrast) -> list[Ratio]:
-    """What a step holds in memory for the contrast, in MiB of float32; no gathered negative is kept."""
+    """Return what a step keeps in memory for the contrast, in MiB of float32; gathered negatives are not kept."""
     cells = (ANNOTATED + OTHERS) * (method.task.tile_px // method.config.rep_stride) ** 2
     channels, width = method.maps_network.decoder_channels, method.config.representation
     parts = {"maps that vectors are made of": channels, "vectors": width}

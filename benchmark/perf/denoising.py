@@ -1,14 +1,15 @@
-"""What a step of diffusion pre-training costs, and whether bf16 with channels_last learns what float32 learns.
+"""Benchmark of diffusion pre-training: the cost of a step, and whether bf16 with channels_last learns like float32.
 
-The stage is trained twice from the same weights: in float32 with weights and images in plain memory (the U-Net's
-linear attention puts channels last by itself), and under bf16 autocast in channels_last. Tiles, noise and times are
-the same at every step, and so are optimiser and clipping. Tiles are of drawn tissue, as they are: neither loading nor
-augmentation is part of a step here.
+The stage is trained twice from the same weights: in float32 with weights and images in contiguous memory (the U-Net's
+linear attention puts channels last by itself), and under bf16 autocast in channels_last. Tiles, noise and times are the
+same at every step, and so are optimiser and clipping. Tiles are cut from drawn tissue without changes: neither loading
+nor augmentation is part of a step here.
 
-*Forward* is the stage's training step: noising, network and loss. *Backward* empties the gradients and fills them.
+*Forward* is the stage's training step: noising, network and loss. *Backward* clears the gradients and computes them.
 *Optimiser* is clipping, AdamW and its learning rate.
 
-Both are trained in turn, a few steps each and each first in every second round, so load on the machine hits both alike.
+The two are trained in turn, a few steps each, and each goes first in every second round, so that load on the machine
+affects both alike.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _SLIDE_PX, _N_PATIENTS, _MPP = 768, 4, 1.0
 
 
 class Way(StrEnum):
-    """How the stage is trained: ``float32`` in plain memory, ``bf16`` in channels_last."""
+    """Precision and memory format of the training: ``float32`` in contiguous memory, ``bf16`` in channels_last."""
 
     FLOAT32 = "float32"
     BF16 = "bf16"
@@ -57,7 +58,7 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSteps:
-    """Of each step: its loss, (S,), and the seconds of its ``PARTS``, (S, 3); both float64."""
+    """Measurements of each step: its loss, (S,), and the seconds of its ``PARTS``, (S, 3); both float64."""
 
     losses: NDArray[np.float64]
     seconds: NDArray[np.float64]
@@ -76,17 +77,17 @@ def run(
     """Draw tissue, train in both ways, and print one table.
 
     Args:
-        console: where the table goes; progress goes to standard error.
+        console: console for the table; progress goes to standard error.
         as_json: print JSON and nothing else.
         width: channels of the U-Net's finest level; its head joins the encoder's finest map.
-        multipliers: channels of its levels, in widths.
-        patch: it sees so many pixels along an edge as one.
+        multipliers: channels of its levels, as multiples of the width.
+        patch: edge in pixels of the patches that it processes as one pixel.
         tile_px: edge of a tile.
-        batch: tiles a step.
-        steps: of each way; the first round of 10, or the first half of fewer than 20, is not timed.
+        batch: tiles per step.
+        steps: steps of each way; the first round of 10, or the first half of fewer than 20, is not timed.
 
     Raises:
-        ConfigError: such a network, or so few steps or so large tiles, are not possible.
+        ConfigError: such a network, so few steps or such large tiles are not possible.
         TrainingError: a loss became NaN or infinite.
     """
     if steps < 2:
@@ -94,7 +95,7 @@ def run(
     unet = {"width": width, "multipliers": multipliers.split(","), "patch": patch}
     given = {"network": Architecture.PAPER, "fullres_skip": True, **unet}
     settings = validated(DenoisingSettings, given, "perf-denoising")
-    network = NetworkSettings(weights=Weights.NONE)  # of no use to the U-Net
+    network = NetworkSettings(weights=Weights.NONE)  # not used by the U-Net
     task = Task(CLASS_MAP, network, TrainingSettings(steps=steps, batch_size=batch), tile_px)
     with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
         display.note(f"drawing tissue of {_N_PATIENTS} patients ...")
@@ -108,12 +109,12 @@ def run(
 
 
 def tissue_tiles(tile_px: int, size_px: int = _SLIDE_PX, n_patients: int = _N_PATIENTS) -> NDArray[np.uint8]:
-    """The tiles of drawn slides that show tissue, (N, 3, tile_px, tile_px) uint8, at 1 um a pixel.
+    """Return the tiles of drawn slides that show tissue, (N, 3, tile_px, tile_px) uint8, at 1 um per pixel.
 
     Args:
         tile_px: edge of a tile; tiles lie side by side.
         size_px: edge of a slide.
-        n_patients: one slide each, both diagnoses alike.
+        n_patients: one slide each, with both diagnoses equally frequent.
 
     Raises:
         ConfigError: no such tile has tissue.
@@ -132,13 +133,13 @@ def tissue_tiles(tile_px: int, size_px: int = _SLIDE_PX, n_patients: int = _N_PA
 
 
 class Training:
-    """The stage in one of both ways, with its optimiser, and what was measured of its steps so far.
+    """The stage trained in one of the two ways, with its optimiser and the measurements of its steps so far.
 
     Args:
-        way: which.
-        task: with the step budget.
-        settings: of the stage.
-        device: where to.
+        way: precision and memory format.
+        task: the task, with its step budget.
+        settings: settings of the stage.
+        device: device to train on.
 
     Raises:
         ConfigError: such a network is not possible.
@@ -158,14 +159,14 @@ class Training:
         self._losses, self._seconds = list[float](), list[list[float]]()
 
     def step(self, number: int, images: Tensor) -> None:
-        """One step of the optimiser; what it draws depends on its number alone.
+        """Run one step of the optimiser; its random numbers depend only on the step's number.
 
         Args:
-            number: from 0.
+            number: number of the step, from 0.
             images: (B, 3, H, W) float32 in 0..1, on the device.
 
         Raises:
-            TrainingError: the loss is no number.
+            TrainingError: the loss is not finite.
         """
         torch.manual_seed(derive_seed(_SEED, "step", number))
         times = [self._now()]
@@ -191,12 +192,12 @@ class Training:
 
     @property
     def measured(self) -> MeasuredSteps:
-        """Of the steps so far."""
+        """Measurements of the steps so far."""
         return MeasuredSteps(np.array(self._losses), np.array(self._seconds))
 
 
 def _in_plain_memory(network: nn.Module) -> None:
-    """Take back the channels_last of the stage: of the weights, and of the images that it hands over."""
+    """Undo the stage's channels_last, for its weights and for the images that it passes on."""
 
     def plain(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0].contiguous(), *args[1:])
@@ -215,11 +216,11 @@ def measure(
     """Train in both ways, in rounds of ``block`` steps each.
 
     Args:
-        task: with steps and batch size.
-        settings: of the stage.
+        task: the task, with steps and batch size.
+        settings: settings of the stage.
         tiles: (N, 3, H, W); each step draws some of them, with replacement.
-        block: steps.
-        display: told of the steps.
+        block: steps per round.
+        display: shows the steps.
 
     Raises:
         ConfigError: such a network is not possible.
@@ -241,7 +242,7 @@ def measure(
 
 
 def compare(found: Mapping[Way, MeasuredSteps], block: int, batch: int) -> list[Ratio]:
-    """Seconds and parts of a step, the first round left out, and the losses, all of them."""
+    """Compare seconds and parts of a step, without the first round, and the losses of all steps."""
     rates = {way: _rates(measured, block, batch)[1:] for way, measured in found.items()}
     name = f"seconds a step, {Way.BF16} in channels_last to {Way.FLOAT32}"
     lines = [ratio(name, rates[Way.FLOAT32], rates[Way.BF16]), _agreement(found)]
@@ -256,7 +257,7 @@ def compare(found: Mapping[Way, MeasuredSteps], block: int, batch: int) -> list[
 
 
 def _rates(measured: MeasuredSteps, block: int, batch: int) -> Rates:
-    """Tiles a second of each round."""
+    """Return the tiles per second of each round."""
     return batch / _means(measured.seconds.sum(axis=1), np.arange(0, len(measured.seconds), block))
 
 
@@ -269,12 +270,12 @@ def _agreement(found: Mapping[Way, MeasuredSteps]) -> Ratio:
 
 
 def window_means(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean loss of every 20 steps, (W,) of (S,); fewer that are left over belong to the last window."""
+    """Return the mean loss of every 20 steps, (W,) of (S,); fewer left-over steps belong to the last window."""
     starts = np.arange(max(1, len(losses) // _WINDOW)) * _WINDOW
     return _means(losses, starts)
 
 
 def _means(values: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Of the values from each start up to the next."""
+    """Return the mean of the values from each start up to the next."""
     means: NDArray[np.float64] = np.add.reduceat(values, starts) / np.diff(starts, append=len(values))
     return means

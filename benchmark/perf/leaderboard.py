@@ -1,7 +1,7 @@
-"""How the table grows with the number of trials: reading them, building it, and setting it for the screen.
+"""Benchmark of the table's cost by number of trials: reading them, building the table, and rendering it.
 
 Made-up trials of ten methods, each at every budget with five draws of two seeds, on 50 slides of as many patients with
-six classes. More trials are more budgets; all is to cost the same for each trial, whatever their number.
+six classes. More trials are more budgets; the cost per trial should not depend on their number.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def run(console: Console, as_json: bool, n_trials: int = 1000, rounds: int = 3) 
     """Measure, and print one table.
 
     Args:
-        console: where the table goes; progress goes to standard error.
+        console: console for the table; progress goes to standard error.
         as_json: print JSON and nothing else.
-        n_trials: the larger number, rounded up to whole budgets; the smaller is one budget, 100 trials.
-        rounds: in which each way has its turn; one more before them is not timed.
+        n_trials: the larger number of trials, rounded up to whole budgets; the smaller is one budget, 100 trials.
+        rounds: rounds in which each part has its turn; one more before them is not timed.
     """
     n_budgets = max(2, -(-n_trials // PER_BUDGET))
     with (
@@ -56,7 +56,7 @@ def run(console: Console, as_json: bool, n_trials: int = 1000, rounds: int = 3) 
 
 
 def compare(rates: Mapping[str, Rates], n_trials: int) -> list[Ratio]:
-    """Ratios of what ``measure`` gave; ``n_trials`` is the larger number."""
+    """Return ratios of the results of ``measure``; ``n_trials`` is the larger number."""
     both = 1 / (1 / rates["reading"] + 1 / rates["table"])
     seconds = n_trials / float(np.median(both))
     return [
@@ -75,13 +75,13 @@ def compare(rates: Mapping[str, Rates], n_trials: int) -> list[Ratio]:
 def measure(
     store: ResultStore, results: Sequence[TrialResult], rounds: int, display: ProgressDisplay | None = None
 ) -> Mapping[str, Rates]:
-    """Trials a second of ``small table``, ``table`` and ``reading``, (R,) each.
+    """Return trials per second of ``small table``, ``table`` and ``reading``, (R,) each.
 
     Args:
-        store: holds the results.
-        results: of ``make_results``; the first ``PER_BUDGET`` are the small table.
+        store: store with the results.
+        results: from ``make_results``; the first ``PER_BUDGET`` are the small table.
         rounds: R.
-        display: told of the rounds.
+        display: shows the rounds.
     """
     few = results[:PER_BUDGET]
     ways: dict[str, tuple[int, Callable[[], object]]] = {
@@ -108,7 +108,7 @@ def _table(results: Sequence[TrialResult]) -> str:
 
 
 def make_results(n_budgets: int) -> list[TrialResult]:
-    """``PER_BUDGET`` trials at each budget, all methods of equal worth: every metric has a best method of its own."""
+    """Make ``PER_BUDGET`` trials at each budget, all methods equally good: each metric has its own best method."""
     rng = np.random.default_rng(_SEED)
     methods = [LOWER, *(f"method {number}" for number in range(1, N_METHODS))]
     return [

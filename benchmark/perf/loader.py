@@ -1,14 +1,14 @@
-"""What the data loader costs: training from the store against training on one constant batch.
+"""Benchmark of the data loader: training from the store against training on one constant batch.
 
 Both kinds of step run in one ``Trainer.fit`` of the runner, through the same module, network, optimiser and callbacks.
 
-*Loader*, and therefore left out of a constant step: drawing the tiles, reading images or cached features, reading
+*Loader*, and therefore missing from a constant step: drawing the tiles, reading images or cached features, reading
 labels, looking up diagnoses, and collation. *Training*, and therefore part of both: the transfer to the device,
-augmentation there (with random numbers of its own at every step), forward, backward, optimiser, the seeding of every
-step, and what Lightning adds.
+augmentation there (with its own random numbers at every step), forward, backward, optimiser, the seeding of every step,
+and Lightning's overhead.
 
 Blocks of steps alternate, real and constant. A block's time runs from the end of the step before it to the end of its
-last step, so fetching its batches counts, and load on the machine hits neighbours alike.
+last step, so that fetching its batches counts, and load on the machine affects neighbours alike.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from tissuebench.training.fit import fit
 
 GOAL = 0.97
 _METHOD = "complementary"
-"""The method with the most to read: tiles with masks, and as many with a diagnosis."""
+"""The method that reads most: tiles with masks, and as many with a diagnosis."""
 _ROUNDS = {EncoderMode.FROZEN: 30, EncoderMode.FINETUNE: 8}
 _BLOCK = 10
 _BATCHES_AHEAD = 2
-"""Batches that a worker of a ``DataLoader`` holds ready."""
+"""Batches that a worker of a ``DataLoader`` prefetches."""
 _NEVER_MINUTES = 1e6
 
 
 class HalfConstant(LightningDataModule):
-    """Another module's batches in every second block of steps, its first batch again and again in the others."""
+    """Batches of another module in every second block of steps, and its first batch repeatedly in the others."""
 
     def __init__(self, real: TileDataModule, block: int) -> None:
         super().__init__()
@@ -58,11 +58,11 @@ class HalfConstant(LightningDataModule):
         self._constant = next(iter(real.train_dataloader()))
 
     def train_dataloader(self) -> _Alternating:
-        """As many steps as the real module has."""
+        """Return a loader with as many steps as the real module has."""
         return _Alternating(self._real.train_dataloader(), self._constant, self._block)
 
     def on_after_batch_transfer(self, batch: TrainingBatch, dataloader_idx: int) -> TrainingBatch:
-        """The real module's augmentation, for both kinds of batch."""
+        """Apply the real module's augmentation to both kinds of batch."""
         return self._real.on_after_batch_transfer(batch, dataloader_idx)
 
 
@@ -90,18 +90,18 @@ def run(
     data_root: Path | None = None,
     plan_name: str = "smoke",
 ) -> list[Ratio]:
-    """Measure with the plan's cached features and with its encoder trained along, and print one table.
+    """Measure with the plan's cached features and with its encoder fine-tuned, and print one table.
 
     Args:
-        console: where the table goes; progress goes to standard error.
+        console: console for the table; progress goes to standard error.
         as_json: print JSON and nothing else.
-        home: holds the data set, which is made there if missing; None makes it for this run only.
-        dataset: what to train on.
+        home: folder with the data set, which is created there if missing; None creates it for this run only.
+        dataset: data set to train on.
         data_root: its source files.
-        plan_name: whose network and training settings.
+        plan_name: plan that provides network and training settings.
 
     Raises:
-        TissueBenchError: as ``tissuebench run``.
+        TissueBenchError: as for ``tissuebench run``.
     """
     lines = []
     with tempfile.TemporaryDirectory(prefix="tissuebench-perf-") as scratch:
@@ -137,7 +137,7 @@ def _features(trial: Trial, data: PlannedData, folder: Path, machine: Machine, d
 
 
 def block_of(machine: Machine) -> int:
-    """Steps a block: with workers ten times what they may have fetched during the constant block before."""
+    """Return the steps per block: with workers, ten times what they may have prefetched during the constant block."""
     return _BLOCK * max(1, _BATCHES_AHEAD * machine.loader.num_workers)
 
 
@@ -149,15 +149,15 @@ def measure(
     folder: Path,
     display: ProgressDisplay,
 ) -> tuple[Rates, Rates]:
-    """Samples a second of the blocks with real batches and of those with the constant one; the first two are left out.
+    """Return samples per second of the blocks with real and with constant batches, without the first of each.
 
     Args:
-        trial: what to train; its steps are an even number of blocks.
+        trial: the trial to train; its steps are an even number of blocks.
         data: store and split.
-        features: for a frozen encoder.
-        machine: as the runner has it.
-        folder: a new one.
-        display: told of the steps.
+        features: cached features of a frozen encoder.
+        machine: machine settings as in the runner.
+        folder: a new folder.
+        display: shows the steps.
     """
     block, steps = block_of(machine), trial.training.steps
     method = build_method(trial, data)
@@ -169,13 +169,13 @@ def measure(
         display.phase(f"training, {trial.network.encoder_mode}", step, steps)
 
     folder.mkdir()
-    # Of a data module ``fit`` asks no more than its loader and its hook.
+    # ``fit`` uses nothing of a data module but its loader and its hook.
     fit(method, cast("TileDataModule", halves), folder, trial.seed, machine, report, _NEVER_MINUTES)
     per_step = sum(stream.batch_size for stream in method.streams().values())
     return block_rates(ends, block, per_step)
 
 
 def block_rates(ends: list[float], block: int, per_step: int) -> tuple[Rates, Rates]:
-    """Samples a second, real and constant, from the end of each step (seconds; the first is where training began)."""
+    """Return samples per second, real and constant, from the end of each step in seconds (first: training's start)."""
     rates = block * per_step / np.diff(np.array(ends)[::block])
     return rates[2::2], rates[3::2]

@@ -1,12 +1,12 @@
-"""What pseudo-masks cost beside the network's own passes, and whether memory grows while tiles are annotated.
+"""Benchmark of pseudo-masks: their cost relative to the network's own passes, and whether memory grows with the tiles.
 
 *Pseudo-masks*: reading a batch of tiles with their tags, activation maps at three depths, masks from them, and the
 records on disk; as a worker does it after the last step of a stage, on images and not on cached features. *Bare
-passes*, on the same images in memory: for Grad-CAM, which needs no less, one forward pass and one backward pass a class
-down to the shallowest of the three maps; for the heads, one forward pass. The classifier is not trained, which costs
-no time.
+passes*, on the same images in memory: the minimum for Grad-CAM is one forward pass and one backward pass per class down
+to the shallowest of the three maps; for the heads, one forward pass. The classifier is not trained, which does not
+affect the time.
 
-Blocks of tiles alternate, bare and annotated, so load on the machine hits neighbours alike.
+Blocks of tiles alternate, bare and annotated, so that load on the machine affects neighbours alike.
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ from tissuebench.training.pseudo_mask_store import write_pseudo_masks
 GOAL, MEMORY_GOAL = 1.3, 1.05
 _TILE_PX, _MPP, _SEED = 128, 1.0, 0
 _AT_ONCE = 16
-"""Tiles that a worker annotates at once."""
+"""Tiles that a worker annotates in one batch."""
 _BLOCK = 96
 _SETTLED = 2
-"""Blocks until memory is first looked at."""
+"""Blocks until memory is first measured."""
 _LEAST = {MapSource.GRAD_CAM: "1 forward and K backward passes", MapSource.HEADS: "1 forward pass"}
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredBlocks:
-    """Of each block: tiles a second of both ways, (R,), and the memory of the process after it, (R,) bytes."""
+    """Measurements of each block: tiles per second of both ways, (R,), and process memory after it, (R,) bytes."""
 
     masks: Rates
     bare: Rates
@@ -72,12 +72,12 @@ def run(console: Console, as_json: bool, n_tiles: int = 1000) -> list[Ratio]:
     """Draw a slide, annotate its tiles with the smoke plan's network, and print one table.
 
     Args:
-        console: where the table goes; progress goes to standard error.
+        console: console for the table; progress goes to standard error.
         as_json: print JSON and nothing else.
         n_tiles: tiles of 128 px to annotate with Grad-CAM, and as many with heads.
 
     Raises:
-        ConfigError: fewer tiles than memory takes to settle.
+        ConfigError: too few tiles for memory use to settle.
     """
     least = 2 * _SETTLED * _BLOCK
     if n_tiles < least:
@@ -100,7 +100,7 @@ def run(console: Console, as_json: bool, n_tiles: int = 1000) -> list[Ratio]:
 
 
 def smoke_network() -> NetworkSettings:
-    """The network of the smoke plan; with random weights where the package with its own is not installed."""
+    """Return the network of the smoke plan; with random weights if the package with its weights is not installed."""
     network = load_plan("smoke").network
     try:
         build_encoder(network)
@@ -110,7 +110,7 @@ def smoke_network() -> NetworkSettings:
 
 
 def drawn(folder: Path, n_tiles: int) -> PlannedData:
-    """One slide of drawn tissue, all of it in the training part, with at least so many tiles of 128 px."""
+    """Write one slide of drawn tissue, all of it in the training part, with at least ``n_tiles`` tiles of 128 px."""
     size_px = math.ceil(math.sqrt(n_tiles)) * _TILE_PX
     image, labels = draw(size_px, _SEED)
     info = StoreInfo("perf", _MPP, _TILE_PX, LabelCosts(), min_tag_share=0.1)
@@ -129,16 +129,16 @@ def measure(
     block: int,
     display: ProgressDisplay | None = None,
 ) -> MeasuredBlocks:
-    """Annotate ``n_tiles``, block by block, each after the bare passes over the same tiles.
+    """Annotate ``n_tiles`` block by block, each after the bare passes over the same tiles.
 
     Args:
         data: store and split; the tags of its training part are all bought.
-        network: whose encoder the classifier has.
-        maps: kind of the classifier.
-        n_tiles: at most as many as there are with a tag; what does not fill a block is left out.
-        scratch: a folder; the pseudo-masks go to one of its own in it.
-        block: tiles.
-        display: told of the tiles.
+        network: network that provides the classifier's encoder.
+        maps: source of the classifier's maps.
+        n_tiles: at most the number of tiles with a tag; tiles that do not fill a block are left out.
+        scratch: a folder; the pseudo-masks go to a subfolder of it.
+        block: tiles per block.
+        display: shows the tiles.
     """
     device = detect_machine(network.encoder_mode).device
     torch.manual_seed(_SEED)
@@ -180,23 +180,24 @@ def measure(
     folder = scratch / maps.value
     folder.mkdir()
     write_pseudo_masks(folder, annotated())
-    of_each = (time.perf_counter() - closing[0]) / len(blocks)  # what is written at the end belongs to all alike
+    of_each = (time.perf_counter() - closing[0]) / len(blocks)  # the time of writing at the end is shared by all blocks
     return MeasuredBlocks(
         block / (np.array(of_masks) + of_each), block / np.array(of_bare), np.array(memory, dtype=np.int64)
     )
 
 
 def bare_passes(encoder: ImageEncoder, head: nn.Linear, images: Tensor, backward: bool) -> Tensor | None:
-    """One forward pass and, if asked for, one backward pass a class from the head down to the shallowest tap.
+    """Run one forward pass and, if requested, one backward pass per class from the head down to the shallowest tap.
 
     Args:
         encoder: the network.
-        head: of the deepest map after its ReLU, pooled over its pixels.
+        head: classifier of the deepest map after its ReLU, pooled over its pixels.
         images: (B, 3, H, W) uint8.
-        backward: without it there is no graph, either.
+        backward: whether to run backward passes; otherwise no graph is built, either.
 
     Returns:
-        (B, K, C, h, w) gradients of the K logits by the shallowest of the three deepest maps; None without.
+        (B, K, C, h, w) gradients of the K logits with respect to the shallowest of the three deepest maps; None without
+        backward passes.
     """
     with torch.set_grad_enabled(backward):
         pixels = (images.float() / 255).requires_grad_(backward)
@@ -213,7 +214,7 @@ def bare_passes(encoder: ImageEncoder, head: nn.Linear, images: Tensor, backward
 
 
 def compare(found: Mapping[MapSource, MeasuredBlocks], block: int) -> list[Ratio]:
-    """Seconds of both kinds relative to their bare passes, the first block left out, and memory."""
+    """Compare the seconds of both kinds with those of their bare passes, without the first block, and the memory."""
     lines = []
     for maps, measured in found.items():
         name = f"seconds of pseudo-masks ({maps}) to those of {_LEAST[maps]}"

@@ -1,4 +1,4 @@
-"""Ratios of one run: sources measured in turn, so that whatever else the machine does hits all of them alike."""
+"""Ratios within one run: sources are measured in turn, so that other load on the machine affects all of them alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 Rates = NDArray[np.float64]
-"""Items a second, one value a round, (R,)."""
+"""Items per second, one value per round, (R,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class Ratio:
 
     Attributes:
         name: what is compared.
-        value: the ratio; None where it was not measured.
-        goal: least value; None for a line that is told without being judged.
+        value: the ratio; None if it was not measured.
+        goal: minimum value; None for a line that is shown without a verdict.
         note: spread, or why it was not measured.
-        at_most: the goal is the largest value.
+        at_most: the goal is the maximum value instead.
     """
 
     name: str
@@ -50,17 +50,17 @@ def in_turn(
     rounds: int,
     seed: int,
 ) -> dict[str, Rates]:
-    """Items a second of each source, round by round.
+    """Return items per second of each source, round by round.
 
-    Each source first reads every item once, so that all of them find the page cache warm.
+    Each source first reads every item once, so that all of them find a warm page cache.
 
     Args:
         sources: by name; each is called with the numbers of the items to read.
-        n_items: how many items there are.
-        batch: items a call.
-        seconds: for all rounds together.
-        rounds: in each, every source has its turn, in an order of its own.
-        seed: of the orders.
+        n_items: number of items.
+        batch: items per call.
+        seconds: seconds for all rounds together.
+        rounds: number of rounds; in each, every source has its turn, in random order.
+        seed: seed of the orders.
     """
     rng = np.random.default_rng(seed)
     calls = [range(start, min(start + batch, n_items)) for start in range(0, n_items, batch)]
@@ -83,7 +83,7 @@ def in_turn(
 
 
 def ratio(name: str, of: Rates, to: Rates, goal: float | None = None, at_most: bool = False) -> Ratio:
-    """The median over rounds of ``of / to``; the note tells the quartiles and both medians."""
+    """Return the median over rounds of ``of / to``; the note gives the quartiles and both medians."""
     ratios = of / to
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75]).tolist()
     spread = f"{low:.3g} to {high:.3g}; {np.median(of):,.0f}/s against {np.median(to):,.0f}/s"

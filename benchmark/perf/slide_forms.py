@@ -1,4 +1,4 @@
-"""One slide of drawn tissue in every form that the tile benchmark compares."""
+"""Slide of drawn tissue in every format that the tile benchmark compares."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Forms:
     """The same pixels as a JPEG slide and, decoded from it, as stores, PNG files and memory-mapped arrays.
 
     Attributes:
-        stores: one a codec; tiles lie on their chunks.
+        stores: one per codec; tiles lie on their chunks.
         jpeg_slide: pyramidal TIFF of 256 px tiles, JPEG quality 90.
-        png: file of each tile.
-        images: (N, 3, 256, 256) uint8, mapped, tile after tile.
-        labels: (N, 256, 256) uint8, mapped, tile after tile.
+        png: one file per tile.
+        images: (N, 3, 256, 256) uint8, memory-mapped, tile after tile.
+        labels: (N, 256, 256) uint8, memory-mapped, tile after tile.
         tiles: the N tiles, in random order; row i of the arrays is tile i.
     """
 
@@ -53,13 +53,13 @@ class Forms:
         return self.stores["none"].slides[SLIDE_ID].height
 
     def level0_bytes(self, codec: Codec) -> int:
-        """Bytes on disk of the slide's full resolution."""
+        """Return the bytes on disk of the slide's full resolution."""
         level0 = self.stores[codec].path / "slides" / SLIDE_ID / "0"
         return sum(path.stat().st_size for path in level0.rglob("*") if path.is_file())
 
 
 def draw(size_px: int, seed: int) -> tuple[Pixels, Pixels]:
-    """A mosaic of synthetic slides, each in several orientations: (S, S, 3) and class ids, (S, S), uint8."""
+    """Draw a mosaic of synthetic slides, each in several orientations: (S, S, 3) and class ids, (S, S), uint8."""
     edge = min(_PIECE_PX, size_px)
     config = SyntheticConfig(n_train=_N_PIECES, n_val=0, n_test=0, size_px=edge, mpp=_MPP, seed=seed)
     pieces = [render_slide(config, patient) for patient in cohort(config)]
@@ -73,17 +73,17 @@ def draw(size_px: int, seed: int) -> tuple[Pixels, Pixels]:
 
 
 def write_forms(folder: Path, size_px: int, n_tiles: int, seed: int) -> Forms:
-    """Draw a slide and write all forms of it into ``folder``.
+    """Draw a slide and write it into ``folder`` in all formats.
 
     Args:
-        folder: a new one.
+        folder: a new folder.
         size_px: edge of the slide, a multiple of 256.
         n_tiles: tiles to read, drawn without replacement; at most as many as there are.
-        seed: of slide and tiles.
+        seed: seed of slide and tiles.
     """
     drawn, labels = draw(size_px, seed)
     write_pyramid(folder / "slide.tif", drawn, _MPP)
-    image: Pixels = tifffile.imread(folder / "slide.tif", level=0)  # what a scanner's JPEG left, as in a real store
+    image: Pixels = tifffile.imread(folder / "slide.tif", level=0)  # pixels after a scanner's JPEG, as in a real store
     origins = [(y, x) for y in range(0, size_px, TILE_PX) for x in range(0, size_px, TILE_PX)]
     order = np.random.default_rng(seed).permutation(len(origins))[:n_tiles]
     tiles = tuple(Tile(SLIDE_ID, *origins[index]) for index in order)

@@ -1,8 +1,8 @@
-"""What a sweep costs beside its tasks: a run of many tiny ones, against the time that they take themselves.
+"""Benchmark of a sweep's overhead: a run of many tiny tasks, against the time that the tasks themselves take.
 
 The time of a task is its worker's: from the job to the answer, with lease, journal and the writing of the result. A
-slot's start-up, from starting the process to its first "ready", is paid once. What remains is the runner's: noticing
-that a task is over, choosing the next, and slots that stand idle at the end.
+slot's start-up, from starting the process to its first "ready", is paid once. The rest is the runner's: noticing that a
+task is over, choosing the next, and slots that are idle at the end.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ _METHOD = "supervised"
 
 @dataclass(slots=True)
 class _Stopwatch:
-    """An observer that adds up what the tasks took."""
+    """An observer that collects the seconds of the tasks."""
 
     display: ProgressDisplay
     n_tasks: int
     seconds: list[float] = field(default_factory=list)
 
     def changed(self, task: SweepTask, state: State, detail: str, seconds: float) -> None:
-        """Count what has ended."""
+        """Record a task that has ended."""
         if state is State.DONE and seconds:
             self.seconds.append(seconds)
             self.display.phase("tiny tasks", len(self.seconds), self.n_tasks)
 
     def tick(self) -> None:
-        """Nothing to see."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing to say."""
+        """Do nothing."""
 
 
 def run(console: Console, as_json: bool, home: Path | None = None, n_tasks: int = 40, n_slots: int = 2) -> list[Ratio]:
-    """Run ``n_tasks`` trials of a few steps on ``n_slots`` slots of this machine, and print what they took.
+    """Run ``n_tasks`` trials of a few steps on ``n_slots`` slots of this machine, and print the overhead.
 
     Args:
-        console: where the table goes; progress goes to standard error.
+        console: console for the table; progress goes to standard error.
         as_json: print JSON and nothing else.
-        home: holds the embedded data set; None makes it for this run only.
-        n_tasks: trials; their features are computed first and not counted.
-        n_slots: one thread each.
+        home: folder with the embedded data set; None creates it for this run only.
+        n_tasks: number of trials; their features are computed first and not counted.
+        n_slots: number of slots, with one thread each.
     """
     with tempfile.TemporaryDirectory(prefix="tissuebench-perf-") as scratch:
         folder = Path(scratch)

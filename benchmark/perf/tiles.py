@@ -1,9 +1,9 @@
-"""How fast tiles are read, as ratios to other ways of keeping a slide.
+"""Benchmark of reading tiles, as ratios to other ways of storing a slide.
 
-256 x 256 x 3, in random order, from a warm page cache, in one thread. The other ways are read at their fastest
-reasonable: OpenSlide and PNG hand over (256, 256, 3) as they have it, while a store's tile comes as (3, 256, 256),
+Tiles of 256 x 256 x 3 are read in random order, from a warm page cache, in one thread. The other ways are read at their
+fastest reasonable: OpenSlide and PNG return (256, 256, 3) as they have it, while a store's tile comes as (3, 256, 256),
 ready for a network; the memory-mapped array is copied into a batch by ``numpy.take``. The store is lossless and the
-slide is JPEG: the speed is paid for with disk, which the table tells.
+slide is JPEG: the speed costs disk space, which the table reports.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def run(console: Console, as_json: bool, size_px: int = 8192, seconds: float = 4
     """Draw a slide, measure, and print one table.
 
     Args:
-        console: where the table goes; notes go to standard error.
+        console: console for the table; notes go to standard error.
         as_json: print JSON and nothing else.
-        size_px: edge of the slide, a multiple of 256; 8192 takes 1 GB of disk for a while.
-        seconds: of measuring, after about half a minute of drawing and writing.
+        size_px: edge of the slide, a multiple of 256; 8192 temporarily takes 1 GB of disk.
+        seconds: seconds of measuring, after about half a minute of drawing and writing.
 
     Raises:
-        ConfigError: ``size_px`` is no multiple of 256.
+        ConfigError: ``size_px`` is not a multiple of 256, or less than 512.
     """
     if size_px < 2 * TILE_PX or size_px % TILE_PX:
         raise ConfigError(f"perf-tiles: size_px is {size_px}; give a multiple of {TILE_PX} of at least {2 * TILE_PX}")
@@ -81,9 +81,9 @@ def compare(forms: Forms, seconds: float) -> list[Ratio]:
 
 
 def sources(forms: Forms) -> dict[str, Read]:
-    """Every way to read, by name; each takes the numbers of the tiles. Without OpenSlide its ways are absent."""
+    """Return every way to read, by name; each takes the numbers of the tiles. OpenSlide's are missing without it."""
     tiles, off_grid = forms.tiles, _off_grid(forms)
-    # Plain arrays over the mapped memory: the subclass that numpy.memmap is costs time at every index.
+    # Plain arrays over the mapped memory: the subclass numpy.memmap costs time at every index.
     images, labels = np.asarray(forms.images), np.asarray(forms.labels)
     lz4, none = forms.stores["lz4"], forms.stores["none"]
     array = zarr.open_array(lz4.path / "slides" / SLIDE_ID / "0", mode="r")
@@ -121,7 +121,7 @@ def sources(forms: Forms) -> dict[str, Read]:
 
 
 def _tifffile(forms: Forms) -> Read:
-    """Tile by tile without a cache: the decoder's own speed."""
+    """Return a reader that decodes tile by tile without a cache: the decoder's own speed."""
     page = tifffile.TiffFile(forms.jpeg_slide).pages.first
     file, decode, per_row = page.parent.filehandle, page.decode, forms.size_px // TILE_PX
 
@@ -134,7 +134,7 @@ def _tifffile(forms: Forms) -> Read:
 
 
 def _off_grid(forms: Forms) -> list[Tile]:
-    """As many tiles again, none of which lies on the grid: each touches four chunks."""
+    """Return as many other tiles, none of which lies on the grid: each touches four chunks."""
     rng = np.random.default_rng(_SEED + 1)
     cells = rng.integers(forms.size_px // TILE_PX - 1, size=(len(forms.tiles), 2)) * TILE_PX
     shifts = rng.integers(1, TILE_PX, size=cells.shape)
@@ -152,5 +152,5 @@ def _bytes(forms: Forms, codec: Codec) -> Ratio:
 def _openslide() -> ModuleType | None:
     try:
         return importlib.import_module("openslide")
-    except (ImportError, OSError):  # the package, or the library that it loads
+    except (ImportError, OSError):  # the package is missing, or the library that it loads
         return None

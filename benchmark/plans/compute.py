@@ -1,4 +1,4 @@
-"""How a plan is run: where, how many at once, and when a task is given up. Never part of a trial's identity."""
+"""Compute settings of a plan: executor, parallelism and limits. Never part of a trial's identity."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from tissuebench.common.settings import Settings
 
 
 class SlurmSettings(Settings):
-    """What each task asks SLURM for; ``null`` leaves it to the site's default.
+    """Resources that each task requests from SLURM; ``null`` uses the site's default.
 
     Attributes:
         partition, account, qos: as for ``sbatch``.
-        minutes: time limit; a task that needs longer is checkpointed, requeued and goes on.
-        nodes: machines of one trial; every machine contributes ``gpus_per_node`` processes to it (one without GPUs).
-        gpus_per_node: GPUs that a trial takes on each machine.
-        cpus_per_gpu: cores for each process.
-        memory_gb: memory of each machine's share.
-        max_jobs: tasks that are queued at SLURM at once.
-        signal_seconds: how long before the time limit SLURM warns.
-        extra: further ``sbatch`` options, for example ``{constraint: a100, exclusive: true}``.
+        minutes: time limit; a task that needs longer is checkpointed, requeued and picks up where it left off.
+        nodes: nodes per trial; each node contributes ``gpus_per_node`` processes (one without GPUs).
+        gpus_per_node: GPUs per trial on each node.
+        cpus_per_gpu: cores per process.
+        memory_gb: memory per trial on each node.
+        max_jobs: maximum number of tasks queued at SLURM at once.
+        signal_seconds: seconds before the time limit at which SLURM sends a warning.
+        extra: additional ``sbatch`` options, for example ``{constraint: a100, exclusive: true}``.
     """
 
     partition: str | None = None
@@ -36,14 +36,14 @@ class SlurmSettings(Settings):
 
 
 class RaySettings(Settings):
-    """What each task asks an existing Ray cluster for.
+    """Resources that each task requests from an existing Ray cluster.
 
     Attributes:
-        address: of the cluster's head, ``auto`` for the one that this machine belongs to.
-        gpus: GPUs that a trial takes, all on one machine.
-        cpus: cores for each process.
-        resources: further resources, for example ``{a100: 1}``.
-        max_tasks: tasks that are handed to Ray at once.
+        address: address of the cluster's head; ``auto`` for the cluster that this machine belongs to.
+        gpus: GPUs per trial, all on one node.
+        cpus: cores per process.
+        resources: additional resources, for example ``{a100: 1}``.
+        max_tasks: maximum number of tasks submitted to Ray at once.
     """
 
     address: str = "auto"
@@ -54,20 +54,21 @@ class RaySettings(Settings):
 
 
 class ComputeSettings(Settings):
-    """Where and how tasks run.
+    """Executor, resources and limits of the tasks of a plan.
 
     Attributes:
-        executor: ``local``, ``slurm``, ``ray``, ``inline`` (in this process, for debugging), or that of an entry point.
-        gpus: numbers (or UUIDs) of the GPUs to use; ``null`` takes all there are, ``[]`` none.
-        slots: tasks that run at once on this machine. GPUs are dealt out to the slots: fewer slots than GPUs give each
-            trial several (DDP), more slots than GPUs let trials share one. ``null``: a slot for each GPU, without GPUs
-            one for each core.
-        processes: processes of one trial; ``null``: one for each GPU of its slot.
-        threads: of each process; ``null``: on CPUs one, with GPUs a fair share of the cores.
-        memory_gb: a task that takes more is ended; ``null``: a fair share of this machine's memory.
-        stall_minutes: a task that shows no progress for so long is ended.
-        retries: how often a task that was lost (killed, its machine gone) is started again.
-        checkpoint_minutes: between two checkpoints of a training.
+        executor: ``local``, ``slurm``, ``ray``, ``inline`` (in this process, for debugging), or the name of an entry
+            point.
+        gpus: numbers (or UUIDs) of the GPUs to use; ``null`` uses all, ``[]`` none.
+        slots: number of tasks that run at once on this machine. GPUs are divided among the slots: with fewer slots than
+            GPUs, each trial gets several (DDP); with more slots than GPUs, trials share one. ``null``: one slot per
+            GPU, or without GPUs one per core.
+        processes: processes per trial; ``null``: one per GPU of its slot.
+        threads: threads per process; ``null``: one on CPUs, a fair share of the cores with GPUs.
+        memory_gb: a task that exceeds this memory is ended; ``null``: a fair share of this machine's memory.
+        stall_minutes: a task that makes no progress for this long is ended.
+        retries: how often a lost task (killed, or its node gone) is restarted.
+        checkpoint_minutes: minutes between two training checkpoints.
     """
 
     executor: str = "local"

@@ -1,4 +1,4 @@
-"""From a plan to its trials: methods with their controls x budgets x draws x seeds."""
+"""Expansion of a plan into trials: methods with their controls x budgets x draws x seeds."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tissuebench.plans.trial import Trial
 
 @dataclass(frozen=True, slots=True)
 class PlannedData:
-    """The dataset of a plan, opened."""
+    """The opened dataset of a plan: its store and its split."""
 
     store: TileStore
     split: Split
 
 
 def with_controls(names: Sequence[str]) -> list[str]:
-    """The methods asked for and the controls they need, controls first, each once.
+    """Return the requested methods and the controls they need, each once: controls first, an added ``full`` last.
 
     Raises:
         ConfigError: unknown method.
@@ -46,14 +46,14 @@ def with_controls(names: Sequence[str]) -> list[str]:
 
 
 def configured(plan: Plan, methods: Sequence[str]) -> dict[str, Settings]:
-    """The settings of these methods and their controls, by name.
+    """Return the settings of these methods and their controls, by name.
 
     Raises:
         ConfigError: unknown method or setting.
     """
     for name in plan.methods:
         find_method(name)
-    # What was asked for comes first: controls follow it, and a wrong key is told under the name that it was given.
+    # Requested methods come first: controls follow them, and a wrong key is reported under the name the user gave.
     kinds = {name: find_method(name) for name in (*methods, *with_controls(methods))}
     return {
         name: validated(kind.Config, kind.planned_settings(plan.methods), f"plan: methods.{name}")
@@ -62,13 +62,13 @@ def configured(plan: Plan, methods: Sequence[str]) -> dict[str, Settings]:
 
 
 def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) -> list[Trial]:
-    """All trials of a plan, in the order they are run: seed by seed, so that a first table is there early.
+    """Return all trials of a plan in execution order: seed by seed, so that a first table is available early.
 
-    A method is left out at budgets that it cannot use: it spends nothing on masks, or on tags, that a budget consists
-    of. Where minutes are counted it must spend them on something, if only on diagnoses.
+    A method is left out at budgets that it cannot use: budgets in masks or tags if it spends nothing on that kind of
+    label. At budgets in minutes, it must spend them on something, if only on diagnoses.
 
     Raises:
-        ConfigError: unknown method or setting, a budget that cannot be bought, or a method that was asked for by name
+        ConfigError: unknown method or setting, a budget that cannot be bought, or a method that was requested by name
             and can use none of the budgets.
     """
     names, configs = with_controls(methods), configured(plan, methods)
@@ -97,10 +97,10 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
 
 
 def spending_of(method: str, config: Settings) -> Spending:
-    """What a method spends minutes on, under these settings.
+    """Return how a method spends its minutes under these settings.
 
     Raises:
-        ConfigError: unknown method, or shares that do not add up or go to labels that it does not consume.
+        ConfigError: unknown method, or shares that do not add up or are spent on labels that it does not consume.
     """
     kind = find_method(method)
     shares = kind.spending(config)
@@ -118,7 +118,7 @@ def spending_of(method: str, config: Settings) -> Spending:
 
 
 def _usable_budgets(method: str, spending: Spending, specs: Sequence[str], asked_for: bool) -> list[str]:
-    """The budgets of a kind of label that the method spends minutes on; of minutes, if it spends any."""
+    """Return the budgets a method can use: those in a kind of label it spends on, and minutes if it spends any."""
     kind = find_method(method)
     if kind.fixed_budget is not None:
         return [kind.fixed_budget]
@@ -136,7 +136,7 @@ def _usable_budgets(method: str, spending: Spending, specs: Sequence[str], asked
 
 
 def _minutes_of_labels(method: str, budget: LabelBudget, data: PlannedData) -> float:
-    """All labels that a trial sees: a budget in patients does not pay the diagnoses, but the method looks at them."""
+    """Return the cost of all labels a trial sees, including diagnoses not paid for by a budget in patients."""
     minutes = budget.mask_minutes + budget.tags.minutes
     if Supervision.DIAGNOSIS in find_method(method).consumes:
         minutes += diagnosis_purchase(data.store, data.split).minutes

@@ -1,4 +1,4 @@
-"""The plan: what is compared, at which budgets and seeds, with which settings. YAML in, canonical JSON out."""
+"""Schema of a plan: methods, budgets and seeds to compare, and their settings. YAML in, canonical JSON out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 class Views(StrEnum):
-    """Views of a window whose probabilities are averaged: itself; with its mirror images (4); turned as well (8)."""
+    """Views of a window whose probabilities are averaged: itself; plus mirror images (4); plus rotations (8)."""
 
     NONE = "none"
     FLIPS = "flips"
@@ -29,17 +29,17 @@ class Views(StrEnum):
 
 
 class EvaluationSettings(Settings):
-    """How a slide is predicted.
+    """Settings for predicting and scoring slides.
 
     Attributes:
         part: part of the split that is scored; ``val`` for choosing settings, ``test`` for the table.
-        window_px: edge of a window at the store's mpp; null is the training tile. Networks that normalise over a
-            window see other statistics in a larger one: on the synthetic cohort windows of four times the tile cost
-            .1 mIoU.
-        overlap: share of a window's edge that neighbours have in common, where they fade into each other.
-        tta: test-time augmentation, for all methods alike.
-        boundary_um: how far a predicted boundary may be from the true one and count as found, in micrometres; in
-            pixels of the store where the data set does not publish its mpp.
+        window_px: edge of a window at the store's mpp; null uses the size of a training tile. Networks that normalise
+            over a window see different statistics in a larger one: on the synthetic cohort, windows of four times the
+            tile cost .1 mIoU.
+        overlap: fraction of a window's edge that it shares with its neighbour, across which the two are blended.
+        tta: test-time augmentation, the same for all methods.
+        boundary_um: maximum distance between a predicted boundary and the true one for a match, in micrometres; in
+            pixels of the store if the data set does not publish its mpp.
     """
 
     part: Literal["val", "test"] = "test"
@@ -50,17 +50,17 @@ class EvaluationSettings(Settings):
 
 
 class Plan(Settings):
-    """A grid of trials, and the settings that all its arms share.
+    """A grid of trials, and the settings that all its methods share.
 
     Attributes:
-        datasets: names of recipes; a sweep of several trains every method on each of them.
+        datasets: recipe names; a sweep over several datasets trains every method on each of them.
         budgets: label budgets, see ``LabelBudget``.
-        seeds: of the trials.
+        seeds: seeds of the trials.
         replicates: draws of the budgets. ``per_seed`` gives every seed its own draw; a list crosses draws and seeds.
         network, training, augmentation, evaluation: shared settings.
-        methods: settings of single methods that differ from their defaults; their names are what a sweep compares
-            when the command names no methods.
-        compute: where and how it runs; no number depends on it.
+        methods: settings of individual methods that differ from their defaults; the names listed here are the methods
+            to compare if the command names none.
+        compute: where and how the plan runs; no result depends on it.
     """
 
     datasets: tuple[str, ...] = Field(("synthetic",), min_length=1)
@@ -76,7 +76,7 @@ class Plan(Settings):
 
 
 def plan_names() -> list[str]:
-    """Plans that ship with the suite."""
+    """Return the names of the plans that ship with the suite."""
     names = [entry.name for entry in files("tissuebench.plans").iterdir()]
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
@@ -85,7 +85,12 @@ def load_plan(name_or_path: str, overrides: tuple[str, ...] = ()) -> Plan:
     """Read a plan by name or from a YAML file, and apply ``key.path=value`` overrides (values are YAML).
 
     Raises:
-        ConfigError: no such plan, not YAML, an unknown key or a value that does not fit; names file and key.
+        ConfigError: no such plan, not YAML, an unknown key or an invalid value; the message names file and key.
+
+    Example:
+        >>> plan = load_plan("smoke", ("training.steps=500",))
+        >>> plan.training.steps
+        500
     """
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
@@ -111,10 +116,10 @@ def load_plan(name_or_path: str, overrides: tuple[str, ...] = ()) -> Plan:
 
 
 def validated(model: type[ModelT], document: dict[str, Any], where: str) -> ModelT:
-    """``document`` as a ``model``.
+    """Return ``document`` validated as a ``model``.
 
     Raises:
-        ConfigError: one line with the first wrong key; an unknown key comes with the nearest known one.
+        ConfigError: one line with the first wrong key; for an unknown key, also the closest known one.
     """
     try:
         return model.model_validate(document)

@@ -1,4 +1,4 @@
-"""A trial: one method on one budget with one seed. Its id is the hash of what determines its number."""
+"""A trial: one method on one budget with one seed. Its id is the hash of everything that determines its result."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.schema import EvaluationSettings, Plan, validated
 
 PROTOCOL_VERSION = 2
-"""Raised when the same inputs would give another number: results of different versions never meet in a table."""
+"""Incremented when the same inputs would give a different result: results of different versions never share a table."""
 
 _ID_LENGTH = 16
 
 
 def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
-    """The settings of a training that determine its result."""
+    """Return the training settings that determine the result."""
     settings: dict[str, Json] = training.model_dump(mode="json")
-    settings.pop("compile")  # how fast, not what
+    settings.pop("compile")  # affects the speed, not the result
     return settings
 
 
 def short_hash(identity: Json) -> str:
-    """The key of a trial or stage: 64 bits of the content hash."""
+    """Return the key of a trial or stage: 64 bits of the content hash."""
     return content_hash(identity)[:_ID_LENGTH]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Everything that determines one number; no path, device, executor or service.
+    """Everything that determines one result; no path, device, executor or service.
 
-    ``minutes`` is what the labels it sees are assumed to have cost, masks, tags and diagnoses together; it is told
-    beside the number and not part of the identity.
+    ``minutes`` is the assumed annotation cost of the labels that the trial sees (masks, tags and diagnoses together);
+    it is reported next to the result and is not part of the identity.
+
+    Example:
+        >>> trial = find_trained(Path("home"), "1c9ffe2a").trial  # from tissuebench.prediction.load_method
+        >>> trial.label
+        'supervised masks:3p draw 0 seed 0'
     """
 
     dataset: str
@@ -59,7 +64,7 @@ class Trial:
         object.__setattr__(self, "id", short_hash(self.identity()))
 
     def identity(self) -> dict[str, Json]:
-        """The hashed inputs."""
+        """Return the inputs that are hashed into the id."""
         return {
             "protocol": PROTOCOL_VERSION,
             "dataset": self.dataset,
@@ -76,7 +81,7 @@ class Trial:
         }
 
     def document(self) -> dict[str, Json]:
-        """All of it, for a process that has nothing but the home folder."""
+        """Return the full description of the trial, for a process that has nothing but the home folder."""
         return {
             "dataset": self.dataset,
             "store_sha256": self.store_sha256,
@@ -94,10 +99,10 @@ class Trial:
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Trial:
-        """What ``document`` described.
+        """Rebuild the trial that ``document`` describes.
 
         Raises:
-            ConfigError: its method is not known here, or has other settings here.
+            ConfigError: its method is unknown in this installation, or has different settings.
         """
         method = document["method"]
         return cls(
@@ -128,7 +133,7 @@ class Trial:
         seed: int,
         minutes: float,
     ) -> Trial:
-        """A trial with the plan's shared settings."""
+        """Create a trial with the plan's shared settings."""
         return cls(
             dataset=dataset,
             store_sha256=store_sha256,
@@ -146,12 +151,12 @@ class Trial:
 
     @property
     def arm(self) -> str:
-        """The method's name in a table, with the settings that differ from its defaults: variants stay apart."""
+        """Name of the method variant in a table: the method and those of its settings that differ from the defaults."""
         defaults, settings = type(self.config)().stored(), self.config.stored()
         changed = [f"{key}={settings[key]}" for key in sorted(settings) if settings[key] != defaults[key]]
         return f"{self.method}[{','.join(changed)}]" if changed else self.method
 
     @property
     def label(self) -> str:
-        """What people read: method, budget, draw, seed."""
+        """Title for users: method, budget, draw, seed."""
         return f"{self.arm} {self.budget.spec} draw {self.budget.replicate} seed {self.seed}"

@@ -1,1 +1,1 @@
-"""What is made of a slide that a trained method has predicted: polygons, a label pyramid, areas."""
+"""Prediction of a slide with a trained method, and its outputs: polygons, a label pyramid, areas."""

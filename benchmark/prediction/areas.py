@@ -1,4 +1,4 @@
-"""How much of a predicted slide is what: a table of classes."""
+"""Table of the area that each class covers on a predicted slide."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _HEADER = ("class", "pixels", "share", "area_mm2")
 
 @dataclass(frozen=True, slots=True)
 class ClassArea:
-    """One class of a slide.
+    """Area of one class on a slide.
 
     Attributes:
-        pixels: of the prediction.
-        share: of all predicted pixels; 0 where there are none.
-        area_mm2: square millimetres; None where the resolution is not known.
+        pixels: predicted pixels.
+        share: share of all predicted pixels; 0 if there are none.
+        area_mm2: square millimetres; None if the resolution is unknown.
     """
 
     name: str
@@ -34,7 +34,7 @@ class ClassArea:
 
 
 def class_areas(labels: Labels, class_map: ClassMap, mpp: float | None) -> list[ClassArea]:
-    """The area of every class, in the order of the class map; ``mpp`` in micrometres a pixel of ``labels``."""
+    """Return the area of every class, in the order of the class map; ``mpp`` is micrometres per pixel of ``labels``."""
     counts = np.zeros(IGNORE_LABEL + 1, np.int64)
     for block in blocks(labels.height, labels.width, SHARD_PX):
         counts += np.bincount(labels.read(*block).ravel(), minlength=len(counts))
@@ -47,7 +47,7 @@ def class_areas(labels: Labels, class_map: ClassMap, mpp: float | None) -> list[
 
 
 def write_areas(path: Path, areas: Sequence[ClassArea]) -> None:
-    """Write the table as CSV with the columns class, pixels, share and area_mm2, empty where that is not known."""
+    """Write a CSV table with the columns class, pixels, share and area_mm2, the last one empty if unknown."""
     with text_written_aside(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_HEADER)

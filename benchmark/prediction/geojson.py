@@ -1,4 +1,4 @@
-"""The areas of a predicted slide as GeoJSON that QuPath opens, written one area at a time.
+"""GeoJSON export of a predicted slide's areas for QuPath, written one area at a time.
 
 Source of the format: RFC 7946, whose section 6.1 allows the member ``tissuebench``; annotations as QuPath 0.4 and later
 write and read them (``qupath.lib.io.QuPathTypeAdapters``).
@@ -23,7 +23,7 @@ from tissuebench.prediction.label_blocks import BLOCK_PX, Labels
 from tissuebench.prediction.outlines import MAX_CORNERS, areas_of
 
 _DECIMALS = 4
-"""Of a level-0 pixel. A corner never gets near the centre of a pixel, and half of the file would be noise else."""
+"""Decimals of a level-0 pixel. Corners are never near a pixel's centre, and more digits would only be noise."""
 
 
 def write_geojson(
@@ -37,24 +37,24 @@ def write_geojson(
     max_corners: int = MAX_CORNERS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
-    """Write one annotation an area; what is ``IGNORE_LABEL`` is left out.
+    """Write one annotation per area; pixels with ``IGNORE_LABEL`` are left out.
 
-    Polygons run along the borders of pixels: rasterised at the pixels' centres they give the labels again. At the right
-    and lower edge they may reach half a pixel of ``labels`` beyond the slide, as these pixels do.
+    Polygons run along the borders of pixels: rasterised at the pixel centres they reproduce the labels. At the right
+    and lower edge they may extend up to half a pixel of ``labels`` beyond the slide, as these pixels do.
 
     Args:
-        path: the file; it is there in full or not at all.
-        labels: of the slide.
+        path: the output file, written atomically.
+        labels: labels of the slide.
         class_map: names and colours.
-        scale: level-0 pixels a pixel of ``labels``; corners are in level-0 pixels.
-        identity: what was predicted by what; the same gives each area the same id again.
-        about: put beside ``scale`` into the member ``tissuebench``.
+        scale: level-0 pixels per pixel of ``labels``; corners are in level-0 pixels.
+        identity: identifies slide and trial; the same value gives each area the same id again.
+        about: added next to ``scale`` in the member ``tissuebench``.
         block_px: edge of the blocks that are outlined at once.
-        max_corners: from here on areas that reach over several blocks are cut, see ``areas_of``.
-        progress: told how many blocks are done, and how many there are.
+        max_corners: number of corners above which areas that span several blocks are cut, see ``areas_of``.
+        progress: called with the number of blocks done and the total.
 
     Returns:
-        How many areas there are.
+        Number of areas.
 
     Raises:
         DataError: a label outside the class map.
@@ -76,7 +76,7 @@ def _feature(area: Region, class_map: ClassMap, scale: float, identity: str) -> 
         return np.round(corners * scale, _DECIMALS)
 
     placed = transform(area.geometry, to_level0)
-    geometry = to_geojson(placed.geoms[0] if len(placed.geoms) == 1 else placed)  # quicker than Python's json
+    geometry = to_geojson(placed.geoms[0] if len(placed.geoms) == 1 else placed)  # faster than Python's json
     name = uuid.uuid5(uuid.NAMESPACE_URL, f"tissuebench:{identity}:{area.class_id}:{_first_pixel(area)}")
     properties = _compact(
         {
@@ -91,7 +91,7 @@ def _feature(area: Region, class_map: ClassMap, scale: float, identity: str) -> 
 
 
 def _first_pixel(area: Region) -> str:
-    """The uppermost pixel, the leftmost of several: no other area has it."""
+    """Return the uppermost pixel, or the leftmost of several, as text: no other area has it."""
     corners = get_coordinates(area.geometry)
     y = corners[:, 1].min()
     x = corners[corners[:, 1] == y, 0].min()

@@ -1,4 +1,4 @@
-"""Where the labels of a predicted slide are read from, block by block."""
+"""Interface for reading the labels of a predicted slide, block by block."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_PX = 2048
-"""Edge of what is looked at together."""
+"""Edge of the blocks that are processed at once."""
 
 
 class Labels(Protocol):
-    """Class ids of a slide. ``height``, ``width`` in pixels."""
+    """Class ids of a slide; ``height`` and ``width`` in pixels."""
 
     @property
     def height(self) -> int: ...  # noqa: D102
@@ -21,5 +21,5 @@ class Labels(Protocol):
     def width(self) -> int: ...  # noqa: D102
 
     def read(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
-        """(height, width) uint8 of a block within the slide, ``IGNORE_LABEL`` where nothing was predicted."""
+        """Return a block (height, width) uint8 within the slide, ``IGNORE_LABEL`` where nothing was predicted."""
         ...

@@ -1,4 +1,4 @@
-"""A method as a finished trial has left it, made again from what stands in the home folder."""
+"""Loading of a trained method from a finished trial in the home folder."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tissuebench.training.checkpoints import FITTED, weights_of
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished trial.
+    """A finished trial and its store.
 
     Attributes:
         found: its id and folder.
         trial: its settings.
-        store: what it was trained on; classes, resolution and tile size are read from it, and no label.
+        store: the store that it was trained on; only classes, resolution and tile size are read from it, no labels.
     """
 
     found: Found
@@ -36,7 +36,7 @@ class Trained:
 
     @property
     def key(self) -> str:
-        """The trial's id, as its files are called; another release may compute another one."""
+        """Id of the trial as in its file names; another release may compute a different one."""
         return self.found.key
 
     @property
@@ -46,10 +46,10 @@ class Trained:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def method(self) -> Method[Any]:
-        """The method with its weights, for predictions.
+        """Return the method with its weights, ready to predict.
 
         Raises:
-            DataError: there are no weights, or they are of another network.
+            DataError: there are no weights, or they belong to another network.
             ConfigError: the network cannot be built here.
         """
         info = self.store.info
@@ -67,11 +67,17 @@ class Trained:
 
 
 def find_trained(home: Path, prefix: str) -> Trained:
-    """The finished trial whose id begins so.
+    """Return the finished trial whose id begins with ``prefix``.
 
     Raises:
-        ConfigError: there is none, more than one, or it is not finished.
-        DataError: its files, or the store that it was trained on, are gone or were changed.
+        ConfigError: there is none, more than one, or it has not finished.
+        DataError: its files, or the store that it was trained on, are missing or have changed.
+
+    Example:
+        >>> trained = find_trained(Path("home"), "1c9ffe2a")
+        >>> trained.trial.label
+        'supervised masks:3p draw 0 seed 0'
+        >>> method = trained.method()
     """
     found = find_trial(home, prefix)
     state = found.state

@@ -1,4 +1,4 @@
-"""The slide that somebody wants predicted, at the resolution that the method was trained on."""
+"""Opening a slide for prediction, at the resolution that the method was trained on."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ Pixels = NDArray[np.uint8]
 
 
 def open_trained_on(path: Path, mpp: float | None, given_mpp: float | None, reader: str) -> tuple[Slide, list[str]]:
-    """Open a slide at the resolution of the training, and say what may spoil its prediction.
+    """Open a slide at the resolution of the training, with warnings about what may degrade its prediction.
 
     Args:
         path: a slide file, or the folder of an OME-Zarr image.
-        mpp: micrometres a pixel of the training; None where its data do not say, then the slide is taken as it is.
-        given_mpp: micrometres a pixel of the slide, in place of what the file says.
-        reader: by name; empty goes by the suffix.
+        mpp: micrometres per pixel of the training; None if its data do not say, in which case the slide keeps its own
+            resolution.
+        given_mpp: micrometres per pixel of the slide, overriding the value in the file.
+        reader: name of the reader; empty selects it by the suffix.
 
     Raises:
-        DataError: no such slide, not a slide, not brightfield, or its resolution is needed and not known.
+        DataError: no such slide, not a slide, not brightfield, or its resolution is required and unknown.
     """
     try:
         with open_slide(path, None, None, reader) as slide:
@@ -58,9 +59,9 @@ def open_trained_on(path: Path, mpp: float | None, given_mpp: float | None, read
 
 
 def picture_of(slide: Slide) -> tuple[Pixels, float]:
-    """The whole slide at no more than ``PICTURE_PX``, (h, w, 3) uint8 RGB, and how many pixels one of its pixels spans.
+    """Return the whole slide at no more than ``PICTURE_PX``, (h, w, 3) uint8 RGB, and its downsampling factor.
 
-    These are pixels of ``slide.region``.
+    The factor is the number of pixels of ``slide.region`` that one pixel of the picture spans.
     """
     if max(slide.height, slide.width) <= PICTURE_PX:
         return slide.region(0, 0, slide.height, slide.width), 1.0

@@ -1,9 +1,10 @@
-"""Connected areas of a slide's labels as polygons, in memory that the slide's size does not set.
+"""Polygons of the connected areas of a slide's labels, in memory that does not depend on the slide's size.
 
-Blocks are outlined one by one. A piece that no border between blocks cuts is an area. The others wait until no block
-that could touch them is left, then the pieces of an area are united. Of those that wait, the largest are handed out
-early, cut where they are, once all have more than ``MAX_CORNERS`` corners: glass around thousands of glands would else
-be one polygon that neither memory nor a viewer is glad of. What is handed out covers the same pixels in any case.
+Blocks are outlined one by one. A piece that no border between blocks cuts is an area. The others wait until no
+remaining block can touch them, then the pieces of an area are united. Once the waiting pieces have more than
+``MAX_CORNERS`` corners in total, the largest are emitted early, cut where they are: otherwise glass around thousands of
+glands would become one polygon that is too large for memory and viewers. The emitted areas cover the same pixels in any
+case.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_CORNERS = 250_000
 _NOTHING = -1
 
 Pieces = NDArray[np.int64]
-"""Which piece each pixel along a border belongs to, ``_NOTHING`` where none."""
+"""Piece that each pixel along a border belongs to, ``_NOTHING`` if none."""
 
 
 def areas_of(
@@ -37,17 +38,17 @@ def areas_of(
     max_corners: int = MAX_CORNERS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[Region]:
-    """The areas of a slide, each of one class and connected over edges of pixels, with their holes.
+    """Yield the areas of a slide, each of one class and connected over edges of pixels, with their holes.
 
     Args:
-        labels: of the slide.
+        labels: labels of the slide.
         class_map: its classes.
         block_px: edge of a block.
-        max_corners: of all pieces that wait.
-        progress: told how many blocks are done, and how many there are.
+        max_corners: maximum number of corners of all waiting pieces.
+        progress: called with the number of blocks done and the total.
 
     Yields:
-        Valid polygons in pixels of ``labels``; they are disjoint and cover what is not ``IGNORE_LABEL``.
+        Valid polygons in pixels of ``labels``; they are disjoint and cover all pixels other than ``IGNORE_LABEL``.
 
     Raises:
         DataError: a label outside the class map.
@@ -61,20 +62,20 @@ def areas_of(
 
 @dataclass(slots=True)
 class _Group:
-    """Pieces of one area that is not complete."""
+    """Pieces of one incomplete area."""
 
     class_id: int
     pieces: list[MultiPolygon] = field(default_factory=list)
     corners: int = 0
 
     def united(self) -> Region:
-        """The area; corners are whole numbers and edges lie along the axes, so that nothing is rounded."""
+        """Return the area; corners are whole numbers and edges lie along the axes, so that nothing is rounded."""
         geometry = self.pieces[0] if len(self.pieces) == 1 else polygons_of(union_all(self.pieces))
         return Region(self.class_id, geometry, "area")
 
 
 class _Seams:
-    """Puts pieces together across the borders of blocks, which come row by row."""
+    """Joins pieces across the borders of blocks, which come row by row."""
 
     def __init__(self, height: int, width: int, max_corners: int) -> None:
         self._height, self._width, self._max_corners = height, width, max_corners
@@ -85,7 +86,7 @@ class _Seams:
         self._left = _line(0)
 
     def add(self, block: tuple[int, int, int, int], regions: Sequence[Region]) -> Iterator[Region]:
-        """Take in the pieces of a block; what is complete, or too large to wait, comes out."""
+        """Take in the pieces of a block; yields areas that are complete, or too large to wait."""
         y, x, height, width = block
         above, below, left, right = _line(width), _line(width), _line(height), _line(height)
         for region in regions:
@@ -128,7 +129,7 @@ class _Seams:
         for one, other in np.unique(np.stack([left[both], right[both]]), axis=1).T.tolist():
             first, second = sorted((self._find(one), self._find(other)))
             if first == second or first not in self._open or second not in self._open:
-                continue  # together already, or handed out
+                continue  # united already, or emitted
             kept, taken = self._open[first], self._open[second]
             if kept.class_id == taken.class_id:
                 del self._open[second]
@@ -144,7 +145,7 @@ class _Seams:
             yield self._open.pop(largest).united()
 
     def _end_of_row(self) -> Iterator[Region]:
-        """Hand out what no block of the next row touches, and forget all pieces but those that one may."""
+        """Yield the areas that no block of the next row touches, and keep only the pieces that one may touch."""
         touched, places = np.unique(self._below, return_inverse=True)
         found = [piece if piece == _NOTHING else self._find(piece) for piece in touched.tolist()]
         kept = [key if key in self._open else _NOTHING for key in found]

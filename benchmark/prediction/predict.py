@@ -1,4 +1,4 @@
-"""``tissuebench predict``: a slide file and a finished trial in, a folder with what people open out."""
+"""Prediction (``tissuebench predict``): from a slide file and a finished trial to a folder of viewable files."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ PYRAMID, GEOJSON, AREAS, RECORD = "labels.ome.zarr", "labels.geojson", "areas.cs
 _MEGAPIXEL = 1_000_000
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done, how much there is."""
+"""Called with the current activity, the amount done and the total."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionRequest:
-    """What is asked for.
+    """Inputs and options of a prediction.
 
     Attributes:
-        slide: a file that ``datasets.readers`` opens.
+        slide: a file that ``datasets.readers`` can open.
         trial: beginning of a finished trial's id.
-        home: that holds the trial and the store that it was trained on.
-        out: folder to make; None is one here, called after slide and trial.
-        mpp: micrometres a pixel of the slide's level 0, in place of what the file says.
-        reader: of the file, by name; empty goes by its suffix.
+        home: folder with the trial and the store that it was trained on.
+        out: folder to create; None creates one in the current folder, named after slide and trial.
+        mpp: micrometres per pixel of the slide's level 0, overriding the value in the file.
+        reader: name of the reader; empty selects it by the suffix.
         overwrite: replace an earlier prediction in ``out``.
     """
 
@@ -63,7 +63,7 @@ class PredictionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What came out: the folder, areas by class, and what may have spoilt it, a line each."""
+    """Result of a prediction: the folder, areas by class, and one line per warning about what may have degraded it."""
 
     folder: Path
     areas: tuple[ClassArea, ...]
@@ -73,12 +73,17 @@ class Prediction:
 def predict(request: PredictionRequest, progress: Progress) -> Prediction:
     """Predict a slide and write labels.ome.zarr, labels.geojson, areas.csv and prediction.json.
 
-    The folder appears when all of them are complete. Memory does not grow with the slide.
+    The folder appears once all of them are complete. Memory does not grow with the slide.
 
     Raises:
-        ConfigError: no such trial, or it is not finished; the folder exists.
-        DataError: the slide cannot be read, or its resolution is needed and not known; weights or store are gone; the
-            disk is full.
+        ConfigError: no such trial, or it has not finished; the folder exists.
+        DataError: the slide cannot be read, or its resolution is required and unknown; weights or store are missing;
+            the disk is full.
+
+    Example:
+        >>> request = PredictionRequest(Path("slide.tif"), trial="1c9ffe2a", home=Path("home"))
+        >>> prediction = predict(request, progress=lambda activity, done, total: None)
+        >>> {area.name: area.share for area in prediction.areas}
     """
     trained = find_trained(request.home, request.trial)
     method = trained.method()
@@ -147,7 +152,7 @@ def _into(
 def _fill(
     canvas: LabelCanvas, slide: Slide, trained: Trained, method: Method[Any], machine: Machine, progress: Progress
 ) -> None:
-    """Predict the slide as slides are scored, all of it, in the stain of those that it was trained on."""
+    """Predict the whole slide in the way slides are scored, in the stain of those that the method was trained on."""
     info = trained.store.info
     normalise = fit_stain(info.stain, slide)
     how = Stitching.of(trained.trial.evaluation, info.tile_px, machine.device, machine.precision)
@@ -167,7 +172,7 @@ def _fill(
 
 
 def _hash_of(labels: Labels) -> str:
-    """As a store has it of its labels."""
+    """Return the hash that a store would have for these labels."""
     digest = RasterDigest((labels.height, labels.width))
     for block in blocks(labels.height, labels.width):
         digest.update(labels.read(*block))

@@ -1,7 +1,7 @@
-"""A predicted slide as OME-Zarr 0.5: its labels in full, under a picture of the slide.
+"""OME-Zarr 0.5 output of a predicted slide: its full-size labels, below a small picture of the slide.
 
-OME-NGFF wants a group ``labels`` inside of an image, with as many levels as that has. The image is a small picture of
-the slide: it shows where one is, and the slide itself is not copied. Both say how large their pixels are.
+OME-NGFF requires a group ``labels`` inside an image, with as many levels as the image has. The image is a small picture
+of the slide: it shows where one is without copying the slide itself. Both state the size of their pixels.
 
 Source of the format: OME-NGFF 0.5, sections ``labels`` and ``image-label``.
 """
@@ -22,7 +22,7 @@ from tissuebench.prediction.label_blocks import Labels
 
 LABEL = "prediction"
 PICTURE_PX = 4096
-"""Longer side of the picture, at most."""
+"""Maximum length of the picture's longer side."""
 _CODEC: Codec = "lz4"
 _METADATA = "zarr.json"
 
@@ -30,15 +30,15 @@ _METADATA = "zarr.json"
 def write_label_pyramid(
     folder: Path, labels: Labels, class_map: ClassMap, mpp: float | None, picture: Pixels, picture_scale: float
 ) -> None:
-    """Write the image into ``folder``, made here, and the labels into ``folder``/labels/prediction.
+    """Write the image into ``folder``, created here, and the labels into ``folder``/labels/prediction.
 
     Args:
-        folder: of the image; its name should end with ``.ome.zarr``.
-        labels: of the slide; value i is class i, 255 not predicted.
+        folder: folder of the image; its name should end with ``.ome.zarr``.
+        labels: labels of the slide; value i is class i, 255 is not predicted.
         class_map: names and colours, which viewers show.
-        mpp: micrometres a pixel of ``labels``; None counts in pixels.
+        mpp: micrometres per pixel of ``labels``; None if unknown, which counts in pixels.
         picture: (h, w, 3) uint8 RGB of the whole slide.
-        picture_scale: pixels of ``labels`` a pixel of the picture.
+        picture_scale: pixels of ``labels`` per pixel of the picture.
     """
     size = (labels.height, labels.width)
     n_levels = len(level_shapes(*size))
@@ -65,7 +65,7 @@ def _write_group(folder: Path, ome: dict[str, Any]) -> None:
 
 
 def _add_names(folder: Path, class_map: ClassMap) -> None:
-    """Say what the values are called, and that 255 is to be seen through."""
+    """Add the names of the values, and make 255 transparent."""
     path = folder / _METADATA
     group = json.loads(path.read_text())
     described = group["attributes"]["ome"]["image-label"]

@@ -1,4 +1,4 @@
-"""What a result was made with: versions, hardware, revision of the code."""
+"""Environment of a result: package versions, hardware and code revision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = (
 
 @lru_cache(maxsize=1)
 def describe_environment() -> dict[str, Json]:
-    """Versions, processor, threads, GPUs and the git revision, as JSON."""
+    """Return package versions, processor, threads, GPUs and git revision as JSON."""
     return {
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),

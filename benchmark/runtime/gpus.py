@@ -1,4 +1,4 @@
-"""GPUs and cores of this machine, and how they are dealt out to the tasks of a sweep."""
+"""GPUs and cores of this machine, and their assignment to the slots of a sweep."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tissuebench.runtime.processes import World
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What one task may use on this machine.
+    """Resources that one task may use on this machine.
 
     Attributes:
-        gpus: its GPUs, as ``CUDA_VISIBLE_DEVICES`` names them; none on CPUs.
-        threads: of each process.
-        processes: of a task; each has a GPU of its own, if there are any.
+        gpus: GPU ids as in ``CUDA_VISIBLE_DEVICES``; empty on CPUs.
+        threads: threads per process.
+        processes: processes per task; each has its own GPU, if there are any.
     """
 
     gpus: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ class Slot:
     processes: int = 1
 
     def worlds(self) -> tuple[World, ...]:
-        """The processes of a task that runs on this machine alone."""
+        """Return the processes of a task that runs on this machine only."""
         if self.processes == 1:
             return (World(),)
         with socket.socket() as free:
@@ -37,15 +37,15 @@ class Slot:
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """Those that ``CUDA_VISIBLE_DEVICES`` names, by number or (parts of a GPU) by UUID; none without it."""
+    """Return the GPUs in ``CUDA_VISIBLE_DEVICES``, by number or (for parts of a GPU) by UUID; empty if it is unset."""
     return tuple(word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip())
 
 
 def slots_of(compute: ComputeSettings) -> list[Slot]:
-    """The slots of this machine: GPUs dealt out, or cores.
+    """Return the slots of this machine, dividing up its GPUs or, without GPUs, its cores.
 
     Raises:
-        ConfigError: more processes of a trial than its slot has GPUs, or GPUs that do not exist.
+        ConfigError: a trial needs more processes than its slot has GPUs, or a requested GPU does not exist.
     """
     there = _gpus_of_this_machine() if compute.gpus is None or compute.gpus else []
     gpus = there if compute.gpus is None else [str(gpu) for gpu in compute.gpus]
@@ -70,7 +70,7 @@ def slots_of(compute: ComputeSettings) -> list[Slot]:
 
 
 def _gpus_of_this_machine() -> list[str]:
-    """Ids that ``CUDA_VISIBLE_DEVICES`` leaves; asked of the driver's tool, as CUDA itself would take memory."""
+    """Return the ids of the usable GPUs, from ``nvidia-smi`` as querying CUDA itself would allocate GPU memory."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return list(visible_gpus())
     try:

@@ -1,4 +1,4 @@
-"""What "auto" means on this machine: device, precision, workers, thread counts. Never part of a trial's identity."""
+"""Hardware-dependent settings: device, precision and loader workers. Never part of a trial's identity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tissuebench.runtime.processes import ALONE, World
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Settings that fit the hardware: ``accelerator`` and ``precision`` in Lightning's spelling."""
+    """Settings that match the hardware; ``accelerator`` and ``precision`` use Lightning's spelling."""
 
     accelerator: str
     device: torch.device
@@ -24,15 +24,15 @@ class Machine:
 
 
 def detect_machine(encoder_mode: EncoderMode, world: World = ALONE) -> Machine:
-    """The settings for this machine; of several processes of a trial each takes the GPU of its rank on the machine.
+    """Return the settings for this machine; each process of a trial uses the GPU of its local rank.
 
-    CUDA: bf16 mixed precision where the GPU has it, TF32, pinned memory, loaders in processes of their own. CPU: no
-    workers (the tiles come from memory faster than they are trained on), bf16 only if the processor multiplies in it
-    and the encoder is trained; small decoders on cached features are 1.4 to 1.7 times faster in float32.
+    CUDA: bf16 mixed precision if the GPU supports it, TF32, pinned memory, loader workers unless the encoder is frozen.
+    CPU: no workers (tiles load from memory faster than they are trained on), bf16 only if the processor multiplies in
+    bf16 and the encoder is fine-tuned; small decoders on cached features are 1.4 to 1.7 times faster in float32.
     """
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True  # picks the fastest kernels: two runs of a trial may differ in last bits
+        torch.backends.cudnn.benchmark = True  # fastest kernels: two runs of a trial may differ in the last bits
         precision = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
         workers = min(8, max(1, (os.cpu_count() or 2) // max(1, torch.cuda.device_count()) - 1))
         if encoder_mode is EncoderMode.FROZEN:

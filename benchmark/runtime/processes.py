@@ -1,4 +1,4 @@
-"""The processes that share one trial: who this one is, and what they agree on. A world of one touches no network."""
+"""Processes that share one trial: their ranks and collective operations. A single process never uses the network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from tissuebench.errors import ConfigError
 
-if TYPE_CHECKING:  # whoever starts workers reads this module, too, and needs no torch
+if TYPE_CHECKING:  # the code that starts workers imports this module as well and needs no torch
     import torch
     from torch import Tensor
 
@@ -25,18 +25,18 @@ _VARIABLES = {
     "port": "TISSUEBENCH_MASTER_PORT",
 }
 _PATIENCE = timedelta(hours=2)
-"""Slides differ in size by orders of magnitude, so one process may wait long for another."""
+"""Slides differ in size by orders of magnitude, so one process may wait a long time for another."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One of ``size`` processes.
+    """One of the ``size`` processes of a trial.
 
     Attributes:
-        rank: of this process, 0 is the one that writes.
-        local_rank: among the processes on its machine; the index of its GPU.
-        size: processes on all machines.
-        address, port: where process 0 is met.
+        rank: rank of this process; rank 0 writes the results.
+        local_rank: rank among the processes on its node; also the index of its GPU.
+        size: number of processes on all nodes.
+        address, port: where process 0 can be reached.
     """
 
     rank: int = 0
@@ -46,15 +46,15 @@ class World:
     port: int = 0
 
     def environment(self) -> dict[str, str]:
-        """Variables that tell a process who it is."""
+        """Return the environment variables that pass this world to a process."""
         return {_VARIABLES[name]: str(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> World:
-        """Who this process is; without any of the variables, a world of one.
+        """Read the world of this process from the environment; a single process if none of the variables is set.
 
         Raises:
-            ConfigError: a variable is missing or makes no sense.
+            ConfigError: a variable is missing or invalid.
         """
         given = {name: environment[variable] for name, variable in _VARIABLES.items() if variable in environment}
         if not given:
@@ -79,7 +79,7 @@ ALONE = World()
 
 @contextmanager
 def connected(world: World, device: torch.device) -> Iterator[None]:
-    """Connect the processes of ``world``, before Lightning could do it in its own way, and part at the end."""
+    """Connect the processes of ``world`` for the duration of the block, before Lightning could do it in its own way."""
     if world.size == 1:
         yield
         return
@@ -90,7 +90,7 @@ def connected(world: World, device: torch.device) -> Iterator[None]:
     if gpu:
         torch.cuda.set_device(device)
     elif world.address in ("127.0.0.1", "localhost"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo looks the host's name up, which may lead nowhere
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # otherwise gloo resolves the host name, which may fail
     distributed.init_process_group(
         "nccl" if gpu else "gloo",
         init_method=f"tcp://{world.address}:{world.port}",
@@ -106,7 +106,7 @@ def connected(world: World, device: torch.device) -> Iterator[None]:
 
 
 def sum_over_processes(tensor: Tensor) -> Tensor:
-    """The sum of all processes' tensors, the same bits in each, on the device and with the dtype of ``tensor``."""
+    """Return the sum of ``tensor`` over all processes, bitwise identical in each, on its device and with its dtype."""
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -118,7 +118,10 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
 
 
 def gathered(value: ValueT) -> list[ValueT]:
-    """Every process's value, in the order of their ranks; all must ask. Values travel as pickles between our own."""
+    """Return the values of all processes in rank order; every process must call this.
+
+    Values are pickled, which is safe between the processes of one trial.
+    """
     from torch import distributed
 
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -129,7 +132,7 @@ def gathered(value: ValueT) -> list[ValueT]:
 
 
 def any_over_processes(flag: bool) -> bool:
-    """Whether ``flag`` holds in any process; all must ask."""
+    """Return whether ``flag`` holds in any process; every process must call this."""
     import torch
 
     return bool(sum_over_processes(torch.tensor(int(flag))) > 0)

@@ -1,1 +1,1 @@
-"""The sweep: a graph of tasks, the processes that run them, and what is known of their state."""
+"""The sweep: a graph of tasks, the processes that run them, and the record of their state."""

@@ -1,4 +1,4 @@
-"""What the runner asks of an executor."""
+"""Interface between the runner and an executor."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tissuebench.sweep.jobs import Ended, Job
 class Executor(Protocol):
     """Runs tasks somewhere. Artefacts travel through the shared folder ``home``, never through the executor.
 
-    An executor is made with ``(compute: ComputeSettings, home: Path)`` and used by one thread.
+    An executor is created with ``(compute: ComputeSettings, home: Path)`` and used by one thread.
     """
 
     @property
     def capacity(self) -> int:
-        """Tasks that may be started and not ended at once."""
+        """Maximum number of tasks that may be started and not yet ended."""
         ...
 
     def start(self, job: Job) -> None:
@@ -27,13 +27,13 @@ class Executor(Protocol):
         ...
 
     def poll(self, seconds: float) -> list[Ended]:
-        """The tasks that ended since the last call; waits up to ``seconds`` for the first."""
+        """Return the tasks that ended since the last call; waits up to ``seconds`` for the first."""
         ...
 
     def stop(self) -> None:
-        """Ask every running task to checkpoint and hand back; the following ``poll`` calls tell how they ended."""
+        """Ask every running task to checkpoint and hand back; the following ``poll`` calls report how they ended."""
         ...
 
     def close(self) -> None:
-        """End whatever still runs and free what is held."""
+        """End all remaining tasks and release all resources."""
         ...

@@ -1,4 +1,4 @@
-"""The graph of a sweep: trials, and the stages and features that they share; a shared one appears once."""
+"""Graph of a sweep: trials, and the stages and features that they share; a shared one appears once."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tissuebench.training.checkpoint_selection import held_out_patients
 from tissuebench.training.feature_cache import FeatureShard, plan_features
 
 _LAST = ("selection_share", "selection_every")
-"""Settings that only the last stage of a trial has a use for."""
+"""Settings that only the last stage of a trial uses."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepTask:
-    """One task: what a worker runs, what must be finished before, and how much it is.
+    """One task: what a worker runs, which tasks must finish before, and its amount of work.
 
     Attributes:
-        job: what a worker gets.
-        needs: keys of tasks that come before.
+        job: the job for a worker.
+        needs: keys of the tasks that must finish before.
         steps: optimiser steps; 0 for features.
-        tiles: tiles to encode; 0 for the others.
-        trial: of a trial task; of a shared one, one that needs it.
+        tiles: tiles to encode; 0 for other tasks.
+        trial: the trial of a trial task; for a shared task, one trial that needs it.
     """
 
     job: Job
@@ -63,12 +63,12 @@ class Graph(Mapping[str, SweepTask]):
         return len(self._tasks)
 
     def of_kind(self, kind: TaskKind) -> list[SweepTask]:
-        """Its tasks of one kind."""
+        """Return the tasks of one kind."""
         return [task for task in self.values() if task.job.kind is kind]
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of all tasks: what is executed."""
+        """Optimiser steps that all tasks execute."""
         return sum(task.steps for task in self.values())
 
     @property
@@ -80,9 +80,9 @@ class Graph(Mapping[str, SweepTask]):
         )
 
     def dependents(self, key: str) -> set[str]:
-        """All tasks that cannot be run without this one."""
+        """Return the keys of all tasks that cannot run without this one."""
         found: set[str] = set()
-        for task in self.values():  # in order, so that those in between are met first
+        for task in self.values():  # in order, so that tasks in between come first
             if key in task.needs or found & set(task.needs):
                 found.add(task.key)
         return found
@@ -90,7 +90,7 @@ class Graph(Mapping[str, SweepTask]):
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A plan that is ready to be run: its trials by dataset, and the graph of all of them."""
+    """A plan ready to run: its trials by dataset, and the graph of all of them."""
 
     plan: Plan
     trials: Mapping[str, Sequence[Trial]]
@@ -99,7 +99,7 @@ class Sweep:
 
 
 def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph:
-    """The tasks of these trials; all of one dataset.
+    """Build the graph of these trials, all of which must use the same dataset.
 
     Raises:
         ConfigError: a network that cannot be built, or a method whose stages contradict each other.
@@ -129,11 +129,11 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph
 
 
 def stages_of(trial: Trial) -> tuple[Stage, ...]:
-    """The stages before a trial's last one.
+    """Return the stages before a trial's last one.
 
     Raises:
-        ConfigError: names that are no file names or come twice, a stage that needs a later one or consumes labels
-            that the method does not.
+        ConfigError: stage names that are not identifiers or repeat, or a stage that needs a later one or consumes
+            labels that the method does not.
     """
     kind = find_method(trial.method)
     stages = kind.stages(trial.config, trial.training)
@@ -154,11 +154,11 @@ def stages_of(trial: Trial) -> tuple[Stage, ...]:
 
 
 def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
-    """Hash of everything that a stage's result depends on.
+    """Return the hash of everything that a stage's result depends on.
 
     Args:
-        trial: one that needs the stage.
-        stage: of its method.
+        trial: a trial that needs the stage.
+        stage: a stage of its method.
         earlier: keys of the stages before it, by name.
     """
     identity: dict[str, Json] = {
@@ -183,7 +183,7 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
 
 
 def held_out_of(trial: Trial, stage: Stage) -> tuple[str, ...]:
-    """The patients who choose the trial's checkpoint: their bought labels are closed to the stages before, too."""
+    """Return the patients on whom the checkpoint is selected; earlier stages may not use their bought labels either."""
     if not stage.depends_on_budget:
         return ()
     return held_out_patients(trial.budget, trial.training.selection_share)

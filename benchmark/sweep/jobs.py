@@ -1,4 +1,4 @@
-"""A job: one task of the graph as a document that any worker on any machine can run."""
+"""Jobs: tasks of the graph as documents that any worker on any node can run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tissuebench.common.hashing import Json, canonical_json
 
 
 class TaskKind(StrEnum):
-    """What a task computes."""
+    """Kind of result that a task computes."""
 
     FEATURES = "features"
     STAGE = "stage"
@@ -20,11 +20,11 @@ class TaskKind(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a task ended for the one who started it.
+    """Outcome of a task, as reported to its runner.
 
-    ``done`` (its artefact is stored), ``failed`` (it raised; the worker kept the reason), ``interrupted`` (asked to
-    stop, it handed back after a checkpoint), ``held`` (somebody else is running it), ``lost`` (its process was killed
-    or its machine is gone), ``stalled`` (no progress for too long; was ended), ``memory`` (took too much; was ended).
+    ``done`` (its artefact is stored), ``failed`` (it raised; the worker kept the reason), ``interrupted`` (it was asked
+    to stop and handed back after a checkpoint), ``held`` (another process is running it), ``lost`` (its process was
+    killed or its node is gone), ``stalled`` (ended for lack of progress), ``memory`` (ended for using too much memory).
     """
 
     DONE = "done"
@@ -37,7 +37,7 @@ class Outcome(StrEnum):
 
 
 class State(StrEnum):
-    """Where a task is for those who look at a sweep."""
+    """State of a task, as shown to users."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -53,10 +53,10 @@ class Job:
 
     Attributes:
         key: content hash of the task; also the name of its folder.
-        kind: what it computes.
-        title: what people read.
-        home: folder with ``data/`` and ``runs/``, at the same place on every machine.
-        document: what a worker needs to run it.
+        kind: kind of result that it computes.
+        title: title for users.
+        home: folder with ``data/`` and ``runs/``, at the same path on every node.
+        document: everything a worker needs to run it.
     """
 
     key: str
@@ -66,7 +66,7 @@ class Job:
     document: Mapping[str, Json]
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the job as one line of JSON."""
         fields: dict[str, Json] = {
             "key": self.key,
             "kind": self.kind.value,
@@ -78,14 +78,14 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        """What ``to_json`` wrote."""
+        """Parse the output of ``to_json``."""
         fields = json.loads(text)
         return cls(fields["key"], TaskKind(fields["kind"]), fields["title"], Path(fields["home"]), fields["document"])
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A task that ended, how, a line that says why, and how many seconds it took."""
+    """A task that ended: its outcome, a line with the reason, and the seconds it took."""
 
     key: str
     outcome: Outcome
@@ -93,13 +93,13 @@ class Ended:
     seconds: float = 0.0
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the object as one line of JSON."""
         return canonical_json(
             {"key": self.key, "outcome": self.outcome.value, "detail": self.detail, "seconds": self.seconds}
         )
 
     @classmethod
     def from_json(cls, text: str) -> Ended:
-        """What ``to_json`` wrote."""
+        """Parse the output of ``to_json``."""
         fields = json.loads(text)
         return cls(fields["key"], Outcome(fields["outcome"]), fields["detail"], fields["seconds"])

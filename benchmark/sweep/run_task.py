@@ -1,4 +1,4 @@
-"""What a worker does with a task: features of a shard, one stage, or the last stage of a trial and its evaluation."""
+"""Execution of a task in a worker: features of a shard, one stage, or the last stage of a trial and its evaluation."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ _TAKEN = ("steps", "samples", "tiles_per_second", "waiting", "peak_memory")
 
 @dataclass(slots=True)
 class Surroundings:
-    """What a worker process offers to every task that it runs.
+    """Context that a worker process provides to every task that it runs.
 
     Attributes:
         world: this process among those of the trial.
-        checkpoint_minutes: between two checkpoints.
-        report: told of every phase: its name, what is done, and of how much.
+        checkpoint_minutes: minutes between two checkpoints.
+        report: called with the name of a phase, the amount done and the total.
         stop: whether the task is to be handed back.
-        peak_memory: bytes, the most that was seen since the task was started.
-        stores: datasets that are open; a sealed store never changes.
+        peak_memory: peak memory in bytes since the task was started.
+        stores: open datasets; a sealed store never changes.
     """
 
     world: World
@@ -72,10 +72,10 @@ class Surroundings:
     stores: dict[tuple[Path, str, str], PlannedData] = field(default_factory=dict)
 
     def moved(self, phase: str, done: int, total: int) -> None:
-        """Report, and hand the task back if that is asked for.
+        """Report progress, and hand the task back if requested.
 
         Raises:
-            Interrupted: it is.
+            Interrupted: the task is to be handed back.
         """
         self.report(phase, done, total)
         if self.world.size == 1 and self.stop():
@@ -83,19 +83,19 @@ class Surroundings:
 
 
 def run_task(job: Job, around: Surroundings, may_store: Callable[[], None]) -> dict[str, Json]:
-    """Run one task to its end; returns what it took, for the journal.
+    """Run one task to its end and return its cost, for the journal.
 
     Args:
         job: the task.
-        around: what this process offers.
-        may_store: called just before the artefact is sealed; raises if the task is no longer ours.
+        around: the context that this process provides.
+        may_store: called just before the artefact is sealed; raises if another process has taken the task over.
     """
     trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
     data = _opened(job.home, trial, around)
     folder = task_folder(job.home, job.kind, job.key)
     if job.kind is TaskKind.FEATURES:
         if around.world.rank > 0:
-            return {}  # a shard is one process's work; there are others for the rest
+            return {}  # a shard is the work of a single process
         return _run_shard(job, trial, data, folder, around, may_store)
     if job.kind is TaskKind.STAGE:
         return _run_stage(job, trial, data, folder, around, may_store)
@@ -157,7 +157,7 @@ def _run_stage(
     if around.world.rank == 0:
         if (seen := last_look(folder)) is not None:
             took["figures"] = {name: value for name, value in seen[0].items() if name != "step"}
-        if stage.annotates is not None:  # for people, and none of what the method took
+        if stage.annotates is not None:  # for inspection, not counted as a cost of the method
             compared = partial(around.moved, f"{stage.name}: comparing pseudo-masks")
             write_quality(folder, data.store, data.split, module.layers, compared)
         may_store()
@@ -173,7 +173,11 @@ def _begin(
     weights: Mapping[str, Mapping[str, Tensor]],
     around: Surroundings,
 ) -> int:
-    """What comes before the first step and before an interrupted fit is restored; how many notes are in the log."""
+    """Prepare a stage before its first step, and before an interrupted fit is restored.
+
+    Returns:
+        Number of notes that are in the log.
+    """
     module.survey(datamodule.steps.all_tags())
     if datamodule.steps.n_untagged:
         module.note(f"{datamodule.steps.n_untagged} tagged tiles list no class: a balanced stream never draws them")
@@ -183,7 +187,7 @@ def _begin(
 
 
 def _log_notes(module: Trainable[Any], around: Surroundings, said: int) -> int:
-    """Print the notes that are new since ``said`` of them were, into the worker's log."""
+    """Print the notes from number ``said`` on into the worker's log, and return how many there are now."""
     if around.world.rank == 0:
         for text in module.notes[said:]:
             print(f"note: {text}", file=sys.stderr, flush=True)
@@ -203,7 +207,7 @@ def _annotated(
     for start in range(0, len(tiles), _ANNOTATED_AT_ONCE):
         chunk = tiles[start : start + _ANNOTATED_AT_ONCE]
         batch = datamodule.steps.load(stream, chunk).to(machine.device)
-        layers = module.annotate(batch)  # gradients are the method's business: class activation maps need them
+        layers = module.annotate(batch)  # the method decides on gradients: class activation maps need them
         yield from zip(chunk, layers.detach().cpu().numpy(), strict=True)
         around.moved(f"{stage.name}: annotating tiles", start + len(chunk), len(tiles))
 
@@ -329,7 +333,7 @@ def _needs(job: Job) -> dict[str, str]:
 
 
 def _inherited(job: Job) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, PseudoMasks]]:
-    """Weights and pseudo-masks of the stages before, by name."""
+    """Return weights and pseudo-masks of the earlier stages, by name."""
     folders = {name: task_folder(job.home, TaskKind.STAGE, key) for name, key in _needs(job).items()}
     weights: dict[str, Mapping[str, Tensor]] = {name: weights_of(folder) for name, folder in folders.items()}
     return weights, {name: PseudoMasks(folder) for name, folder in folders.items() if PseudoMasks.stand_in(folder)}

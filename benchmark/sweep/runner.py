@@ -1,7 +1,7 @@
-"""Walks the graph of a sweep: what is finished is never run again, what fails is kept with its reason.
+"""Runner that walks the graph of a sweep: finished tasks are never run again, failures are kept with their reason.
 
-What is true stands in files: results, records of stages, failures, leases. The runner starts what is ready and believes
-the files; any number of runners may work on the same graph, and each task is run by one of them.
+Files are the source of truth: results, records of stages, failures, leases. The runner starts the tasks that are ready
+and trusts the files; any number of runners may work on the same graph, and each task is run by one of them.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ _STOP_SECONDS = 120.0
 
 
 class Observer(Protocol):
-    """Who wants to see a sweep."""
+    """Interface for displays that follow a sweep."""
 
     def changed(self, task: SweepTask, state: State, detail: str, seconds: float) -> None:
-        """A task is in another state."""
+        """Handle a task's change of state."""
         ...
 
     def tick(self) -> None:
-        """Time has passed."""
+        """Handle the passage of time; called regularly."""
         ...
 
     def note(self, text: str) -> None:
-        """Something to be said once."""
+        """Show a message once."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a run did, by key of the task.
+    """Summary of a run, as keys of tasks.
 
     Attributes:
-        done: finished by this run, or by another while it waited.
+        done: finished by this run, or by another one in the meantime.
         skipped: finished before.
-        failed: failed now or before, or could not be run as a task that they need has failed.
+        failed: failed now or before, or not run because a task that they need has failed.
         steps: optimiser steps of the tasks in ``done``.
     """
 
@@ -61,12 +61,12 @@ class Runner:
     """One run of a graph.
 
     Args:
-        graph: what is to be run.
-        executor: where.
-        observer: who is told.
-        retries: how often a task that was lost is started again.
-        retry_failed: run again what failed in earlier runs.
-        finished: told the id of each trial that this run, or another meanwhile, has finished.
+        graph: the tasks to run.
+        executor: runs the tasks.
+        observer: notified of all changes.
+        retries: how often a lost task is restarted.
+        retry_failed: run again the tasks that failed in earlier runs.
+        finished: called with the id of each trial that this run, or another one in the meantime, has finished.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Runner:
         self._seen: dict[str, tuple[Owner, float]] = {}
 
     def run(self) -> RunSummary:
-        """Run what is not finished.
+        """Run all unfinished tasks.
 
         Raises:
-            KeyboardInterrupt: interrupted; every task that ran was checkpointed and handed back.
+            KeyboardInterrupt: interrupted; every running task was checkpointed and handed back.
             TissueBenchError: the executor cannot be used.
         """
         self._take_stock()
@@ -125,7 +125,7 @@ class Runner:
             failed_before += 1
             self._fail(task, failure.reason, "", keep=False)
         unneeded = [key for key, state in self._states.items() if state is State.WAITING and key not in needed]
-        for key in unneeded:  # all trials that would use it are finished
+        for key in unneeded:  # all trials that would use it have finished
             self._set(self._graph[key], State.DONE, "no longer needed")
             self._finished_before.append(key)
         n_finished = sum(self._graph[key].job.kind is TaskKind.TRIAL for key in self._finished_before)
@@ -139,7 +139,7 @@ class Runner:
             )
 
     def _needed(self) -> list[str]:
-        """Keys of unfinished trials, and of what they need."""
+        """Return the keys of unfinished trials and of the tasks that they need."""
         wanted = {task.key for task in self._graph.of_kind(TaskKind.TRIAL) if self._states[task.key] is not State.DONE}
         for key in reversed(list(self._graph)):
             if key in wanted and self._states[key] is not State.DONE:
@@ -207,11 +207,11 @@ class Runner:
             if not failure.skipped:
                 clear_attempt(task_folder(task.job.home, task.job.kind, task.key))
             keep_failure(task.job, failure)
-        except OSError as error:  # it is still said and counted
+        except OSError as error:  # the failure is still shown and counted
             self._observer.note(f"{task.job.title}: its failure could not be recorded ({error})")
 
     def _look_elsewhere(self) -> None:
-        """Tasks that others run: finished, failed or given up there."""
+        """Check on tasks that other runs execute: finished, failed or given up there."""
         if time.monotonic() - self._looked_elsewhere < _LOOK_ELSEWHERE_SECONDS:
             return
         self._looked_elsewhere = time.monotonic()
@@ -232,7 +232,7 @@ class Runner:
                 self._set(task, State.WAITING, "given up elsewhere")
 
     def _is_abandoned(self, key: str, holder: Owner) -> bool:
-        """Whether a lease of another machine has not been renewed for too long; the worker looks once more."""
+        """Return whether another node has not renewed its lease for too long; the worker checks once more."""
         seen, since = self._seen.get(key, (None, 0.0))
         if seen != holder:
             self._seen[key] = (holder, time.monotonic())

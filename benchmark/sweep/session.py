@@ -1,8 +1,7 @@
-"""What a worker process remembers between tasks, and the care it takes that no task sees what ran before it."""
+"""State that a worker process keeps between tasks, isolated so that no task is affected by what ran before it."""
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
@@ -19,6 +18,7 @@ from tissuebench.common.hashing import Json
 from tissuebench.errors import TissueBenchError
 from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.runtime.machine import detect_machine
+from tissuebench.runtime.memory import return_freed_memory
 from tissuebench.runtime.processes import World, connected
 from tissuebench.sweep.jobs import Job, Outcome
 from tissuebench.sweep.run_task import Surroundings, run_task
@@ -34,7 +34,7 @@ _GROWN_BYTES = 1 << 30
 
 
 class TaskTaken(Exception):
-    """Somebody else has taken the task over while it ran here."""
+    """Another process has taken the task over while it ran here."""
 
 
 class Session:
@@ -57,24 +57,24 @@ class Session:
             stop=asked_to_stop.is_set,
             peak_memory=lambda: self._reporter.peak_memory if self._reporter else 0,
         )
-        self.is_spoilt = self._world.size > 1  # processes that met for one trial part after it
+        self.is_spoilt = self._world.size > 1  # processes that shared a trial are not reused
 
     @property
     def is_beside(self) -> bool:
-        """Whether another process of the trial writes and tells."""
+        """Whether this is a further process of a trial, of which process 0 writes and reports."""
         return self._world.rank > 0
 
     @property
     def log_name(self) -> str:
-        """Of the file in the task's folder that what is printed goes to."""
+        """Name of the file in the task's folder that receives its output."""
         return f"log-{self._world.rank}.txt" if self._world.rank else LOG
 
     def folder(self, job: Job) -> Path:
-        """Where the task keeps what it writes."""
+        """Return the folder in which the task keeps its files."""
         return task_folder(job.home, job.kind, job.key)
 
     def run(self, job: Job) -> tuple[Outcome, str]:
-        """Run one task; its failure is kept where it belongs, with the traceback."""
+        """Run one task; a failure is recorded in the task's folder, with the traceback."""
         folder = self.folder(job)
         if self.is_beside:
             return self._run_beside(job)
@@ -99,7 +99,7 @@ class Session:
         journal.note(folder, "started", pid=os.getpid(), resumed=resumed)
         (folder / JOB).write_text(job.to_json())
         said = f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {job.kind} {job.title} ({job.key})"
-        print(said, file=sys.stderr, flush=True)  # in this process, standard output is for what was asked for
+        print(said, file=sys.stderr, flush=True)  # with the inline executor, standard output belongs to the command
         forget_failure(job.home, job.kind, job.key)
         try:
             took = self._run(job, may_store)
@@ -123,7 +123,7 @@ class Session:
         return Outcome.DONE, ""
 
     def _run_beside(self, job: Job) -> tuple[Outcome, str]:
-        """As one of the further processes of a trial: process 0 writes and tells."""
+        """Run the task as one of the further processes of a trial; process 0 writes and reports."""
         try:
             self._run(job, lambda: None)
         except Interrupted:
@@ -136,7 +136,7 @@ class Session:
             with connected(self._world, device):
                 return run_task(job, self._around, may_store)
         finally:
-            gc.collect()
+            return_freed_memory()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
@@ -149,7 +149,10 @@ class Session:
 
 
 def _process_state() -> tuple[object, ...]:
-    """What a task must not leave changed for the next one. Random generators are not among it: each step seeds them."""
+    """Return the process-wide state that a task must not leave changed.
+
+    Random generators are not part of it: each step seeds them.
+    """
     return (
         Path.cwd(),
         torch.get_default_dtype(),
@@ -163,7 +166,7 @@ def _process_state() -> tuple[object, ...]:
 
 
 def _speaks_of_the_others(error: Exception) -> bool:
-    """Whether a collective call failed; gloo raises plain runtime errors."""
+    """Return whether a collective call failed; gloo raises plain runtime errors."""
     said = str(error).lower()
     return isinstance(error, torch.distributed.DistError) or "gloo" in said or "nccl" in said
 

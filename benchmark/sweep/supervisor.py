@@ -1,4 +1,4 @@
-"""Worker processes from outside: started, fed, watched for death, stalls and memory, stopped."""
+"""Supervision of worker processes from outside: starting, feeding, watching for death, stalls and memory, stopping."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tissuebench.sweep.state.folders import LOG, task_folder
 from tissuebench.sweep.state.heartbeat import own_memory, read_progress
 
 READY, STAYS, LEAVES = "ready", "stays", "leaves"
-"""First words of a worker's lines: it can be given tasks; a task has ended, and it stays for more, or leaves."""
+"""First words of a worker's output lines: ready for tasks; a task has ended, and it stays for more, or exits."""
 
 CHECKPOINT_MINUTES = "TISSUEBENCH_CHECKPOINT_MINUTES"
 _LOOK_SECONDS = 1.0
 _IMPORT_SECONDS = 300.0
-"""What a worker may take to import everything: slow on a busy machine, or from a network's disk."""
+"""Time that a worker may take for its imports: slow on a busy machine, or from a network drive."""
 _GRACE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a task is ended: seconds without progress, bytes of memory; and when it writes checkpoints."""
+    """Limits at which a task is ended (seconds without progress, bytes of memory), and the interval of checkpoints."""
 
     stall_seconds: float
     memory_bytes: int | None
@@ -41,17 +41,17 @@ class Limits:
 
     @classmethod
     def of(cls, compute: ComputeSettings, slots: int = 1) -> Limits:
-        """The plan's limits; without one for memory, a fair share of this machine's."""
+        """Return the plan's limits; if it sets none for memory, a fair share of this machine's."""
         memory = compute.memory_gb * 2**30 if compute.memory_gb else 0.95 * psutil.virtual_memory().total / slots
         return cls(compute.stall_minutes * 60, int(memory), compute.checkpoint_minutes)
 
 
 class Worker:
-    """The processes of one slot, kept warm from task to task.
+    """Processes of one slot, kept warm from task to task.
 
     Args:
-        slot: what they may use.
-        limits: when a task is ended.
+        slot: resources that they may use.
+        limits: limits at which a task is ended.
         worlds: the processes to start; by default those of the slot.
     """
 
@@ -75,7 +75,7 @@ class Worker:
         )
 
     def fileno(self) -> int:
-        """For a selector: readable when the worker has something to say or is dead."""
+        """Return the file descriptor for a selector: readable when the worker has output or is dead."""
         output = self._processes[0].stdout
         assert output is not None  # noqa: S101 - it is a pipe
         return output.fileno()
@@ -87,12 +87,12 @@ class Worker:
         self._count = -1
         for process in self._processes:
             assert process.stdin is not None  # noqa: S101 - it is a pipe
-            with suppress(BrokenPipeError):  # it died: ``hear`` says so
+            with suppress(BrokenPipeError):  # it died: ``hear`` reports it
                 process.stdin.write((job.to_json() + "\n").encode())
                 process.stdin.flush()
 
     def hear(self) -> Ended | None:
-        """What the worker said, if it is that its task has ended; call when readable."""
+        """Read the worker's output and return how its task ended, if it has; call when readable."""
         heard = os.read(self.fileno(), 1 << 16)
         if not heard:
             return self._dead()
@@ -118,7 +118,7 @@ class Worker:
         return self._killed or Ended(job.key, Outcome.LOST, _how(code) + _tail(job), seconds)
 
     def watch(self) -> None:
-        """End the task if it takes too much memory or no longer moves; ``hear`` tells the outcome."""
+        """End the task if it uses too much memory or makes no progress; ``hear`` returns the outcome."""
         now = time.monotonic()
         if self.job is None or self._killed is not None or now - self._looked < _LOOK_SECONDS:
             return
@@ -142,10 +142,10 @@ class Worker:
             self._kill(Ended(self.job.key, Outcome.LOST, reason + _tail(self.job), now - self._started))
 
     def ask_to_stop(self) -> None:
-        """Ask for a checkpoint and the task back; the worker leaves afterwards.
+        """Ask for a checkpoint and for the task back; the worker exits afterwards.
 
-        By closing its input, not by a signal: a scheduler's signals to all processes of a job may be blocked, so that
-        they do not end the loaders of a worker.
+        It closes the worker's input instead of sending a signal: a scheduler's signals to all processes of a job may be
+        blocked, so that they do not end the data loaders of a worker.
         """
         for process in self._processes:
             assert process.stdin is not None  # noqa: S101 - it is a pipe
@@ -153,7 +153,7 @@ class Worker:
                 process.stdin.close()
 
     def end(self, grace: float = _GRACE_SECONDS) -> None:
-        """No more tasks: an idle worker leaves by itself, a busy one hands back; what is left after that is killed."""
+        """Shut down: an idle worker exits by itself, a busy one hands back; remaining processes are then killed."""
         self.ask_to_stop()
         until = time.monotonic() + grace
         for process in self._processes:
@@ -173,21 +173,21 @@ class Worker:
         self._killed = self._killed or why
         for process in self._processes:
             with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)  # it leads its own group: its loaders go with it
+                os.killpg(process.pid, signal.SIGKILL)  # it leads its own group, which includes its loaders
             process.wait()
 
 
 def run_supervised(
     job: Job, slot: Slot, limits: Limits, stop: Callable[[], bool], worlds: Sequence[World] | None = None
 ) -> Ended:
-    """Run one task in worker processes of its own; ``stop`` is asked every second whether to hand back.
+    """Run one task in its own worker processes; ``stop`` is called every second to ask whether to hand back.
 
     Args:
         job: the task.
-        slot: what it may use on this machine.
-        limits: when it is ended.
+        slot: resources that it may use on this machine.
+        limits: limits at which it is ended.
         stop: whether to hand back.
-        worlds: the processes that this machine contributes; by default all of the slot. The first of them is heard.
+        worlds: the processes that this node contributes; by default all of the slot. The first one's output is read.
     """
     worker = Worker(slot, limits, worlds)
     asked = False

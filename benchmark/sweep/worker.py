@@ -1,8 +1,8 @@
-"""A worker process: ``python -P -m tissuebench.sweep.worker``. One slot, kept warm from task to task.
+"""Worker process: ``python -P -m tissuebench.sweep.worker``. It serves one slot and stays warm from task to task.
 
-Jobs come in on standard input, a line each; how they ended goes out on standard output, a line each. What anything
-prints goes to the log of the task. SIGTERM and SIGUSR1 ask for a checkpoint and the task back. When standard input
-closes, whoever started the worker is gone: it hands back, too.
+Jobs arrive on standard input, one per line; their outcomes are written to standard output, one per line. Anything
+printed goes to the log of the task. SIGTERM and SIGUSR1 ask for a checkpoint and for the task back. When standard input
+closes, the process that started the worker is gone, and the worker hands back as well.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _TIDY_SECONDS = 5.0
 
 
 def serve() -> int:
-    """Run jobs until there are no more; not 0 if this is a further process of a trial and has failed."""
+    """Run jobs until there are no more; return nonzero if this is a further process of a trial and has failed."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     _send_output_to(Path(_IDLE_LOG))
     asked_to_stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: asked_to_stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, who then asks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner, which then asks
     jobs: SimpleQueue[str] = SimpleQueue()
     threading.Thread(target=_listen, args=(jobs, asked_to_stop), daemon=True).start()
     started = time.perf_counter()
 
-    from tissuebench.sweep.session import Session  # seconds of imports, paid once a slot
+    from tissuebench.sweep.session import Session  # seconds of imports, paid once per slot
 
     session = Session(asked_to_stop)
     _answer(answers, f"{READY} {time.perf_counter() - started:.3f}")
@@ -74,7 +74,7 @@ def _listen(jobs: SimpleQueue[str], asked_to_stop: threading.Event) -> None:
 
 
 def _answer(answers: TextIO, line: str) -> None:
-    with suppress(BrokenPipeError):  # whoever asked is gone; what is stored is stored
+    with suppress(BrokenPipeError):  # the parent is gone; stored results remain stored
         answers.write(line + "\n")
         answers.flush()
 
@@ -90,7 +90,7 @@ def _send_output_to(path: Path) -> None:
 
 if __name__ == "__main__":
     code = serve()
-    # Temporary folders of libraries are removed; none is waited for that hangs, nor threads that a method left behind.
+    # Let libraries remove their temporary folders, without waiting for one that hangs or for threads of a method.
     tidy = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
     tidy.start()
     tidy.join(_TIDY_SECONDS)

@@ -1,1 +1,1 @@
-"""Weights & Biases: runs, tables, overlays, the report."""
+"""Publication to Weights & Biases: runs, tables, overlays, the report."""

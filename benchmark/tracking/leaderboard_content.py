@@ -1,4 +1,4 @@
-"""What the leaderboard run and its report show, as plain values; never imports wandb."""
+"""Content of the leaderboard run and its report, as plain values; never imports wandb."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tissuebench.tracking.report import SCORE, Budget, ReportDefinition, Score
 from tissuebench.tracking.side_by_side import SideBySide, one_trial_each, side_by_side
 
 Told = Sequence[Mapping[str, Json]]
-"""Fields of rows, back from JSON."""
+"""Fields of rows, as parsed from JSON."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, and rows of as many values."""
+    """Column names, and rows with one value per column."""
 
     columns: Sequence[str]
     data: Sequence[Sequence[Json]]
@@ -31,12 +31,12 @@ class Table:
 
 @dataclass(frozen=True)
 class BoardContent:
-    """All that is shown of one comparison.
+    """Everything shown of one comparison.
 
     Attributes:
-        comparison: what its runs have in common, in their config under this name.
-        n_trials: finished ones.
-        results: of cells that have numbers in the table.
+        comparison: value that its runs share in their config under this name.
+        n_trials: number of finished trials.
+        results: results of cells that have numbers in the table.
         rows: fields of each ``LeaderboardRow``.
         efficiency: fields of each ``EfficiencyRow``.
         tiles: chosen tiles, with the prediction of each of ``methods``.
@@ -56,7 +56,7 @@ class BoardContent:
     def collect(
         cls, home: Path, comparison: str, results: Sequence[TrialResult], rows: Told, efficiency: Told
     ) -> BoardContent:
-        """The content, with what trials have left in ``home``.
+        """Collect the content, including the overlays that trials have stored in ``home``.
 
         Raises:
             DataError: the index of a trial's overlays is damaged.
@@ -71,7 +71,7 @@ class BoardContent:
 
     @property
     def table_names(self) -> list[str]:
-        """In the order of the report; ``overlays`` has pictures and is not in ``tables``."""
+        """Names of the tables, in the order of the report; ``overlays`` contains pictures and is not in ``tables``."""
         there = {
             "leaderboard": True,
             "pairs": len({result.method for result in self.results}) > 1,
@@ -81,7 +81,7 @@ class BoardContent:
         return [name for name, is_there in there.items() if is_there]
 
     def tables(self) -> dict[str, Table]:
-        """The tables of numbers by name; bootstraps pairs, which takes seconds."""
+        """Return the tables of numbers by name; this bootstraps pairs, which takes seconds."""
         makes: dict[str, Callable[[], Table]] = {
             "leaderboard": lambda: _table([field.name for field in fields(LeaderboardRow)], self.rows),
             "pairs": lambda: _pairs_table(self.results),
@@ -91,14 +91,14 @@ class BoardContent:
 
     @property
     def hash(self) -> str:
-        """Of what ``tables`` and pictures follow from."""
+        """Hash of everything that determines ``tables`` and pictures."""
         trials = sorted(result.trial_id for result in self.results)
         finite = [list(row) for row in efficiency_table(self.efficiency).data]
         tiles: list[Json] = [[one.tile.slide_id, one.tile.y, one.tile.x, sorted(one.predictions)] for one in self.tiles]
         return content_hash([self.table_names, list(self.rows), finite, trials, tiles])
 
     def definition(self, run_id: str, project: str, entity: str) -> ReportDefinition:
-        """Of the report that shows it."""
+        """Return the definition of the report that shows this content."""
         return ReportDefinition(
             run_id=run_id,
             project=project,
@@ -116,7 +116,7 @@ class BoardContent:
 
 
 def efficiency_table(rows: Told) -> Table:
-    """Rows without infinities, which JSON does not have: what they say becomes a remark."""
+    """Return the rows without infinities, which JSON does not support: a remark states their meaning instead."""
     told = [
         {**{name: None if value == math.inf else value for name, value in row.items()}, "remark": _remark(row)}
         for row in rows
@@ -125,18 +125,18 @@ def efficiency_table(rows: Told) -> Table:
 
 
 def budgets(rows: Told) -> list[Budget]:
-    """Those with a score, by minutes."""
+    """Return the budgets that have a score, by minutes."""
     minutes = {row.budget: row.minutes for row in _of_score(rows)}
     return [Budget(spec, minutes[spec]) for spec in sorted(minutes, key=lambda spec: (minutes[spec] or 0.0, spec))]
 
 
 def scores(rows: Told) -> list[Score]:
-    """The report's own table."""
+    """Return the rows of the report's own table."""
     return [Score(row.method, row.budget, row.mean or 0.0, row.low, row.high, row.tie) for row in _of_score(rows)]
 
 
 def curves(rows: Told) -> dict[str, list[tuple[float, float]]]:
-    """(minutes, mean) of each method with two budgets or more, by minutes."""
+    """Return (minutes, mean) of each method with two budgets or more, by minutes."""
     points: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in _of_score(rows):
         if row.minutes is not None and row.method != UPPER:

@@ -1,4 +1,4 @@
-"""The scheduler's side of publishing: finished trials are named to a process of its own, which may fail as it likes."""
+"""Publishing from the scheduler: finished trials are passed to a separate process, whose failures do no harm."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tissuebench.results.tables.leaderboard import LeaderboardRow
 
 _PROJECT = "tissuebench"
 _STALL_SECONDS = 30.0
-_NICENESS = 10  # behind any training; at 19, beside busy cores, a healthy upload would look like one that stalls
-# Of a W&B session around this one: they would give every run here its name, or put it into that session's sweep.
+_NICENESS = 10  # lower than any training; at 19, next to busy cores, a healthy upload would look stalled
+# Set by a W&B session around this one: they would give every run here its name, or add it to that session's sweep.
 _NOT_PASSED_ON = frozenset(
     {"WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SWEEP_ID", "WANDB_RUN_GROUP", "WANDB_JOB_TYPE"}
     | {"WANDB_NAME", "WANDB_NOTES", "WANDB_TAGS", "WANDB_DIR"}
@@ -33,16 +33,17 @@ _NOT_PASSED_ON = frozenset(
 
 
 class Publisher:
-    """Publishes finished trials to W&B beside the run, in one child process; for ``with``.
+    """Publishes finished trials to W&B during the run, in one child process; a context manager.
 
-    The child (``main`` below) reads results from the store in ``home``; it is told trial ids and the rows of the table,
-    one JSON object a line, and tells one line back when it is closed. It may hang or die: no call here waits for it but
-    ``close``, and that for its seconds only. Ending it at any moment loses nothing, as ``runs/published.json`` holds
-    what was written in full and the next run does the rest. It ends by itself when this process is gone.
+    The child (``main`` below) reads results from the store in ``home``; it receives trial ids and the rows of the
+    table, one JSON object per line, and answers with one line when it is closed. It may hang or die: no call here waits
+    for it except ``close``, which waits at most ``seconds``. Ending it at any moment loses nothing, as
+    ``runs/published.json`` lists what was written in full and the next run does the rest. It exits by itself when this
+    process is gone.
 
     Args:
         home: folder with ``runs/``.
-        project: W&B project; ``WANDB_PROJECT`` wins.
+        project: W&B project; ``WANDB_PROJECT`` takes precedence.
         stall_seconds: how long the server may take for one run before nothing more is sent.
     """
 
@@ -53,7 +54,7 @@ class Publisher:
         if os.environ.get("WANDB_MODE") == "disabled":
             self._note = "W&B: switched off (WANDB_MODE=disabled)"
             return
-        # wandb keeps folders there until it ends by itself, which the child seldom does.
+        # wandb keeps folders there until it exits by itself, which the child seldom does.
         self._scratch = tempfile.TemporaryDirectory(prefix="tissuebench-wandb-", ignore_cleanup_errors=True)
         self._child = subprocess.Popen(  # noqa: S603
             [
@@ -70,7 +71,7 @@ class Publisher:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            start_new_session=True,  # a Ctrl-C of the terminal is not meant for it, and it can be killed as a group
+            start_new_session=True,  # not reached by Ctrl-C in the terminal, and can be killed as a group
         )
         self._feeder = threading.Thread(target=self._feed, args=(self._child,), daemon=True)
         self._feeder.start()
@@ -84,23 +85,23 @@ class Publisher:
         self.close(0.0)
 
     def trial(self, trial_id: str) -> None:
-        """A trial has finished and is in the store. Returns at once."""
+        """Publish a trial that has finished and is in the store. Returns at once."""
         self._tell({"do": "trial", "trial": trial_id})
 
     def board(
         self, rows: Sequence[LeaderboardRow], trial_ids: Sequence[str], efficiency: Sequence[EfficiencyRow] = ()
     ) -> None:
-        """The table over these trials, which may be compared with each other. Returns at once.
+        """Publish the table over these trials, which must be comparable with each other. Returns at once.
 
-        Those that are finished and were not published, by this run or an earlier one, are published first.
+        Trials that are finished and were not published, by this run or an earlier one, are published first.
         """
         told = {"rows": [asdict(row) for row in rows], "efficiency": [asdict(row) for row in efficiency]}
         self._tell({"do": "board", "trials": list(trial_ids), **told})
 
     def close(self, seconds: float) -> str:
-        """Wait at most so many seconds for the child to come to its end, then end it; one line that says what is where.
+        """Wait at most ``seconds`` for the child to finish, then end it; return a one-line note on what was published.
 
-        After the first call there is no child, and the line stays what it was.
+        After the first call there is no child, and the note stays the same.
         """
         child = self._child
         if child is None:
@@ -116,7 +117,7 @@ class Publisher:
             self._scratch.cleanup()
             self._outbox.put(None)
             self._feeder.join()
-            with suppress(OSError):  # what was not read by then
+            with suppress(OSError):  # lines that were not read by then
                 cast("IO[str]", child.stdin).close()
             cast("IO[str]", child.stdout).close()
         return self._note
@@ -145,10 +146,10 @@ def _hear(child: subprocess.Popen[str], seconds: float) -> str:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """What the child is started with.
+    """Return the environment of the child.
 
-    W&B keeps the files of tables in the user's home, and ``wandb sync`` goes without them, silently, when that is
-    another one by then: they are kept beside the runs.
+    W&B keeps the files of tables in the user's home folder, and ``wandb sync`` silently omits them if that folder is a
+    different one by then: they are kept with the runs.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
     return {
@@ -160,8 +161,11 @@ def _environment(home: Path) -> dict[str, str]:
 
 
 def _listen(pipe: TextIO, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Messages until ``close``. Without one the parent is gone, and this process goes too, whatever it is doing."""
-    with suppress(ValueError):  # half a line
+    """Receive messages until ``close``.
+
+    If the pipe ends without one, the parent is gone, and this process ends too, whatever it is doing.
+    """
+    with suppress(ValueError):  # incomplete line
         for line in pipe:
             message = json.loads(line)
             inbox.put(message)
@@ -171,8 +175,8 @@ def _listen(pipe: TextIO, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 
 def _work(inbox: queue.SimpleQueue[dict[str, Any]], home: Path, project: str, stall_seconds: float) -> str:
-    """Do what is asked, sending whenever there is nothing else to do; the note."""
-    from tissuebench.tracking.tracker import Tracker  # wandb, which the parent does without
+    """Process messages, sending whenever none is waiting, and return the final note."""
+    from tissuebench.tracking.tracker import Tracker  # imports wandb, which the parent does not need
 
     tracker = Tracker(home, project, stall_seconds)
     while True:
@@ -188,8 +192,8 @@ def _work(inbox: queue.SimpleQueue[dict[str, Any]], home: Path, project: str, st
 
 
 def main(home: str, project: str, stall_seconds: str) -> None:
-    """The child of a ``Publisher``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when it is over
+    """Entry point of the child process of a ``Publisher``."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     os.nice(_NICENESS)
     pipe, answer = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
     with open(os.devnull, "r+") as nothing:  # noqa: PTH123 - the service of wandb would inherit and hold both

@@ -1,10 +1,10 @@
-"""The W&B Report of a table: what is in it, kept as JSON, and the process that makes the server show it.
+"""The W&B Report of a table: its content, kept as JSON, and the process that saves it on the server.
 
-A report needs a server. So its definition is written to ``runs/wandb/reports`` first, and sent once the runs it shows
-have been. It is one report for each table, updated in place. It is found again by its id, or by the line of its
-description that names the leaderboard run: an answer that was lost makes no second report.
+A report needs a server. Its definition is therefore written to ``runs/wandb/reports`` first, and sent once the runs it
+shows have been sent. There is one report per table, updated in place. It is found again by its id, or by the line of
+its description that names the leaderboard run: if an answer is lost, no second report is created.
 
-Saved through ``wandb-workspaces`` (extra ``wandb-report``), in a process of its own (``main``), which can be ended.
+It is saved with ``wandb-workspaces`` (extra ``wandb-report``), in a separate process (``main``), which can be ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tissuebench.common.hashing import content_hash
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import interface as wr
 
-SCORE = "miou"  # what bars and curves show
+SCORE = "miou"  # score in bars and curves
 CURVES = "curves"  # key of the chart of the leaderboard run
 _TITLE_CHARACTERS = 128  # W&B's limit
 _WIDE, _LOW, _HIGH = 24, 8, 14  # in units of a panel grid
@@ -47,7 +47,7 @@ _PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A budget of labels, and what it costs in minutes of an annotator where that is known."""
+    """A label budget, and its cost in minutes of an annotator if known."""
 
     spec: str
     minutes: float | None
@@ -55,7 +55,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Mean ``SCORE`` of a method at a budget, its 95 % interval, and whether it is among the best there."""
+    """Mean ``SCORE`` of a method at a budget, its 95 % interval, and whether it is tied for the best there."""
 
     method: str
     budget: str
@@ -67,16 +67,16 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class ReportDefinition:
-    """All that a report is made of.
+    """Everything that determines a report.
 
     Attributes:
-        run_id: of the leaderboard run.
-        entity: "" for the default one of the account that sends it.
-        comparison: what all runs of one table have in their config under this name.
-        content: equal if the leaderboard run is.
-        budgets: by minutes.
-        tables: keys of the tables that the leaderboard run has.
-        has_curves: whether it has ``CURVES``.
+        run_id: id of the leaderboard run.
+        entity: "" for the default entity of the account that sends it.
+        comparison: value that all runs of one table share in their config under this name.
+        content: hash of the content; equal if the leaderboard run is.
+        budgets: budgets, by minutes.
+        tables: keys of the tables of the leaderboard run.
+        has_curves: whether the run has ``CURVES``.
     """
 
     run_id: str
@@ -93,12 +93,16 @@ class ReportDefinition:
     has_curves: bool
 
     def to_json(self) -> str:
-        """As kept on disk."""
+        """Return the definition as JSON, as kept on disk."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> ReportDefinition:
-        """What ``to_json`` wrote; ``ValueError``, ``TypeError`` or ``KeyError`` if it did not."""
+        """Parse the output of ``to_json``.
+
+        Raises:
+            ValueError, TypeError, KeyError: the text is something else.
+        """
         fields: dict[str, Any] = json.loads(text)
         fields["budgets"] = [Budget(**budget) for budget in fields["budgets"]]
         fields["scores"] = [Score(**score) for score in fields["scores"]]
@@ -106,22 +110,22 @@ class ReportDefinition:
 
     @property
     def hash(self) -> str:
-        """Of everything in it."""
+        """Hash of the whole definition."""
         return content_hash(json.loads(self.to_json()))
 
     @property
     def title(self) -> str:
-        """One a data set."""
+        """Title, the same for all reports on a data set."""
         return f"TissueBench on {self.dataset}"[:_TITLE_CHARACTERS]
 
     @property
     def description(self) -> str:
-        """Names the leaderboard run, by which the report is found again."""
+        """Description that names the leaderboard run, by which the report is found again."""
         return f"Weak supervision on {self.dataset}, from {self.run_id}"
 
 
 def markdown(definition: ReportDefinition) -> str:
-    """What it is, how to read it, and the scores as they were when it was saved, in case a panel does not load."""
+    """Return an introduction, and the scores at the time of saving in case a panel does not load."""
     methods = list(dict.fromkeys(score.method for score in definition.scores))
     cells = {(score.method, score.budget): _cell(score) for score in definition.scores}
     specs = [budget.spec for budget in definition.budgets]
@@ -133,7 +137,7 @@ def markdown(definition: ReportDefinition) -> str:
 
 
 def build(definition: ReportDefinition, entity: str) -> wr.Report:
-    """The report; asks the server for the project of its runs."""
+    """Build the report; this queries the server for the project of its runs."""
     from wandb_workspaces import expr
     from wandb_workspaces.reports.v2 import interface as wr
 
@@ -211,17 +215,17 @@ def build(definition: ReportDefinition, entity: str) -> wr.Report:
 
 
 def save(definition: ReportDefinition, known_id: str) -> tuple[str, str]:
-    """Save the report over the one of this id, or of its description, or as a new one; its id and URL.
+    """Save the report over the one with this id or description, or as a new one; return its id and URL.
 
     Args:
-        definition: what it shows; the project must exist.
-        known_id: what the server called it the last time, "" if nothing is known.
+        definition: definition of the report; the project must exist.
+        known_id: the id that the server gave it the last time, "" if unknown.
 
     Raises:
         ModuleNotFoundError: ``wandb-workspaces`` is not installed.
     """
     import wandb
-    import wandb_workspaces.reports.v2  # noqa: F401 - before anything is asked of the server
+    import wandb_workspaces.reports.v2  # noqa: F401 - so that it fails before any request to the server
 
     api = wandb.Api()
     entity = definition.entity or api.settings["entity"] or api.default_entity or ""
@@ -247,9 +251,9 @@ def _cell(score: Score) -> str:
 
 
 def main(path: str, known_id: str) -> None:
-    """Save the report defined in ``path`` and answer one line of JSON: its ``id`` and ``url``, or the ``error``.
+    """Save the report defined in ``path`` and print one line of JSON: its ``id`` and ``url``, or the ``error``.
 
-    An error is answered by its kind only: its text may be about the key.
+    Of an error only its type is reported: its text may contain the key.
     """
     answer = os.fdopen(os.dup(1), "w")
     with open(os.devnull, "w") as nothing:  # noqa: PTH123 - the service of wandb would inherit it and hold it open

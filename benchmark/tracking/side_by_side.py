@@ -1,4 +1,4 @@
-"""Which predictions stand side by side: the chosen tiles, a trial a method."""
+"""Selection of predictions to show side by side: the chosen tiles, one trial per method."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SideBySide:
     """One tile of a test slide.
 
     Attributes:
-        tile: as one of the trials has it; its image and truth are those of all.
+        tile: the tile as stored by one of the trials; image and truth are the same for all.
         predictions: palette PNG of each method, ``supervised`` first and ``full`` last.
     """
 
@@ -27,9 +27,10 @@ class SideBySide:
 
 
 def one_trial_each(results: Sequence[TrialResult]) -> list[TrialResult]:
-    """The first draw and seed of each method at the budget that most of them have, the largest of these in minutes.
+    """Return the first draw and seed of each method at the budget that most of them have.
 
-    ``full`` is taken at its own budget; a method without results at the common one is left out.
+    Ties go to the budget with more minutes. ``full`` is taken at its own budget; a method without results at the common
+    one is left out.
     """
     methods: dict[str, set[str]] = defaultdict(set)
     minutes: dict[str, list[float]] = defaultdict(list)
@@ -46,7 +47,7 @@ def one_trial_each(results: Sequence[TrialResult]) -> list[TrialResult]:
 
 
 def side_by_side(home: Path, results: Sequence[TrialResult]) -> list[SideBySide]:
-    """The chosen tiles that any of these trials has, by slide and place.
+    """Return the chosen tiles of these trials, sorted by slide and position.
 
     Raises:
         DataError: the index of a trial is damaged.

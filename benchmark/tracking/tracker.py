@@ -1,10 +1,10 @@
-"""Weights & Biases, offline first: a copy of what is stored here, never the source of a number.
+"""Weights & Biases, offline first: a copy of the results stored here, never the source of a number.
 
 Each finished trial becomes one run whose id is the trial id; each table becomes one leaderboard run. Every run is first
-written offline, whole, into ``runs/wandb``, and noted in ``runs/published.json``. If the server answers, ``wandb sync``
-then sends the folder. So no run is ever begun online: whatever a server does in the middle, the data is complete on
+written offline, as a whole, into ``runs/wandb``, and noted in ``runs/published.json``. If the server responds, ``wandb
+sync`` then sends the folder. No run is therefore ever started online: if a server fails midway, the data is complete on
 disk in the form that ``wandb sync`` sends, to the same id and over the same lines of history, and the marker
-``*.wandb.synced`` that it leaves says what the server has. After the first failure nothing more is sent.
+``*.wandb.synced`` that it leaves records what the server has. After the first failure nothing more is sent.
 
 The Report of a table (``tissuebench.tracking.report``) is sent last and noted in ``runs/published_reports.json``.
 """
@@ -50,7 +50,7 @@ _TAG_CHARACTERS, _GROUP_CHARACTERS = 64, 128  # W&B's limits; a method with many
 
 @dataclass(frozen=True, slots=True)
 class _About:
-    """What W&B shows a run under; ``content`` is equal if nothing in it has changed."""
+    """Metadata of a run in W&B; ``content`` is equal if nothing in the run has changed."""
 
     run_id: str
     content: str
@@ -86,7 +86,7 @@ class Tracker:
         self._no_report = ""
 
     def trial(self, trial_id: str) -> None:
-        """One run for a finished trial: its configuration, loss curve and scores. Does nothing the second time."""
+        """Write one run for a finished trial: configuration, loss curve and scores. Repeated calls do nothing."""
         if trial_id in self._asked:
             return
         self._asked.add(trial_id)
@@ -102,11 +102,11 @@ class Tracker:
         trial_ids: Sequence[str],
         efficiency: Sequence[Mapping[str, Json]] = (),
     ) -> None:
-        """The finished ones of these trials, then their tables; written again only when something in them has changed.
+        """Write the finished trials, then their tables; tables are written again only if something in them has changed.
 
         Args:
-            rows: fields of each ``Row``.
-            trial_ids: may be compared with each other.
+            rows: fields of each ``LeaderboardRow``.
+            trial_ids: trials that may be compared with each other.
             efficiency: fields of each ``EfficiencyRow``.
         """
         finished = [trial_id for trial_id in trial_ids if self._store.has(trial_id)]
@@ -122,7 +122,7 @@ class Tracker:
             self._write_board(run_id, results, rows, efficiency)
 
     def send(self) -> None:
-        """Send what is written and not sent, by earlier runs too; gives up for good at the first sign of trouble."""
+        """Send everything written and not yet sent, also by earlier runs; gives up for good at the first failure."""
         with exclusive(self.folder):
             if self._offline:
                 return
@@ -135,7 +135,7 @@ class Tracker:
                 self._send_reports()
 
     def note(self) -> str:
-        """One line that says what is where."""
+        """Return a one-line summary of what was published and where."""
         boards = sorted(run_id for run_id in self._asked if run_id.startswith("leaderboard-"))
         said = f"{len(self._asked) - len(boards)} runs" + (" and the leaderboard" if boards else "")
         waiting = len(self._waiting())
@@ -193,7 +193,7 @@ class Tracker:
                 **result.identity,
                 "comparison": _comparison(result),
                 "dataset": result.dataset,
-                "method": result.method,  # with its changed settings: variants stay apart when runs are grouped by it
+                "method": result.method,  # with its changed settings, which keeps variants apart when grouping runs
                 "budget": result.budget,
                 "minutes": result.minutes,
                 "replicate": result.replicate,
@@ -244,7 +244,7 @@ class Tracker:
             write_aside(self._reports / f"{run_id}.json", definition.to_json().encode())
 
     def _send_reports(self) -> None:
-        """Save the reports whose definition has changed since they were; the first that fails is the last for now."""
+        """Save the reports whose definition has changed since they were last saved; stops at the first that fails."""
         saved = _read(self._saved_reports)
         for path in sorted(self._reports.glob("leaderboard-*.json")):
             if self._no_report:
@@ -265,9 +265,9 @@ class Tracker:
             write_aside(self._saved_reports, json.dumps(saved, indent=1, sort_keys=True).encode())
 
     def _write(self, about: _About, fill: Callable[[wandb.Run], None]) -> None:
-        """Write an offline run and note it as published once it is whole, unless its content was before.
+        """Write an offline run and note it as published once it is complete, unless its content was published before.
 
-        A folder of the same id that was not sent is out of date, or was left half-written by a process that was killed.
+        A folder of the same id that was not sent is out of date, or was left incomplete by a process that was killed.
         """
         with exclusive(self.folder):
             published = _read(self._published)
@@ -303,20 +303,20 @@ class Tracker:
 
     @contextmanager
     def _at_the_cost_of(self, run_id: str) -> Iterator[None]:
-        """Whatever a damaged file, a full disk or W&B raises costs this one run, until the next command."""
+        """Limit errors from a damaged file, a full disk or W&B to this one run, until the next command."""
         try:
             yield
         except Exception as error:
             self._failed[run_id] = " ".join(str(error).split()) or type(error).__name__
 
     def _waiting(self) -> list[Path]:
-        """Folders that are whole and were not sent; one that is gone was sent and tidied away by ``wandb clean``."""
+        """Return complete folders that were not sent; a missing one was sent and tidied away by ``wandb clean``."""
         folders = [self.folder / name for _, name in _read(self._published).values()]
         return [folder for folder in folders if folder.is_dir() and not is_sent(folder)]
 
 
 def _read(path: Path) -> dict[str, list[str]]:
-    """Run id -> its content, and where it went: the name of a folder; of a report, its id and URL."""
+    """Read the notes by run id: its content, and where it went (name of a folder; for a report, id and URL)."""
     if not path.is_file():
         return {}
     try:
@@ -340,7 +340,7 @@ def _tags(result: TrialResult) -> list[str]:
 
 
 def _overlay_table(board: BoardContent) -> wandb.Table:
-    """One row a tile: the slide, the picture, the truth over it, and the prediction of each method over it."""
+    """Build a table with one row per tile: slide, picture, truth, and the prediction of each method."""
     table = wandb.Table(columns=["slide", "image", "truth", *board.methods])
     for one in board.tiles:
         truth = _masked(one.tile.image, {"truth": one.tile.truth}, board.classes)
@@ -354,7 +354,7 @@ def _overlay_table(board: BoardContent) -> wandb.Table:
 
 
 def _masked(image: Path, masks: Mapping[str, Path], classes: Sequence[str], caption: str | None = None) -> wandb.Image:
-    """A picture with masks that the page switches on and off; a palette PNG read as an array is its class ids."""
+    """Return a picture with masks that the page can toggle; a palette PNG read as an array gives its class ids."""
     labels = {**dict(enumerate(classes)), _NOT_ANNOTATED: "not annotated"}
     layers = {}
     for name, path in masks.items():
@@ -365,11 +365,11 @@ def _masked(image: Path, masks: Mapping[str, Path], classes: Sequence[str], capt
 
 
 def _why_offline() -> str:
-    """Why nothing can be sent, "" if nothing speaks against it. Asked once a sweep; takes seconds at most."""
+    """Return the reason why nothing can be sent, or "". Called once per sweep; takes seconds at most."""
     mode = os.environ.get("WANDB_MODE", "online")
     if mode != "online":
         return f"WANDB_MODE={mode}"
-    url = wandb.setup(wandb.Settings(silent=True)).settings.base_url  # not silent, a login asks the server for a name
+    url = wandb.setup(wandb.Settings(silent=True)).settings.base_url  # else a login asks the server for a name
     try:
         if not wandb.login(prompt=False, verify=False):
             return "no API key"
@@ -378,7 +378,7 @@ def _why_offline() -> str:
     try:
         urllib.request.urlopen(url, timeout=_ANSWER_SECONDS).close()  # noqa: S310 - wandb has checked its scheme
     except HTTPError:
-        return ""  # an answer; whether the key is right, the first run will show
+        return ""  # it responds; the first run will show whether the key is valid
     except (OSError, ValueError):
         return f"no answer from {urlsplit(url).hostname}"
     return ""

@@ -1,7 +1,7 @@
-"""Sending to W&B what is written, in processes that can be ended; never imports wandb.
+"""Upload to W&B of what is written, in processes that can be ended; never imports wandb.
 
-They must not find the service of this process (``WANDB_SERVICE``), which would go on with what it was told. What they
-print may be about the key, and is not read.
+These processes must not find the W&B service of this process (``WANDB_SERVICE``), which would continue with its own
+settings. Their output may contain the key and is not read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What became of a report: the server's name for it and where it is, or why it is nowhere."""
+    """Result of saving a report: its id on the server and its URL, or an error."""
 
     view_id: str = ""
     url: str = ""
@@ -28,12 +28,12 @@ class Saved:
 
 
 def is_sent(folder: Path) -> bool:
-    """Whether ``wandb sync`` has marked an offline run as complete."""
+    """Return whether ``wandb sync`` has marked an offline run as complete."""
     return any(folder.glob("*.wandb.synced"))
 
 
 def sync(folders: Sequence[Path], cwd: Path, stall_seconds: float) -> bool:
-    """``wandb sync``; whether it had to be ended, after so long without a run getting through."""
+    """Run ``wandb sync``; return whether it had to be ended because no run got through for ``stall_seconds``."""
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-P", "-m", "wandb", "sync", *(str(folder.relative_to(cwd)) for folder in folders)],
         cwd=cwd,
@@ -56,7 +56,7 @@ def sync(folders: Sequence[Path], cwd: Path, stall_seconds: float) -> bool:
 
 
 def save_report(definition: Path, known_id: str, seconds: float) -> Saved:
-    """Have a report saved by ``tissuebench.tracking.report``, within so many seconds."""
+    """Save a report with ``tissuebench.tracking.report`` in a process that is ended after ``seconds``."""
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-P", "-m", "tissuebench.tracking.report", str(definition), known_id],
         cwd=definition.parent,

@@ -18,20 +18,21 @@ _KNOWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
 
 
 class SharedStatistics(LayerSync):
-    """Normalises by the mean and variance of the whole batch, as one process would.
+    """Normalises by the mean and variance of the whole batch, as a single process would.
 
-    On GPUs these are torch's own layers; timm puts them in, as torch's conversion would drop the activation that timm's
-    layers contain. On CPUs, which torch's layers refuse, the existing layers are given another ``forward``.
+    On GPUs these are torch's own synchronised layers; timm inserts them, as torch's conversion would drop the
+    activation that timm's layers contain. On CPUs, which torch's layers do not support, the ``forward`` of the existing
+    layers is replaced.
 
     Args:
-        device: that the model will be on; it is not there yet when Lightning calls ``apply``.
+        device: device that the model will be on; it is not there yet when Lightning calls ``apply``.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Share from here on."""
+        """Share the statistics from here on."""
         if self._device.type == "cuda":
             converted: nn.Module = convert_sync_batchnorm(model)
             return converted
@@ -44,7 +45,7 @@ class SharedStatistics(LayerSync):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Each process for itself again. Torch's shared layers stay: out of training they are ordinary ones."""
+        """Stop sharing. Torch's synchronised layers stay: outside of training they behave like ordinary ones."""
         for norm in _batch_norms(model):
             norm.__dict__.pop("forward", None)
         return model
@@ -66,7 +67,7 @@ def _forward(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
-    """As ``torch.nn.functional.batch_norm`` in training, with the moments of all processes' (B, C, ...) together."""
+    """Normalise like ``torch.nn.functional.batch_norm`` in training, with moments over (B, C, ...) of all processes."""
     values = x.to(torch.promote_types(x.dtype, torch.float32))
     others = [0, *range(2, x.dim())]
     along = [1, -1] + [1] * (x.dim() - 2)
@@ -92,7 +93,7 @@ def _sum_of_all(tensor: Tensor) -> Tensor:
 
 
 class _SumOfAll(torch.autograd.Function):
-    """The sum over all processes; as it goes into the loss of each, its gradient is the sum of theirs."""
+    """Sum over all processes; since it enters the loss of each, its gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:  # noqa: ANN401 - torch's context

@@ -1,4 +1,4 @@
-"""What is trained, and on what: a method with its first weights, and a stage's batches behind its door to labels."""
+"""Builders of what a fit trains: a method with initial weights, and a stage's batches with the labels it may see."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tissuebench.training.pseudo_mask_store import PseudoMasks
 
 
 def task_of(data: PlannedData, network: NetworkSettings, training: TrainingSettings) -> Task:
-    """What a stage is told of the task."""
+    """Return the task description that a stage receives."""
     info = data.store.info
     return Task(data.store.class_map, network, training, info.tile_px, info.white)
 
 
 def build_method(trial: Trial, data: PlannedData) -> Method[Any]:
-    """The trial's method with its initial weights, which depend on the seed alone."""
+    """Build the trial's method with its initial weights, which depend on the seed alone."""
     seed_everything(derive_seed(trial.seed, "init"))
     return find_method(trial.method)(task_of(data, trial.network, trial.training), trial.config)
 
@@ -50,10 +50,11 @@ def build_datamodule(
     machine: Machine,
     pseudo: Mapping[str, PseudoMasks] | None = None,
 ) -> TileDataModule:
-    """The batches of a trial's last stage, behind the door that its budget opens.
+    """Build the batches of a trial's last stage, limited to the labels that its budget buys.
 
     Raises:
-        ConfigError: a stream wants labels that the method does not declare to consume.
+        ConfigError: a stream needs labels that the method does not declare to consume, or its batch type does not match
+            its name.
     """
     held_out = held_out_patients(trial.budget, trial.training.selection_share)
     view = LabelView.for_training(data.store, data.split, trial.budget, method.consumes, held_out)
@@ -74,22 +75,23 @@ def stage_datamodule(
     machine: Machine,
     pseudo: Mapping[str, PseudoMasks] | None,
 ) -> TileDataModule:
-    """The batches of any stage.
+    """Build the batches of any stage.
 
     Args:
-        where: what to call the stage in an error.
-        stage: whose streams are wanted.
-        consumes: kinds of labels that it declares.
-        view: the door to labels, open for these kinds.
-        seed: of the stage.
-        trial: whose augmentation is shared.
+        where: name of the stage in error messages.
+        stage: the stage whose streams are loaded.
+        consumes: kinds of labels that it declares to consume.
+        view: access to the labels of these kinds.
+        seed: seed of the stage.
+        trial: the trial, for the shared augmentation.
         data: store and split.
-        features: of a frozen encoder.
-        machine: how batches are loaded.
-        pseudo: pseudo-masks of earlier stages.
+        features: cached features of a frozen encoder.
+        machine: settings of the loader.
+        pseudo: pseudo-masks of earlier stages, by name.
 
     Raises:
-        ConfigError: a stream wants labels that the stage does not declare to consume.
+        ConfigError: a stream needs labels that the stage does not declare to consume, or its batch type does not match
+            its name.
     """
     streams = stage.streams()
     for name, stream in streams.items():
@@ -114,7 +116,7 @@ def stage_datamodule(
 
 
 def selection_of(trial: Trial, data: PlannedData, machine: Machine, world: World) -> KeepBest | None:
-    """What chooses the trial's checkpoint on the patients that were bought for it; None keeps the last state."""
+    """Return the callback that selects the trial's checkpoint on held-out patients; None keeps the last state."""
     patients = held_out_patients(trial.budget, trial.training.selection_share)
     if not patients:
         return None

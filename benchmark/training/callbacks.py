@@ -1,4 +1,4 @@
-"""What happens beside every training step: seeds, the loss curve, progress."""
+"""Callbacks around every training step: seeds, loss curve, progress."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ _HISTORY_EVERY = 10
 
 
 class TrainingError(TissueBenchError):
-    """Training cannot go on: the loss is no longer a number."""
+    """Training cannot continue, for example because the loss is no longer finite."""
 
 
 def seed_everything(seed: int) -> None:
-    """Seed every global generator; called once a trial and once a step, by the benchmark only."""
+    """Seed every global generator; called once per stage or trial and once per step, by the benchmark only."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code may draw from it
     torch.manual_seed(seed)
 
 
 class StepSeeds(Callback):
-    """Seeds the global generators anew for every step, as a function of trial seed and step.
+    """Reseeds the global generators for every step, as a function of trial seed and step.
 
-    Dropout and anything a method draws then depend on the step alone: a resumed trial continues with the same bits,
-    and what one method draws never moves what another sees. Processes draw differently, as their tiles differ.
+    Dropout and anything a method draws then depend on the step alone: a resumed trial continues with the same bits, and
+    random numbers drawn by one method never shift those of another. Processes draw differently, as their tiles differ.
     """
 
     def __init__(self, seed: int, world: World) -> None:
-        self._seed, self._rank = seed, [world.rank] if world.rank else []  # process 0 draws what one alone would
+        self._seed, self._rank = seed, [world.rank] if world.rank else []  # process 0 draws as a single one would
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Seed for the step that begins."""
+        """Seed for the step about to begin."""
         seed_everything(derive_seed(self._seed, "step", trainer.global_step, *self._rank))
 
 
 class History(Callback):
-    """Keeps the loss every few steps in the checkpoint, and stops a trial whose loss is no number.
+    """Records the loss every few steps in the checkpoint, and stops a trial whose loss is not finite.
 
-    With several processes it is the mean of theirs, which is the loss of the whole batch.
+    With several processes this is the mean of their losses, which is the loss of the whole batch.
     """
 
     def __init__(self, world: World) -> None:
@@ -65,7 +65,7 @@ class History(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Record the loss; reading it waits for the device, so not at every step."""
+        """Record the loss, but not at every step, as reading it waits for the device."""
         step = trainer.global_step
         if step % _HISTORY_EVERY and step != trainer.max_steps:
             return
@@ -76,16 +76,16 @@ class History(Callback):
         self.points.append((step, loss))
 
     def state_dict(self) -> dict[str, Any]:
-        """The points so far."""
+        """Return the points so far."""
         return {"points": [list(point) for point in self.points]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The points of the fit that is resumed."""
+        """Restore the points of the fit being resumed."""
         self.points = [(int(step), float(loss)) for step, loss in state_dict["points"]]
 
 
 class WaitingForData(Profiler):
-    """How long a fit waits for its next batch, of all that Lightning can time."""
+    """Measures how long a fit waits for its next batch, with Lightning's profiler hooks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,34 +93,34 @@ class WaitingForData(Profiler):
         self._waited = 0.0
 
     def start(self, action_name: str) -> None:
-        """An action begins."""
+        """Note when an action begins."""
         if action_name == "run_training_epoch":
             self._begun = time.perf_counter()
         self._asked = time.perf_counter()
 
     def stop(self, action_name: str) -> None:
-        """An action ends; nothing else begins between the two of the one that counts."""
+        """Add up the time spent fetching batches; no other action begins while a batch is fetched."""
         if action_name.endswith("train_dataloader_next"):
             self._waited += time.perf_counter() - self._asked
 
     @property
     def share(self) -> float:
-        """Of the time since the fit began, or was resumed."""
+        """Share of the time since the fit began, or was resumed, that was spent waiting."""
         return self._waited / max(time.perf_counter() - self._begun, 1e-9)
 
 
 class StepReport(Callback):
-    """Tells the progress display of every step."""
+    """Reports every step to the progress display."""
 
     def __init__(self, report: Callable[[int], None]) -> None:
         self._report = report
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A resumed fit starts further on."""
+        """Report the first step, which is not 0 in a resumed fit."""
         self._report(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """One more step."""
+        """Report one more step."""
         self._report(trainer.global_step)

@@ -1,4 +1,4 @@
-"""Choosing a checkpoint on labels that were paid for: some of the bought patients are held out of training."""
+"""Checkpoint selection on labels that were paid for: some of the bought patients are held out of training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tissuebench.errors import ConfigError
 
 
 def held_out_patients(budget: LabelBudget, share: float) -> tuple[str, ...]:
-    """The bought patients who choose the checkpoint; none where ``share`` is 0, which keeps the last one.
+    """Return the bought patients used to select the checkpoint; none if ``share`` is 0, which keeps the last one.
 
     Raises:
-        ConfigError: the budget is too small to hold out anybody.
+        ConfigError: the budget is too small to hold out any patient.
     """
     chosen = selection_patients(budget, share)
     if share and not chosen:
@@ -30,13 +30,13 @@ def held_out_patients(budget: LabelBudget, share: float) -> tuple[str, ...]:
 
 
 class KeepBest(Callback):
-    """Scores the network every so many steps and hands back the best state at the end; ties go to the later step.
+    """Scores the network at regular intervals and restores the best state at the end; ties go to the later step.
 
-    Its state travels in the checkpoint, so that a resumed fit chooses as an uninterrupted one.
+    Its state is part of the checkpoint, so that a resumed fit makes the same choice as an uninterrupted one.
 
     Args:
-        score: of the network as it is, higher is better; may be NaN, which never wins.
-        every: steps between two looks; the last step is always looked at.
+        score: scores the network in its current state, higher is better; may be NaN, which never wins.
+        every: steps between two evaluations; the last step is always evaluated.
     """
 
     def __init__(self, score: Callable[[LightningModule], float], every: int) -> None:
@@ -46,18 +46,18 @@ class KeepBest(Callback):
 
     @property
     def step(self) -> int:
-        """The step whose state is kept; 0 before the first look."""
+        """Step whose state is kept; 0 before the first evaluation."""
         return max(self.points, key=lambda point: (point[1], point[0]))[0] if self.points else 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A fit that was interrupted between a step and its look makes up for it."""
+        """Catch up on an evaluation that was due when the fit was interrupted."""
         if trainer.global_step and all(step != trainer.global_step for step, _ in self.points):
             self._look_if_due(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Look, if it is time."""
+        """Evaluate if due."""
         self._look_if_due(trainer, pl_module)
 
     def _look_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,15 +71,15 @@ class KeepBest(Callback):
             self._weights = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go back to the best state."""
-        if trainer.global_step == trainer.max_steps:  # an interrupted fit goes on later
+        """Restore the best state."""
+        if trainer.global_step == trainer.max_steps:  # an interrupted fit continues later
             pl_module.load_state_dict(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen so far."""
+        """Return the scores and the best weights so far."""
         return {"points": [list(point) for point in self.points], "weights": self._weights}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """What the fit that is resumed had seen."""
+        """Restore the scores and the best weights of the fit being resumed."""
         self.points = [(int(step), float(score)) for step, score in state_dict["points"]]
         self._weights = {str(name): torch.as_tensor(value) for name, value in state_dict["weights"].items()}

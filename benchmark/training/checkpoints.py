@@ -1,4 +1,4 @@
-"""What a fit leaves in its folder, and when: ``last.ckpt`` while it runs, ``fitted.pt`` once it is over."""
+"""Checkpoint files of a fit: ``last.ckpt`` while it runs, ``fitted.pt`` once it has finished."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _UNREADABLE = (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.Unp
 
 
 def write_torch(path: Path, content: Mapping[str, Any]) -> None:
-    """``torch.save`` that is there in full or not at all, whatever kills the process."""
+    """Save with ``torch.save`` atomically: the file is either complete or absent, even if the process is killed."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_aside(path, buffer.getvalue())
 
 
 def read_torch(path: Path) -> dict[str, Any]:
-    """What ``write_torch`` wrote, on the CPU.
+    """Load a file written by ``write_torch``, onto the CPU.
 
     Raises:
         DataError: the file is damaged.
@@ -52,10 +52,10 @@ def read_torch(path: Path) -> dict[str, Any]:
 
 
 def weights_of(folder: Path) -> dict[str, Tensor]:
-    """The trained weights (``state_dict``) of a fit that is over.
+    """Return the trained weights (``state_dict``) of a finished fit.
 
     Raises:
-        DataError: it is not, or the file is damaged.
+        DataError: the fit has not finished, or the file is damaged.
     """
     path = folder / FITTED
     if not path.is_file():
@@ -65,7 +65,7 @@ def weights_of(folder: Path) -> dict[str, Tensor]:
 
 
 def usable(path: Path) -> bool:
-    """Whether there is such a file and it can be read; a damaged one is moved aside with a warning."""
+    """Return whether the file exists and can be read; a damaged one is moved aside with a warning."""
     if not path.is_file():
         return False
     try:
@@ -79,24 +79,24 @@ def usable(path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left beside the checkpoints."""
+    """Remove temporary files next to the checkpoints, left by a process that was killed while writing."""
     for name in (LAST, FITTED):
         for leftover in folder.glob(f".{name}.*.tmp"):
             leftover.unlink(missing_ok=True)
 
 
 class Stopped(Exception):
-    """Leaves Lightning's loop; a KeyboardInterrupt would make Lightning end the process."""
+    """Exits Lightning's training loop; a KeyboardInterrupt would make Lightning end the process."""
 
 
 class Checkpoints(Checkpoint):
-    """Writes the checkpoint by the clock, when asked to stop and when interrupted; counts the seconds of the fit.
+    """Writes checkpoints at time intervals, when asked to stop and on interruption; counts the seconds of the fit.
 
     Args:
-        path: of the checkpoint.
-        minutes: between two checkpoints.
-        world: all processes write together: the clock of process 0 counts, and any can ask to stop.
-        stop: whether to stop, asked after every step; without it Lightning answers SIGTERM itself.
+        path: path of the checkpoint.
+        minutes: minutes between two checkpoints.
+        world: all processes write together: the clock of process 0 decides, and any process can request a stop.
+        stop: whether to stop, queried after every step; without it Lightning handles SIGTERM itself.
     """
 
     def __init__(self, path: Path, minutes: float, world: World, stop: Callable[[], bool] | None) -> None:
@@ -109,11 +109,11 @@ class Checkpoints(Checkpoint):
 
     @property
     def seconds(self) -> float:
-        """Of this fit and those that it goes on from."""
+        """Seconds of this fit and of the fits that it resumed from."""
         return self._seconds_before + time.perf_counter() - self._started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on there is something to write."""
+        """Start the clock; from here on there is progress to save."""
         self._written_step, self._written_at = trainer.global_step, time.perf_counter()
         if self._stop is not None or self._world.size > 1:
             # Lightning's handler would end the fit in this process alone, after a collective call that no other makes.
@@ -122,7 +122,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Write if it is time; stop if anybody says so. The last step is kept as the result, not as a checkpoint."""
+        """Write if due, and stop if any process asks to. The last step is kept as the result, not as a checkpoint."""
         asked = self._stop is not None and self._stop()
         late = self._world.rank == 0 and time.perf_counter() - self._written_at >= self._every
         self.stopped, due = (bool(n) for n in sum_over_processes(torch.tensor([int(asked), int(late)])))
@@ -134,7 +134,11 @@ class Checkpoints(Checkpoint):
             raise Stopped
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write if somebody interrupts; what failed is not gone on from, and of several processes one cannot write."""
+        """Write a checkpoint if interrupted.
+
+        Nothing is written after a failure, which is never resumed, or with several processes, as one alone cannot
+        write.
+        """
         begun = self._written_step is not None and self._written_step != trainer.global_step
         if begun and self._world.size == 1 and not isinstance(exception, Exception):
             self._write(trainer)
@@ -144,17 +148,17 @@ class Checkpoints(Checkpoint):
         self._written_step, self._written_at = trainer.global_step, time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
-        """Seconds so far."""
+        """Return the seconds so far."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Seconds of the fit that is resumed."""
+        """Restore the seconds of the fit being resumed."""
         self._seconds_before = float(state_dict["seconds"])
 
 
 @contextmanager
 def signals_as_before() -> Iterator[None]:
-    """Take back the handlers that Lightning leaves behind, which would answer for a fit that is over."""
+    """Restore the signal handlers after Lightning, which leaves behind handlers that would act for a finished fit."""
     handlers = _handlers()
     try:
         yield
@@ -167,7 +171,7 @@ def _handlers() -> dict[signal.Signals, Any]:
 
 
 def _handle(handlers: dict[signal.Signals, Any]) -> None:
-    if threading.current_thread() is threading.main_thread():  # no other may, and Lightning knows that, too
+    if threading.current_thread() is threading.main_thread():  # no other thread may; Lightning also respects this
         for number, handler in handlers.items():
             if handler is not None:
                 signal.signal(number, handler)

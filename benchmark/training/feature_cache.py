@@ -1,7 +1,7 @@
-"""Features of a frozen encoder: computed once for a store and encoder, shared by every method, budget and seed.
+"""Features of a frozen encoder: computed once per store and encoder, shared by every method, budget and seed.
 
-The training tiles are split into shards, which are tasks of the graph: several processes compute them side by side, and
-one that is killed goes on at the batch where it was.
+The training tiles are split into shards, which are tasks of the graph: several processes compute them in parallel, and
+an interrupted shard picks up at the batch where it left off.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _INDEX, _MAPS, _ORIENTATIONS = "index.json", "maps.f16", "orientations.u8"
 
 @dataclass(frozen=True, slots=True)
 class FeatureShard:
-    """A run of the training tiles, from ``start`` to, not with, ``stop``.
+    """A range of the training tiles, from ``start`` up to but excluding ``stop``.
 
-    ``key`` covers store, split, tile size, encoder weights, levels, augmentation and the run: a changed one never
-    reads what was computed under another.
+    ``key`` covers store, split, tile size, encoder weights, levels, augmentation and the range, so that features
+    computed under other settings are never read.
     """
 
     key: str
@@ -53,7 +53,7 @@ class FeatureShard:
 
 
 def training_tiles(store: TileStore, split: Split) -> list[Tile]:
-    """All grid tiles of the training part, slide by slide."""
+    """Return all grid tiles of the training part, slide by slide."""
     train = set(split.patients("train"))
     return [
         tile for slide in store.slides.values() if slide.patient_id in train for tile in grid(slide, store.info.tile_px)
@@ -63,11 +63,11 @@ def training_tiles(store: TileStore, split: Split) -> list[Tile]:
 def plan_features(
     network: NetworkSettings, augmentation: AugmentSettings, store: TileStore, split: Split
 ) -> list[FeatureShard]:
-    """The shards that hold the features of all training tiles; how many depends on the number of tiles alone.
+    """Return the shards that hold the features of all training tiles; their number depends only on the number of tiles.
 
     Raises:
-        ConfigError: the network cannot be built, or the plan zooms, and cached maps come with masks that are turned
-            but not zoomed.
+        ConfigError: the network cannot be built, or the plan scales tiles, while the masks of cached features can be
+            turned but not scaled.
     """
     if augmentation.scale:
         raise ConfigError("augmentation.scale needs network.encoder_mode: finetune; cached features cannot be scaled")
@@ -104,12 +104,12 @@ def compute_features(
     device: torch.device,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Compute a shard in ``folder``, from the batch on at which an earlier attempt was stopped.
+    """Compute a shard in ``folder``, picking up at the batch where an earlier attempt left off.
 
-    Variant 0 is the tile as it is; the others are augmented as ``augment`` does for images.
+    Variant 0 is the unchanged tile; the others are augmented as ``augment`` does for images.
 
     Raises:
-        ConfigError: the encoder has other weights here than where the shard was planned.
+        ConfigError: the encoder has different weights here than where the shard was planned.
     """
     model = build_segmenter(network, len(store.class_map))
     if _weights_hash(model) != shard.identity["weights"]:
@@ -147,10 +147,10 @@ def compute_features(
 
 
 class FeatureBank:
-    """Float16 maps, a record for each tile and variant with all its levels: one read a sample. A ``FeatureSource``.
+    """Float16 feature maps, one record per tile and variant with all levels: one read per sample. A ``FeatureSource``.
 
     Args:
-        folders: of all shards, in order.
+        folders: the folders of all shards, in order.
         tiles: the training tiles, as ``training_tiles`` lists them.
     """
 
@@ -186,7 +186,7 @@ class FeatureBank:
         self._open()
 
     def read(self, tiles: Sequence[Tile], variants: Sequence[int]) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Maps, finest first, each (B, C, H, W) float16, and the orientation of each variant, (B,) int64."""
+        """Return maps, finest first, each (B, C, H, W) float16, and the orientation of each variant, (B,) int64."""
         rows = [self._rows[tile] for tile in tiles]
         records = torch.empty((len(rows), self._length), dtype=torch.float16)
         target = records.numpy()

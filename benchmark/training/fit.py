@@ -1,4 +1,4 @@
-"""One training stage with Lightning: checkpoints by the clock, seeds by the step, the last state is the result."""
+"""One training stage with Lightning: timed checkpoints, seeds per step, and the last state as the result."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ from tissuebench.training.lightning_plugins import CheckpointsAside, OneDeviceDD
 __all__ = ["Fit", "Interrupted", "TrainingError", "fit", "seed_everything", "weights_of", "write_history"]
 
 _CHECKPOINT_MINUTES = 2.0
-_EXPECTED_WARNINGS = (  # what is meant here: few workers, a folder a trial, a frozen encoder, no srun
+_EXPECTED_WARNINGS = (  # intended here: few workers, one folder per trial, a frozen encoder, no srun
     ".*(does not have many workers|LeafSpec|exists and is not empty|in eval mode|srun).*"
 )
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The fit was asked to stop and did, with everything stored that the same call needs to go on."""
+    """The fit stopped on request; everything that the same call needs to pick up where it left off is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What a stage took.
+    """Summary of a finished stage.
 
     Attributes:
-        seconds: over all resumptions, without what a kill threw away.
+        seconds: over all resumptions, without work lost to a kill.
         steps, samples: optimiser steps; tiles seen by all processes.
         history: (step, loss) every few steps.
-        waiting: share of the seconds since it was last resumed that went by waiting for data.
-        selected_step: whose state is the result, where one was chosen.
+        waiting: share of the seconds since the last resumption that was spent waiting for data.
+        selected_step: the step whose state is the result, if one was selected.
     """
 
     seconds: float
@@ -91,28 +91,29 @@ def fit(
 ) -> Fit:
     """Train ``method`` to the end of its step budget, from the checkpoint in ``folder`` if there is one.
 
-    The network after the last step is the result, or the best that ``keep_best`` saw. It is written to ``fitted.pt``;
-    where that file is, nothing is trained. The folder belongs to one stage. Steps and batches are
-    the same whatever the number of processes, and so are results but for rounding and, with dropout, for what is
-    dropped. The processes must be connected (``world.connected``) and all call this.
+    The result is the network after the last step, or the best one that ``keep_best`` saw. It is written to
+    ``fitted.pt``; if that file exists, nothing is trained. The folder belongs to one stage. Steps and batches are the
+    same whatever the number of processes, and so are results, except for rounding and for the units that dropout drops.
+    The processes must be connected (``runtime.processes.connected``) and all must call this.
 
     Args:
-        method: of the trial, or a stage before it.
+        method: the method of the trial, or an earlier stage.
         data: its batches.
-        folder: for checkpoint and result.
-        seed: of the trial.
+        folder: folder for checkpoint and result.
+        seed: seed of the trial, or of the stage.
         machine: device and precision.
-        report: told the steps that are over.
-        checkpoint_minutes: between two checkpoints.
-        keep_best: chooses the result; by default the last state is it.
+        report: called with the number of finished steps.
+        checkpoint_minutes: minutes between two checkpoints.
+        keep_best: selects the result; by default it is the last state.
         world: the processes; by default this one alone.
-        stop: asked after every step; a process that answers SIGTERM itself passes it.
-        watchers: see every step, before the checkpoint that may follow it.
+        stop: queried after every step; to be passed by a process that handles SIGTERM itself.
+        watchers: callbacks that see every step, before the checkpoint that may follow it.
 
     Raises:
         TrainingError: the loss became NaN or infinite.
-        Interrupted: ``stop`` said so; a checkpoint of the last step stands in ``folder``, or the result if it was over.
-        KeyboardInterrupt: Ctrl-C, or SIGTERM without ``stop``; one process alone has written a checkpoint.
+        Interrupted: ``stop`` requested it; ``folder`` has a checkpoint of the last step, or the result if training was
+            over.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM without ``stop``; a single process has written a checkpoint.
     """
     found = _found(folder, world)
     if found == FITTED:
@@ -147,13 +148,16 @@ def fit(
         }
         write_torch(folder / FITTED, kept)
         (folder / LAST).unlink(missing_ok=True)
-    if any_over_processes(checkpoints.stopped):  # asked once more, as nobody goes on before the result is written
+    if any_over_processes(checkpoints.stopped):  # once more, as no process may continue before the result is written
         raise Interrupted(f"stopped after the last step, {training.steps}")
     return fitted
 
 
 def _found(folder: Path, world: World) -> str | None:
-    """What there is to start from. Process 0 looks and all believe it, as others may look later or see less."""
+    """Return the file to start from, if any.
+
+    Process 0 looks and all others follow, as they may look later or not see all of its files yet.
+    """
     choices = (None, LAST, FITTED)
     choice = 0
     if world.rank == 0:

@@ -1,4 +1,4 @@
-"""How Lightning is told of our processes: it starts none, asks no scheduler, and writes files aside."""
+"""Lightning plugins for our own processes: Lightning starts none, queries no scheduler, and writes files atomically."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tissuebench.training.checkpoints import write_torch
 
 
 class WorldEnvironment(ClusterEnvironment):
-    """Says what ``World`` says.
+    """Cluster environment that reports the given ``World``.
 
-    Without it Lightning would look for SLURM or torchrun by itself, take their ranks for its own, requeue jobs and
-    write ``hpc_ckpt`` files that a later trial in the same folder silently starts from.
+    Without it Lightning would detect SLURM or torchrun by itself, adopt their ranks, requeue jobs and write
+    ``hpc_ckpt`` files that a later trial in the same folder silently starts from.
     """
 
     def __init__(self, world: World) -> None:
@@ -27,67 +27,67 @@ class WorldEnvironment(ClusterEnvironment):
 
     @property
     def creates_processes_externally(self) -> bool:
-        """Yes: Lightning would run ``sys.argv`` again."""
+        """Always true; otherwise Lightning would run ``sys.argv`` again."""
         return True
 
     @property
     def main_address(self) -> str:
-        """Where process 0 is met."""
+        """Address of process 0."""
         return self._world.address
 
     @property
     def main_port(self) -> int:
-        """Where process 0 is met."""
+        """Port of process 0."""
         return self._world.port
 
     @staticmethod
     def detect() -> bool:
-        """Never: it is passed explicitly."""
+        """Return False: this environment is passed explicitly."""
         return False
 
     def world_size(self) -> int:
-        """Processes on all machines."""
+        """Return the number of processes on all nodes."""
         return self._world.size
 
     def set_world_size(self, size: int) -> None:
-        """Stays as it is, whatever Lightning makes of the devices it sees."""
+        """Ignore the size that Lightning derives from the devices it sees."""
 
     def global_rank(self) -> int:
-        """Rank of this process."""
+        """Return the rank of this process."""
         return self._world.rank
 
     def set_global_rank(self, rank: int) -> None:
-        """Stays as it is."""
+        """Ignore the rank that Lightning derives."""
 
     def local_rank(self) -> int:
-        """Rank on this machine."""
+        """Return the rank on this node."""
         return self._world.local_rank
 
     def node_rank(self) -> int:
-        """Not used: ranks are given, not computed from that of the machine."""
+        """Return 0; unused, as ranks are given and not computed from the rank of the node."""
         return 0
 
 
 class OneDeviceDDP(DDPStrategy):
-    """DDP in processes that know one device each, whatever their rank."""
+    """DDP for processes that know one device each, whatever their rank."""
 
     def __init__(self, device: torch.device) -> None:
-        # Autograd may give two parameters one gradient in the same memory (two biases of a sum, one pixel each); in its
-        # place in DDP's buffer each has its own, and clipping does not meet one twice.
+        # Autograd may let two parameters share the memory of one gradient (two biases of a sum, one pixel each). As
+        # views of DDP's buckets each has its own, so that clipping does not scale one gradient twice.
         super().__init__(find_unused_parameters=True, gradient_as_bucket_view=True)
         self._device = device
 
     @property
     def root_device(self) -> torch.device:
-        """The one device."""
+        """The only device of this process."""
         return self._device
 
 
 class CheckpointsAside(TorchCheckpointIO):
-    """Writes beside the old checkpoint and renames.
+    """Writes a checkpoint next to the old one and renames it.
 
-    Lightning's own writer goes through a temporary file elsewhere; from another file system its last step is a copy,
-    and a process that is killed in it leaves a torn checkpoint in place of the good one.
+    Lightning's own writer goes through a temporary file elsewhere; if that is on another file system, its last step is
+    a copy, and a process that is killed during the copy leaves a truncated checkpoint in place of the good one.
     """
 
     def save_checkpoint(
@@ -96,5 +96,5 @@ class CheckpointsAside(TorchCheckpointIO):
         path: str | Path,
         storage_options: Any = None,  # noqa: ANN401 - Lightning's
     ) -> None:
-        """Write it whole or not at all."""
+        """Write the checkpoint atomically."""
         write_torch(Path(path), checkpoint)

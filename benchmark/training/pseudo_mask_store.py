@@ -1,4 +1,4 @@
-"""Pseudo-masks that a stage gave to tiles: one compressed record a tile. A ``PseudoSource`` of the data module."""
+"""Pseudo-masks that a stage gave to tiles: one compressed record per tile. A ``PseudoSource`` of the data module."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _INDEX, _RECORDS, _OFFSETS = "pseudo.json", "pseudo.lz4", "pseudo.npy"
 
 
 def write_pseudo_masks(folder: Path, masks: Iterable[tuple[Tile, NDArray[np.uint8]]]) -> None:
-    """Write (L, H, W) uint8 class ids for each tile; what an interrupted attempt left behind is written over.
+    """Write (L, H, W) uint8 class ids for each tile; leftovers of an interrupted attempt are overwritten.
 
     Raises:
-        DataError: masks of different shapes or of another type, or none at all.
+        DataError: masks of different shapes or of another dtype, or no masks at all.
     """
     tiles: list[Tile] = []
     offsets = [0]
@@ -48,7 +48,7 @@ def write_pseudo_masks(folder: Path, masks: Iterable[tuple[Tile, NDArray[np.uint
 
 
 class PseudoMasks:
-    """The pseudo-masks in a folder."""
+    """Pseudo-masks stored in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -71,16 +71,16 @@ class PseudoMasks:
 
     @staticmethod
     def stand_in(folder: Path) -> bool:
-        """Whether there are any in a folder."""
+        """Return whether a folder contains pseudo-masks."""
         return (folder / _INDEX).is_file()
 
     @property
     def tiles(self) -> Collection[Tile]:
-        """Whose there are."""
+        """Tiles that have pseudo-masks."""
         return self._rows.keys()
 
     def read(self, tiles: Sequence[Tile]) -> NDArray[np.uint8]:
-        """(B, L, H, W) class ids."""
+        """Return the class ids of ``tiles``, (B, L, H, W) uint8."""
         result = np.empty((len(tiles), *self._shape), dtype=np.uint8)
         for place, row in enumerate(self._rows[tile] for tile in tiles):
             record = self._records[self._offsets[row] : self._offsets[row + 1]].tobytes()

@@ -1,4 +1,4 @@
-"""The page of the command line: what ``tissuebench --help`` says of every command when the site is built."""
+"""Generate the page of the command line from ``tissuebench --help`` when the site is built."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 _WIDTH = 96
 _HEAD = """# Command line
 
-What `tissuebench --help` and the help of each command say. Standard output carries what was asked for, progress and
-notes go to standard error. Exit codes: 0 done, 1 a defect of TissueBench itself (or a method that breaks the contract),
-2 bad input, 3 some trials failed, 130 interrupted; see [Questions and trouble](../trouble.md#exit-codes).
+The help of each command. Results go to standard output, progress and notes to standard error. Exit codes: 0 success, 1 a bug in
+TissueBench (or a method that breaks the contract), 2 bad input, 3 some trials failed, 130 interrupted; see
+[Questions and trouble](../trouble.md#exit-codes).
 """
 
 
 def commands(command: click.Command, path: tuple[str, ...] = ("tissuebench",)) -> Iterator[tuple[str, click.Context]]:
-    """Every command below ``command`` and itself, in the order of the help, with the context of its help."""
+    """Yield the command and all its subcommands in the order of the help, each with its context."""
     context = click.Context(command, info_name=" ".join(path), terminal_width=_WIDTH, max_content_width=_WIDTH)
     yield " ".join(path), context
     if isinstance(command, click.Group):

@@ -1,6 +1,7 @@
-"""Everything that a method author imports: ``from tissuebench.methods.api import Method, register, ...``.
+"""Public API for method authors: ``from tissuebench.methods.api import Method, register, ...``.
 
-``tissuebench.methods.api.contract`` has the tests that every method passes; it needs pytest and is not imported here.
+``tissuebench.methods.api.contract`` has the tests that every method must pass; it needs pytest and is not imported
+here.
 """
 
 from tissuebench.common.settings import Settings

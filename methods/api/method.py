@@ -1,4 +1,4 @@
-"""Method: the contract between a weak-supervision strategy and the benchmark."""
+"""Base class of all methods: the contract between a weak-supervision strategy and the benchmark."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from tissuebench.methods.losses.pooling import pooled
 from tissuebench.methods.networks import Segmenter, build_segmenter
 
 ANNOTATED = StreamName("annotated", MaskBatch)
-"""The stream of tiles with masks. All methods that have one call it so, hence all see the same tiles."""
+"""Stream of tiles with masks. All methods that use masks share this name, and therefore see the same tiles."""
 
 
 class Method(Trainable[SettingsT], ABC):
-    """A strategy: which labels it consumes, which tiles it wants, and its loss.
+    """A weak-supervision strategy: the labels it consumes, the tiles it requests, and its loss.
 
-    A method is one file with a subclass under ``@register``, or an entry point ``tissuebench.methods`` of another
-    package. It never reads a file, never logs to a service and never sees test data; the benchmark owns data, step
-    budget, seeds and evaluation.
+    A method is one file with a subclass decorated by ``@register``, or an entry point ``tissuebench.methods`` of
+    another package. It never reads files, logs to a service or sees test data; the benchmark owns data, step budget,
+    seeds and evaluation.
 
     Class attributes:
-        name: what users type.
+        name: name on the command line and in plans.
         summary: one line for ``tissuebench method list``.
-        consumes: kinds of supervision; labels of any other kind are refused at the door.
-        controls: methods that must stand beside it in a table.
-        fixed_budget: a budget that replaces the plan's (the upper bound always has all masks).
-        Config: its settings, all with defaults: the type in brackets, or a class of that name in the body.
+        consumes: kinds of supervision; the label view refuses labels of any other kind.
+        controls: methods to report next to this one in every table.
+        fixed_budget: a budget that overrides the plan's (the upper bound always has all masks).
+        Config: settings class, with a default for every field: the type argument in brackets, or a nested class of
+            this name.
 
     Example:
         >>> class MineSettings(Settings):
@@ -59,26 +60,30 @@ class Method(Trainable[SettingsT], ABC):
         self.network: Segmenter = self.make_network()
 
     def make_network(self) -> Segmenter:
-        """The network that predicts: the first thing that is drawn, so that arms of one seed begin alike."""
+        """Build the segmentation network, the first random draw: methods with the same seed start from equal weights."""
         return build_segmenter(self.task.network, len(self.task.class_map), self.task.tile_px)
 
     @classmethod
     def planned_settings(cls, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-        """What a plan says of it, of all that it says by method; a control may follow the arm that it belongs to."""
+        """Return the plan's settings for this method; a control may follow the method that it belongs to.
+
+        Args:
+            plan: settings of all methods, by method name.
+        """
         return dict(plan.get(cls.name, {}))
 
     @classmethod
     def spending(cls, config: SettingsT) -> Mapping[Supervision, float]:
-        """How the method spends a budget in minutes: shares of ``masks`` and ``tags`` that add up to 1.
+        """Return the split of a budget in minutes: shares of ``masks`` and ``tags`` that add up to 1.
 
-        By default all on masks if it consumes them, else all on tags, else nothing. A method that learns from both
-        overrides this, with the split as one of its settings::
+        By default everything goes to masks if the method consumes them, else to tags, else to nothing. A method that
+        learns from both overrides this, with the split as one of its settings::
 
             return {Supervision.MASKS: config.mask_share, Supervision.TAGS: 1 - config.mask_share}
 
-        Diagnoses are no part of it: where a method consumes them, those of all training patients are paid first.
+        Diagnoses are not part of the split: a method that consumes them pays for those of all training patients first.
 
-        It also says which budgets in patients the method can use: those of the kinds that get a share.
+        The shares also determine which budgets in patients the method can use: those of the kinds that get a share.
         """
         for kind in (Supervision.MASKS, Supervision.TAGS):
             if kind in cls.consumes:
@@ -87,30 +92,39 @@ class Method(Trainable[SettingsT], ABC):
 
     @classmethod
     def stages(cls, config: SettingsT, training: TrainingSettings) -> tuple[Stage, ...]:
-        """The stages before the last one, which all trials train with the same step budget. None by default.
+        """Return the stages before the last one, which has the same step budget in all trials. None by default.
 
-        ``inherit`` is given what each of them learnt; streams may ask for their pseudo-masks.
+        ``inherit`` receives what each of them has learned; streams may request their pseudo-masks.
         """
         return ()
 
     def predict(self, images: Tensor) -> Tensor:
-        """Class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8: all the evaluator ever calls."""
+        """Return class probabilities (B, K, H, W) float32 for images (B, 3, H, W) uint8; the evaluator calls only this."""
         logits: Tensor = self.network(images)
         return logits.float().softmax(dim=1)
 
     def annotated_stream(self) -> Stream:
-        """The stream of tiles with masks that all methods share."""
+        """Return the stream of tiles with masks that all methods share."""
         return Stream(Supervision.MASKS, self.task.training.batch_size)
 
 
 def masked_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Cross-entropy pooled over the whole batch's labelled pixels; a graph-connected 0 without any.
+    """Cross-entropy averaged over all labelled pixels of the batch; a graph-connected 0 if there are none.
 
-    ``-1/|V| sum over V of log p_y``; V includes the pixels that other processes hold.
+    ``-1/|V| sum over V of log p_y``; V includes the pixels held by other processes.
 
     Args:
         logits: (B, K, H, W).
         masks: (B, H, W) int64, ``IGNORE_LABEL`` where unlabelled.
+
+    Returns:
+        () float32.
+
+    Example:
+        >>> import torch
+        >>> logits, masks = torch.zeros(2, 4, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
+        >>> round(masked_cross_entropy(logits, masks).item(), 4)  # log 4
+        1.3863
     """
     summed = functional.cross_entropy(logits.float(), masks, ignore_index=IGNORE_LABEL, reduction="sum")
     return pooled(summed, (masks != IGNORE_LABEL).sum())

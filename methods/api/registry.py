@@ -1,4 +1,4 @@
-"""Finding methods: modules of this package, and entry points ``tissuebench.methods`` of other packages."""
+"""Registry of methods: modules of this package, and entry points ``tissuebench.methods`` of other packages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _registered: dict[str, type[Method[Any]]] = {}
 
 
 def register(method: type[Method[Any]]) -> type[Method[Any]]:
-    """Class decorator: makes a method known under its ``name``.
+    """Class decorator that registers a method under its ``name``.
 
     Raises:
-        ConfigError: another class has that name already.
+        ConfigError: another class already has that name.
     """
     known = _registered.get(method.name)
     if known is not None and (known.__module__, known.__qualname__) != (method.__module__, method.__qualname__):
@@ -31,10 +31,15 @@ def register(method: type[Method[Any]]) -> type[Method[Any]]:
 
 
 def all_methods() -> dict[str, type[Method[Any]]]:
-    """Every method that can be found, by name, sorted.
+    """Return all registered methods, sorted by name.
 
     Raises:
-        ConfigError: an entry point cannot be loaded or is no ``Method``.
+        ConfigError: an entry point cannot be loaded or is not a ``Method``.
+
+    Example:
+        >>> from tissuebench.methods.api import all_methods
+        >>> "supervised" in all_methods()
+        True
     """
     for _, name, is_package in pkgutil.iter_modules(tissuebench.methods.__path__):
         if not is_package:
@@ -53,10 +58,15 @@ def all_methods() -> dict[str, type[Method[Any]]]:
 
 
 def find_method(name: str) -> type[Method[Any]]:
-    """The method of that name.
+    """Return the method class with the given name.
 
     Raises:
-        ConfigError: no such method; the nearest name is suggested.
+        ConfigError: no such method; the closest name is suggested.
+
+    Example:
+        >>> from tissuebench.methods.api import find_method
+        >>> sorted(find_method("complementary").consumes)
+        [<Supervision.DIAGNOSIS: 'diagnosis'>, <Supervision.MASKS: 'masks'>]
     """
     methods = all_methods()
     if name not in methods:

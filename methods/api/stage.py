@@ -1,4 +1,4 @@
-"""What one training stage trains, and how a method names the stages that come before its last one."""
+"""Training stages: what one stage trains, and how a method declares the stages before its last one."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What a stage has learnt so far, for people; nothing is trained on it.
+    """Snapshot of what a stage has learned so far, for users to inspect; nothing is trained on it.
 
     Attributes:
         figures: numbers by name, such as the loss on these images.
-        columns: pictures by title, each (B, 3, H, W) float in 0..1, one a tile.
+        columns: pictures by title, each (B, 3, H, W) float in 0..1, one per tile.
     """
 
     figures: Mapping[str, float]
@@ -35,14 +35,15 @@ class Examination:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a stage is told of the task; nothing of paths or services.
+    """Task description passed to a stage; it contains no paths or services.
 
     Attributes:
         class_map: classes and diagnoses.
-        network: the network that all arms share.
-        training: the stage's step budget.
-        tile_px: edge of a tile; images and masks of a batch are so large, cached features those of so large a tile.
-        white: which pixels are background by their colour; None where the dataset does not say so.
+        network: the network that all methods share.
+        training: step budget of the stage.
+        tile_px: edge length of a tile: the size of a batch's images and masks; cached features are those of a tile of
+            this size.
+        white: rule for pixels that are background by their colour; None if the dataset defines none.
     """
 
     class_map: ClassMap
@@ -53,12 +54,13 @@ class Task:
 
 
 class Trainable(LightningModule, ABC, Generic[SettingsT]):
-    """One stage: the tiles that it wants in each step, and its loss.
+    """One training stage: the tiles it requests in each step, and its loss.
 
-    It never reads a file, never logs to a service and never sees test data; the benchmark owns data, steps, seeds.
+    It never reads files, logs to a service or sees test data; the benchmark owns data, steps and seeds.
 
     Class attributes:
-        Config: its settings, all with defaults: the type in brackets, or a class of that name in the body.
+        Config: settings class, with a default for every field: the type argument in brackets, or a nested class of
+            this name.
         kind: identifies its stored results, as part of their key; unique to the class. The default is
             ``module:qualified name``, also for a subclass of a stage that sets its own. Set it to a fixed string before
             you rename or move the class: results stored under the old name are then still found.
@@ -68,7 +70,7 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
     kind: ClassVar[str]
     config: SettingsT
 
-    def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401 - handed on to whoever takes them
+    def __init_subclass__(cls, **options: Any) -> None:  # noqa: ANN401 - passed on to the next class
         super().__init_subclass__(**options)
         if "kind" not in cls.__dict__:
             cls.kind = f"{cls.__module__}:{cls.__qualname__}"
@@ -87,69 +89,69 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
 
     @classmethod
     def wants_images(cls, config: SettingsT) -> bool:
-        """Whether it needs images even where the features of a frozen encoder are cached."""
+        """Whether the stage needs images even if the features of a frozen encoder are cached."""
         return False
 
     @abstractmethod
     def streams(self) -> Mapping[str, Stream]:
-        """The tiles wanted in each step; a stream's supervision must be among what the stage consumes."""
+        """Return the streams of tiles for each step; their supervision must be among what the stage consumes."""
 
     @abstractmethod
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """The scalar loss of one step."""
+        """Return the scalar loss of one step."""
 
     def survey(self, tags: Mapping[str, Tensor]) -> None:
-        """Look at the tags before the first step: how often is a class there, and is it there at all?
+        """Inspect the tags before the first step, for example to count how often each class occurs.
 
         Called once before ``inherit`` and the first step, and again by a process that resumes the stage, before the
-        state is restored: what it sets must follow from the tags alone, or be part of the state.
+        state is restored: whatever it sets must depend on the tags alone, or be part of the state.
 
         Args:
-            tags: by ``tags`` stream, (N, K) bool on the CPU, of every tile that the stream can draw.
+            tags: per ``tags`` stream, (N, K) bool on the CPU, the tags of every tile that the stream can draw.
         """
 
     def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take over what earlier stages have learnt: the last state of each, by the stage's name.
+        """Initialise from earlier stages, given the final state of each by the stage's name.
 
-        Called once, before the first step; not called by stages without earlier ones.
+        Called once, before the first step; not called for stages without earlier ones.
         """
         raise NotImplementedError(f"{type(self).__name__} has earlier stages but no inherit()")
 
     def annotate(self, batch: Any) -> Tensor:  # noqa: ANN401 - each stage names the type that its stream gives
-        """Pseudo-masks of tiles, (B, L, H, W) uint8 class ids, ``IGNORE_LABEL`` where none: L of them for each tile.
+        """Return L pseudo-masks per tile, (B, L, H, W) uint8 class ids, ``IGNORE_LABEL`` where there is none.
 
-        Called after the last step for each tile of the stream that a stage ``annotates``, as it is in the store.
+        Called after the last step for each tile of the stream that a stage ``annotates``, without augmentation.
 
         Args:
-            batch: of the type that this stream gives, ``TagBatch`` for tags; its images are always there.
+            batch: of the stream's batch type, e.g. ``TagBatch`` for tags; it always includes the images.
         """
         raise NotImplementedError(f"{type(self).__name__} annotates tiles but has no annotate()")
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the L layers that ``annotate`` gives, for people; by default "layer 1", "layer 2" and so on."""
+        """Display names of the L layers that ``annotate`` returns; by default "layer 1", "layer 2" and so on."""
         return ()
 
     def examine(self, images: Tensor, generator: torch.Generator) -> Examination | None:
-        """Show what was learnt, on tiles of patients who are not trained on; None, the default, has nothing to show.
+        """Return a snapshot of the training progress on tiles of held-out patients; None, the default, for no snapshot.
 
         Called a few times during the stage and after its last step, in evaluation mode and without gradients.
 
         Args:
             images: (B, 3, H, W) uint8, the same at every call.
-            generator: on the CPU, seeded alike at every call; all that is drawn comes from it.
+            generator: on the CPU, with the same seed at every call; all random numbers must come from it.
         """
         return None
 
     def maps(self, images: Tensor) -> Tensor | None:
-        """Features (B, C, h, w) of images (B, 3, H, W) uint8 whose worth a linear probe measures; None: no probe."""
+        """Return features (B, C, h, w) of images (B, 3, H, W) uint8 for a linear probe, or None (default) for no probe."""
         return None
 
     def note(self, text: str) -> None:
-        """Leave a remark of one line for people, such as a class without a positive tag; it is kept with the result.
+        """Record a one-line remark for the user, such as a class without a positive tag; it is stored with the result.
 
-        For ``__init__``, ``survey``, ``inherit`` and ``annotate``, which a resumed stage calls again; what a training
-        step says is lost when the stage is interrupted after it.
+        For ``__init__``, ``survey``, ``inherit`` and ``annotate``, which run again when a stage is resumed; remarks
+        from a training step are lost if the stage is interrupted later.
         """
         line = " ".join(text.split())
         if line not in self._notes:
@@ -157,12 +159,12 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left with ``note``, in order, each once."""
+        """Remarks recorded with ``note``, in order, without duplicates."""
         return tuple(self._notes)
 
     @property
     def progress(self) -> float:
-        """Share of the step budget that is done, 0 to 1."""
+        """Completed share of the step budget, 0 to 1."""
         done = self.trainer.global_step if self._trainer is not None else 0
         return done / self.task.training.steps
 
@@ -172,12 +174,12 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the norm of all gradients. bf16 scales no loss, so fused optimisers can be clipped, too."""
+        """Clip the total gradient norm. bf16 needs no loss scaling, so fused optimisers can be clipped, too."""
         if gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type is a union of a dozen
-        """AdamW, its rate scheduled over the step budget: the same for every arm."""
+        """Return AdamW with the learning-rate schedule over the step budget; the same for all methods."""
         training = self.task.training
         optimizer = torch.optim.AdamW(
             [parameter for parameter in self.parameters() if parameter.requires_grad],
@@ -197,21 +199,21 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage before the last: computed once for all trials that agree on everything its result depends on.
+    """A stage before the last one: computed once for all trials that agree on everything its result depends on.
 
-    That is: data, split, network, augmentation, the fields below, the trial's seed, what the stages it needs depend
-    on, and the budget if it consumes masks or tags. A stage without labels, or with diagnoses only (those of all
-    training patients are known), is therefore shared by a whole column of budgets, and by methods that declare the
-    same.
+    That is: data, split, network, augmentation, the fields below, the trial's seed, the dependencies of the stages it
+    needs, and the budget if it consumes masks or tags. A stage without labels, or with diagnoses only (those of all
+    training patients are known), is therefore shared by all budgets of a sweep, and by methods that declare the same
+    stage.
 
     Attributes:
-        name: of its artefact, ``[a-z0-9_]``; streams and ``inherit`` use it.
-        module: what is trained; made as ``module(task, config)``.
+        name: name of its artefact, ``[a-z0-9_]``, as used by streams and ``inherit``.
+        module: class to train; instantiated as ``module(task, config)``.
         config: the settings that its result depends on, and no others.
         training: its own step budget.
-        consumes: kinds of labels; the door is closed for all others.
-        needs: names of earlier stages that it inherits from or whose pseudo-masks it reads.
-        annotates: a stream; each tile that it could draw gets the pseudo-masks that ``annotate`` makes of it.
+        consumes: kinds of labels it may read; the label view refuses all others.
+        needs: names of earlier stages whose weights it inherits or whose pseudo-masks it reads.
+        annotates: name of a stream; each tile that it can draw gets the pseudo-masks from ``annotate``.
     """
 
     name: str
@@ -224,5 +226,5 @@ class Stage:
 
     @property
     def depends_on_budget(self) -> bool:
-        """Whether another budget gives another result."""
+        """Whether the result depends on the budget."""
         return bool(self.consumes & {Supervision.MASKS, Supervision.TAGS})

@@ -1,4 +1,4 @@
-"""Settings of the training that all methods share: steps, batch, optimiser."""
+"""Training settings that all methods share: steps, batch size, optimiser."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from tissuebench.common.settings import Settings
 
 
 class RateSchedule(StrEnum):
-    """``one_cycle``: 5 % warm-up, cosine to 0. ``polynomial``: ``(1 - step / steps)^0.9``, usual in published code."""
+    """Learning-rate schedule.
+
+    ``one_cycle``: 5 % warm-up, then cosine to 0. ``polynomial``: ``(1 - step / steps)^0.9``, common in published code.
+    """
 
     ONE_CYCLE = "one_cycle"
     POLYNOMIAL = "polynomial"
 
 
 class TrainingSettings(Settings):
-    """The step budget and optimiser that all arms share.
+    """Step budget and optimiser that all methods share.
 
     Attributes:
-        steps: optimiser steps of the last stage, equal for all arms.
-        batch_size: tiles a step of each stream.
-        learning_rate, weight_decay: AdamW.
-        rate_schedule: what becomes of the rate over the steps.
+        steps: optimiser steps of the last stage, equal for all methods.
+        batch_size: tiles per step of each stream.
+        learning_rate, weight_decay: of AdamW.
+        rate_schedule: learning-rate schedule over the steps.
         gradient_clip: maximum norm of the gradient.
-        selection_share: share of the bought patients who are not trained on but choose the checkpoint by their mIoU:
-            their masks are inside the budget, hence paid for. 0 chooses nothing and keeps the last state.
-        selection_every: steps between two looks at them.
-        compile: torch.compile the network (GPU: minutes of warm-up for long trials only).
+        selection_share: share of the bought patients held out from training to select the checkpoint by their mIoU;
+            their masks are part of the budget, hence paid for. 0 selects nothing and keeps the last state.
+        selection_every: steps between two evaluations on these patients.
+        compile: whether to ``torch.compile`` the network (GPU: takes minutes, worthwhile for long trials only).
     """
 
     steps: int = Field(2000, ge=1)

@@ -1,1 +1,1 @@
-"""Contrast between images, regions and pixels: queues of keys, and losses that compare with them."""
+"""Contrastive learning between images, regions and pixels: key queues, and losses that compare against them."""

@@ -1,8 +1,8 @@
-"""Contrastive distillation with soft negatives: a student learns how similar its teacher finds an image to others.
+"""Contrastive distillation with soft negatives: a student learns its teacher's similarities between images.
 
-ACTION (You et al., IPMI 2023, arXiv:2206.02307), first and second phase, after ISD (Tejankar et al., ICCV 2021). The
-others, called anchors, are what a ``KeyQueue`` holds. Nothing pulls the student to the teacher's own vector: that is
-pushed after the loss.
+First and second phase of ACTION (You et al., IPMI 2023, arXiv:2206.02307), after ISD (Tejankar et al., ICCV 2021). Each
+image is compared with anchors, the keys of a ``KeyQueue``. Nothing pulls the student towards the teacher's own vector:
+that is pushed to the queue after the loss.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from tissuebench.methods.contrastive.key_queue import gathered
 from tissuebench.methods.losses.pooling import pooled
 
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.01
-"""As published: the teacher's distribution is sharp, so even equal vectors give a positive loss."""
+"""Published temperatures: the teacher's distribution is sharp, so even equal vectors give a positive loss."""
 
 
 class WindowAnchors(StrEnum):
-    """What a window is compared with.
+    """Anchors that a window is compared with.
 
-    ``same_window``: the keys of the window at the same place; what the official code seems to mean. ``published``: what
-    it computes, as it reshapes where it should permute; we see no principle in it. ``all_windows``: all keys of all
-    windows, an option of this project, as places in tiles of tissue mean nothing.
+    ``same_window``: the keys of the window at the same position, the apparent intent of the official code.
+    ``published``: what that code actually computes, with a reshape in place of a permute; we see no rationale for it.
+    ``all_windows``: the keys of all windows, an option of this project, as positions within a tissue tile carry no
+    meaning.
     """
 
     SAME_WINDOW = "same_window"
@@ -40,23 +41,29 @@ def distillation_loss(
     student_temperature: float = STUDENT_TEMPERATURE,
     teacher_temperature: float = TEACHER_TEMPERATURE,
 ) -> Tensor:
-    """``mean over n of KL(p_t || p_s)``, ``p = softmax over anchors a_j of cos(z_n, a_j) / tau``.
+    """KL divergence between the teacher's and the student's similarities to the anchors, averaged over the batch.
 
-    The mean is that over the whole batch, which several processes may share; only the student gets a gradient (in the
-    official code the teacher's head does, too).
+    ``mean over n of KL(p_t || p_s)``, ``p = softmax over anchors a_j of cos(z_n, a_j) / tau``. The mean is over the
+    whole batch, possibly spread over several processes; only the student gets a gradient (in the official code the
+    teacher's head does, too).
 
     Args:
-        student: z_s, (N, D) float; evaluated in float32 at least, below autocast as well.
+        student: z_s, (N, D) float; evaluated in float32 or wider, even under autocast.
         teacher: z_t, (N, D).
-        queue: anchors, (K, D), of any length as only their directions count.
+        queue: anchors, (K, D), of any length, since only their directions matter.
         student_temperature: tau_s.
         teacher_temperature: tau_t.
 
     Returns:
-        () of the student's type, float32 for narrower ones; 0 where N = 0, still connected to the graph.
+        () of the student's dtype, at least float32; a graph-connected 0 if N = 0.
 
     Raises:
-        ValueError: shapes do not fit, or a temperature is not positive.
+        ValueError: shapes do not match, or a temperature is not positive.
+
+    Example:
+        >>> student, teacher, queue = torch.randn(4, 16), torch.randn(4, 16), torch.randn(36, 16)
+        >>> distillation_loss(student, teacher, queue).shape
+        torch.Size([])
     """
     if student.ndim != 2 or teacher.shape != student.shape or queue.shape[1:] != student.shape[1:]:
         raise ValueError(f"not (N, D), (N, D), (K, D): {_shapes(student, teacher, queue)}")
@@ -71,26 +78,31 @@ def window_distillation_loss(
     teacher_temperature: float = TEACHER_TEMPERATURE,
     anchors: WindowAnchors = WindowAnchors.SAME_WINDOW,
 ) -> Tensor:
-    """``distillation_loss`` of W windows of each image, as the mean over all N W of them.
+    """Contrastive distillation of W windows per image: ``distillation_loss`` averaged over all N W windows.
 
     In the ``published`` form, N D rows of W numbers are compared with K D rows, and the mean is over N D: batch and
-    queue are laid out as (W, N, D) and (W, K, D), and cut into chunks of W numbers, which mix dimensions and at times
+    queue are laid out as (W, N, D) and (W, K, D), and cut into chunks of W numbers, which mix dimensions and sometimes
     images and windows. The official code also pushes keys in that layout read as (N, W, D), which is
     ``keys.transpose(0, 1).reshape(keys.shape)``.
 
     Args:
-        student: (N, W, D) float; evaluated in float32 at least, below autocast as well.
+        student: (N, W, D) float; evaluated in float32 or wider, even under autocast.
         teacher: (N, W, D).
         queue: (K, W, D).
         student_temperature: tau_s.
         teacher_temperature: tau_t.
-        anchors: what a window is compared with.
+        anchors: which keys a window is compared with.
 
     Returns:
-        As ``distillation_loss``.
+        () as in ``distillation_loss``.
 
     Raises:
-        ValueError: shapes do not fit, or a temperature is not positive.
+        ValueError: shapes do not match, or a temperature is not positive.
+
+    Example:
+        >>> student, teacher, queue = torch.randn(4, 9, 16), torch.randn(4, 9, 16), torch.randn(36, 9, 16)
+        >>> window_distillation_loss(student, teacher, queue).shape
+        torch.Size([])
     """
     if student.ndim != 3 or teacher.shape != student.shape or queue.shape[1:] != student.shape[1:]:
         raise ValueError(f"not (N, W, D), (N, W, D), (K, W, D): {_shapes(student, teacher, queue)}")
@@ -100,23 +112,23 @@ def window_distillation_loss(
         case WindowAnchors.ALL_WINDOWS:
             rows = tuple(each.flatten(0, 1) for each in (student, teacher, queue))
         case WindowAnchors.PUBLISHED:
-            # Chunks mix the images of a batch, so each process has to see all of it. All then have the same rows and
-            # loss, with the gradient of their own images, of which the mean is taken later.
+            # Chunks mix the images of a batch, so each process must see the whole batch. All processes then have the
+            # same rows and loss, each with the gradient of its own images; these are averaged later.
             everyone = _with_others(student), torch.cat(gathered(teacher)), queue
             rows = tuple(published_rows(each) for each in everyone)
     return _mean_divergence(rows[0], rows[1], rows[2], student_temperature, teacher_temperature)
 
 
 def published_rows(vectors: Tensor) -> Tensor:
-    """The official code's reading of (N, W, D): chunks (N D, W) of the numbers in the order of (W, N, D)."""
+    """Return (N, W, D) vectors as the official code reads them: rows (N D, W) of the numbers in (W, N, D) order."""
     return vectors.transpose(0, 1).reshape(-1, vectors.shape[1])
 
 
 def similarities(vectors: Tensor, anchors: Tensor, temperature: float) -> Tensor:
-    """``cos(z, a) / tau`` of rows (..., N, D) and anchors (..., K, D), each row of ... with its own: (..., N, K).
+    """Return ``cos(z, a) / tau``, (..., N, K), of rows (..., N, D) and anchors (..., K, D), batched over leading axes.
 
-    Of the vectors' type, float32 for narrower ones, below autocast as well: that would multiply in bfloat16, whose
-    steps near a cosine of 1 are .004, which is .4 at the teacher's temperature.
+    The result has the vectors' dtype, at least float32. Autocast is disabled: it would multiply in bfloat16, whose
+    spacing near a cosine of 1 is .004, which is .4 at the teacher's temperature.
     """
     dtype = torch.promote_types(vectors.dtype, torch.float32)
     with torch.autocast(vectors.device.type, enabled=False):
@@ -125,7 +137,7 @@ def similarities(vectors: Tensor, anchors: Tensor, temperature: float) -> Tensor
 
 
 def _mean_divergence(student: Tensor, teacher: Tensor, queue: Tensor, student_t: float, teacher_t: float) -> Tensor:
-    """The loss of rows (..., N, D) against anchors (..., K, D), each row of ... against its own."""
+    """Return the loss of rows (..., N, D) against anchors (..., K, D), batched over the leading axes."""
     if student_t <= 0 or teacher_t <= 0:
         raise ValueError(f"temperatures must be positive, not {student_t} and {teacher_t}")
     queue = queue.detach()
@@ -136,7 +148,7 @@ def _mean_divergence(student: Tensor, teacher: Tensor, queue: Tensor, student_t:
 
 
 def _with_others(own: Tensor) -> Tensor:
-    """The rows of all W processes in the order of ranks; this one's with their graph, at W times their gradient."""
+    """Return the rows of all W processes in rank order; this process's rows keep their graph, gradient scaled by W."""
     parts = gathered(own)
     if len(parts) == 1:
         return own

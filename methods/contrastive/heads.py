@@ -1,6 +1,7 @@
-"""What stands between a network's maps and the vectors that ACTION compares (You et al., IPMI 2023, official code).
+"""Projection and prediction heads of ACTION: from feature maps to vectors (You et al., IPMI 2023, official code).
 
-All are linear: no norm and no activation between the layers. A student has a head and a predictor, a teacher a head.
+All are linear: no norm and no activation between the layers. A student has a head and a predictor, a teacher only a
+head.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 
 class GlobalHead(nn.Module):
-    """Vectors (B, out) of images from their deepest maps (B, C, h, w): mean over the pixels, two linear layers.
+    """Projection head for images: mean over the pixels of the deepest maps (B, C, h, w), then two linear layers.
 
     Args:
         channels: C.
-        hidden: between the layers.
-        out: of the vectors.
+        hidden: width between the layers.
+        out: dimension of the vectors.
     """
 
     def __init__(self, channels: int, hidden: int = 256, out: int = 512) -> None:
@@ -24,19 +25,19 @@ class GlobalHead(nn.Module):
         self.proj = nn.Sequential(nn.Linear(channels, hidden), nn.Linear(hidden, out))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """See the class."""
+        """Return vectors (B, out) of maps (B, C, h, w)."""
         return cast("Tensor", self.proj(maps.mean(dim=(2, 3))))
 
 
 class GlobalPredictor(nn.Sequential):
-    """Vectors of the teacher's kind (B, width) from the student's (B, width): two linear layers."""
+    """Predictor of the teacher's vectors (B, width) from the student's (B, width): two linear layers."""
 
     def __init__(self, width: int = 512) -> None:
         super().__init__(nn.Linear(width, width), nn.Linear(width, width))
 
 
 class LocalHead(nn.Module):
-    """Vectors of windows from their logits: means of ``pool`` x ``pool`` parts, two 1x1 convolutions.
+    """Projection head for windows of logits: average pooling to ``pool`` x ``pool`` parts, then two 1x1 convolutions.
 
     Args:
         classes: C.
@@ -50,13 +51,13 @@ class LocalHead(nn.Module):
         )
 
     def forward(self, windows: Tensor) -> Tensor:
-        """(B, W, C pool^2) of windows (B, W, C, h, w); a class's parts stand together, in the order of the raster."""
+        """Return vectors (B, W, C pool^2) of windows (B, W, C, h, w), grouped by class, then in raster order."""
         maps: Tensor = self.proj(windows.flatten(0, 1))
         return maps.view(*windows.shape[:2], -1)
 
 
 class LocalPredictor(nn.Sequential):
-    """Vectors of the teacher's kind from the student's: two 1x1 convolutions of the parts that a vector is made of.
+    """Predictor of the teacher's window vectors from the student's: two 1x1 convolutions over a vector's parts.
 
     Args:
         classes: C.
@@ -67,7 +68,7 @@ class LocalPredictor(nn.Sequential):
         self._classes = classes
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(B, W, C pool^2) of (B, W, C pool^2)."""
+        """Return predicted vectors (B, W, C pool^2) from vectors of the same shape."""
         parts = vectors.reshape(-1, self._classes, vectors.shape[-1] // self._classes, 1)
         for layer in self:
             parts = layer(parts)

@@ -1,4 +1,4 @@
-"""A memory of what a teacher said about the last tiles."""
+"""Memory of the teacher's keys for the most recent tiles."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from torch import Tensor, distributed, nn
 
 
 class KeyQueue(nn.Module):
-    """Ring of K keys, the oldest overwritten first; all of it is in the state, so training goes on bit for bit.
+    """Ring buffer of K keys that overwrites the oldest first; fully part of the state, so training resumes bit for bit.
 
-    It begins with random normals, as that of ACTION (You et al., IPMI 2023), whose code scales them by the norm over
-    the queue; cosines hardly see the difference. The code also demands that a batch divides K, which is not needed.
+    It is initialised with random normals, as in ACTION (You et al., IPMI 2023), whose code also divides them by the
+    norm over the queue; cosines are barely affected. That code also requires the batch size to divide K; here it need
+    not.
 
     Attributes:
         keys: (K, *shape) float32, as pushed; losses normalise them.
-        pointer: () int64, where the next key goes.
+        pointer: () int64, position of the next key.
 
     Args:
         length: K.
-        shape: of a key.
-        generator: of the first keys, on the CPU; the same in all processes.
+        shape: shape of one key.
+        generator: source of the initial keys, on the CPU; the same in all processes.
 
     Raises:
         ValueError: the length is not positive.
@@ -37,16 +38,16 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
-        """Overwrite the oldest keys in place, without gradient; of more than K, the last K stay.
+        """Overwrite the oldest keys in place, without gradient; if there are more than K, the last K are kept.
 
-        Several processes push what all of them hold, in the order of their ranks, so all queues stay the queue of one
-        process. All must call it equally often.
+        With several processes, each pushes the keys of all of them in rank order, so every queue equals that of a
+        single process. All processes must call it equally often.
 
         Args:
-            keys: (N, *shape) float, N any number, another one in each process.
+            keys: (N, *shape) float; N is arbitrary and may differ between processes.
 
         Raises:
-            ValueError: the keys have another shape.
+            ValueError: the keys have a different shape.
         """
         if keys.shape[1:] != self.keys.shape[1:]:
             raise ValueError(
@@ -54,14 +55,14 @@ class KeyQueue(nn.Module):
             )
         keys = torch.cat(gathered(keys.to(self.keys.dtype)))
         length = len(self.keys)
-        # What would be overwritten in the same push is not written: two values for one place come in any order.
+        # Skip keys that the same push would overwrite: the order of two writes to one position is undefined.
         places = torch.arange(max(0, len(keys) - length), len(keys), device=keys.device)
         self.keys[(self.pointer + places) % length] = keys[places]
         self.pointer.add_(len(keys)).remainder_(length)
 
 
 def gathered(tensor: Tensor) -> list[Tensor]:
-    """The (N, ...) tensors of all processes, in the order of ranks; N may differ. Without gradient."""
+    """Return the (N, ...) tensors of all processes in rank order, without gradient; N may differ."""
     tensor = tensor.detach()
     if not (distributed.is_available() and distributed.is_initialized()):
         return [tensor]
@@ -70,7 +71,7 @@ def gathered(tensor: Tensor) -> list[Tensor]:
     counts = [torch.empty_like(count) for _ in range(world_size)]
     distributed.all_gather(counts, count)
     lengths = [int(each) for each in counts]
-    filled = tensor.new_zeros(max(lengths), *tensor.shape[1:])  # all that is exchanged has one shape
+    filled = tensor.new_zeros(max(lengths), *tensor.shape[1:])  # all_gather needs equal shapes
     filled[: len(tensor)] = tensor
     parts = [torch.empty_like(filled) for _ in range(world_size)]
     distributed.all_gather(parts, filled)

@@ -1,6 +1,7 @@
 """Contrast between the pixels of a batch: ReCo (Liu et al., ICLR 2022), the "AnCo" loss of ACTION (IPMI 2023).
 
-Pixels are numbered in raster order, ``(b H + y) W + x`` in a batch (B, H, W); representations are rows by that number.
+Pixels are numbered in raster order, ``(b H + y) W + x`` in a batch (B, H, W); representations are rows indexed by this
+number.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from torch.nn import functional
 
 from tissuebench.datasets.types import IGNORE_LABEL
 
-_EPS = 1e-8  # the least length that a cosine divides by, as in torch
-_CPU_CHUNK, _GPU_CHUNK = 2**18, 2**24  # numbers gathered at once: 1 MiB stays in a core's cache, 64 MiB fills a GPU
+_EPS = 1e-8  # lower bound of the norms that a cosine divides by, as in torch
+_CPU_CHUNK, _GPU_CHUNK = 2**18, 2**24  # numbers gathered at once: 1 MiB fits a core's cache, 64 MiB fills a GPU
 _SUMMED_ROWS = 2**11
 _DENSE_KEYS, _DENSE_CHUNK = 128, 2**22
-"""Most keys for each negative that are multiplied all, and how many products at once: 16 MiB."""
+"""Maximum keys per negative for dense products with all keys, and the number of products at once: 16 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Which pixels have which class.
+    """Pixels that can be drawn for each class.
 
     Attributes:
-        valid: (V,) int64, the numbers of all pixels with a class: by class, within one in raster order.
-        valid_counts: (K,) int64, how many those are of each class, V_c.
-        hard: (H,) int64, of those the ones the student is not sure of, in the same order.
-        hard_counts: (K,) int64.
+        valid: (V,) int64, numbers of all pixels with a class: sorted by class, in raster order within a class.
+        valid_counts: (K,) int64, the size of V_c for each class c.
+        hard: (H,) int64, the subset that the student is not confident about, in the same order.
+        hard_counts: (K,) int64, the size of H_c.
     """
 
     valid: Tensor
@@ -39,19 +40,19 @@ class Candidates:
 
     @property
     def present(self) -> Tensor:
-        """(K,) bool: which classes have a pixel."""
+        """Classes with at least one pixel, (K,) bool."""
         return self.valid_counts > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Which pixels are contrasted: Q queries of each of C classes, N negatives for each.
+    """Sampled pixels: Q queries for each of C classes, and N negatives for each query.
 
     Attributes:
-        classes: (C,) int64, the present classes with a hard pixel; none if fewer than two are present.
-        queries: (C, Q) int64 numbers of pixels.
-        negatives: (C, Q, N) int64 numbers of pixels.
-        n_present: how many classes are present; the loss is divided by it.
+        classes: (C,) int64, the present classes with a hard pixel; empty if fewer than two classes are present.
+        queries: (C, Q) int64, pixel numbers.
+        negatives: (C, Q, N) int64, pixel numbers.
+        n_present: number of present classes; the loss is divided by it.
     """
 
     classes: Tensor
@@ -61,21 +62,21 @@ class Sampled:
 
 
 def pixel_rows(maps: Tensor) -> Tensor:
-    """(B H W, D), one row a pixel, of maps (B, D, H, W); a view, and no copy, if these are channels_last."""
+    """Return maps (B, D, H, W) as rows (B H W, D), one per pixel; a view without a copy if channels_last."""
     return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
 def candidates(labels: Tensor, probabilities: Tensor, strong: float = 0.97) -> Candidates:
-    """The pixels V_c of each class c, and those H_c in V_c whose probability of c is below ``strong``.
+    """Return the pixels V_c of each class c, and the subset H_c whose probability of c is below ``strong``.
 
     Args:
-        labels: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``; pseudo-labels are ignored already where the teacher is
-            not sure enough of them (0.7 as published).
+        labels: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``; pseudo-labels with too low a teacher confidence (0.7 as
+            published) must already be ignored.
         probabilities: (B, K, H, W) of the student; no gradient flows.
-        strong: 0.97 as published.
+        strong: confidence threshold, 0.97 as published.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
     """
     if probabilities.ndim != 4 or labels.shape != probabilities[:, 0].shape:
         shapes = f"{tuple(labels.shape)} and {tuple(probabilities.shape)}"
@@ -91,15 +92,15 @@ def candidates(labels: Tensor, probabilities: Tensor, strong: float = 0.97) -> C
 
 
 def prototypes(keys: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """``r_c``, the mean of the representations of V_c.
+    """Return ``r_c``, the mean representation over V_c.
 
     Args:
-        keys: (P, D) rows by pixel; summed in float32 at least; no gradient flows.
+        keys: (P, D), one row per pixel; summed in float32 or wider; no gradient flows.
         labels: (P,) or (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``.
         classes: K.
 
     Returns:
-        (K, D) of the keys' type, float32 for narrower ones; 0 for absent classes.
+        (K, D) of the keys' dtype, at least float32; 0 for absent classes.
     """
     dtype = torch.promote_types(keys.dtype, torch.float32)
     numbers = torch.arange(classes, device=keys.device)[:, None]
@@ -113,7 +114,7 @@ def prototypes(keys: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def relation(prototypes: Tensor, present: Tensor, temperature: float = 0.5) -> Tensor:
-    """``P(v | c) = softmax over present v != c of cos(r_c, r_v) / tau``: like classes are told apart more often.
+    """Return ``P(v | c) = softmax over present v != c of cos(r_c, r_v) / tau``, so similar classes are drawn more often.
 
     Args:
         prototypes: r, (K, D).
@@ -121,7 +122,7 @@ def relation(prototypes: Tensor, present: Tensor, temperature: float = 0.5) -> T
         temperature: tau; 0.5 as published.
 
     Returns:
-        (K, K), row c the probabilities of v; 0 for absent c and where no other class is present.
+        (K, K), the probabilities of v in row c; 0 for absent c and where no other class is present.
     """
     with torch.autocast(prototypes.device.type, enabled=False):
         unit = functional.normalize(prototypes, dim=1, eps=_EPS)
@@ -138,15 +139,15 @@ def sample(
     n_queries: int = 256,
     n_negatives: int = 512,
 ) -> Sampled:
-    """Queries uniform over H_c; for each its own negatives: a class v by P(v | c), then a pixel uniform over V_v.
+    """Draw queries uniformly from H_c, and negatives for each: a class v by P(v | c), then a pixel from V_v.
 
-    All with replacement, so a class of a single hard pixel has as many queries as any other.
+    Sampling is with replacement, so a class with a single hard pixel gets as many queries as any other.
 
     Args:
-        found: the pixels.
-        probabilities: P, (K, K), of ``relation``.
-        generator: all numbers are drawn on its device and moved to the pixels'; a CPU generator gives the same sample
-            on every device, but for the rounding of P.
+        found: the candidate pixels.
+        probabilities: P, (K, K), from ``relation``.
+        generator: all random numbers are drawn on its device and moved to the pixels' device; a CPU generator gives the
+            same sample on every device, up to the rounding of P.
         n_queries: Q, 256 as published.
         n_negatives: N, 512 as published.
     """
@@ -157,14 +158,14 @@ def sample(
 
     def drawn(pixels: Tensor, counts: Tensor, of_class: Tensor, random: Tensor) -> Tensor:
         starts = counts.cumsum(dim=0) - counts
-        # The product of a count and a double below 1 is rounded to below the count.
+        # A count times a double below 1 rounds to less than the count.
         return pixels[starts[of_class] + (random * counts[of_class]).long()]
 
     n_present = int(found.present.sum())
     classes = found.hard_counts.nonzero().flatten() if n_present > 1 else found.hard_counts.new_zeros(0)
     queries = drawn(found.hard, found.hard_counts, classes[:, None], uniform(len(classes), n_queries))
     reached = probabilities[classes].double().cumsum(dim=1)
-    reached = reached / reached[:, -1:]  # ends at 1 exactly, which no random number is, at the last possible class
+    reached = reached / reached[:, -1:]  # exactly 1, which no random number reaches, from the last possible class on
     of_class = torch.searchsorted(reached, uniform(len(classes), n_queries * n_negatives), right=True)
     of_class = of_class.view(-1, n_queries, n_negatives)
     negatives = drawn(found.valid, found.valid_counts, of_class, uniform(*of_class.shape))
@@ -174,31 +175,31 @@ def sample(
 def pixel_contrast_loss(
     queries: Tensor, prototypes: Tensor, keys: Tensor, sampled: Sampled, temperature: float = 0.5
 ) -> Tensor:
-    """``1/M sum over c of 1/Q sum over q of -log(e^{q . r_c} / (e^{q . r_c} + sum over n of e^{q . k_n}))``.
+    """Contrast between sampled pixels: queries are attracted to their class prototype and repelled by the negatives.
 
-    ``a . b`` is cos(a, b) / tau, c runs over the classes with a hard pixel, M is the number of present classes. The
-    gradient flows to the queries only, and only once: it has no second derivative. With fewer than two classes or no
-    hard pixel the loss is 0, still connected to the graph. Of several processes each contrasts its own pixels, and
-    divides by its own M.
+    ``1/M sum over c of 1/Q sum over q of -log(e^{q . r_c} / (e^{q . r_c} + sum over n of e^{q . k_n}))``, where ``a .
+    b`` is cos(a, b) / tau, c runs over the classes with a hard pixel, and M is the number of present classes. The
+    gradient flows to the queries only, and only to first order. With fewer than two classes or no hard pixel the loss
+    is a graph-connected 0. With several processes, each contrasts its own pixels and divides by its own M.
 
-    The gathered negatives are never all in memory, which at the published sizes would be 1 GiB, but in chunks, whose
-    part of the gradient is computed at once: beside the arguments there are (P) norms, a few of (C Q, D), and in a
-    chunk max(N D, 2^18) numbers, on a GPU 2^24. Processors multiply bfloat16 much faster than they gather it: with
-    such keys, unless there are too many, they multiply a chunk with all of them, which holds max(P, 2^22) numbers
-    three times, and rounds cosines to bfloat16 as the keys were.
+    The gathered negatives, 1 GiB at the published sizes, are never held in memory at once: they are processed in chunks
+    whose part of the gradient is computed immediately. Besides the arguments, memory holds (P) norms, a few (C Q, D)
+    tensors, and per chunk max(N D, 2^18) numbers, 2^24 on a GPU. CPUs multiply bfloat16 much faster than they gather
+    it: with bfloat16 keys, unless there are too many, each chunk is multiplied with all of them, which takes max(P,
+    2^22) numbers three times and rounds cosines to bfloat16, like the keys themselves.
 
     Args:
-        queries: (C, Q, D), the rows ``sampled.queries`` of the representations; evaluated in float32 at least.
+        queries: (C, Q, D), the rows ``sampled.queries`` of the representations; evaluated in float32 or wider.
         prototypes: r, (K, D).
-        keys: k, (P, D), rows by pixel; contiguous rows are gathered fastest.
-        sampled: what was drawn.
+        keys: k, (P, D), one row per pixel; contiguous rows are gathered fastest.
+        sampled: the sampled pixels.
         temperature: tau; 0.5 as published.
 
     Returns:
-        () of the queries' type, float32 for narrower ones.
+        () of the queries' dtype, at least float32.
 
     Raises:
-        ValueError: the queries are not those that were drawn.
+        ValueError: the queries do not match the sample.
     """
     if queries.shape != (*sampled.queries.shape, keys.shape[1]):
         raise ValueError(
@@ -207,7 +208,7 @@ def pixel_contrast_loss(
     queries = queries.to(torch.promote_types(queries.dtype, torch.float32))
     unit = functional.normalize(queries, dim=-1, eps=_EPS).flatten(0, 1)
     total, slope = _value_and_slope(unit.detach(), prototypes.detach(), keys.detach(), sampled, temperature)
-    # Has the value of the first and the gradient of the second, which would need all negatives again in its backward.
+    # Value from the first term, gradient from the second: a real backward pass would need all negatives again.
     return (total + (slope * (unit - unit.detach())).sum()) / max(sampled.n_present * sampled.queries.shape[1], 1)
 
 
@@ -215,14 +216,14 @@ def pixel_contrast_loss(
 def _value_and_slope(
     unit: Tensor, prototypes: Tensor, keys: Tensor, sampled: Sampled, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """The sum of the losses of all queries, (), and its derivative by their directions (C Q, D), given as ``unit``.
+    """Return the summed loss of all queries, (), and its derivative by their directions ``unit``, (C Q, D).
 
-    ``d/dq = 1/tau (sum over n of p_n k_n + (p_0 - 1) r_c)`` with p the softmax of the logits, 0 the positive.
+    ``d/dq = 1/tau (sum over n of p_n k_n + (p_0 - 1) r_c)`` with p the softmax of the logits, index 0 the positive.
     """
     dtype, n_negatives = unit.dtype, sampled.negatives.shape[2]
     positives = functional.normalize(prototypes.to(dtype), dim=1, eps=_EPS)[sampled.classes]
     positives = positives.repeat_interleave(sampled.queries.shape[1], dim=0)
-    # In parts, as all keys in a wider type would be a large copy of them.
+    # In parts, since converting all keys to a wider dtype at once would make a large copy.
     lengths = [torch.linalg.vector_norm(rows, dim=1, dtype=dtype) for rows in torch.split(keys, _SUMMED_ROWS)]
     scales = 1 / (torch.cat(lengths).clamp(min=_EPS) * temperature)
     pull: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -232,7 +233,7 @@ def _value_and_slope(
     else:
         elements = _CPU_CHUNK if unit.device.type == "cpu" else _GPU_CHUNK
         chunk, pull = max(elements // (n_negatives * keys.shape[1]), 1), _gathered
-    # Written in place: small results that live between the large chunks would make the heap grow with each of them.
+    # Written in place: small results allocated between large chunks would fragment the heap and make it grow.
     total, slopes = unit.new_zeros(()), torch.empty_like(unit)
     every_query = (unit, positives, sampled.negatives.flatten(0, 1), slopes)
     with torch.autocast(unit.device.type, enabled=False):
@@ -242,15 +243,15 @@ def _value_and_slope(
 
 
 def _gathered(q: Tensor, positive: Tensor, keys: Tensor, numbers: Tensor, scale: Tensor, slope: Tensor) -> Tensor:
-    """Loss of a chunk of queries, from the rows of its negatives.
+    """Return the loss of a chunk of queries, computed from the gathered rows of its negatives.
 
     Args:
         q: (q, D) unit vectors.
-        positive: (q, D) unit prototypes over tau.
+        positive: (q, D) unit prototypes divided by tau.
         keys: (P, D).
-        numbers: (q, N) rows of the negatives.
-        scale: (q, N), of 1 over their length and tau.
-        slope: (q, D), filled.
+        numbers: (q, N) row numbers of the negatives.
+        scale: (q, N), 1 / (norm of the negative * tau).
+        slope: (q, D), overwritten with the derivative.
     """
     rows = keys.index_select(0, numbers.flatten()).to(q.dtype).view(*numbers.shape, keys.shape[1])
     loss, p = _softmax(q, positive, torch.bmm(rows, q[:, :, None])[:, :, 0] * scale, slope)
@@ -259,12 +260,14 @@ def _gathered(q: Tensor, positive: Tensor, keys: Tensor, numbers: Tensor, scale:
 
 
 class _Multiplied:
-    """The same, from the products with all rows, in memory that all chunks share: new pages cost more than they do.
+    """Counterpart of ``_gathered`` that multiplies with all keys.
+
+    The buffers are shared by all chunks: mapping new memory pages would cost more than the products themselves.
 
     Args:
         keys: (P, D).
-        chunk: most queries at once.
-        dtype: of the queries.
+        chunk: maximum queries at once.
+        dtype: dtype of the queries.
     """
 
     def __init__(self, keys: Tensor, chunk: int, dtype: torch.dtype) -> None:
@@ -275,18 +278,18 @@ class _Multiplied:
     def __call__(
         self, q: Tensor, positive: Tensor, keys: Tensor, numbers: Tensor, scale: Tensor, slope: Tensor
     ) -> Tensor:
-        """As ``_gathered``."""
+        """Return the loss of a chunk; arguments as in ``_gathered``."""
         products = self._products[: len(q) * len(keys)].view(len(keys), len(q))
         torch.mm(keys, q.to(keys.dtype).T, out=products)  # three times faster than with the keys transposed
         loss, p = _softmax(q, positive, products.T.gather(1, numbers).to(q.dtype) * scale, slope)
-        weights = self._weights[: len(q)].scatter_add_(1, numbers, p * scale)  # not in bfloat16: it copies it all
+        weights = self._weights[: len(q)].scatter_add_(1, numbers, p * scale)  # bfloat16 would copy the whole tensor
         slope.add_(self._narrow[: len(q)].copy_(weights) @ keys)
         weights.scatter_(1, numbers, 0)
         return loss
 
 
 def _softmax(q: Tensor, positive: Tensor, logits: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of the losses, and the probabilities of the negatives; ``slope`` becomes what the positives give."""
+    """Return the summed loss and the negatives' probabilities; overwrite ``slope`` with the positives' contribution."""
     log_p = torch.cat([(q * positive).sum(dim=1, keepdim=True), logits], dim=1).log_softmax(dim=1)
     p = log_p.exp()
     slope.copy_((p[:, :1] - 1) * positive)

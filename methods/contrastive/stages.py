@@ -1,7 +1,7 @@
-"""The first two phases of ACTION (You et al., IPMI 2023): distillation between tiles, then between windows of tiles.
+"""First two phases of ACTION (You et al., IPMI 2023): distillation between tiles, then between windows of tiles.
 
-A student learns how similar its teacher, the student's own moving average, finds a tile to tiles of before, while it
-sees a stronger view. The first phase needs no label.
+The student sees a stronger view of a tile and learns how similar its teacher, the student's own moving average, finds
+the tile to earlier ones. The first phase needs no labels.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
 GLOBAL, LOCAL = "global_distill", "local_distill"
 TISSUE = StreamName("tissue", TileBatch)
 STUDENT = "pupil.network."
-"""What the names of the student's network's weights begin with in a stage's state."""
+"""Prefix of the names of the student network's weights in a stage's state."""
 _VECTOR, _POOL = 512, 8
 
 
 class GlobalSettings(TeacherStudentSettings):
-    """Everything that the first phase depends on.
+    """Settings that the first phase depends on.
 
     Attributes:
-        queue: how many tiles of before a tile is compared with.
-        student_temperature, teacher_temperature: of the similarities.
+        queue: number of earlier tiles that a tile is compared with.
+        student_temperature, teacher_temperature: temperatures of the similarities.
     """
 
     queue: int = Field(36, ge=2)
@@ -59,13 +59,13 @@ class GlobalSettings(TeacherStudentSettings):
 
 
 class LocalSettings(GlobalSettings):
-    """Everything that the second phase depends on.
+    """Settings that the second phase depends on.
 
     Attributes:
-        supervised_loss: of tiles with masks.
-        window_share: edge of a window, of that of a tile; windows overlap by half.
-        anchors: what a window is compared with.
-        global_weight, local_weight: of the two distillations beside the loss of the masks.
+        supervised_loss: loss on tiles with masks.
+        window_share: edge length of a window relative to that of a tile; windows overlap by half.
+        anchors: keys that a window is compared with.
+        global_weight, local_weight: weights of the two distillation losses relative to the loss on masks.
     """
 
     supervised_loss: SupervisedLoss = SupervisedLoss.CROSS_ENTROPY
@@ -79,12 +79,12 @@ GlobalT = TypeVar("GlobalT", bound=GlobalSettings)
 
 
 class StudentWithHeads(nn.Module):
-    """A network and the heads that make vectors of its maps.
+    """A network with the heads that turn its maps into vectors.
 
     Args:
-        task: of the stage.
-        settings: which network.
-        local: with a head for windows.
+        task: task of the stage.
+        settings: settings that choose the network.
+        local: whether to add the head for windows.
     """
 
     def __init__(self, task: Task, settings: TeacherStudentSettings, local: bool) -> None:
@@ -94,15 +94,15 @@ class StudentWithHeads(nn.Module):
         self.local_head = LocalHead(len(task.class_map), _POOL) if local else None
 
     def tile_vectors(self, inputs: Inputs) -> Tensor:
-        """(B, 512) of images or features."""
+        """Return vectors (B, 512) of images or cached features."""
         return cast("Tensor", self.global_head(self.network.deepest(inputs)))
 
 
 class TileDistillation(TeacherStudentStage[GlobalT]):
-    """What both phases do: a tile's similarities to earlier tiles, the student's drawn to the teacher's.
+    """Base class of both phases: the student learns the teacher's similarities between a tile and earlier tiles.
 
     Attributes:
-        pupil: the student; stored weights have this name.
+        pupil: the student; stored weights carry this name.
     """
 
     def __init__(self, task: Task, config: GlobalT) -> None:
@@ -114,31 +114,31 @@ class TileDistillation(TeacherStudentStage[GlobalT]):
 
     @property
     def student(self) -> nn.Module:
-        """Network and heads; the predictor has no teacher."""
+        """Network and heads of the student; the predictor has no counterpart in the teacher."""
         return self.pupil
 
     @property
     def teaching(self) -> StudentWithHeads:
-        """The teacher."""
+        """Network and heads of the teacher."""
         return cast("StudentWithHeads", self.teacher.module)
 
     def streams(self) -> Mapping[str, Stream]:
-        """Tissue of all training patients, each as often."""
+        """Return one stream: unlabelled tissue of all training patients, each sampled equally often."""
         return {TISSUE: Stream(Supervision.NONE, self.task.training.batch_size)}
 
     def distilled(self, vectors: Tensor, keys: Tensor) -> Tensor:
-        """The loss of the student's vectors (B, 512); the teacher's keys (B, 512) then join the queue."""
+        """Return the loss of the student's vectors (B, 512), then push the teacher's keys (B, 512) to the queue."""
         loss = distillation_loss(self.predictor(vectors), keys, self.queue.keys, *self.temperatures)
         self.queue.push(keys)
         return loss
 
     @property
     def temperatures(self) -> tuple[float, float]:
-        """Of student and teacher."""
+        """Temperatures of student and teacher."""
         return self.config.student_temperature, self.config.teacher_temperature
 
     def examine(self, images: Tensor, generator: torch.Generator) -> Examination:
-        """Beside each tile the one of the others that the student finds most similar."""
+        """Return a snapshot that pairs each tile with the other tile that the student finds most similar."""
         vectors = nn.functional.normalize(self.pupil.tile_vectors(images).float(), dim=1)
         similarity = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
         shown = images.float() / 255
@@ -148,19 +148,19 @@ class TileDistillation(TeacherStudentStage[GlobalT]):
         return Examination({"mean_cosine_distance": float(distance)}, {"image": shown, "most similar": nearest})
 
     def maps(self, images: Tensor) -> Tensor:
-        """All maps of the student's decoder at a quarter of the image's size."""
+        """Return all maps of the student's decoder, stacked at a quarter of the image's size."""
         maps = self.pupil.network.maps(images)
         size = tuple(-(-side // 4) for side in images.shape[-2:])
         return stacked(maps.decoder, cast("tuple[int, int]", size))
 
 
 class GlobalDistillation(TileDistillation[GlobalSettings]):
-    """``L_g``: the distillation between tiles. No label."""
+    """First phase: ``L_g``, the distillation between tiles, without labels."""
 
     kind = "tissuebench.methods.contrast.stages:GlobalDistillation"
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """The distillation of tiles."""
+        """Return the distillation loss of the tiles."""
         inputs = batch[TISSUE].inputs
         with torch.no_grad():
             keys = self.teaching.tile_vectors(inputs)
@@ -168,10 +168,10 @@ class GlobalDistillation(TileDistillation[GlobalSettings]):
 
 
 class LocalDistillation(TileDistillation[LocalSettings]):
-    """``L = L_sup + k_g L_g + k_l L_l``: masks of the budget, and distillation of tiles and of windows of their logits.
+    """Second phase: ``L = L_sup + k_g L_g + k_l L_l``, masks plus distillation of tiles and of windows of their logits.
 
-    In the official code half of each batch is annotated and all of it is distilled; here tiles of all training patients
-    are, each as often.
+    In the official code half of each batch is annotated and the whole batch is distilled; here the distilled tiles come
+    from all training patients, each sampled equally often.
     """
 
     kind = "tissuebench.methods.contrast.stages:LocalDistillation"
@@ -185,14 +185,14 @@ class LocalDistillation(TileDistillation[LocalSettings]):
         self.window_queue = KeyQueue(self.config.queue, (n_windows, n_classes * _POOL * _POOL), torch.default_generator)
 
     def streams(self) -> Mapping[str, Stream]:
-        """Annotated tiles, classes balanced, and tissue of all training patients."""
+        """Return class-balanced annotated tiles, and unlabelled tissue of all training patients."""
         return {ANNOTATED: Stream(Supervision.MASKS, self.task.training.batch_size), **super().streams()}
 
     def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Student, teacher, predictor and queue of the first phase.
+        """Initialise student, teacher, predictor and queue from the first phase.
 
         Raises:
-            ValueError: its weights are those of another network.
+            ValueError: the weights belong to a different network.
         """
         given = weights[GLOBAL]
         own = {
@@ -206,7 +206,7 @@ class LocalDistillation(TileDistillation[LocalSettings]):
             raise ValueError("the distilled weights are those of another network") from error
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """All three."""
+        """Return the sum of all three losses."""
         annotated, inputs = batch[ANNOTATED], batch[TISSUE].inputs
         logits = self.pupil.network.maps(annotated.inputs).logits
         loss = self.config.supervised_loss.of(logits, annotated.masks)
@@ -223,6 +223,6 @@ class LocalDistillation(TileDistillation[LocalSettings]):
         return loss + self.config.global_weight * tiles + self.config.local_weight * local
 
     def window_vectors(self, pupil: StudentWithHeads, maps: DecoderMaps) -> Tensor:
-        """(B, W, 64 K) of the windows of logits."""
-        assert pupil.local_head is not None  # noqa: S101 - made with one
+        """Return vectors (B, W, 64 K) of the windows of logits."""
+        assert pupil.local_head is not None  # noqa: S101 - built with local=True
         return cast("Tensor", pupil.local_head(windows(maps.logits, self.window, self.window // 2)))

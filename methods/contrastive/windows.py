@@ -1,4 +1,4 @@
-"""Square windows that slide over maps."""
+"""Square sliding windows over maps."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from torch import Tensor
 
 
 def window_offsets(size: int, window: int, stride: int, cover: bool = False) -> Tensor:
-    """Top left corners of the windows of a square map, (W, 2) int64: row, column; columns change first.
+    """Return the top left corners of the windows of a square map, (W, 2) int64: row, column; column varies fastest.
 
-    Per axis ``range(0, size - window, stride)``, as published by ACTION (You et al., IPMI 2023): of 256 pixels, windows
-    of 64 with stride 32 leave the last 32 rows and columns out, and 36 remain.
+    Per axis ``range(0, size - window, stride)``, as published by ACTION (You et al., IPMI 2023): on 256 pixels, windows
+    of 64 with stride 32 leave out the last 32 rows and columns, so there are 36 windows.
 
     Args:
-        size: edge of the map.
-        window: edge of a window.
-        stride: between neighbours.
-        cover: the offset ``size - window`` as well, so every pixel is in a window; 49 remain.
+        size: edge length of the map.
+        window: edge length of a window.
+        stride: distance between neighbouring windows.
+        cover: also include the offset ``size - window``, so that every pixel is in a window (49 in the example).
 
     Raises:
-        ValueError: there is no window, or the stride does not lead to the one that ends at the border.
+        ValueError: there is no window, or ``cover`` is set and the stride does not reach the border exactly.
     """
     axis = torch.arange(_along(size, window, stride, cover)) * stride
     return torch.cartesian_prod(axis, axis)
 
 
 def windows(maps: Tensor, window: int, stride: int, cover: bool = False) -> Tensor:
-    """The windows (B, W, C, window, window) of maps (B, C, H, W'), in the order of ``window_offsets``; a copy.
+    """Return the windows (B, W, C, window, window) of maps (B, C, H, W') in the order of ``window_offsets``; a copy.
 
     Raises:
-        ValueError: as ``window_offsets``, for one of the sides.
+        ValueError: as for ``window_offsets``, for either side.
     """
     rows, columns = (_along(side, window, stride, cover) for side in maps.shape[-2:])
     cut = maps.unfold(2, window, stride)[:, :, :rows].unfold(3, window, stride)[:, :, :, :columns]
@@ -37,7 +37,7 @@ def windows(maps: Tensor, window: int, stride: int, cover: bool = False) -> Tens
 
 
 def _along(size: int, window: int, stride: int, cover: bool) -> int:
-    """How many windows one axis has."""
+    """Return the number of windows along one axis."""
     if window < 1 or stride < 1:
         raise ValueError(f"window and stride must be positive, not {window} and {stride}")
     if cover and (size - window) % stride:

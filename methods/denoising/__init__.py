@@ -1,1 +1,1 @@
-"""Learning without labels from removing noise: how much there is at each step, and the loss of guessing it."""
+"""Label-free pre-training by denoising: noise schedules and the noise-prediction loss."""

@@ -1,4 +1,4 @@
-"""The label-free stage of GenSelfDiff-HIS: predict the noise in noisy tissue (Purma et al., IEEE TMI 2024)."""
+"""Label-free stage of GenSelfDiff-HIS: predict the noise in noisy tissue (Purma et al., IEEE TMI 2024)."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ from tissuebench.methods.teacher_student.averaging import Averaging
 TISSUE = StreamName("tissue", TileBatch)
 _SHOWN_STEPS, _SAMPLING_STEPS = (100, 300, 600), 25
 AVERAGED = "average.module."
-"""What the names of averaged weights begin with in the stage's state; ``network.`` those of the last step."""
+"""Prefix of the names of averaged weights in the stage's state; those of the last step start with ``network.``."""
 
 
 class Initialisation(StrEnum):
-    """Of convolutions and group norms: torch's ``default``, or the ``published`` N(0, .01^2)."""
+    """Initialisation of convolutions and group norms: torch's ``default``, or the ``published`` N(0, .01^2)."""
 
     DEFAULT = "default"
     PUBLISHED = "published"
 
 
 class DenoiserSettings(Settings):
-    """The network of both stages.
+    """Network settings that both stages share.
 
     Attributes:
-        network: the shared one, told the time, or the published U-Net.
-        width, multipliers: channels of the U-Net's finest level, and of its levels in widths (``paper``).
-        patch: the U-Net sees so many pixels along an edge as one; published: 1 (``paper``).
-        fullres_skip: the U-Net's head joins the encoder's finest map; published: false (``paper``).
-        initialisation: before pre-training (``paper``).
+        network: the shared network, conditioned on time, or the published U-Net.
+        width, multipliers: channels of the U-Net's finest level, and those of its levels as multiples of that
+            (``paper``).
+        patch: edge length of the pixel patches that the U-Net treats as one pixel; published: 1 (``paper``).
+        fullres_skip: whether the U-Net's head also reads the encoder's finest map; published: false (``paper``).
+        initialisation: initial weights before pre-training (``paper``).
     """
 
     network: Architecture = Architecture.MATCHED
@@ -62,16 +63,16 @@ class DenoiserSettings(Settings):
 
 
 class DenoisingSettings(DenoiserSettings):
-    """Everything that pre-training depends on.
+    """Settings that pre-training depends on.
 
     Attributes:
-        schedule: how noise grows over the 1000 steps.
-        gamma: of the P2 weights ``1 / (1 + SNR)^gamma``; 0 weighs all steps alike.
-        reduction: of the loss; the published code sums over the batch.
-        crop_px: edge of the random squares that tiles are cut to, null is the whole tile; a quarter of the pixels
-            makes a step four times cheaper.
-        average: decay of an exponential moving average of the weights, which then is what is handed on; null: none, as
-            published.
+        schedule: noise schedule over the 1000 steps.
+        gamma: exponent of the P2 weights ``1 / (1 + SNR)^gamma``; 0 weights all steps equally.
+        reduction: reduction of the loss; the published code sums over the batch.
+        crop_px: edge length of random crops of the tiles, null for whole tiles; a quarter of the pixels makes a step
+            four times cheaper.
+        average: decay of an exponential moving average of the weights, which is then passed on to fine-tuning; null: no
+            average, as published.
     """
 
     schedule: ScheduleKind = ScheduleKind.QUADRATIC
@@ -82,7 +83,7 @@ class DenoisingSettings(DenoiserSettings):
 
 
 def build_denoiser(network: NetworkSettings, settings: DenoiserSettings) -> TimedDenoiser | DiffusionUNet:
-    """The predictor of noise: called with images (B, 3, H, W) in -1..1 with noise, and steps (B,).
+    """Return the noise predictor; it takes noisy images (B, 3, H, W) in -1..1 and steps (B,).
 
     Raises:
         ConfigError: the shared network cannot be built.
@@ -95,7 +96,7 @@ def build_denoiser(network: NetworkSettings, settings: DenoiserSettings) -> Time
 
 
 def build_unet(settings: DenoiserSettings, out_channels: int) -> DiffusionUNet:
-    """The published U-Net with so many outputs, initialised as the settings say."""
+    """Return the published U-Net with ``out_channels`` outputs, initialised according to the settings."""
     unet = DiffusionUNet(
         width=settings.width,
         multipliers=settings.multipliers,
@@ -109,9 +110,9 @@ def build_unet(settings: DenoiserSettings, out_channels: int) -> DiffusionUNet:
 
 
 class Denoising(Averaging[DenoisingSettings]):
-    """Learns to predict the noise in tiles of any training patient; no label is used.
+    """Pre-training that predicts the noise in tiles of all training patients, without labels.
 
-    ``L = mean of w_t mean over pixels of (eps - eps_hat(x_t, t))^2``, t uniform over the steps, x_t as
+    ``L = mean of w_t mean over pixels of (eps - eps_hat(x_t, t))^2``, t uniform over the steps, x_t from
     ``NoiseSchedule.noised``, w_t its P2 weights. Images are in -1..1.
     """
 
@@ -129,15 +130,15 @@ class Denoising(Averaging[DenoisingSettings]):
 
     @classmethod
     def wants_images(cls, config: DenoisingSettings) -> bool:
-        """Noise is added to images; features of clean ones are of no use."""
+        """Always true: noise is added to images, so cached features of clean ones are of no use."""
         return True
 
     def streams(self) -> Mapping[str, Stream]:
-        """Tissue of all training patients, each as often."""
+        """Return one stream: unlabelled tissue of all training patients, each sampled equally often."""
         return {TISSUE: Stream(Supervision.NONE, self.task.training.batch_size)}
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """The weighted squared error of the noise."""
+        """Return the weighted squared error of the predicted noise."""
         clean = self._cut(batch[TISSUE].pixels) * 2 - 1
         t = torch.randint(len(self.schedule.betas), (len(clean),), device=clean.device)
         noise = torch.randn_like(clean)
@@ -154,16 +155,16 @@ class Denoising(Averaging[DenoisingSettings]):
 
     @property
     def averaged(self) -> tuple[AveragedModel, nn.Module] | None:
-        """The average of the network, where one is asked for."""
+        """The weight average and the network it follows; None if no average is configured."""
         return None if self.average is None else (self.average, self.network)
 
     def examine(self, images: Tensor, generator: torch.Generator) -> Examination:
-        """The loss with noise and steps that are always the same, what one step of denoising leaves, and samples."""
+        """Return the loss at fixed noise and steps, one-step denoising results, and samples."""
         clean = images.float() / 127.5 - 1
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         t = torch.linspace(0, len(self.schedule.betas) - 1, len(clean), device=clean.device).round().long()
         predicted = self._predict(self.schedule.noised(clean, noise, t), t)
-        # Not ``denoising_loss``: one process alone looks, and that asks the others.
+        # Not ``denoising_loss``: that communicates with all processes, but only one takes snapshots.
         errors = (noise - predicted.float()).square().mean(dim=(1, 2, 3))
         loss = (self.schedule.weights(t, self.config.gamma) * errors).mean()
         columns = {"image": clean}
@@ -177,7 +178,7 @@ class Denoising(Averaging[DenoisingSettings]):
         return Examination({"validation_loss": float(loss)}, shown)
 
     def maps(self, images: Tensor) -> Tensor:
-        """What the decoder makes of clean images, at a step of little noise."""
+        """Return decoder maps of clean images, at a time step with little noise."""
         clean = (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         return decoder_maps(self.trained, clean, torch.full((len(clean),), _SHOWN_STEPS[0], device=clean.device))
 
@@ -186,21 +187,21 @@ class Denoising(Averaging[DenoisingSettings]):
 
     @property
     def trained(self) -> nn.Module:
-        """The network that is handed on: the average, where there is one."""
+        """The network passed on to fine-tuning: the average, if there is one."""
         return self.network if self.average is None else self.average.module
 
 
 def trained_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of the state of a finished ``Denoising`` stage, the weights that are handed on, by their names in the network."""
+    """Return the weights to pass on, by name in the network, from the state of a finished ``Denoising`` stage."""
     prefix = AVERAGED if any(name.startswith(AVERAGED) for name in state) else "network."
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def decoder_maps(network: nn.Module, images: Tensor, t: Tensor) -> Tensor:
-    """What the decoder of a predictor of noise makes of images in -1..1, (B, C, h, w).
+    """Return decoder maps (B, C, h, w) of a noise predictor for images in -1..1.
 
-    Of the shared network its last maps, of the U-Net those of all levels side by side, at the resolution of the middle
-    one (after Baranchuk et al., ICLR 2022).
+    For the shared network these are its last maps; for the U-Net, those of all levels, concatenated at the resolution
+    of the middle level (after Baranchuk et al., ICLR 2022).
     """
     if isinstance(network, TimedDenoiser):
         return network.maps(images, t)

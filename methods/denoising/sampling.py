@@ -1,4 +1,4 @@
-"""Pictures of what a predictor of noise knows of tissue; the sampler is that of diffusers."""
+"""Denoised and sampled images that show what a noise predictor has learned; the sampler comes from diffusers."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from tissuebench.methods.denoising.schedule import NoiseSchedule
 
 Predictor = Callable[[Tensor, Tensor], Tensor]
-"""Noise of noisy images (B, 3, H, W) at steps (B,)."""
+"""Function that predicts the noise of noisy images (B, 3, H, W) at steps (B,)."""
 
 
 def denoised(predictor: Predictor, schedule: NoiseSchedule, noisy: Tensor, t: Tensor) -> Tensor:
-    """The image that the predicted noise leaves, in one step: ``(x_t - sqrt(1 - abar_t) eps_hat) / sqrt(abar_t)``.
+    """Return the one-step estimate of the clean image, ``(x_t - sqrt(1 - abar_t) eps_hat) / sqrt(abar_t)``.
 
     Args:
-        predictor: of noise.
-        schedule: that the images were noised by.
+        predictor: predictor of the noise.
+        schedule: schedule that the images were noised with.
         noisy: x_t, (B, 3, H, W).
         t: (B,) int64.
 
     Returns:
-        (B, 3, H, W) float32, cut off outside -1..1.
+        (B, 3, H, W) float32, clipped to -1..1.
     """
     abar = schedule.alphas_cumprod[t].view(-1, 1, 1, 1)
     noise = predictor(noisy, t).float()
@@ -31,23 +31,24 @@ def denoised(predictor: Predictor, schedule: NoiseSchedule, noisy: Tensor, t: Te
 
 
 def sampled(predictor: Predictor, schedule: NoiseSchedule, noise: Tensor, n_steps: int = 50) -> Tensor:
-    """Images drawn from pure noise with DDIM (Song et al. 2021), without noise of its own.
+    """Draw images from pure noise with deterministic DDIM (Song et al. 2021).
 
     Args:
-        predictor: of noise.
-        schedule: that it was trained with.
+        predictor: predictor of the noise.
+        schedule: schedule that it was trained with.
         noise: (B, 3, H, W), standard normal.
-        n_steps: evenly spaced over those of the schedule, its last one first; a divisor of their number.
+        n_steps: number of sampling steps, evenly spaced over those of the schedule, starting with the last one; must
+            divide their number.
 
     Returns:
         (B, 3, H, W) float32 in -1..1.
 
     Raises:
-        ValueError: no divisor; the last of the steps would leave noise.
+        ValueError: ``n_steps`` is not a divisor; the last step would leave noise.
     """
     if n_steps < 1 or len(schedule.betas) % n_steps:
         raise ValueError(f"{len(schedule.betas)} steps cannot be covered by {n_steps} equal strides")
-    from diffusers import DDIMScheduler  # seconds, and few who import this file draw samples
+    from diffusers import DDIMScheduler  # takes seconds to import, and is rarely needed
 
     scheduler = DDIMScheduler(
         num_train_timesteps=len(schedule.betas),

@@ -1,4 +1,4 @@
-"""How much noise an image carries at each step, and the loss of a network that predicts it (GenSelfDiff-HIS, stage A).
+"""Noise schedules and the noise-prediction loss of GenSelfDiff-HIS, stage A.
 
 Purma et al., IEEE Trans. Med. Imaging 2024; diffusion: Ho et al. 2020; weights: Choi et al. 2022 (P2).
 Notation: abar_t = product of (1 - beta_s) over s <= t; steps t are counted from 0.
@@ -20,7 +20,7 @@ _COSINE_BETAS = (1e-4, 0.9999)
 
 
 class ScheduleKind(StrEnum):
-    """How beta grows: ``quadratic`` is what GenSelfDiff-HIS trains with.
+    """Shape of beta over the steps; GenSelfDiff-HIS trains with ``quadratic``.
 
     With u from 0 to 1 over the steps and a, b = 1e-4, 0.02: ``quadratic`` (sqrt a + u (sqrt b - sqrt a))^2; ``linear``
     a + u (b - a) (Ho et al. 2020); ``sigmoid`` a + (b - a) / (1 + exp(6 - 12 u)); ``cosine`` the betas, clipped to
@@ -34,21 +34,22 @@ class ScheduleKind(StrEnum):
 
 
 class Reduction(StrEnum):
-    """What the losses of the samples become: their mean (recommended), or their sum as in the published code."""
+    """Reduction of the per-sample losses: their mean (recommended), or their sum as in the published code."""
 
     MEAN = "mean"
     SUM = "sum"
 
 
 class NoiseSchedule(nn.Module):
-    """beta and what follows from it, for each of T steps.
+    """Noise schedule: beta and its derived quantities for each of T steps.
 
-    All is computed in float64 and kept in float32, in buffers that move with the module and are in no checkpoint.
+    Everything is computed in float64 and stored in float32, in buffers that move with the module but are not part of
+    checkpoints.
 
     Args:
-        kind: how beta grows.
-        n_steps: T. The ends of beta do not depend on it: with far fewer than the published 1000 steps, an image is
-            still seen through the noise of the last one (not with ``cosine``).
+        kind: shape of beta.
+        n_steps: T. The end points of beta do not depend on it: with far fewer than the published 1000 steps, the image
+            is still visible through the noise at the last step (except with ``cosine``).
 
     Attributes:
         betas: (T,) float32.
@@ -56,6 +57,11 @@ class NoiseSchedule(nn.Module):
 
     Raises:
         ValueError: fewer than 2 steps.
+
+    Example:
+        >>> schedule = NoiseSchedule()
+        >>> schedule.noised(torch.zeros(2, 3, 8, 8), torch.randn(2, 3, 8, 8), torch.tensor([0, 999])).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     betas: Tensor
@@ -70,7 +76,7 @@ class NoiseSchedule(nn.Module):
             raise ValueError(f"a schedule has at least 2 steps, not {n_steps}")
         betas = _betas(kind, n_steps)
         abar = (1 - betas).cumprod(dim=0)
-        # the differences to 1 are taken before anything is rounded: 1 - abar_0 would lose half of its digits
+        # 1 - abar is computed before rounding to float32: 1 - abar_0 would lose half of its digits
         arrays = {
             "betas": betas,
             "alphas_cumprod": abar,
@@ -82,7 +88,7 @@ class NoiseSchedule(nn.Module):
             self.register_buffer(name, values.float(), persistent=False)
 
     def noised(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """``sqrt(abar_t) x0 + sqrt(1 - abar_t) noise``: what is left of an image at step t.
+        """Return ``sqrt(abar_t) x0 + sqrt(1 - abar_t) noise``, the noisy image at step t.
 
         Args:
             x0: (B, C, H, W) float, in -1..1 as published.
@@ -90,10 +96,10 @@ class NoiseSchedule(nn.Module):
             t: (B,) int64 in 0..T-1.
 
         Returns:
-            (B, C, H, W), float32 for narrower images.
+            (B, C, H, W), at least float32.
 
         Raises:
-            ValueError: shapes do not fit.
+            ValueError: shapes do not match.
         """
         if x0.ndim != 4 or noise.shape != x0.shape or t.shape != x0.shape[:1]:
             shapes = f"{tuple(x0.shape)}, {tuple(noise.shape)} and {tuple(t.shape)}"
@@ -101,17 +107,17 @@ class NoiseSchedule(nn.Module):
         return self._signal[t].view(-1, 1, 1, 1) * x0 + self._noise[t].view(-1, 1, 1, 1) * noise
 
     def signal_to_noise(self, t: Tensor) -> Tensor:
-        """``abar_t / (1 - abar_t)``, float32 of the shape of t (int64 in 0..T-1)."""
+        """Return ``abar_t / (1 - abar_t)``, float32 of the shape of t (int64 in 0..T-1)."""
         return self._ratio[t]
 
     def weights(self, t: Tensor, gamma: float = 1.0, k: float = 1.0) -> Tensor:
-        """``1 / (k + SNR_t)^gamma`` (P2, Choi et al. 2022), which favours steps of much noise.
+        """Return the P2 weights ``1 / (k + SNR_t)^gamma`` (Choi et al. 2022), which favour steps with much noise.
 
-        With the published k = gamma = 1 it is 1 - abar_t; gamma = 0 weighs all steps alike.
+        With the published k = gamma = 1 this is 1 - abar_t; gamma = 0 weights all steps equally.
 
         Args:
             t: int64 in 0..T-1, of any shape.
-            gamma: how strongly steps of little noise are held back.
+            gamma: how strongly steps with little noise are down-weighted.
             k: bounds the weight of pure noise to k^-gamma; positive.
 
         Returns:
@@ -123,23 +129,28 @@ class NoiseSchedule(nn.Module):
 def denoising_loss(predicted: Tensor, noise: Tensor, weights: Tensor, reduction: Reduction = Reduction.MEAN) -> Tensor:
     """Weighted squared error of the predicted noise.
 
-    ``mean``: ``1/B sum over n of w_n mean over C, H, W of (eps - eps_hat)^2``. ``sum``: the same without the 1/B, which
-    is what the published code returns; Adam hardly notices, but runs of another batch size do not compare.
+    ``mean``: ``1/B sum over n of w_n mean over C, H, W of (eps - eps_hat)^2``. ``sum``: the same without the 1/B, as
+    the published code returns it; Adam is barely affected, but runs with different batch sizes are not comparable.
 
-    B and the sum are those of the whole batch, which several processes may share: the mean of the gradients over the
-    processes is its gradient.
+    B and the sum refer to the whole batch, possibly spread over several processes: averaging the gradients over the
+    processes gives the gradient of the loss.
 
     Args:
-        predicted: eps_hat, (B, C, H, W); evaluated in float32 at least.
+        predicted: eps_hat, (B, C, H, W); evaluated in float32 or wider.
         noise: eps, (B, C, H, W).
-        weights: w, (B,), those of ``NoiseSchedule.weights`` at the steps of the samples.
-        reduction: which of the two.
+        weights: w, (B,), from ``NoiseSchedule.weights`` at the steps of the samples.
+        reduction: ``mean`` or ``sum``.
 
     Returns:
-        () of the widest of the types, float32 at least.
+        () of the widest of the dtypes, at least float32.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
+
+    Example:
+        >>> noise, weights = torch.randn(2, 3, 8, 8), torch.ones(2)
+        >>> denoising_loss(noise, noise, weights).item()
+        0.0
     """
     if predicted.ndim != 4 or noise.shape != predicted.shape or weights.shape != predicted.shape[:1]:
         shapes = f"{tuple(predicted.shape)}, {tuple(noise.shape)} and {tuple(weights.shape)}"
@@ -154,7 +165,7 @@ def denoising_loss(predicted: Tensor, noise: Tensor, weights: Tensor, reduction:
 
 
 def _betas(kind: ScheduleKind, n_steps: int) -> Tensor:
-    """(T,) float64."""
+    """Return the betas (T,) float64."""
 
     def between(first: float, last: float) -> Tensor:
         return torch.linspace(first, last, n_steps, dtype=torch.float64)

@@ -1,1 +1,1 @@
-"""Losses, each with its formula and source."""
+"""Loss functions, each with its formula and source."""

@@ -1,4 +1,4 @@
-"""Complementary-label losses: what a diagnosis rules out, as a loss on every pixel of the case.
+"""Complementary-label losses: the classes that a diagnosis rules out, as a loss on every pixel of the case.
 
 Notation: logits z, p = softmax(z) over K classes; S = classes excluded for the sample, A = all others; T = classes that
 some diagnosis can exclude (S is a subset of T). All losses are maps (B, H, W), evaluated in float32 through
@@ -19,8 +19,9 @@ _OFFICIAL_EPS = 1e-5
 def set_wise(logits: Tensor, excluded: Tensor, gamma: float) -> Tensor:
     """Set-wise exclusion: ``-(1 - q)^gamma log q`` with q = sum of p over A = 1 - sum of p over S.
 
-    At gamma = 0 and one excluded class it is NLNL's ``-log(1 - p)`` (Kim et al. 2019); for general S it is the LOG loss
-    of Feng et al. 2020 up to the factor (K-1)/|S|. With d = lse(z[S]) - lse(z[A]): ``sigmoid(d)^gamma softplus(d)``.
+    For gamma = 0 and one excluded class it is NLNL's ``-log(1 - p)`` (Kim et al. 2019); for general S it is the LOG
+    loss of Feng et al. 2020 up to the factor (K-1)/|S|. With d = lse(z[S]) - lse(z[A]) it equals
+    ``sigmoid(d)^gamma softplus(d)``.
 
     Args:
         logits: (B, K, H, W).
@@ -31,7 +32,12 @@ def set_wise(logits: Tensor, excluded: Tensor, gamma: float) -> Tensor:
         (B, H, W) float32, 0 where S is empty.
 
     Raises:
-        ValueError: S holds every class.
+        ValueError: S contains every class.
+
+    Example:
+        >>> logits, excluded = torch.zeros(1, 4, 8, 8), torch.tensor([[False, False, True, True]])
+        >>> round(set_wise(logits, excluded, gamma=0.0).mean().item(), 4)  # log 2
+        0.6931
     """
     return _exclusion(logits.float(), excluded, ~excluded, gamma)
 
@@ -42,7 +48,8 @@ def conditional_set_wise(logits: Tensor, excluded: Tensor, dependent: Tensor, ga
     With d = lse(z[S]) - lse(z[T without S]) and P_T = sum of p over T:
     ``stopgrad(P_T) sigmoid(d)^gamma softplus(d)``. It reads the diagnosis as "if this pixel is one of the
     diagnosis-dependent classes, it is none of S": classes outside T (stroma, glass) get exactly zero gradient, so they
-    neither absorb the mass that S gives up nor pay for existing. With T = all classes it is ``set_wise``.
+    neither absorb the probability mass that S gives up nor are penalised for being predicted. With T = all classes it
+    equals ``set_wise``.
 
     Args:
         logits: (B, K, H, W).
@@ -53,6 +60,12 @@ def conditional_set_wise(logits: Tensor, excluded: Tensor, dependent: Tensor, ga
 
     Returns:
         (B, H, W) float32.
+
+    Example:
+        >>> logits, dependent = torch.zeros(1, 4, 8, 8), torch.tensor([False, False, True, True])
+        >>> excluded = torch.tensor([[False, False, False, True]])
+        >>> round(conditional_set_wise(logits, excluded, dependent, gamma=0.0).mean().item(), 4)  # 1/2 log 2
+        0.3466
     """
     logits = logits.float()
     allowed = dependent & ~excluded
@@ -73,12 +86,17 @@ def forward_corrected(logits: Tensor, observation: Tensor, gamma: float, officia
     Args:
         logits: (B, K, H, W).
         observation: (B, K) in 0..1, probability of observing the sample's label under each true class.
-        gamma: focal exponent; the published loss has 2.
+        gamma: focal exponent; 2 in the published loss.
         official_clip: clip p to [1e-5, 1 - 1e-5] before the sum as the published code does. It caps the loss near
-            11.5 and kills the gradient of the most wrong pixels; without it the loss is the formula, exactly.
+            11.5 and removes the gradient of the most wrong pixels; without it the loss follows the formula exactly.
 
     Returns:
         (B, H, W) float32.
+
+    Example:
+        >>> logits, observation = torch.zeros(1, 4, 8, 8), torch.tensor([[0.5, 0.5, 1.0, 0.0]])
+        >>> round(forward_corrected(logits, observation, gamma=0.0).mean().item(), 4)  # log 2
+        0.6931
     """
     logits = logits.float()
     if official_clip:
@@ -94,17 +112,17 @@ def forward_corrected(logits: Tensor, observation: Tensor, gamma: float, officia
 
 
 def pooled_mean(loss: Tensor, valid: Tensor) -> Tensor:
-    """Mean over all valid pixels of the whole batch together; a graph-connected 0 where there are none."""
+    """Return the mean over all valid pixels of the whole batch; a graph-connected 0 if there are none."""
     weights = valid.to(loss.dtype)
     return pooled((loss * weights).sum(), weights.sum())
 
 
 def _exclusion(logits: Tensor, excluded: Tensor, allowed: Tensor, gamma: float) -> Tensor:
-    """``sigmoid(d)^gamma softplus(d)``, d = lse(z[excluded]) - lse(z[allowed]); 0 where nothing is excluded."""
+    """Return ``sigmoid(d)^gamma softplus(d)``, d = lse(z[excluded]) - lse(z[allowed]); 0 where nothing is excluded."""
     if not bool(allowed.any(dim=1).all()):
         raise ValueError("all classes of a sample are excluded; drop such samples")
     empty = ~excluded.any(dim=1)
-    # An all -inf row has no gradient: samples without an excluded class borrow one and are masked afterwards.
+    # An all -inf row has no gradient: samples without an excluded class are given all classes and masked afterwards.
     safe = excluded | empty[:, None]
     d = _lse_difference(logits, safe, allowed)
     loss = functional.softplus(d)
@@ -114,10 +132,10 @@ def _exclusion(logits: Tensor, excluded: Tensor, allowed: Tensor, gamma: float) 
 
 
 def _lse_difference(logits: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """``lse(z[one]) - lse(z[other])`` of two disjoint sets of classes, neither empty, with one exponential a logit.
+    """Return ``lse(z[one]) - lse(z[other])`` of two disjoint non-empty sets of classes, with one exponential per logit.
 
-    Each set is shifted by its own largest logit, so that neither underflows however far they are apart; what is in no
-    set is shifted by the largest of all and not summed.
+    Each set is shifted by its own largest logit, so that neither underflows however far apart they are; logits in
+    neither set are shifted by the overall maximum and not summed.
     """
     one, other = one[:, :, None, None], other[:, :, None, None]
     with torch.no_grad():

@@ -32,5 +32,7 @@ def find_arm(name: str, arms: Collection[str], where: str) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise DataError(f"{where}: {len(found)} variants of method {name!r} have results; choose one: {', '.join(found)}")
+        raise DataError(
+            f"{where}: {len(found)} variants of method {name!r} have results; choose one: {', '.join(found)}"
+        )
     raise DataError(f"{where}: {unknown_name('method', name, arms)}")

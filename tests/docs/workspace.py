@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tests.docs.pages import ROOT
 
-_FOLDERS = ("benchmark", "methods", "datasets", "results")
-_PROJECT = (*_FOLDERS, "Makefile", "pyproject.toml", "constraints.txt", "mkdocs.yml", "README.md", "docs")
+_FOLDERS = ("benchmark", "methods", "datasets", "results", "src", "docs")
+_FILES = ("Makefile", "pyproject.toml", "constraints.txt", "mkdocs.yml", "README.md")
 _SECONDS = 900
 
 
@@ -45,15 +45,10 @@ class Workspace:
 def make_workspace(root: Path, environment: Mapping[str, str]) -> Workspace:
     """Copy the project; its ``.venv`` has this Python, and imports the copy."""
     root.mkdir(parents=True)
-    for name in _PROJECT:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-        elif (ROOT / name).is_file():
-            shutil.copy2(ROOT / name, root / name)
-    package = root.parent / f"{root.name}-site" / "tissuebench"
-    package.mkdir(parents=True)
-    for entry in (*(root / "benchmark").iterdir(), *(root / folder for folder in _FOLDERS[1:])):
-        (package / entry.name).symlink_to(entry)
+    for name in _FOLDERS:
+        shutil.copytree(ROOT / name, root / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in _FILES:
+        shutil.copy2(ROOT / name, root / name)
     programs = root / ".venv" / "bin"
     programs.mkdir(parents=True)
     for name, module in (
@@ -67,7 +62,7 @@ def make_workspace(root: Path, environment: Mapping[str, str]) -> Workspace:
         program.chmod(0o755)
     (root / ".venv" / ".ready").touch()
     mine = {
-        "PYTHONPATH": os.pathsep.join([str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join([str(root / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",

@@ -1,1 +1,1 @@
-"""How long a sweep takes and how much disk it needs, before it runs."""
+"""Estimates of a sweep's duration and disk usage before it runs."""

@@ -1,4 +1,4 @@
-"""What a sweep will take, before anything runs."""
+"""Estimate of a sweep's duration and disk usage before anything runs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tissuebench.sweep.estimate.timing import Slots, Timer
 from tissuebench.sweep.graph import SweepTask
 
 _START_SECONDS = 10.0
-"""Until the workers have imported what they need; paid once a slot, by all slots at once."""
+"""Time until the workers have finished their imports; paid once per slot, by all slots at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Of what is still to run.
+    """Estimate for the tasks that are still to run.
 
     Attributes:
         seconds: from the start to the end, on all slots; 0 if there is nothing to run.
-        slots: tasks at once.
-        sources: what ``seconds`` rests on, a phrase each.
-        is_probed: whether some of it was timed just now, on random tiles and a machine that did nothing else.
+        slots: number of tasks that run at once.
+        sources: what ``seconds`` is based on, one phrase each.
+        is_probed: whether part of it was timed just now, with random tiles on an otherwise idle machine.
         disk: bytes that will be written.
     """
 
@@ -41,12 +41,12 @@ class Estimate:
 def estimate(
     to_run: Mapping[str, SweepTask], data: Mapping[str, PlannedData], compute: ComputeSettings, home: Path
 ) -> Estimate:
-    """Look at what is stored, and probe what is not known from there.
+    """Estimate from stored results, and from a probe where they are missing.
 
     Args:
-        to_run: the tasks that are neither finished nor given up; all of their trials share network and training.
-        data: of each dataset.
-        compute: where it runs.
+        to_run: the tasks that are neither finished nor failed; all of their trials share network and training.
+        data: opened data of each dataset.
+        compute: where the sweep runs.
         home: folder with ``runs/``.
     """
     slots, sizes = Slots.of(compute), Sizes(data)
@@ -72,7 +72,7 @@ def estimate(
 
 
 def makespan(tasks: Mapping[str, SweepTask], seconds: Mapping[str, float], slots: int) -> float:
-    """Seconds until all are over, if each starts as soon as what it needs is there and a slot is free."""
+    """Return the seconds until all tasks are over, if each starts as soon as its needs are met and a slot is free."""
     waiting = {key: {need for need in task.needs if need in tasks} for key, task in tasks.items()}
     users: dict[str, list[str]] = defaultdict(list)
     for key, needs in waiting.items():
@@ -95,7 +95,7 @@ def makespan(tasks: Mapping[str, SweepTask], seconds: Mapping[str, float], slots
 
 
 def about(seconds: float) -> str:
-    """As exactly as an estimate deserves: ``40 s``, ``25 min``, ``2.5 h``, ``4 days``."""
+    """Format a duration with the precision that an estimate deserves: ``40 s``, ``25 min``, ``2.5 h``, ``4 days``."""
     for unit, length, up_to in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 72)):
         if seconds < up_to * length:
             return f"{_two_digits(seconds / length)} {unit}"

@@ -1,4 +1,4 @@
-"""A sweep before it runs: its trials, what they share, what that saves, and what the rest will take."""
+"""Overview of a sweep before it runs: its trials, the tasks they share and what that saves, and the remaining cost."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tissuebench.sweep.state.record import record_of
 from tissuebench.sweep.view.status import SweepReader
 
 _PROBE_MAY_MISS = 1.5
-"""A probe has the machine to itself; slots that work side by side are slower."""
+"""A probe has the machine to itself; slots that run in parallel are slower."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrialGroup:
-    """The trials of a method at a budget; ``failed`` before, or waiting for something that did."""
+    """Trials of a method at a budget; ``failed`` counts those that failed before or need a task that did."""
 
     dataset: str
     method: str
@@ -38,7 +38,7 @@ class TrialGroup:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Tasks of one name that trials share: how many, how many of them are there, and by whom they are needed."""
+    """Tasks of one name that trials share: how many there are, how many are finished, and which trials need them."""
 
     dataset: str
     name: str
@@ -50,7 +50,7 @@ class Shared:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All of it; ``steps`` are executed in place of ``independent_steps``, which trials on their own would take."""
+    """Overview of a sweep; ``steps`` are executed instead of the ``independent_steps`` of trials run on their own."""
 
     rows: Sequence[TrialGroup]
     shared: Sequence[Shared]
@@ -62,17 +62,17 @@ class Overview:
 
     @property
     def saved_percent(self) -> float:
-        """Of the steps that trials on their own would take."""
+        """Percentage of the steps of independent trials that sharing saves."""
         return 100 * (1 - self.steps / self.independent_steps) if self.independent_steps else 0.0
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """From, to."""
+        """Lower and upper estimate of the remaining seconds."""
         expected = self.estimate.seconds
         return expected, expected * (_PROBE_MAY_MISS if self.estimate.is_probed else 1.0)
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the overview as one line of JSON."""
         low, high = self.seconds
         document: dict[str, Json] = {
             "trials": [asdict(row) for row in self.rows],
@@ -99,7 +99,7 @@ class Overview:
 
 
 def overview(sweep: Sweep, home: Path) -> Overview:
-    """Look at what is there and lay out the rest; trains nothing, but may time a few steps."""
+    """Look at stored results and lay out the remaining work; trains nothing, but may time a few steps."""
     graph = sweep.graph
     states = {each.task.key: each.state for each in SweepReader(home, record_of(graph, "")).read().tasks}
     to_run = {key: task for key, task in graph.items() if states[key] in (State.WAITING, State.RUNNING)}
@@ -154,7 +154,7 @@ def _name(task: SweepTask) -> str:
 
 
 def render(shown: Overview) -> Group:
-    """Tables and sentences for people."""
+    """Render the overview as a table and sentences."""
     several = len({row.dataset for row in shown.rows}) > 1
     table = Table(box=None, padding=(0, 1), header_style="bold")
     names = [*(["dataset"] if several else []), "method", "budget", "trials", "finished", "to run", "failed before"]

@@ -1,4 +1,4 @@
-"""How fast this machine trains a plan's network: a few steps on random tiles, in this process."""
+"""Speed probe of a plan's network on this machine: a few steps on random tiles, in this process."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Probe:
     """Seconds on this machine, in one process that has it to itself.
 
     Attributes:
-        tile: of training, for each tile of a step's batches.
-        encoded: for each tile whose features are cached, all variants; 0 where the encoder is trained.
-        predicted: for each pixel that is predicted.
+        tile: seconds of training per tile of a step's batches.
+        encoded: seconds per tile whose features are cached, all variants; 0 if the encoder is trained.
+        predicted: seconds per predicted pixel.
     """
 
     tile: float
@@ -39,14 +39,14 @@ class Probe:
 def probe(
     network: NetworkSettings, augmentation: AugmentSettings, batch_size: int, tile_px: int, n_classes: int
 ) -> Probe:
-    """Time it, with random weights: nothing is downloaded.
+    """Time the network with random weights: nothing is downloaded.
 
     Args:
-        network: of the plan.
-        augmentation: of the plan.
-        batch_size: tiles of a step's batch.
+        network: network of the plan.
+        augmentation: augmentation of the plan.
+        batch_size: tiles per batch.
         tile_px: edge of a tile.
-        n_classes: of the dataset.
+        n_classes: number of classes of the dataset.
     """
     machine = detect_machine(network.encoder_mode)
     model = untrained(network, n_classes, tile_px).to(machine.device).train()
@@ -90,18 +90,21 @@ def probe(
 
 
 def untrained(network: NetworkSettings, n_classes: int, tile_px: int | None = None) -> Segmenter:
-    """The network with random weights, frozen where the plan's is."""
+    """Build the network with random weights, frozen if the plan's is."""
     return build_segmenter(without_weights(network), n_classes, tile_px)
 
 
 def without_weights(network: NetworkSettings) -> NetworkSettings:
-    """The same with random weights, also where the encoder is frozen: as fast and as large, and nothing is loaded."""
+    """Return the same settings with random weights: as fast and as large, but nothing is loaded.
+
+    This applies to a frozen encoder as well.
+    """
     return network.model_copy(update={"weights": Weights.NONE})
 
 
 @contextmanager
 def with_threads(threads: int) -> Iterator[None]:
-    """As many threads as a slot has."""
+    """Use as many threads as a slot has for the duration of the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -111,7 +114,7 @@ def with_threads(threads: int) -> Iterator[None]:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Median of a few runs; of large networks on slow machines there are fewer."""
+    """Return the median of a few runs, or of fewer for large networks on slow machines."""
     taken: list[float] = []
     while len(taken) < _WARM_UP + _STEPS and (len(taken) < 2 or sum(taken) < _LONGEST_SECONDS):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How large the tasks of a sweep are before anything runs: tiles of a step, and bytes on disk."""
+"""Sizes of a sweep's tasks before anything runs: tiles per step, and bytes on disk."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _MOMENTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a trial's last stage, or of a stage before.
+    """Size of a stage, or of the last stage of a trial.
 
     Attributes:
-        tiles: of one step, over all streams.
+        tiles: tiles of one step, over all streams.
         weights: bytes of its state.
-        trained: bytes of the parameters, of each of which an optimiser keeps two moments.
+        trained: bytes of the trained parameters, for each of which an optimiser keeps two moments.
     """
 
     tiles: int
@@ -42,7 +42,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes that are written: features and weights stay, checkpoints are there while their tasks run."""
+    """Bytes that are written: features and weights stay, checkpoints exist while their tasks run."""
 
     features: int
     weights: int
@@ -53,7 +53,7 @@ class Sizes:
     """Sizes of tasks; each kind of stage is built once, with random weights.
 
     Args:
-        data: of each dataset.
+        data: opened data of each dataset.
     """
 
     def __init__(self, data: Mapping[str, PlannedData]) -> None:
@@ -62,7 +62,7 @@ class Sizes:
         self._records: dict[str, int] = {}
 
     def of(self, task: SweepTask) -> Size:
-        """The size of a stage or a trial's last stage."""
+        """Return the size of a stage or of a trial's last stage."""
         trial = task.trial
         if task.job.kind is TaskKind.TRIAL:
             return self._size(task, find_method(trial.method), trial.config, trial.training)
@@ -70,7 +70,7 @@ class Sizes:
         return self._size(task, stage.module, stage.config, stage.training)
 
     def disk(self, tasks: Iterable[SweepTask], slots: int) -> Disk:
-        """What these tasks write if so many of them run at once."""
+        """Return what these tasks write if as many of them as there are ``slots`` run at once."""
         features, sizes = 0, []
         for task in tasks:
             if task.job.kind is TaskKind.FEATURES:
@@ -81,7 +81,7 @@ class Sizes:
         return Disk(features, sum(size.weights for size in sizes), largest * min(slots, len(sizes)))
 
     def _record(self, task: SweepTask) -> int:
-        """Bytes of a tile's features, all variants."""
+        """Return the bytes of a tile's features, all variants."""
         network, store = task.trial.network, self._data[task.trial.dataset].store
         key = canonical_json([task.trial.dataset, network.model_dump(mode="json")])
         if key not in self._records:

@@ -1,4 +1,4 @@
-"""Seconds of tasks that did not run yet: as stored results of their like took, else as a probe says."""
+"""Expected seconds of tasks that have not run yet: from stored results of similar tasks, or else from a probe."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tissuebench.sweep.state.folders import JOB, RECORD
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """Tasks that run at once, and what each of them has; ``is_here``: on this machine."""
+    """Number of tasks that run at once, and the resources of each; ``is_here``: whether they run on this machine."""
 
     count: int
     threads: int
@@ -42,7 +42,7 @@ class Slots:
 
     @classmethod
     def of(cls, compute: ComputeSettings) -> Slots:
-        """The slots of the plan's executor; of SLURM and Ray as many as may be queued."""
+        """Return the slots of the plan's executor; for SLURM and Ray, as many as tasks may be queued."""
         if compute.executor == "slurm":
             asked = compute.slurm
             processes = asked.nodes * max(1, asked.gpus_per_node)
@@ -55,7 +55,7 @@ class Slots:
         return cls(count, slots[0].threads, slots[0].processes, len(slots[0].gpus), is_here=True)
 
     def are_like(self, environment: Mapping[str, Json]) -> bool:
-        """Whether a result with this ``environment`` was made on such a slot."""
+        """Return whether a result with this ``environment`` was made on such a slot."""
         there, here = environment.get("gpus"), describe_environment()
         same = (environment.get("threads"), environment.get("processes", 1)) == (self.threads, self.processes)
         if not same or not isinstance(there, list) or len(there) != self.gpus:
@@ -65,7 +65,7 @@ class Slots:
 
 @dataclass(slots=True)
 class _Stored:
-    """What earlier runs took: seconds of a tile of training, by who trained; of an evaluation; of a tile's features."""
+    """Seconds of earlier runs: per tile of training, by method or stage; per evaluation; per tile of features."""
 
     training: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     evaluation: list[float] = field(default_factory=list)
@@ -77,20 +77,20 @@ class Timer:
 
     Args:
         like: a trial of the sweep, which shares network, training and evaluation with all others.
-        data: of the dataset.
-        slots: where the tasks are to run.
+        data: opened data of the dataset.
+        slots: slots that the tasks will run on.
         home: folder with ``runs/``.
-        sizes: of the tasks.
+        sizes: sizes of the tasks.
     """
 
     def __init__(self, like: Trial, data: PlannedData, slots: Slots, home: Path, sizes: Sizes) -> None:
         self._trial, self._data, self._slots, self._sizes = like, data, slots, sizes
         self._stored = _stored(home, like, slots)
-        self.sources: set[tuple[str, str]] = set()  # on what rests what
+        self.sources: set[tuple[str, str]] = set()  # basis, and what is based on it
         self.is_probed = False
 
     def seconds(self, task: SweepTask) -> float:
-        """From its start to its end."""
+        """Return the expected seconds of a task from its start to its end."""
         if task.job.kind is TaskKind.FEATURES:
             return task.tiles * self._encoding
         stage = task.job.document.get("stage")
@@ -100,7 +100,7 @@ class Timer:
         return tiles * self._training(task.trial.method) + self._evaluation
 
     def _training(self, who: str) -> float:
-        """Seconds a tile."""
+        """Return the seconds of training per tile."""
         everybody = self._stored.training
         if own := everybody.get(who) or [each for taken in everybody.values() for each in taken]:
             self.sources.add((_stored_ones(own, "fit"), f"training of {who}"))
@@ -176,5 +176,5 @@ def _stored(home: Path, trial: Trial, slots: Slots) -> _Stored:
 
 
 def _pace_of(training: Any) -> dict[str, Json]:  # noqa: ANN401 - JSON
-    """What of the settings of a training decides how long a tile takes."""
+    """Return the training settings that determine how long a tile takes."""
     return {key: value for key, value in training.items() if key not in ("steps", "learning_rate", "weight_decay")}

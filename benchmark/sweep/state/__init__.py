@@ -1,1 +1,1 @@
-"""The files below ``runs/`` that say what is true: records, leases, journals, failures."""
+"""State of a sweep in files below ``runs/``: records, leases, journals, failures."""

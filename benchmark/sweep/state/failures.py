@@ -1,4 +1,4 @@
-"""Failures that are kept: beside the task, and for a trial in the results, where its gap in the table is explained."""
+"""Records of failures: in the task's folder, and for a trial also in the results, to explain its gap in the table."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FAILURE = "failure.json"
 
 @dataclass(frozen=True, slots=True)
 class TaskFailure:
-    """Why a task failed.
+    """Reason for a task's failure.
 
     Attributes:
         reason: one line.
-        traceback: the full text, or the end of the log where the process was killed; may be empty.
-        skipped: it was not run at all, as a task that it needs has failed.
+        traceback: the full text, or the end of the log if the process was killed; may be empty.
+        skipped: the task was not run at all, as a task that it needs has failed.
     """
 
     reason: str
@@ -32,12 +32,12 @@ class TaskFailure:
 
 
 def keep_failure(job: Job, failure: TaskFailure) -> None:
-    """Write a failure down; raises ``OSError`` where nothing can be written."""
+    """Record a failure; raises ``OSError`` if nothing can be written."""
     if not failure.skipped:
         content = json.dumps(asdict(failure), indent=1).encode()
         write_aside(task_folder(job.home, job.kind, job.key) / _FAILURE, content)
     if job.kind is TaskKind.TRIAL:
-        from tissuebench.plans.trial import Trial  # seconds of imports that those who only read do without
+        from tissuebench.plans.trial import Trial  # seconds of imports, not needed for reading only
 
         trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
         ResultStore(results_folder(job.home)).write_failure(
@@ -55,7 +55,7 @@ def keep_failure(job: Job, failure: TaskFailure) -> None:
 
 
 def read_failure(home: Path, kind: TaskKind, key: str) -> TaskFailure | None:
-    """Why the task failed, if it did."""
+    """Return the recorded failure of a task, if it has failed."""
     path = task_folder(home, kind, key) / _FAILURE
     try:
         return TaskFailure(**json.loads(path.read_text()))
@@ -66,7 +66,7 @@ def read_failure(home: Path, kind: TaskKind, key: str) -> TaskFailure | None:
 
 
 def forget_failure(home: Path, kind: TaskKind, key: str) -> None:
-    """The task is to be run again."""
+    """Remove the recorded failure, so that the task is run again."""
     (task_folder(home, kind, key) / _FAILURE).unlink(missing_ok=True)
     if kind is TaskKind.TRIAL:
         ResultStore(results_folder(home)).clear_failure(key)

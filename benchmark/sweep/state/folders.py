@@ -1,4 +1,4 @@
-"""Where a task keeps what: its log, checkpoint and lease while it runs, its artefact afterwards."""
+"""Folder layout of tasks: log, checkpoint and lease while a task runs, its artefact afterwards."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _KEPT = (LOG, JOB, JOURNAL, LEASE, "progress.json")
 
 
 def task_folder(home: Path, kind: TaskKind, key: str) -> Path:
-    """The folder of one task; stages and shards of features stand in the content-addressed store of stages."""
+    """Return the folder of one task; stages and shards of features are in the content-addressed store of stages."""
     return home / "runs" / ("trials" if kind is TaskKind.TRIAL else "stages") / key
 
 
 def is_finished(home: Path, kind: TaskKind, key: str) -> bool:
-    """Whether the task's artefact is complete: a trial's result, or the record that a stage writes last."""
+    """Return whether the task's artefact is complete: a trial's result, or the record that a stage writes last."""
     if kind is TaskKind.TRIAL:
         return ResultStore(results_folder(home)).has(key)
     return (task_folder(home, kind, key) / RECORD).is_file()
 
 
 def write_record(folder: Path, record: Mapping[str, Json]) -> None:
-    """Seal a stage's artefact with what it was made from and what it took."""
+    """Seal a stage's artefact with a record of its inputs and its cost."""
     write_aside(folder / RECORD, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What a sealed stage was made from and what it took."""
+    """Return the record of a sealed stage: its inputs and its cost."""
     record: dict[str, Any] = json.loads((folder / RECORD).read_text())
     return record
 
 
 def clear_attempt(folder: Path) -> None:
-    """Drop what a failed attempt has made: what failed is not gone on from. Its log and journal stay."""
+    """Remove the files of a failed attempt, which is never resumed; its log and journal stay."""
     for path in folder.iterdir():
         if path.name not in _KEPT and path.is_file():
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What a worker tells while it runs a task: progress and a heartbeat on disk, for whoever looks."""
+"""Progress and heartbeat of a running task, written to disk by its worker for other processes to read."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _PROGRESS = "progress.json"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a task is.
+    """Progress of a task.
 
     Attributes:
-        phase: what is being done: ``fit``, ``scoring slides``, ...
+        phase: current activity: ``training``, ``scoring slides``, ...
         done, total: in units of the phase.
-        first: what was done when the phase was first told of; more than 0 for a training that is resumed.
-        count: how often anything moved since the task was started; a supervisor sees a stall by it.
-        rate: units of the phase a second.
+        first: amount done when the phase was first reported; more than 0 for training that was resumed.
+        count: number of reports since the task was started; a supervisor detects a stall by it.
+        rate: units of the phase per second.
         memory: bytes of this process that are not shared with files.
-        peak_memory: the most that was seen.
+        peak_memory: maximum so far.
         gpu_memory: bytes that the task has on its GPU; 0 without one.
-        time: of writing, seconds since the epoch.
+        time: time of writing, seconds since the epoch.
     """
 
     phase: str
@@ -49,14 +49,14 @@ class Progress:
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """What a task's worker wrote last, if it wrote anything."""
+    """Return the last progress that a task's worker wrote, if any."""
     with suppress(FileNotFoundError, ValueError, TypeError):
         return Progress(**json.loads((folder / _PROGRESS).read_text()))
     return None
 
 
 def own_memory(process: psutil.Process) -> int:
-    """Bytes of a process without what it maps from files or shares, which the system can take back."""
+    """Return the bytes of a process without memory mapped from files or shared, which the system can reclaim."""
     info = process.memory_info()
     return int(info.rss - getattr(info, "shared", 0))
 
@@ -65,8 +65,8 @@ class Reporter:
     """Writes progress every second and renews the lease; a context manager around one task.
 
     Args:
-        folder: of the task.
-        gpu_memory: bytes in use on the GPU of this process.
+        folder: folder of the task.
+        gpu_memory: returns the bytes in use on the GPU of this process.
     """
 
     def __init__(self, folder: Path, gpu_memory: Callable[[], int]) -> None:
@@ -93,7 +93,7 @@ class Reporter:
         (self._folder / _PROGRESS).unlink(missing_ok=True)
 
     def phase(self, name: str, done: int, total: int) -> None:
-        """Something has moved."""
+        """Report progress in a phase."""
         if name != self._phase:
             self._phase_started = (time.monotonic(), done)
         self._phase, self._done, self._total = name, done, total
@@ -102,7 +102,7 @@ class Reporter:
     def _beat(self) -> None:
         renewed = time.monotonic()
         while not self._over.wait(_WRITE_SECONDS):
-            with suppress(OSError):  # a full disk must not end a task that needs nothing of it
+            with suppress(OSError):  # a full disk must not end a task that does not need it
                 self._write()
                 if self.lease is not None and time.monotonic() - renewed >= BEAT_SECONDS:
                     renewed = time.monotonic()

@@ -1,4 +1,4 @@
-"""What happened to a task, a line an event: the proof that nothing was run to its end twice."""
+"""Journal of a task, one line per event: the proof that nothing was run to its end twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOT_GONE_ON_FROM = ("failed", "stalled", "memory")
 
 
 def note(folder: Path, event: str, **facts: Json) -> None:
-    """Append one event (``started``, ``done``, ``failed``, ``interrupted``, ``lost``) with the time and its facts."""
+    """Append one event (``started``, ``done``, ``failed``, ``interrupted``, ``lost``, ...) with its time and facts."""
     line = canonical_json({"event": event, "time": round(time.time(), 3), **facts}) + "\n"
     handle = os.open(folder / JOURNAL, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
@@ -25,7 +25,7 @@ def note(folder: Path, event: str, **facts: Json) -> None:
 
 
 def read_journal(folder: Path) -> list[dict[str, Any]]:
-    """All events of a task, oldest first; a last line that was cut off is left out."""
+    """Return all events of a task, oldest first, without a truncated last line."""
     try:
         lines = (folder / JOURNAL).read_text().splitlines(keepends=True)
     except FileNotFoundError:
@@ -34,9 +34,10 @@ def read_journal(folder: Path) -> list[dict[str, Any]]:
 
 
 def seconds_spent(folder: Path) -> float | None:
-    """On a task since it was started from nothing: by all attempts that went on from each other, to now if it runs.
+    """Return the seconds spent on a task since it was last started from scratch, up to now if it is running.
 
-    None if it was never started. An attempt whose end nobody saw does not count.
+    The attempts that picked up from each other are added up. None if it was never started. An attempt without a
+    recorded end does not count.
     """
     spent: float | None = None
     since: float | None = None

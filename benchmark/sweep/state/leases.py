@@ -1,8 +1,8 @@
-"""Leases: who runs a task. A lease has an owner and a heartbeat and is worth nothing once its owner is gone.
+"""Leases record which process runs a task. A lease has an owner and a heartbeat and is void once its owner is gone.
 
-The owner is a worker process. Another process of the same machine sees at once whether it lives; from another machine
-a lease counts as abandoned when its heartbeat has not moved for ``ABANDONED_SECONDS`` of the reader's own clock, so
-that clocks of different machines need not agree.
+The owner is a worker process. Another process on the same node sees at once whether it is alive; from another node, a
+lease counts as abandoned when its heartbeat has not moved for ``ABANDONED_SECONDS`` of the reader's own clock, so that
+clocks of different nodes need not agree.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LOOK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process that holds a lease, and how often its heart has beaten."""
+    """Process that holds a lease, and its number of heartbeats."""
 
     token: str
     host: str
@@ -39,13 +39,13 @@ class Owner:
 
     @classmethod
     def this_process(cls) -> Owner:
-        """A new lease of this process."""
+        """Create the owner of a new lease of this process."""
         pid = os.getpid()
         return cls(uuid.uuid4().hex, socket.gethostname(), pid, psutil.Process(pid).create_time())
 
     @property
     def is_known_dead(self) -> bool:
-        """Whether it ran on this machine and no longer does."""
+        """Whether it ran on this node and no longer does."""
         if self.host != socket.gethostname():
             return False
         try:
@@ -59,14 +59,14 @@ class Owner:
 
 
 class Lease:
-    """A lease that this process holds on a task's folder."""
+    """Lease that this process holds on a task's folder."""
 
     def __init__(self, folder: Path, owner: Owner) -> None:
         self._path = folder / LEASE
         self._owner = owner
 
     def renew(self) -> bool:
-        """One more heartbeat; False if somebody else has taken the task meanwhile."""
+        """Send another heartbeat; return False if another process has taken the task over in the meantime."""
         if not self.is_ours:
             return False
         self._owner = replace(self._owner, beat=self._owner.beat + 1)
@@ -75,7 +75,7 @@ class Lease:
 
     @property
     def is_ours(self) -> bool:
-        """Whether nobody has taken it over: asked before a result is stored."""
+        """Whether no other process has taken it over; checked before a result is stored."""
         holder = _read(self._path)
         return holder is not None and holder.token == self._owner.token
 
@@ -86,18 +86,18 @@ class Lease:
 
 
 def holder_of(folder: Path) -> Owner | None:
-    """Who holds the task, if anybody who may still be alive does."""
+    """Return the owner of the task's lease, unless it is known to be dead."""
     holder = _read(folder / LEASE)
     return None if holder is None or holder.is_known_dead else holder
 
 
 def acquire(folder: Path, alive: Callable[[], None], patience: float = ABANDONED_SECONDS) -> Lease | Owner:
-    """Take the task, or tell who has it.
+    """Take the task, or return the owner of its lease.
 
     Args:
-        folder: of the task.
-        alive: called now and then while the heartbeat of another machine is watched.
-        patience: seconds without a heartbeat after which a lease of another machine is taken over.
+        folder: folder of the task.
+        alive: called now and then while the heartbeat of another node is watched.
+        patience: seconds without a heartbeat after which a lease of another node is taken over.
     """
     held = holder_of(folder)
     started = time.monotonic()
@@ -117,7 +117,7 @@ def acquire(folder: Path, alive: Callable[[], None], patience: float = ABANDONED
             return now
         replace_quickly(folder / LEASE, json.dumps(asdict(ours)).encode())
     lease = Lease(folder, ours)
-    if not lease.is_ours:  # a file system without locks, and somebody was a moment later
+    if not lease.is_ours:  # no locks on this file system, and another process wrote a moment later
         return holder_of(folder) or ours
     return lease
 

@@ -1,4 +1,4 @@
-"""What a sweep consists of, on disk, for those who look at it from another terminal. Reading never imports torch."""
+"""Record of a sweep's tasks on disk, for commands that follow it from another terminal. Reading never imports torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEY_LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class RecordedTask:
-    """One task of a sweep: what it is called, how much it is, and what comes before."""
+    """One task of a sweep: its title, its amount of work, and the tasks before it."""
 
     key: str
     kind: TaskKind
@@ -33,7 +33,7 @@ class RecordedTask:
 
 @dataclass(frozen=True, slots=True)
 class SweepRecord:
-    """The tasks of one sweep; ``started`` in seconds since the epoch, of its latest run."""
+    """The tasks of one sweep; ``started`` is the start of its latest run, in seconds since the epoch."""
 
     key: str
     title: str
@@ -42,7 +42,7 @@ class SweepRecord:
 
 
 def record_of(graph: Graph, title: str) -> SweepRecord:
-    """What a run of this graph consists of; the key is that of its tasks."""
+    """Return the record of a run of this graph; its key depends on the tasks only."""
     tasks = (
         RecordedTask(task.key, task.job.kind, task.job.title, task.steps, task.tiles, task.needs)
         for task in graph.values()
@@ -51,7 +51,7 @@ def record_of(graph: Graph, title: str) -> SweepRecord:
 
 
 def write_sweep(home: Path, graph: Graph, title: str) -> str:
-    """Write that down for those who look; returns the key."""
+    """Write the record of a run of this graph, and return its key."""
     record = record_of(graph, title)
     content: dict[str, Json] = {
         "key": record.key,
@@ -64,7 +64,7 @@ def write_sweep(home: Path, graph: Graph, title: str) -> str:
 
 
 def latest_sweep(home: Path, key: str | None = None) -> SweepRecord:
-    """The sweep whose key begins so, or the one that was started last.
+    """Return the sweep whose key begins with ``key``, or by default the one that was started last.
 
     Raises:
         ConfigError: there is none.
@@ -78,7 +78,11 @@ def latest_sweep(home: Path, key: str | None = None) -> SweepRecord:
 
 
 def all_sweeps(home: Path) -> list[SweepRecord]:
-    """Every sweep that was started here, the latest first; errors as ``latest_sweep``, but none is none."""
+    """Return every sweep that was started here, the latest first, possibly none.
+
+    Raises:
+        DataError: a file is damaged.
+    """
     return [_read(path) for path in _newest_first(home)]
 
 

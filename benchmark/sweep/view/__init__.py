@@ -1,1 +1,1 @@
-"""Sweeps and trials as people look at them; nothing here changes a file."""
+"""Views of sweeps and trials for users; nothing here changes a file."""

@@ -1,4 +1,4 @@
-"""A sweep as people see it while it runs: a table on a terminal, plain lines elsewhere. On standard error."""
+"""Live display of a running sweep on standard error: a table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class SweepDisplay:
     """An ``Observer`` of the runner; a context manager.
 
     Args:
-        console: where to; standard error in the command line.
-        graph: what is run.
+        console: the output console; standard error on the command line.
+        graph: the graph that is run.
     """
 
     def __init__(self, console: Console, graph: Graph) -> None:
@@ -74,12 +74,12 @@ class SweepDisplay:
             self._live.stop()
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays on the screen."""
         self._said = time.monotonic()
         self._console.print(Text(text), soft_wrap=True)
 
     def changed(self, task: SweepTask, state: State, detail: str, seconds: float) -> None:
-        """A task is in another state."""
+        """Show a task's change of state."""
         before = self._states[task.key]
         self._states[task.key] = state
         self._counts[before] -= 1
@@ -103,7 +103,7 @@ class SweepDisplay:
                 self.note(line)
 
     def tick(self) -> None:
-        """Time has passed."""
+        """Update the display if due."""
         self._begun = True
         now = time.monotonic()
         if now - self._read >= max(_READ_SECONDS, len(self._running) / _READS_A_SECOND):
@@ -117,7 +117,7 @@ class SweepDisplay:
             self.note(f"running: {self._who()}{self._eta()}")
 
     def _look_at(self, each: _Running) -> None:
-        with suppress(OSError):  # a shared folder that does not answer now
+        with suppress(OSError):  # a shared folder that does not respond now
             each.progress = read_progress(each.folder) or each.progress
         progress = each.progress
         if progress is not None and progress.phase == TRAINING and progress.first and not each.first:
@@ -129,7 +129,7 @@ class SweepDisplay:
                 self.note(line)
 
     def _line(self, task: SweepTask, state: State, detail: str, seconds: float) -> str:
-        """What is said of a change; nothing where a task starts, or was finished by an earlier run."""
+        """Return the message for a change; empty if a task starts, or was finished by an earlier run."""
         kind, title = task.job.kind, task.job.title
         word = "shard" if kind is TaskKind.FEATURES else kind
         numbered = f"{word} {self._ended[kind]}/{self._totals[kind]} {title}"

@@ -1,4 +1,4 @@
-"""One trial, found by the beginning of its id, and all that is known of it. Reads files only, never imports torch."""
+"""Lookup of a trial by the beginning of its id, and all that is known about it. Reads files only, without torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SHOWN_AT_MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A task, and the home that it belongs to."""
+    """A task, and the home folder that it belongs to."""
 
     home: Path
     kind: TaskKind
@@ -38,17 +38,17 @@ class Found:
 
     @property
     def folder(self) -> Path:
-        """Where it keeps its files."""
+        """Folder with its files."""
         return task_folder(self.home, self.kind, self.key)
 
     @property
     def log(self) -> Path:
-        """What its worker printed."""
+        """Path of its worker's log."""
         return self.folder / LOG
 
     @property
     def job(self) -> Job | None:
-        """What its worker was given, if it was ever started.
+        """Job that its worker received, if it was ever started.
 
         Raises:
             DataError: the file is damaged.
@@ -63,8 +63,8 @@ class Found:
 
     @property
     def state(self) -> State:
-        """Where it is."""
-        held = holder_of(self.folder) is not None  # before the artefact, which comes first
+        """State of the task."""
+        held = holder_of(self.folder) is not None  # checked before the artefact, which is written first
         if is_finished(self.home, self.kind, self.key):
             return State.DONE
         if held:
@@ -78,7 +78,7 @@ class Found:
 
 
 def find_trial(home: Path, prefix: str) -> Found:
-    """The trial whose id begins so.
+    """Return the trial whose id begins with ``prefix``.
 
     Raises:
         ConfigError: there is none, or more than one.
@@ -88,7 +88,11 @@ def find_trial(home: Path, prefix: str) -> Found:
 
 
 def find_logged(home: Path, prefix: str) -> Found:
-    """The trial whose id begins so, or else the shared task whose key does; errors as ``find_trial``."""
+    """Return the trial whose id, or else the shared task whose key, begins with ``prefix``.
+
+    Raises:
+        ConfigError: there is none, or more than one.
+    """
     shared = {task.key: task.kind for sweep in all_sweeps(home) for task in sweep.tasks}
     keys = [key for key, kind in shared.items() if kind is not TaskKind.TRIAL]
     key = _the_one("trial", prefix, [*_trial_ids(home), *keys], home)
@@ -117,14 +121,14 @@ def _trial_ids(home: Path) -> Iterator[str]:
 
 
 def scores_of(result: TrialResult) -> dict[str, float]:
-    """Every score over all slides, as in a table; NaN for a class that is neither there nor predicted."""
+    """Return every score over all slides, as in a table; NaN for a class that is neither present nor predicted."""
     (panel,) = panels([result])
     (cell,) = panel.cells.values()
     return dict(zip(cell.metrics, cell.scores(np.ones((1, len(cell.patients))))[0, 0].tolist(), strict=True))
 
 
 def pseudo_pictures(found: Found) -> dict[str, Path]:
-    """Pictures of the pseudo-masks that a trial's stages have made beside withheld masks, by the stage's name.
+    """Return the pictures that compare the pseudo-masks of a trial's stages with withheld masks, by the stage's name.
 
     Raises:
         DataError: the trial's job is damaged.
@@ -134,7 +138,7 @@ def pseudo_pictures(found: Found) -> dict[str, Path]:
 
 
 def looks(found: Found) -> dict[str, tuple[Mapping[str, float], Path]]:
-    """The last look at each of a trial's stages that had something to show: figures and picture, by the stage's name.
+    """Return figures and picture of the last snapshot of each of a trial's stages that has any, by the stage's name.
 
     Raises:
         DataError: the trial's job is damaged.
@@ -144,7 +148,7 @@ def looks(found: Found) -> dict[str, tuple[Mapping[str, float], Path]]:
 
 
 def describe_trial(found: Found) -> dict[str, Json]:
-    """All that is known of a trial; what is not known yet is null.
+    """Return everything known about a trial; unknown values are null.
 
     Raises:
         DataError: a file is damaged.
@@ -194,7 +198,7 @@ _HASHES = ("protocol", "store", "split", "budget")
 
 
 def _needs(job: Job | None) -> list[tuple[str, str]]:
-    """Stages by name, then shards of features."""
+    """Return the names and keys of stages, then of shards of features."""
     if job is None:
         return []
     document: dict[str, Any] = dict(job.document)
@@ -207,7 +211,7 @@ def _stages(job: Job | None) -> list[tuple[str, str]]:
 
 
 def _pseudo_masks(found: Found, result: TrialResult | None) -> dict[str, Json]:
-    """By stage: its layers against withheld masks, and the picture of them if it is still there."""
+    """Return, by stage, the scores of its layers against withheld masks, and their picture if it still exists."""
     if result is None:
         return {}
     pictures, scores = pseudo_pictures(found), layer_scores(result.pseudo_masks)

@@ -1,4 +1,4 @@
-"""How long what is left will take: learned from the tasks that are over, and from the pace of those that run."""
+"""Remaining time of a sweep, estimated from finished tasks and from the pace of running ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAIN_PHASES = (TRAINING, "encoding tiles")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """How much a task is: tiles of features, optimiser steps of everything else."""
+    """Amount of work of a task: tiles for features, optimiser steps for all others."""
 
     kind: TaskKind
     amount: int
@@ -29,7 +29,7 @@ class Work:
 
 
 class Pace:
-    """Seconds by kind and amount; what comes after the last step of a task (evaluation) belongs to it."""
+    """Seconds by kind and amount of work; the time after a task's last step (evaluation) is included."""
 
     def __init__(self) -> None:
         self._same: dict[Work, list[float]] = defaultdict(list)
@@ -37,14 +37,14 @@ class Pace:
         self._amounts: dict[TaskKind, float] = defaultdict(float)
 
     def over(self, work: Work, seconds: float, first: int = 0) -> None:
-        """A task has taken so long; one that was resumed, from ``first`` on."""
+        """Record that a task took so many seconds, or, if it was resumed, that its work from ``first`` on did."""
         self._seconds[work.kind] += seconds
         self._amounts[work.kind] += work.amount - first
         if not first:
             self._same[work].append(seconds)
 
     def expected(self, work: Work) -> float | None:
-        """Seconds of a whole task, by its like, else by its kind, else by the other kind that trains."""
+        """Return the seconds of a whole task, based on tasks of the same size, else of its kind, else on training."""
         if seconds := self._same.get(work):
             return sum(seconds) / len(seconds)
         kinds = [work.kind]
@@ -56,12 +56,12 @@ class Pace:
     def left(
         self, waiting: Mapping[Work, int], running: Sequence[tuple[Work, Progress]], slots: int = 1
     ) -> float | None:
-        """Seconds until all is over; None as long as nothing says how long a kind of task takes.
+        """Return the seconds until all tasks are over; None while the duration of some kind of task is unknown.
 
         Args:
-            waiting: how many there are of each.
-            running: with how far they are.
-            slots: that share the work.
+            waiting: number of waiting tasks of each amount of work.
+            running: running tasks with their progress.
+            slots: number of slots that share the work.
         """
         rates: dict[bool, list[float]] = defaultdict(list)
         for work, progress in running:
@@ -92,7 +92,7 @@ def _rest(progress: Progress, whole: float | None) -> float | None:
 
 
 def clock(seconds: float) -> str:
-    """As people read it: ``0:07``, ``12:30``, ``3:05:00``."""
+    """Format a duration as ``0:07``, ``12:30`` or ``3:05:00``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""What the report is made of: stored results, failures, pictures, and where everything comes from. Never torch."""
+"""Contents of the report: stored results, failures, pictures, and the provenance of it all. Never imports torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHARED = ("network", "training", "augmentation", "evaluation")
 
 
 def subjects(home: Path, dataset: str | None = None, everything: bool = False) -> list[Subject]:
-    """One subject for each group of results in ``home`` that may be compared, as ``results table`` chooses them."""
+    """Return one subject per group of comparable results in ``home``, chosen as in ``results table``."""
     store = ResultStore(results_folder(home))
     groups = comparable_results(store, dataset, everything)
     failures = store.read_failures()
@@ -43,13 +43,13 @@ def _subject(home: Path, group: Sequence[TrialResult], failures: Sequence[Failur
 
 
 def _belongs(home: Path, failure: Failure, like: TrialResult) -> bool:
-    """Whether the failed trial had the data and the shared settings of a result, as its job says."""
+    """Return whether the failed trial had the data and the shared settings of a result, according to its job."""
     if failure.dataset != like.dataset:
         return False
     try:
         job = Job.from_json((task_folder(home, TaskKind.TRIAL, failure.trial_id) / JOB).read_text())
     except (OSError, ValueError, KeyError, TypeError):
-        return True  # it never had one: a stage before it failed; better told than left out
+        return True  # it never had one: a stage before it failed; better shown than left out
     trial: Any = job.document["trial"]
     same = {"store": trial["store_sha256"], "split": trial["split_sha256"]}
     same |= {name: {k: v for k, v in trial[name].items() if k != "compile"} for name in _SHARED}
@@ -57,12 +57,12 @@ def _belongs(home: Path, failure: Failure, like: TrialResult) -> bool:
 
 
 def _data(home: Path, result: TrialResult) -> dict[str, Json]:
-    """Title, licence and source as the recipe says, resolution and assumed costs as the store says."""
+    """Return title, licence and source from the recipe, and resolution and assumed costs from the store."""
     said: dict[str, Json] = {"name": result.dataset, "store sha256": result.identity.get("store")}
     try:
         recipe = find_recipe(result.dataset)
         said |= {"title": recipe.title, "licence": recipe.licence, "source": recipe.source}
-    except TissueBenchError:  # your own slides is described in that folder
+    except TissueBenchError:  # a data set of the user's own slides is described in their folder
         said["licence"] = "not stated"
     content = _manifest(home / "data" / result.dataset / "store.zarr" / "manifest.json")
     if content:

@@ -1,4 +1,4 @@
-"""How far a sweep is, for those who look from another terminal. Reads files only and never imports torch."""
+"""Status of a sweep, as seen from another terminal. Reads files only and never imports torch."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ STATES = (State.WAITING, State.RUNNING, State.DONE, State.FAILED, State.SKIPPED)
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """Where a task is.
+    """State of a task.
 
     Attributes:
         holder: the process that runs it.
-        progress: of one that runs.
+        progress: progress, if it is running.
         reason: why it failed or was not run, or that its holder has gone silent.
-        seconds: that were spent on it, by now; None where nobody knows.
+        seconds: seconds spent on it so far; None if unknown.
     """
 
     task: RecordedTask
@@ -46,12 +46,12 @@ class TaskStatus:
 
     @property
     def work(self) -> Work:
-        """How much it is."""
+        """Amount of work of the task."""
         return Work(self.task.kind, self.task.tiles or self.task.steps)
 
     @property
     def steps(self) -> int:
-        """Optimiser steps that are over."""
+        """Optimiser steps that are finished."""
         if self.state is State.DONE:
             return self.task.steps
         progress = self.progress
@@ -60,7 +60,7 @@ class TaskStatus:
         return min(progress.done, self.task.steps) if progress.phase in MAIN_PHASES else self.task.steps
 
     def to_json(self) -> dict[str, Json]:
-        """Phase, done, total and rate are null unless it runs."""
+        """Return the status as JSON values; phase, done, total and rate are null unless the task is running."""
         progress = self.progress
         return {
             "key": self.task.key,
@@ -79,30 +79,33 @@ class TaskStatus:
 
 @dataclass(frozen=True, slots=True)
 class SweepStatus:
-    """Where all tasks of a sweep are."""
+    """State of all tasks of a sweep."""
 
     record: SweepRecord
     tasks: Sequence[TaskStatus]
 
     @property
     def counts(self) -> Mapping[State, int]:
-        """Tasks by state, every state named."""
+        """Number of tasks in each state, including states without any."""
         found = Counter(task.state for task in self.tasks)
         return {state: found[state] for state in STATES}
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing waits or runs."""
+        """Whether no task is waiting or running."""
         return not self.counts[State.WAITING] and not self.counts[State.RUNNING]
 
     @property
     def steps(self) -> tuple[int, int]:
-        """Optimiser steps that are over, and of all tasks."""
+        """Finished optimiser steps, and the steps of all tasks."""
         return sum(task.steps for task in self.tasks), sum(task.task.steps for task in self.tasks)
 
     @property
     def eta_seconds(self) -> float | None:
-        """At the pace so far, on as many slots as run tasks now; None if nothing runs or no pace is known."""
+        """Estimated seconds left at the pace so far, on as many slots as are busy now.
+
+        None if no task is running or no pace is known.
+        """
         running = [(task.work, task.progress) for task in self.tasks if task.state is State.RUNNING]
         moving = [(work, progress) for work, progress in running if progress is not None]
         if not moving:
@@ -116,7 +119,7 @@ class SweepStatus:
         return pace.left(waiting, moving, len(moving))
 
     def to_json(self) -> str:
-        """One line."""
+        """Return the status as one line of JSON."""
         done, total = self.steps
         eta = self.eta_seconds
         document: dict[str, Json] = {
@@ -131,7 +134,7 @@ class SweepStatus:
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """One-line summary."""
         done, total = self.steps
         eta = self.eta_seconds
         parts = [f"{count} {state.value}" for state, count in self.counts.items() if count]
@@ -143,11 +146,11 @@ class SweepStatus:
 
 
 class SweepReader:
-    """Looks at a sweep again and again; what is done is looked at once.
+    """Reads the status of a sweep repeatedly; finished tasks are read only once.
 
     Args:
         home: folder with ``runs/``.
-        record: of the sweep.
+        record: record of the sweep.
     """
 
     def __init__(self, home: Path, record: SweepRecord) -> None:
@@ -155,7 +158,7 @@ class SweepReader:
         self._done: dict[str, TaskStatus] = {}
 
     def read(self) -> SweepStatus:
-        """Where all tasks are now."""
+        """Return the current state of all tasks."""
         found: dict[str, TaskStatus] = {}
         for task in self._record.tasks:
             status = self._done.get(task.key) or self._look_at(task)
@@ -172,7 +175,7 @@ class SweepReader:
 
     def _look_at(self, task: RecordedTask) -> TaskStatus:
         folder = task_folder(self._home, task.kind, task.key)
-        progress, holder = read_progress(folder), holder_of(folder)  # before the artefact, which comes first
+        progress, holder = read_progress(folder), holder_of(folder)  # read before the artefact, which is written first
         if is_finished(self._home, task.kind, task.key):
             return TaskStatus(task, State.DONE, seconds=seconds_spent(folder))
         if holder is not None:
@@ -194,7 +197,7 @@ def _skipped(task: RecordedTask, cause: TaskStatus) -> TaskStatus:
 
 
 def render(status: SweepStatus, max_rows: int | None = None) -> Group:
-    """Summary, what runs, what failed."""
+    """Render the summary, the running tasks and the failed ones."""
     parts: list[Text | Table] = [Text(status.summary, style="bold")]
     running = [task for task in status.tasks if task.state is State.RUNNING]
     if running:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.datasets.ingest.test_interruptions import whole, write_source
+from tests.datasets.ingest.large_slides import whole, write_source
 
 SCRIPT = """
 import resource, sys

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tissuebench.errors import ConfigError
-from tissuebench.executors import local
 from tissuebench.plans.compute import ComputeSettings
+from tissuebench.runtime import gpus
 from tissuebench.runtime.gpus import Slot, slots_of
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
     """Eight cores and four GPUs."""
-    monkeypatch.setattr(local, "_gpus_of_this_machine", lambda: ["0", "1", "2", "3"])
-    monkeypatch.setattr(local.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(gpus, "_gpus_of_this_machine", lambda: ["0", "1", "2", "3"])
+    monkeypatch.setattr(gpus.os, "sched_getaffinity", lambda pid: set(range(8)))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.benchmark.prediction.test_geojson import CLASSES, Raster
+from tests.benchmark.prediction.rasters import CLASSES, Raster
 from tissuebench.common.folders import made_aside, require_free
 from tissuebench.errors import ConfigError
 from tissuebench.prediction.areas import class_areas, write_areas

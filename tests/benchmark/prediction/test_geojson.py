@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -16,35 +15,13 @@ from rasterio.features import rasterize
 from scipy import ndimage
 from shapely.geometry import box, shape
 
+from tests.benchmark.prediction.rasters import CLASSES, Raster
 from tissuebench.datasets.annotations import Frame, open_annotation
-from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError
 from tissuebench.prediction.geojson import write_geojson
 from tissuebench.prediction.outlines import areas_of
 
-CLASSES = ClassMap(("glass", "stroma", "tumour"), ((240, 240, 240), (200, 100, 150), (90, 20, 120)))
 NEVER_CUT = 10**9
-
-
-@dataclass
-class Raster:
-    """Labels in memory; no more than a block is ever asked for."""
-
-    values: np.ndarray
-    largest: int = 0
-
-    @property
-    def height(self):
-        return self.values.shape[0]
-
-    @property
-    def width(self):
-        return self.values.shape[1]
-
-    def read(self, y, x, height, width):
-        assert y + height <= self.height and x + width <= self.width
-        self.largest = max(self.largest, height, width)
-        return self.values[y : y + height, x : x + width]
 
 
 def written(folder, raster, scale, block_px, max_corners=NEVER_CUT):

@@ -19,7 +19,6 @@ from click.testing import CliRunner
 from rasterio import Affine
 from rasterio.features import rasterize
 
-from tests.benchmark.prediction.conftest import MPP
 from tests.clusters.standin import wait_until
 from tissuebench.cli.predict import predict
 from tissuebench.datasets.annotations import Frame, open_annotation
@@ -219,10 +218,11 @@ def test_a_slide_is_brought_to_the_stain_of_those_that_were_trained_on(
 ):
     """The same labels as of a file that was normalised before."""
     path = shared_data / "wsi_small" / "CMU-1-Small-Region.svs"
-    with open_slide(path, MPP) as slide:
+    mpp = trained.store.info.mpp
+    with open_slide(path, mpp) as slide:
         pixels = fit_stain(stain, slide).apply(slide.region(0, 0, slide.height, slide.width))
     assert fit_stain("none", None) is None
-    per_cm = 1e4 / MPP
+    per_cm = 1e4 / mpp
     tifffile.imwrite(
         tmp_path / "before.tif",
         pixels,

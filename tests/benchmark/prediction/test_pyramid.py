@@ -11,7 +11,7 @@ from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 from ome_zarr_models.v05 import Image, ImageLabel, Labels
 
-from tests.benchmark.prediction.test_geojson import Raster
+from tests.benchmark.prediction.rasters import Raster
 from tissuebench.datasets.readers import open_slide
 from tissuebench.datasets.types import ClassMap
 from tissuebench.prediction.pyramid import write_label_pyramid

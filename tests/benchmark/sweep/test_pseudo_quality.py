@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from tests.benchmark.training.test_honesty import poisoned
+from tests.benchmark.by_hand import poisoned
 from tissuebench.cli.main import cli
 from tissuebench.datasets.ingest.ingest import dataset_folder
 from tissuebench.datasets.labels.view import LabelView

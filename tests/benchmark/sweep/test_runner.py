@@ -268,7 +268,10 @@ def test_interrupted_in_the_middle_of_a_fit_says_so_and_goes_on_there(bench, qui
     process.send_signal(sent)
     said = process.stderr.read()
     assert process.wait(timeout=60) == 130
-    assert said.strip().splitlines()[-1] == "tissuebench: interrupted; the same command picks up where it left off"
+    assert (
+        said.strip().splitlines()[-1]
+        == "tissuebench: interrupted; run the same command again to pick up where it left off"
+    )
     (checkpoint,) = trials.rglob("last.ckpt")
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 0 < step < 40

@@ -54,6 +54,17 @@ def result(number: int, method: str = "supervised", budget: str = "masks:3p", mi
     )
 
 
+TRIALS = [
+    result(0),
+    result(1),
+    result(3, "weak"),
+    result(4, "weak"),
+    result(5, budget="masks:9p", minutes=18.0),
+    result(6, "weak", "masks:9p", 18.0),
+    result(7, "full", "masks:all", 60.0),
+]
+
+
 class Home:
     """A home with finished trials in its store."""
 
@@ -133,11 +144,7 @@ def new_home(tmp_path, monkeypatch, *results: TrialResult):
     wait_until(lambda: not made.processes(), f"processes left: {made.processes()}")
 
 
-def connector(monkeypatch):
-    """Use this server from now on."""
-
-    def use(url: str, key: str = KEY) -> None:
-        monkeypatch.setenv("WANDB_BASE_URL", url)
-        monkeypatch.setenv("WANDB_API_KEY", key)
-
-    return use
+def the_report(server):
+    """The only report that a server has."""
+    (report,) = server.reports.values()
+    return report

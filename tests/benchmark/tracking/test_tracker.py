@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.benchmark.tracking.published import CURVE, KEY, SECONDS, Home, connector, new_home, result, wait_until
+from tests.benchmark.tracking.published import CURVE, KEY, SECONDS, Home, new_home, result, wait_until
 from tests.wandb_server import Fault, WandbServer
 from tissuebench.diagnostics.snapshot_files import look_path, picture_of
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
@@ -36,11 +36,6 @@ STALL = 4.0  # of a server that fails
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     yield from new_home(tmp_path, monkeypatch, *map(result, range(3)))
-
-
-@pytest.fixture
-def connect(monkeypatch):
-    return connector(monkeypatch)
 
 
 def assert_complete(server, home: Home) -> None:

@@ -127,7 +127,7 @@ def test_a_stage_that_wants_masks_that_were_not_bought_gets_none(bench, monkeypa
     assert view.masks_if_bought(tagged, 32) is None
     with pytest.raises(WithheldLabelError, match="not bought"):
         view.masks(tagged[:1], 32)
-    wanted = {TagClassification.stream: Stream(Supervision.MASKS, 2)}
+    wanted = {str(TagClassification.stream): Stream(Supervision.MASKS, 2)}
     monkeypatch.setattr(TagClassification, "streams", lambda self: wanted)
     assert not bench.run([trial]).done
     (failure,) = ResultStore(results_folder(bench.home)).read_failures()

@@ -3,156 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-import stat
 import tarfile
-import threading
-import zipfile
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from tests.datasets.download.toy_recipes import (
+    GOOD,
+    NOISE,
+    download_of,
+    recipe_of,
+    refused,
+    require_whole,
+    run,
+    sha256,
+    zip_of,
+)
 from tissuebench.datasets.catalog import find_recipe, recipe_names
-from tissuebench.datasets.catalog.recipe import Download, Recipe
-from tissuebench.datasets.download.archives import unpack
-from tissuebench.datasets.download.fetch import fetch
-from tissuebench.datasets.download.http import Retry
-from tissuebench.datasets.types import ClassMap
-from tissuebench.errors import DataError
-
-FAST = Retry(attempts=4, first_wait_seconds=0.001, timeout_seconds=10)
-
-
-@dataclass
-class Served:
-    """What the server does with its next requests, and what it was asked for."""
-
-    body: bytes
-    ranges: bool = True
-    etag: str = '"one"'
-    content_type: str = "application/zip"
-    statuses: list[int] = field(default_factory=list)  # answered before anything else, one a request
-    break_after: list[int] = field(default_factory=list)  # bytes sent before the connection is closed, one a request
-    lengths: bool = True
-    confused: bool = False  # answers a range with 206 from the first byte on
-    asked: list[str | None] = field(default_factory=list)  # the Range of every request
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        served = self.server.served
-        wanted = self.headers.get("Range")
-        served.asked.append(wanted)
-        if served.statuses:
-            self.send_error(served.statuses.pop(0))
-            return
-        start = 0
-        if served.ranges and wanted and self.headers.get("If-Range", served.etag) == served.etag:
-            start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
-            if start >= len(served.body):
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{len(served.body)}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            start = 0 if served.confused else start
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(served.body) - 1}/{len(served.body)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Type", served.content_type)
-        if served.lengths:
-            self.send_header("Content-Length", str(len(served.body) - start))
-        if served.etag:
-            self.send_header("ETag", served.etag)
-        self.end_headers()
-        end = len(served.body)
-        if served.break_after:
-            end = min(end, start + served.break_after.pop(0))
-        self.wfile.write(served.body[start:end])
-        self.close_connection = True
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    servers = []
-
-    def start(body, **how):
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.served = Served(body, **how)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        servers.append(server)
-        return server.served, f"http://127.0.0.1:{server.server_port}/data.zip"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def zip_of(members):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
-NOISE = np.random.default_rng(0).bytes(400_000)
-GOOD = zip_of({"a/one.txt": b"one", "a/noise.bin": NOISE, "__MACOSX/a/._one.txt": b"x"})
-
-
-def recipe_of(*downloads, by_hand=""):
-    return Recipe(
-        name="toy",
-        version=1,
-        title="a toy",
-        licence="CC0",
-        source="nowhere",
-        class_map=ClassMap(("a", "b"), ((0, 0, 0), (1, 1, 1))),
-        tile_px=32,
-        mpp=None,
-        rows=lambda _: [],
-        downloads=downloads,
-        by_hand=by_hand,
-    )
-
-
-def sha256(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-def download_of(url, body=GOOD, **how):
-    return Download("data.zip", url, **{"sha256": sha256(body), **how})
-
-
-def run(recipe, folder):
-    said, seen = [], []
-    result = fetch(recipe, folder, lambda *step: seen.append(step), said.append, FAST)
-    assert result == folder
-    return said, seen
-
-
-def refused(recipe, folder):
-    with pytest.raises(DataError) as raised:
-        run(recipe, folder)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
-
-
-def require_whole(folder):
-    assert (folder / "data" / "a" / "one.txt").read_bytes() == b"one"
-    assert (folder / "data" / "a" / "noise.bin").read_bytes() == NOISE
-    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".sha256") == ["data", "data.zip"]
+from tissuebench.datasets.catalog.recipe import Download
 
 
 def test_a_good_archive_is_fetched_once(serve, tmp_path):
@@ -354,120 +222,6 @@ def test_a_folder_that_a_person_unpacked_needs_no_archive(tmp_path):
 
 def test_nothing_to_fetch_is_said():
     assert "has nothing to fetch; its files: nowhere" in refused(recipe_of(), None)
-
-
-def tar_of(folder, *infos):
-    path = folder / "data.zip"  # the content says what it is, not the name
-    with tarfile.open(path, "w:gz") as archive:
-        for name, how in infos:
-            info = tarfile.TarInfo(name)
-            for key, value in how.items():
-                setattr(info, key, value)
-            archive.addfile(info, io.BytesIO(b"x" * info.size))
-    return path.read_bytes()
-
-
-def special_zip(name, mode):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        info = zipfile.ZipInfo(name)
-        info.create_system = 3
-        info.external_attr = (mode | 0o777) << 16
-        archive.writestr("a/first.txt", b"1")
-        archive.writestr(info, b"../../outside")
-    return buffer.getvalue()
-
-
-HOSTILE = {
-    "zip dots": (lambda _: zip_of({"a/first.txt": b"1", "../outside.txt": b"x"}), "leads out of the folder"),
-    "zip dots inside": (lambda _: zip_of({"a/../../outside.txt": b"x"}), "leads out of the folder"),
-    "zip absolute": (lambda _: zip_of({"/tmp/outside.txt": b"x"}), "leads out of the folder"),
-    "zip drive": (lambda _: zip_of({"C:/outside.txt": b"x"}), "leads out of the folder"),
-    "zip backslash": (lambda _: zip_of({"..\\outside.txt": b"x"}), "leads out of the folder"),
-    "zip symlink": (lambda _: special_zip("a/link", stat.S_IFLNK), "is a link"),
-    "zip fifo": (lambda _: special_zip("a/fifo", stat.S_IFIFO), "is neither a file nor a folder"),
-    "tar dots": (lambda f: tar_of(f, ("a", {"size": 1}), ("../outside.txt", {"size": 1})), "leads out of the folder"),
-    "tar absolute": (lambda f: tar_of(f, ("/tmp/outside.txt", {"size": 1})), "leads out of the folder"),
-    "tar symlink": (lambda f: tar_of(f, ("a", {"type": tarfile.SYMTYPE, "linkname": "/etc"})), "is a link"),
-    "tar hard link": (lambda f: tar_of(f, ("a", {"type": tarfile.LNKTYPE, "linkname": "../x"})), "is a link"),
-    "tar device": (lambda f: tar_of(f, ("a", {"type": tarfile.CHRTYPE})), "is neither a file nor a folder"),
-    "tar twice": (lambda f: tar_of(f, ("a/b", {"size": 1}), ("a//b", {"size": 1})), "appears twice"),
-    "zip too large": (lambda _: zip_of({"a": b"0" * 1_000_001}), "more than 2000000 or 1000000"),
-    "tar too large": (lambda f: tar_of(f, ("a", {"size": 600_000}), ("b", {"size": 600_000})), "or 1000000"),
-    "no archive": (lambda _: b"nonsense" * 100, "cannot be unpacked"),
-    "half an archive": (lambda _: GOOD[: len(GOOD) // 2], "cannot be unpacked"),
-    "rotten content": (lambda _: GOOD.replace(NOISE[:50], NOISE[1:51]), "cannot be unpacked"),
-    "half a tar": (lambda f: tar_of(f, ("a", {"size": 500_000}))[:300], "cannot be unpacked"),
-}
-
-
-@pytest.mark.parametrize("case", sorted(HOSTILE))
-def test_hostile_and_broken_archives_write_nothing(tmp_path, case):
-    make, message = HOSTILE[case]
-    inside = tmp_path / "deep" / "raw"
-    inside.mkdir(parents=True)
-    (inside / "data.zip").write_bytes(make(inside))
-    found = refused(recipe_of(Download("data.zip", unpacked_bytes=1_000_000)), inside)
-    assert str(inside / "data.zip") in found
-    assert message in found
-    assert [path.name for path in inside.iterdir()] == ["data.zip"]
-    assert [path.name for path in tmp_path.iterdir()] == ["deep"]
-
-
-def test_a_folder_listed_twice_is_harmless(tmp_path):
-    tar_of(
-        tmp_path,
-        ("./", {"type": tarfile.DIRTYPE}),
-        ("a", {"type": tarfile.DIRTYPE}),
-        ("a/b", {"size": 1}),
-        ("a", {"type": tarfile.DIRTYPE}),
-    )
-    run(recipe_of(Download("data.zip")), tmp_path)
-    assert (tmp_path / "data" / "a" / "b").read_bytes() == b"x"
-
-
-def test_an_encrypted_zip_is_refused(tmp_path):
-    body = bytearray(zip_of({"a.txt": b"secret"}))
-    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        body[body.index(signature) + offset] |= 1
-    (tmp_path / "data.zip").write_bytes(body)
-    assert "'a.txt' is encrypted" in refused(recipe_of(Download("data.zip")), tmp_path)
-
-
-def test_what_an_interrupted_unpacking_left_behind_does_not_come_through(tmp_path):
-    (tmp_path / "data.zip").write_bytes(GOOD)
-    (tmp_path / ".data.partial" / "a").mkdir(parents=True)
-    (tmp_path / ".data.partial" / "a" / "stale.txt").write_text("old")
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fetch(recipe_of(Download("data.zip")), tmp_path, interrupt, lambda _: None, FAST)
-    assert not (tmp_path / ".data.partial").exists()
-    run(recipe_of(Download("data.zip")), tmp_path)
-    require_whole(tmp_path)
-
-
-SEGMENTS = st.sampled_from(["a", "b", "..", ".", "", "C:", "a\\b", "x y", "ä"])
-
-
-@given(
-    names=st.lists(
-        st.lists(SEGMENTS, min_size=1, max_size=4).map("/".join).filter(bool), min_size=1, max_size=4, unique=True
-    )
-)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-def test_no_zip_writes_outside_its_folder(tmp_path_factory, names):
-    outer = tmp_path_factory.mktemp("outer")
-    (outer / "data.zip").write_bytes(zip_of(dict.fromkeys(names, b"x")))
-    try:
-        unpack(outer / "data.zip", outer / "in" / "data", 1000, lambda *_: None)
-    except DataError:
-        assert not list(outer.glob("in/*"))
-    else:
-        assert [path.name for path in (outer / "in").iterdir()] == ["data"]
-    assert {path.name for path in outer.iterdir()} <= {"data.zip", "in"}
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name != "folder"])

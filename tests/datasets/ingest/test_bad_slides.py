@@ -320,7 +320,7 @@ def test_a_process_that_is_killed_takes_only_its_slide_with_it(cohort, tmp_path,
 
 
 def test_a_defect_of_ours_is_a_reason_too(cohort, tmp_path, monkeypatch):
-    from tissuebench.datasets.ingest.ingest import convert
+    from tissuebench.datasets.ingest import convert
 
     def broken(slide, name):
         if "good2" in name:

@@ -184,7 +184,7 @@ def test_without_a_split_column_patients_are_dealt(source, ingest):
 
 def test_a_split_column_that_is_filled_in_part(source, ingest, tmp_path):
     rewrite(source / "manifest.csv", "A,val", "A,")
-    with pytest.raises(DataError, match=r"slide 'slide\d+' has no split but others have"):
+    with pytest.raises(DataError, match=r"slide 'slide\d+' has no split but others do"):
         ingest(source)
     assert not list(tmp_path.glob("home/data/*/*"))
 
@@ -199,7 +199,7 @@ def test_a_generated_dataset_is_made_good_too(source, tmp_path):
     """Killed between sealing and writing the split; there is no data root to be named for it."""
 
     def generate(folder, progress):
-        shutil.copytree(source, folder)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
         progress(1, 1)
 
     recipe = replace(find_recipe("folder", source), generate=generate)
@@ -317,7 +317,7 @@ def test_recipes_by_name(tmp_path):
         find_recipe("syntetic")
     with pytest.raises(DataError, match="DATA_ROOT"):
         find_recipe("folder")
-    with pytest.raises(DataError, match="say where its files are"):
+    with pytest.raises(DataError, match="give the folder of its files"):
         ensure_store(find_recipe("ebhi"), tmp_path, None, lambda *_: None)
 
 

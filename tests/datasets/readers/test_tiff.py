@@ -1,7 +1,6 @@
-from __future__ import annotations
+"""Pixels of TIFF files: every layout and codec, pyramids, alpha and missing tiles; only RGB is accepted."""
 
-import subprocess
-import sys
+from __future__ import annotations
 
 import numpy as np
 import pytest
@@ -9,18 +8,10 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tissuebench.datasets.readers import open_slide, tiff_level
+from tests.datasets.readers.tiffs import whole
+from tissuebench.datasets.readers import tiff_level
 from tissuebench.datasets.readers.tiff import TiffReader
 from tissuebench.errors import DataError
-
-
-def whole(path, level=0):
-    reader = TiffReader(path)
-    size = reader.levels[level]
-    pixels = reader.read(level, 0, 0, size.height, size.width)
-    reader.close()
-    return pixels
-
 
 LAYOUTS = {
     "tiles": {"tile": (64, 48)},
@@ -185,113 +176,6 @@ def test_a_tile_that_was_left_out_is_glass(tmp_path, drawn):
     assert np.array_equal(pixels[32:], image[32:])
 
 
-def write_svs(path, image, fields):
-    tifffile.imwrite(
-        path,
-        image,
-        photometric="rgb",
-        tile=(64, 64),
-        compression="jpeg",
-        metadata=None,
-        description=f"Aperio Image Library v12.0.0\r\n{image.shape[1]}x{image.shape[0]} JPEG/RGB Q=70|{fields}",
-    )
-    return path
-
-
-@pytest.mark.parametrize(
-    ("fields", "mpp", "power"),
-    [
-        ("AppMag = 40|StripeWidth = 992|MPP = 0.2520|Left = 2", 0.252, "40"),
-        ("AppMag=20|MPP=0.5", 0.5, "20"),
-        ("AppMag = 20", None, "20"),
-        ("MPP = 0.0000", None, None),
-        ("MPP = n/a", None, None),
-        ("NotMPP = 0.3", None, None),
-    ],
-)
-def test_what_aperio_says(tmp_path, drawn, fields, mpp, power):
-    reader = TiffReader(write_svs(tmp_path / "slide.svs", drawn.smooth(130, 120), fields))
-    assert reader.mpp == mpp
-    assert reader.metadata == {"vendor": "aperio"} | ({} if power is None else {"objective_power": power})
-
-
-@pytest.mark.parametrize(
-    ("x", "y", "unit", "mpp"),
-    [
-        (1e4 / 0.5, 1e4 / 0.5, "CENTIMETER", 0.5),
-        (25_400 / 0.25, 25_400 / 0.25, "INCH", 0.25),
-        (1e4 / 0.5, 1e4 / 0.503, "CENTIMETER", 0.5015),
-        (72.0, 72.0, "INCH", None),
-        (300.0, 300.0, "INCH", None),
-        (28.3, 28.3, "CENTIMETER", None),
-        (1.0, 1.0, "NONE", None),
-    ],
-)
-def test_the_resolution_tags(tmp_path, drawn, x, y, unit, mpp):
-    """A screen's or a printer's resolution is not taken for a microscope's."""
-    path = tmp_path / "slide.tif"
-    tifffile.imwrite(path, drawn.smooth(32, 32), photometric="rgb", resolution=(x, y), resolutionunit=unit)
-    assert TiffReader(path).mpp == (None if mpp is None else pytest.approx(mpp, rel=1e-4))
-
-
-@pytest.mark.parametrize(
-    ("said", "mpp"),
-    [
-        ({"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}, 0.5),
-        ({"PhysicalSizeX": 0.00025, "PhysicalSizeXUnit": "mm"}, 0.25),
-        ({"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "pixel"}, None),
-        ({"PhysicalSizeX": 500.0}, None),
-        ({}, None),
-    ],
-)
-def test_what_ome_xml_says(tmp_path, drawn, said, mpp):
-    path = tmp_path / "slide.ome.tif"
-    tifffile.imwrite(path, drawn.smooth(32, 32), photometric="rgb", metadata={"axes": "YXS", **said})
-    assert TiffReader(path).mpp == (None if mpp is None else pytest.approx(mpp))
-
-
-@pytest.mark.parametrize("said", ["ome", "tags"])
-def test_pixels_that_are_not_square_are_refused(tmp_path, drawn, said):
-    path = tmp_path / "slide.ome.tif"
-    if said == "ome":
-        options = {"metadata": {"axes": "YXS", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.25}}
-    else:
-        options = {"resolution": (2e4, 4e4), "resolutionunit": "CENTIMETER", "ome": False}
-    tifffile.imwrite(path, drawn.smooth(32, 32), photometric="rgb", **options)
-    with pytest.raises(DataError, match=r"slide\.ome\.tif: pixels are not square \(0\.5 x 0\.25 µm\)"):
-        open_slide(path, 1.0)
-
-
-def test_xml_that_defines_entities_is_refused_before_it_is_parsed(tmp_path, drawn):
-    path = tmp_path / "slide.ome.tif"
-    bomb = '<?xml version="1.0"?><!DOCTYPE o [<!ENTITY a "aa">]><OME><Image><Pixels Type="&a;"/></Image></OME>'
-    tifffile.imwrite(path, drawn.smooth(32, 32), photometric="rgb", description=bomb, metadata=None)
-    with pytest.raises(DataError, match="defines entities"):
-        TiffReader(path)
-
-
-def test_files_that_ome_xml_names_are_not_opened(tmp_path, drawn):
-    """The other file holds a plane of the image: without it the channel has no page."""
-    image = drawn.noise(40, 30)
-    uuids = [f"urn:uuid:0000000{number}-0000-0000-0000-000000000000" for number in range(3)]
-    planes = "".join(
-        f'<TiffData FirstC="{c}" PlaneCount="1" IFD="0"><UUID FileName="part{c}.ome.tif">{uuids[c]}</UUID></TiffData>'
-        for c in range(3)
-    )
-    for c in range(3):
-        xml = (
-            '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" '
-            f'UUID="{uuids[c]}"><Image ID="Image:0"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" SizeX="30" '
-            f'SizeY="40" SizeC="3" SizeZ="1" SizeT="1"><Channel ID="Channel:0:0"/>{planes}</Pixels></Image></OME>'
-        )
-        path = tmp_path / f"part{c}.ome.tif"
-        tifffile.imwrite(path, image[..., c], photometric="minisblack", description=xml, metadata=None)
-    with tifffile.TiffFile(tmp_path / "part0.ome.tif") as followed:
-        assert np.array_equal(followed.series[0].asarray(), image.transpose(2, 0, 1))  # the test's files are right
-    with pytest.raises(DataError, match=r"part0\.ome\.tif"):
-        TiffReader(tmp_path / "part0.ome.tif")
-
-
 def test_a_level_padded_to_whole_tiles_is_left_out(tmp_path, drawn):
     path, image = tmp_path / "slide.svs", drawn.smooth(400, 300)
     described = {"description": "Aperio Image Library v12\n400x300|MPP = 0.5", "metadata": None, "tile": (64, 64)}
@@ -322,81 +206,3 @@ def test_what_is_not_rgb_is_refused(tmp_path, name, options):
     tifffile.imwrite(path, **options)
     with pytest.raises(DataError, match=rf"{name}\.tif: not 8-bit RGB \(shape .*\); convert it or leave it out"):
         TiffReader(path)
-
-
-@pytest.mark.parametrize("compression", [None, "deflate", "jpeg"])
-@pytest.mark.parametrize("layout", [{"tile": None}, {"tile": (128, 128)}])
-@pytest.mark.parametrize("levels", [1, 3])
-def test_a_cut_off_tiff_is_refused_when_it_is_opened(tmp_path, drawn, compression, layout, levels):
-    """A JPEG strip that is cut off would decode to grey without an error, a page that is cut off would be no level."""
-    image = drawn.smooth()
-    path = drawn.pyramid(tmp_path / "whole.tif", image, 0.5, levels=levels, compression=compression, **layout)
-    full, raw = [whole(path, number) for number in range(levels)], path.read_bytes()
-    with tifffile.TiffFile(path) as tiff:
-        between = [page.offset + more for page in list(tiff.pages)[1:] for more in (0, 1, 9)]
-    cut, refused = tmp_path / "cut.tif", 0
-    for length in (*np.linspace(0, len(raw) - 1, 60, dtype=int), *between):
-        cut.write_bytes(raw[:length])
-        try:
-            reader = TiffReader(cut)
-        except DataError as error:
-            assert "\n" not in str(error)
-            refused += 1
-        else:
-            assert len(reader.levels) == levels
-            assert all(np.array_equal(whole(cut, number), full[number]) for number in range(levels))
-    assert refused >= 58 + len(between)
-
-
-def test_damaged_tags_are_a_data_error_or_pixels_and_nothing_else(tmp_path, drawn):
-    path = drawn.pyramid(tmp_path / "slide.tif", drawn.smooth(96, 80), 0.5, levels=2)
-    raw = path.read_bytes()
-    with tifffile.TiffFile(path) as tiff:
-        tags = [(tag.name, tag.offset) for page in tiff.pages for tag in page.tags]
-    refused = set()
-    for name, offset in tags:
-        for field in (slice(0, 2), slice(2, 4), slice(4, 8), slice(8, 12)):  # number, type, count, value
-            for value in (0, 255):
-                damaged = bytearray(raw)
-                damaged[offset + field.start : offset + field.stop] = bytes([value]) * (field.stop - field.start)
-                path.write_bytes(bytes(damaged))
-                try:
-                    with open_slide(path, 1.0, 0.5) as slide:
-                        assert slide.region(0, 0, 300, 300).shape == (300, 300, 3)
-                except DataError as error:
-                    assert "\n" not in str(error)
-                    refused.add(name)
-    assert {"ImageWidth", "BitsPerSample", "SamplesPerPixel"} <= refused
-
-
-@given(st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 255)), min_size=1, max_size=4))
-def test_damaged_bytes_are_a_data_error_or_pixels_and_nothing_else(tmp_path_factory, drawn, damage):
-    path = tmp_path_factory.getbasetemp() / "damaged.ome.tif"
-    metadata = {"axes": "YXS", "PhysicalSizeX": 0.5}
-    tifffile.imwrite(path, drawn.smooth(40, 30), photometric="rgb", tile=(16, 16), compression="lzw", metadata=metadata)
-    raw = bytearray(path.read_bytes())
-    for at, value in damage:
-        raw[at] = value
-    path.write_bytes(bytes(raw))
-    try:
-        with open_slide(path, 1.0, 0.5) as slide:
-            assert slide.region(0, 0, 40, 40).shape == (40, 40, 3)
-    except DataError as error:
-        assert "\n" not in str(error)
-
-
-def test_a_damaged_file_says_nothing_beside_the_error(tmp_path, drawn):
-    """tifffile logs what it finds, and a log that nobody configured goes to stderr."""
-    path = drawn.pyramid(tmp_path / "cut.tif", drawn.smooth(300, 300), 0.5, levels=3)
-    path.write_bytes(path.read_bytes()[:-4000])
-    code = (
-        "import sys; from pathlib import Path; from tissuebench.datasets.readers import open_slide\n"
-        "from tissuebench.errors import DataError\n"
-        "try: open_slide(Path(sys.argv[1]), None)\n"
-        "except DataError as error: print(error)\n"
-        "assert 'zarr' not in sys.modules"
-    )
-    result = subprocess.run([sys.executable, "-P", "-c", code, path], capture_output=True, text=True, check=True)
-    assert result.stderr == ""
-    assert result.stdout.startswith(f"{path}: is cut off")
-    assert result.stdout.count("\n") == 1

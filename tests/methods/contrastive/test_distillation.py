@@ -332,20 +332,3 @@ def test_gradient_reaches_the_maps_through_windows_and_heads():
     seen = maps.grad.abs().sum(dim=(0, 1)) > 0
     assert seen[:20, :20].all() and not seen[20:].any() and not seen[:, 20:].any()
     assert all(each.grad.abs().max() > 0 for each in [*head.parameters(), *predictor.parameters()])
-
-
-def of_part(part):
-    """Losses and gradients of a linear network on some images of a batch of five."""
-    inputs, teachers = random(5, 4, 3, seed=20), random(5, 4, 6, seed=21)
-    queue = random(7, 4, 6, seed=22)
-    found = []
-    for anchors in (None, *WindowAnchors):
-        weight = random(6, 3, seed=23).requires_grad_()
-        student = inputs[part] @ weight.T
-        if anchors is None:
-            loss = distillation_loss(student[:, 0], teachers[part, 0], queue[:, 0])
-        else:
-            loss = window_distillation_loss(student, teachers[part], queue, anchors=anchors)
-        loss.backward()
-        found += [loss.item(), *weight.grad.flatten().tolist()]
-    return found

@@ -170,17 +170,3 @@ def test_what_does_not_fit_is_refused():
             denoising_loss(arguments[0], arguments[1], arguments[2].float())
     with pytest.raises(ValueError, match="at least 2 steps"):
         NoiseSchedule(n_steps=1)
-
-
-def of_part(part):
-    """Losses and gradients of a scaled prediction on some samples of a batch of five."""
-    generator = torch.Generator().manual_seed(3)
-    predicted, noise = (torch.randn(5, 3, 6, 6, generator=generator, dtype=torch.float64) for _ in range(2))
-    weights = NoiseSchedule().weights(torch.tensor([0, 100, 400, 700, 999])).double()
-    found = []
-    for reduction in Reduction:
-        scale = torch.ones(3, 1, 1, dtype=torch.float64, requires_grad=True)
-        loss = denoising_loss(predicted[part] * scale, noise[part], weights[part], reduction)
-        loss.backward()
-        found += [loss.item(), *scale.grad.flatten().tolist()]
-    return found

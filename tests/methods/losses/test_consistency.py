@@ -147,22 +147,3 @@ def test_what_does_not_fit_is_refused():
     for wrong in (confidence[0], confidence[:3], confidence[:, None]):
         with pytest.raises(ValueError, match="confidence"):
             weighted_consistency_loss(logits, labels, wrong)
-
-
-def of_part(part):
-    """Losses and gradients of a linear network on some tiles of a batch of five; the last two have few labels."""
-    generator = torch.Generator().manual_seed(10)
-    features = torch.randn(5, 3, 6, 6, generator=generator, dtype=torch.float64)
-    labels = torch.randint(0, 4, (5, 6, 6), generator=generator)
-    confidence = 1 - 0.1 * torch.rand(5, 6, 6, generator=generator, dtype=torch.float64)
-    few, none = labels.clone(), labels.clone()
-    few[3:, 1:] = IGNORE_LABEL
-    none[3:] = IGNORE_LABEL
-    found = []
-    for targets in (few, none, torch.full_like(labels, IGNORE_LABEL)):
-        weight = torch.eye(4, 3, dtype=torch.float64).requires_grad_()
-        logits = torch.einsum("kc,bchw->bkhw", weight, features[part])
-        loss = weighted_consistency_loss(logits, targets[part], confidence[part])
-        loss.backward()
-        found += [loss.item(), *weight.grad.flatten().tolist()]
-    return found

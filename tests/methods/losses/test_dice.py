@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tests.methods.losses.mask_losses import labelled_logits, on_part
+from tests.methods.losses.mask_losses import labelled_logits
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.dice import class_dice_losses, soft_dice_loss
 
@@ -109,8 +109,3 @@ def test_any_logits_have_a_finite_gradient(dtype, scale, ignored):
     logits = (logits * scale).to(dtype).requires_grad_()
     loss = soft_dice_loss(logits, masks)
     assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, logits)[0]).all()
-
-
-def of_part(part):
-    """Of tiles of a batch that several processes share."""
-    return on_part(soft_dice_loss, part)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tests.methods.losses.mask_losses import labelled_logits, on_part
+from tests.methods.losses.mask_losses import labelled_logits
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.focal import focal_loss
 
@@ -124,8 +124,3 @@ def test_what_has_no_meaning_is_refused():
     logits, masks = labelled_logits(9)
     with pytest.raises(ValueError, match="gamma"):
         focal_loss(logits, masks, -1.0)
-
-
-def of_part(part):
-    """Of tiles of a batch that several processes share."""
-    return on_part(focal_loss, part)

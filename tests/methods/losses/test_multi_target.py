@@ -165,20 +165,3 @@ def test_shapes_that_do_not_fit_are_refused():
         multi_target_cross_entropy(logits[:, :, 0], targets, WEIGHTS)
     with pytest.raises(ValueError, match="2 weights for 3 layers"):
         multi_target_cross_entropy(logits, targets, WEIGHTS[:2])
-
-
-def of_part(part):
-    """Losses and gradients of a linear network on some tiles of a batch of five; the last two have few labels."""
-    generator = torch.Generator().manual_seed(8)
-    features = torch.randn(5, 3, 6, 6, generator=generator, dtype=torch.float64)
-    targets = torch.randint(0, 4, (5, 3, 6, 6), generator=generator)
-    targets[3:, :, 1:] = IGNORE_LABEL
-    targets[3:, 0] = IGNORE_LABEL  # of one layer, the second process has none
-    found = []
-    for form in MultiTarget:
-        weight = torch.eye(4, 3, dtype=torch.float64).requires_grad_()
-        logits = torch.einsum("kc,bchw->bkhw", weight, features[part])
-        loss = multi_target_cross_entropy(logits, targets[part], WEIGHTS, form)
-        loss.backward()
-        found += [loss.item(), *weight.grad.flatten().tolist()]
-    return found

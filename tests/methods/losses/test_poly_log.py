@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tests.methods.losses.mask_losses import labelled_logits, on_part
+from tests.methods.losses.mask_losses import labelled_logits
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.poly_log import poly_log_loss
 
@@ -80,8 +80,3 @@ def test_what_has_no_meaning_is_refused():
         poly_log_loss(logits[:, :1], masks)
     with pytest.raises(ValueError, match="gamma"):
         poly_log_loss(logits, masks, 0.5)
-
-
-def of_part(part):
-    """Of tiles of a batch that several processes share."""
-    return on_part(poly_log_loss, part)

@@ -1,6 +1,5 @@
 """Structural-similarity loss: golden values of both forms, a second implementation, properties."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tests.methods.losses.mask_losses import labelled_logits, on_part
+from tests.methods.losses.mask_losses import labelled_logits
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.focal import focal_loss
 from tissuebench.methods.losses.structural_similarity import (
@@ -262,12 +261,3 @@ def test_what_does_not_fit_is_refused():
     for beta, stabiliser in ((-0.1, 0.01), (1.5, 0.01), (0.1, 0.0)):
         with pytest.raises(ValueError, match="stabiliser"):
             structural_similarity_loss(logits, masks, beta, stabiliser)
-
-
-def of_part(part):
-    """Of tiles of a batch that several processes share."""
-    return [
-        each
-        for form in SimilarityForm
-        for each in on_part(partial(structural_similarity_loss, form=form), part, seed=11)
-    ]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from tests.methods.losses.mask_losses import labelled_logits, on_part
+from tests.methods.losses.mask_losses import labelled_logits
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.tversky import tversky_loss
 
@@ -84,8 +84,3 @@ def test_what_has_no_meaning_is_refused():
     logits, masks = labelled_logits(9)
     with pytest.raises(ValueError, match="smooth"):
         tversky_loss(logits, masks, 0.0)
-
-
-def of_part(part):
-    """Of tiles of a batch that several processes share."""
-    return on_part(tversky_loss, part)

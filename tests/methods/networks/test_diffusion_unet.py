@@ -1,4 +1,4 @@
-"""The noise predictor of GenSelfDiff-HIS: golden arrays of the official code, what leaves the network and what enters."""
+"""The noise predictor of GenSelfDiff-HIS: golden arrays of the official code, time steps, skips, features and sizes."""
 
 import ast
 import math
@@ -7,26 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.methods.networks.diffusion_unets import OPTIONS, T, images, relative_error, small
 from tissuebench.methods.networks.diffusion_unet import (
     HEAD,
     Attention,
     DiffusionUNet,
     LinearAttention,
     ResnetBlock,
-    published_initialisation,
     sinusoidal_embedding,
-    transfer,
 )
 
 GOLDEN = Path(__file__).parents[2] / "golden"
-MULTIPLIERS = (1, 1, 2)
-OPTIONS = [{}, {"patch": 2}, {"fullres_skip": True}, {"patch": 2, "fullres_skip": True, "out_channels": 5}]
 
 
 def golden(name):
@@ -36,35 +30,6 @@ def golden(name):
 
 def tensors(arrays, prefix):
     return {key.removeprefix(prefix): torch.from_numpy(arrays[key]) for key in arrays if key.startswith(prefix)}
-
-
-def small(seed=0, **options):
-    torch.manual_seed(seed)
-    return DiffusionUNet(**{"width": 16, "multipliers": MULTIPLIERS, **options}).eval()
-
-
-def images(height=16, width=16, n=2, seed=1):
-    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-T = torch.tensor([3, 700])
-
-
-def relative_error(found, expected):
-    return ((found.float() - expected).norm() / expected.norm()).item()
-
-
-class Outputs(TorchDispatchMode):
-    """Keeps the operator and every tensor that operators give, below autocast and autograd."""
-
-    def __init__(self):
-        super().__init__()
-        self.kept = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.kept += [(func, leaf) for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-        return out
 
 
 # Golden arrays
@@ -270,145 +235,12 @@ def test_a_tile_does_not_depend_on_its_neighbours():
     torch.testing.assert_close(network(others, torch.tensor([9, 700, 0]))[1], together[1], rtol=1e-4, atol=1e-5)
 
 
-# Formats, precision and memory
-
-
-@pytest.mark.parametrize("options", OPTIONS)
-def test_channels_last_gives_the_same_and_stays_channels_last(options):
-    network, x = small(**options), images(24, 16)
-    expected = network(x, T)
-    last = torch.channels_last
-    network, x = network.to(memory_format=last), x.to(memory_format=last)
-    torch.testing.assert_close(network(x, T), expected, rtol=1e-4, atol=1e-5)
-    formats = {}
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.GroupNorm):
-            module.register_forward_hook(
-                lambda m, i, o, name=name: formats.update({name: i[0].is_contiguous(memory_format=last)})
-            )
-    network(x, T)
-    assert len(formats) > 50
-    assert [name for name, kept in formats.items() if not kept] == []
-
-
-@pytest.mark.parametrize("options", OPTIONS)
-def test_bf16_autocast_is_within_a_few_percent(options):
-    network, x = small(**options).to(memory_format=torch.channels_last), images(32, 24)
-    with torch.no_grad():
-        expected = network(x, T)
-        with torch.autocast("cpu", torch.bfloat16):
-            found = network(x.to(memory_format=torch.channels_last), T)
-    assert found.dtype == torch.bfloat16
-    assert relative_error(found, expected) < 0.04
-
-
-def test_softmaxes_of_linear_attention_are_float32_below_autocast():
-    torch.manual_seed(0)
-    block, x = LinearAttention(8), torch.randn(1, 8, 6, 6)
-    with torch.autocast("cpu", torch.bfloat16), Outputs() as outputs:
-        block(x)
-    types = [out.dtype for func, out in outputs.kept if func is torch.ops.aten._softmax.default]
-    assert types == [torch.float32, torch.float32]
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_softmax_of_attention_is_float32_below_autocast(memory_format):
-    """Scores of about 60 have steps of a quarter in bfloat16: a softmax of these would be wrong by tens of percent."""
-    torch.manual_seed(0)
-    block = Attention(128, heads=4, head_channels=32)
-    with torch.no_grad():
-        block.to_qkv.weight.mul_(8)
-        block.to_out.weight.copy_(torch.eye(128)[:, :, None, None])
-        block.to_out.bias.zero_()
-    x = torch.randn(2, 128, 8, 8).to(memory_format=memory_format)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found, qkv = block(x), block.to_qkv(x)
-    q, k, v = qkv.double().reshape(2, 3, 4, 32, 64).unbind(1)
-    scores = torch.einsum("bhdi,bhdj->bhij", q, k) / 32**0.5
-    assert scores.abs().max() > 60
-    expected = torch.einsum("bhij,bhdj->bhdi", scores.softmax(dim=3), v).reshape(2, 128, 8, 8).float()
-    rounded = torch.einsum("bhij,bhdj->bhdi", scores.bfloat16().double().softmax(dim=3), v).reshape(2, 128, 8, 8)
-    assert relative_error(found, expected) < 0.01 < relative_error(rounded, expected)
-
-
-def test_linear_attention_needs_no_matrix_of_all_pairs_of_pixels():
-    block, x = LinearAttention(8), torch.randn(1, 8, 48, 48, requires_grad=True)
-    with Outputs() as outputs:
-        block(x).sum().backward()
-    assert x.grad is not None
-    largest = max(out.numel() for _, out in outputs.kept)
-    assert 3 * 4 * 32 * 48**2 <= largest < 48**4 / 4
-
-
 @pytest.mark.parametrize("options", OPTIONS)
 def test_gradient_reaches_every_parameter(options):
     network = small(**options).train()
     (network(images(), T) ** 2).sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 1e-6, name
-
-
-# Initialisation and transfer
-
-
-def test_published_initialisation():
-    network = small(width=32, multipliers=(1, 2))
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    published_initialisation(network, torch.Generator().manual_seed(5))
-    drawn, norms = [], 0
-    for prefix, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.GroupNorm):
-            drawn.append(f"{prefix}.weight")
-            norms += isinstance(module, nn.GroupNorm)
-    after = network.state_dict()
-    assert {name for name, value in after.items() if not torch.equal(value, before[name])} == set(drawn)
-    assert norms > 20
-    for kind in (nn.Conv2d, nn.ConvTranspose2d, nn.GroupNorm):
-        parts = [module.weight.flatten() for module in network.modules() if isinstance(module, kind)]
-        values = torch.cat(parts)
-        assert values.std().item() == pytest.approx(0.01, rel=0.06)
-        assert abs(values.mean().item()) < 4 * 0.01 / len(values) ** 0.5
-    again = small(seed=9, width=32, multipliers=(1, 2))
-    published_initialisation(again, torch.Generator().manual_seed(5))
-    assert all(torch.equal(again.state_dict()[name], after[name]) for name in drawn)
-
-
-def test_transfer_copies_all_but_the_head():
-    source, target = small(seed=1), small(seed=2, out_channels=4, fullres_skip=True)
-    before = {name: value.clone() for name, value in target.state_dict().items()}
-    transfer(source.state_dict(), target)
-    for name, value in target.state_dict().items():
-        assert torch.equal(value, before[name] if name.startswith(HEAD) else source.state_dict()[name]), name
-    weights = f"{HEAD}0.block2.proj.weight"
-    assert not torch.equal(target.state_dict()[weights], source.state_dict()[weights])
-
-
-def test_transfer_needs_no_head_in_the_source():
-    source, target = small(seed=1), small(seed=2)
-    transfer({name: value for name, value in source.state_dict().items() if not name.startswith(HEAD)}, target)
-    assert torch.equal(target.init_conv.weight, source.init_conv.weight)
-
-
-def without_stem_bias(state):
-    return {name: value for name, value in state.items() if name != "init_conv.bias"}
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (without_stem_bias, r"missing: init_conv\.bias$"),
-        (lambda state: {**state, "extra": torch.zeros(1)}, r"unexpected: extra$"),
-        (lambda state: {f"net.{name}": value for name, value in state.items()}, r"missing: downs.*unexpected: net\."),
-        (lambda state: small(patch=2).state_dict(), r"of another shape: init_conv\.weight$"),
-        (lambda state: {}, r"missing: downs"),
-    ],
-)
-def test_transfer_of_another_network_is_refused_and_nothing_copied(change, told):
-    target = small(seed=2)
-    before = {name: value.clone() for name, value in target.state_dict().items()}
-    with pytest.raises(ValueError, match=told):
-        transfer(change(small(seed=1).state_dict()), target)
-    assert all(torch.equal(value, before[name]) for name, value in target.state_dict().items())
 
 
 @pytest.mark.parametrize(

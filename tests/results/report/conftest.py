@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.results.report.drawing import quick_pdf
 from tests.results.report.realistic import METHODS, subjects
 from tissuebench.results.report import write_report
-from tissuebench.results.report.styles import looks
-from tissuebench.results.report.view import view
 
 FEW = (
     "supervised",
@@ -41,16 +40,3 @@ def small(tmp_path_factory):
         tmp_path_factory.mktemp("none"), methods={name: METHODS[name] for name in names}, n_patients=5, n_boot=40,
         datasets=("glands",), pictures=False,
     )  # fmt: skip
-
-
-def quick_pdf(patch):
-    """Outlines in place of a font: most of the time of drawing goes into the fonts of the PDFs."""
-    from tissuebench.results.report.figures import sheet
-
-    patch.setitem(sheet._STYLE, "pdf.fonttype", 3)
-
-
-def lined_up(subject):
-    """The view of a subject, as the report makes it."""
-    arms = {row.method for row in subject.board.rows}
-    return view(subject, "d0", subject.dataset, looks(sorted(arms)))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.results.report.conftest import lined_up
+from tests.results.report.drawing import lined_up
 from tests.results.report.realistic import HOSTILE
 from tissuebench.results.report.figures.calibration import calibration
 from tissuebench.results.report.figures.classes import classes

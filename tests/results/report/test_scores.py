@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.results.report.conftest import lined_up
+from tests.results.report.drawing import lined_up
 from tests.results.report.realistic import HOSTILE
 from tissuebench.results.report.scores import island, scores
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.results.report.conftest import lined_up
+from tests.results.report.drawing import lined_up
 from tissuebench.results.report.subject import Subject
 from tissuebench.results.report.summary import summary
 from tissuebench.results.tables.leaderboard import CellKey, build

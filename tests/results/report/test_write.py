@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.results.report.conftest import lined_up, quick_pdf
+from tests.results.report.drawing import lined_up, quick_pdf
 from tissuebench.errors import DataError
 from tissuebench.results.report import write_report
 from tissuebench.results.report.page import build
