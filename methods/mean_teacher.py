@@ -1,8 +1,8 @@
 """Mean teacher with weighted pseudo-labels and CutMix: the plain semi-supervised baseline.
 
 Tarvainen & Valpola (NeurIPS 2017) with the consistency term of ReCo and ACTION (Liu et al., ICLR 2022; You et al., IPMI
-2023): a teacher, the moving average of the student, labels tiles without masks; the student learns these labels on a
-stronger view of mixed tiles, each tile weighted by the share of it that the teacher is sure of.
+2023): a teacher, the moving average of the student, labels tiles without masks; the student learns these labels from a
+stronger view of mixed tiles, each tile weighted by the share of its pixels on which the teacher is confident.
 
     L = L_sup(annotated) + weight * L_u(unlabelled)
 """
@@ -40,15 +40,15 @@ UNLABELLED = StreamName("unlabelled", TileBatch)
 
 
 class ConsistencySettings(TeacherStudentSettings):
-    """Learning from the teacher's labels.
+    """Settings for learning from the teacher's labels.
 
     Attributes:
-        supervised_loss: of tiles with masks.
-        strong: a tile's weight is the share of its pixels that the teacher is at least so sure of.
-        consistency: weight of the term.
-        warm_up: share of the steps that see masks alone, as a teacher that knows nothing amplifies its mistakes.
-            Published: 0, after other phases.
-        cut_mix: mix the unlabelled tiles of a batch.
+        supervised_loss: loss on tiles with masks.
+        strong: confidence threshold; a tile's weight is the share of its pixels with at least this teacher confidence.
+        consistency: weight of the consistency term.
+        warm_up: share of the steps that use masks alone, as an untrained teacher amplifies its own mistakes. Published:
+            0, after other phases.
+        cut_mix: whether to mix the unlabelled tiles of a batch.
         unlabelled_ratio: unlabelled tiles per annotated one. Stored results call it ``crowd``.
     """
 
@@ -67,12 +67,12 @@ ConsistencyT = TypeVar("ConsistencyT", bound=ConsistencySettings)
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What the teacher says of the tiles that the student sees, and what the student makes of them.
+    """Teacher labels of unlabelled tiles, and the student's maps of the same tiles.
 
     Attributes:
-        labels: (B, H, W) int64.
-        confidence: (B, H, W) float32, the teacher's probability of these.
-        maps: the student's, of the mixed and stronger view.
+        labels: (B, H, W) int64, the teacher's labels.
+        confidence: (B, H, W) float32, the teacher's probability of these labels.
+        maps: the student's maps of the mixed and stronger view.
     """
 
     labels: Tensor
@@ -81,7 +81,7 @@ class Lesson:
 
 
 class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT]):
-    """What a mean teacher does, for all methods that have one."""
+    """Base class of all methods with a mean teacher."""
 
     consumes = frozenset({Supervision.MASKS})
 
@@ -90,7 +90,7 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
         self.teach()
 
     def make_network(self) -> Segmenter:
-        """The one that the settings name; the shared one begins as that of all arms."""
+        """Build the network that the settings select; the shared one starts from the same weights as in all methods."""
         return cast("Segmenter", build_network(self.task, self.config.network))
 
     @property
@@ -100,18 +100,18 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
 
     @property
     def asks_teacher(self) -> bool:
-        """Whether anything is learnt from the teacher's labels."""
+        """Whether the loss uses the teacher's labels."""
         return self.config.consistency > 0
 
     def streams(self) -> Mapping[str, Stream]:
-        """Annotated tiles, classes balanced, and tiles of all training patients, each as often."""
+        """Return class-balanced annotated tiles, and tiles of all training patients, each sampled equally often."""
         if not self.asks_teacher:
             return {ANNOTATED: self.annotated_stream()}
         n_unlabelled = self.config.unlabelled_ratio * self.task.training.batch_size
         return {ANNOTATED: self.annotated_stream(), UNLABELLED: Stream(Supervision.NONE, n_unlabelled)}
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """Masks alone at first, then the teacher's labels, too."""
+        """Return the loss of the masks, plus the unsupervised loss after the warm-up."""
         annotated = batch[ANNOTATED]
         maps = self.maps_network.maps(annotated.inputs)
         loss = self.config.supervised_loss.of(maps.logits, annotated.masks)
@@ -121,14 +121,14 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
         return loss + self.unsupervised_loss(maps, annotated.masks, lesson)
 
     def unsupervised_loss(self, annotated: DecoderMaps, masks: Tensor, lesson: Lesson) -> Tensor:
-        """All that is added to the loss of the masks."""
+        """Return all terms that are added to the loss of the masks."""
         consistency = weighted_consistency_loss(
             lesson.maps.logits, lesson.labels, lesson.confidence, self.config.strong
         )
         return self.config.consistency * consistency
 
     def lesson(self, batch: TileBatch) -> Lesson:
-        """Let the teacher label tiles as they are, mix them, and show the student a stronger view."""
+        """Label the original tiles with the teacher, mix them, and run the student on a stronger view of the result."""
         confidence, labels = self.teacher_probabilities(batch.inputs).max(dim=1)
         inputs = batch.inputs
         if self.config.cut_mix:
@@ -136,7 +136,7 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
             boxes = draw_boxes(len(labels), height, width, torch.default_generator)
             pasted = boxes_to_mask(boxes, height, width).to(labels.device)
             labels, confidence = cut_mixed(labels, pasted), cut_mixed(confidence, pasted)
-            if not isinstance(inputs, Tensor):  # features are those of padded tiles
+            if not isinstance(inputs, Tensor):  # cached features cover padded tiles
                 height, width = (side + -side % self.maps_network.stride for side in (height, width))
                 pasted = boxes_to_mask(boxes, height, width)
             inputs = cut_mixed(inputs, pasted)
@@ -144,19 +144,19 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
 
     @property
     def maps_network(self) -> MapsNetwork:
-        """The network that predicts, as what it is."""
+        """The network that predicts, typed as a ``MapsNetwork``."""
         return cast("MapsNetwork", self.network)
 
     @torch.no_grad()
     def teacher_probabilities(self, inputs: Inputs) -> Tensor:
-        """(B, K, H, W) float32."""
+        """Return the teacher's class probabilities (B, K, H, W) float32."""
         logits: Tensor = self.teacher(inputs)
         return logits.float().softmax(dim=1)
 
 
 @register
 class MeanTeacher(ConsistencyMethod[ConsistencySettings]):
-    """Masks of the budget, and a teacher's labels of all other tiles."""
+    """Masks of the budget, and a teacher's labels for all other tiles."""
 
     name = "mean_teacher"
     summary = "masks + an averaged teacher's labels of all tiles (semi-supervised baseline)"

@@ -1,13 +1,13 @@
 """Multi-layer pseudo-supervision from tile tags (Han et al., Med. Image Anal. 80, 102487, 2022; arXiv 2110.08048).
 
-A classifier learns the tags of tiles. Its activation maps at three depths, restricted to the classes of the tag, become
-three pseudo-masks a tile. A segmenter learns from their weighted sum,
+A classifier learns the tags of tiles. Its activation maps at three depths, restricted to the tagged classes, become
+three pseudo-masks per tile. A segmenter learns from their weighted sum,
 
     L = sum over l of w_l CE(pseudo-mask l)
 
-and may at prediction be told by the classifier which classes are not there (the gate). Masks that the budget bought
-take the place of a tile's pseudo-masks. The defaults are this project's; ``multilayer_pseudo_published`` has those of
-the paper.
+and at prediction the classifier can switch off classes that it considers absent (the gate). Masks bought with the
+budget replace a tile's pseudo-masks. The defaults are this project's; ``multilayer_pseudo_published`` has those of the
+paper.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ PSEUDO = StreamName("pseudo", PseudoMaskBatch)
 
 
 class Source(StrEnum):
-    """What pseudo-masks are made of: activation maps, or each tile filled with its rarest class."""
+    """Source of the pseudo-masks: activation maps, or each tile filled with its rarest class."""
 
     MAPS = "maps"
     FILL = "fill"
 
 
 class MultilayerPseudoSettings(ClassifierSettings):
-    """Settings, beside those of the classifier.
+    """Settings of the method, in addition to those of the classifier.
 
     Attributes:
-        source: ``fill`` needs no classifier; ``layers`` and all settings of the classifier then do nothing.
-        layers: depths whose pseudo-masks are learnt from, shallow to deep.
-        weights: of these layers; they add up to 1. Published: .2, .2, .6 from shallow to deep.
-        agree: learn only from pixels on which all ``layers`` agree; their ``weights`` then do nothing.
-        loss: ``valid`` leaves ignored pixels out, ``official`` is the published code's.
-        gate: classes that the classifier gives at most this probability are switched off at prediction; null
-            switches off nothing. Published: .1.
+        source: ``fill`` needs no classifier; ``layers`` and all classifier settings then have no effect.
+        layers: depths whose pseudo-masks are used, from shallow to deep.
+        weights: weights of these layers; they add up to 1. Published: .2, .2, .6 from shallow to deep.
+        agree: learn only from pixels on which all ``layers`` agree; ``weights`` then has no effect.
+        loss: ``valid`` leaves ignored pixels out, ``official`` follows the published code.
+        gate: classes with at most this classifier probability are switched off at prediction; null disables the gate.
+            Published: .1.
         mask_share: share of a budget in minutes that is spent on masks, the rest on tags.
-        classifier_steps, classifier_batch, classifier_rate: optimiser steps, tiles a step and learning rate of
-            the classifier.
+        classifier_steps, classifier_batch, classifier_rate: optimiser steps, tiles per step and learning rate of the
+            classifier.
     """
 
     source: Source = Source.MAPS
@@ -99,7 +99,7 @@ class MultilayerPseudoSettings(ClassifierSettings):
 
 @register
 class MultilayerPseudo(Method[MultilayerPseudoSettings]):
-    """Pseudo-masks of three depths from a classifier of tags, and a segmenter that learns from them."""
+    """Pseudo-masks at three depths from a tag classifier, and a segmenter trained on them."""
 
     name = "multilayer_pseudo"
     summary = "tags of tiles -> activation maps at three depths -> pseudo-masks (after Han et al.)"
@@ -120,7 +120,7 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
                     f"training.batch_size 1: methods.{self.name}.backbone 'paper' normalises over the batch and "
                     "needs at least 2"
                 )
-            # It has no cached features, and nobody asks it for any: the encoder is fine-tuned.
+            # It cannot use cached features, and none are requested: the encoder is fine-tuned.
             self.network = PaperSegmenter(task.network.weights, len(task.class_map))  # type: ignore[assignment]
         self.classifier: TagClassifier | None = None
         self.register_buffer("seen", torch.ones(len(task.class_map), dtype=torch.bool))
@@ -129,13 +129,13 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
 
     @classmethod
     def spending(cls, config: MultilayerPseudoSettings) -> Mapping[Supervision, float]:
-        """On tags, but for ``mask_share``."""
+        """Return shares of the budget: ``mask_share`` for masks, the rest for tags."""
         shares = {Supervision.MASKS: config.mask_share, Supervision.TAGS: 1 - config.mask_share}
         return {kind: share for kind, share in shares.items() if share}
 
     @classmethod
     def stages(cls, config: MultilayerPseudoSettings, training: TrainingSettings) -> tuple[Stage, ...]:
-        """The classifier, or what fills tiles."""
+        """Return the stage that makes pseudo-masks: the tag classifier, or the one that fills tiles."""
         if config.source is Source.FILL:
             once = training.model_copy(update={"steps": 1})
             return (Stage(FILL, Fill, Fill.Config(), once, cls.consumes, annotates=Fill.stream),)
@@ -157,7 +157,7 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
         )
 
     def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """The classifier, where a gate needs it."""
+        """Load the trained classifier if the gate needs it."""
         if self.classifier is None:
             return
         state = weights[CLASSIFY]
@@ -168,19 +168,19 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
         self.seen.copy_(state["seen"])
 
     def train(self, mode: bool = True) -> Self:
-        """The classifier is not trained any more."""
+        """Set the training mode, but keep the classifier in evaluation mode."""
         super().train(mode)
         if self.classifier is not None:
             self.classifier.eval()
         return self
 
     def streams(self) -> Mapping[str, Stream]:
-        """Tiles with pseudo-masks, their tags balanced."""
+        """Return one stream: tiles with pseudo-masks, balanced by tag."""
         stage = FILL if self.config.source is Source.FILL else CLASSIFY
         return {PSEUDO: Stream(Supervision.TAGS, self.task.training.batch_size, pseudo=stage)}
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """The weighted sum over the layers, or the loss where they agree."""
+        """Return the weighted sum over the layers, or the loss on the pixels where they agree."""
         tiles, config = batch[PSEUDO], self.config
         targets, weights = tiles.pseudo_masks, config.weights
         if config.source is Source.FILL:
@@ -192,7 +192,7 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
         return multi_target_cross_entropy(self.network(tiles.inputs), targets, weights, config.loss)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Class probabilities, gated where the settings ask for it."""
+        """Return class probabilities, gated if the settings enable the gate."""
         if self.classifier is None or self.config.gate is None:
             return super().predict(images)
         scores = self.classifier(images)[:, -1].sigmoid() * self.seen
@@ -201,10 +201,10 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
 
 @register
 class PublishedMultilayerPseudo(MultilayerPseudo):
-    """The recipe of the paper, on the network, optimiser and steps that all arms share."""
+    """Published recipe of the paper, with the network, optimiser and steps that all methods share."""
 
     class Config(MultilayerPseudoSettings):
-        """The paper's settings; where the official code departs from it, an ``official`` value names the code's."""
+        """Settings of the paper; where the official code differs from it, an ``official`` value names the code's variant."""
 
         maps: MapSource = MapSource.GRAD_CAM
         rule: Rule = Rule.JOINT
@@ -222,10 +222,10 @@ class PublishedMultilayerPseudo(MultilayerPseudo):
 
 @register
 class TagFill(MultilayerPseudo):
-    """Each tile filled with its rarest tag: the same labels without the method's idea."""
+    """Control that fills each tile with its rarest tag: the same labels without the method's idea."""
 
     class Config(MultilayerPseudoSettings):
-        """Filling is all that differs."""
+        """Settings of the method, with ``source: fill``."""
 
         source: Source = Source.FILL
 

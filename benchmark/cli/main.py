@@ -30,7 +30,7 @@ from tissuebench.errors import TissueBenchError
 @click.option("--debug", is_flag=True, help="Show the traceback of an expected failure.")
 @click.version_option(package_name="tissuebench")
 def cli(debug: bool) -> None:
-    """Which weak-supervision strategy is worth a pathologist's time?
+    """Find out which weak-supervision strategy is worth a pathologist's time.
 
     \b
     tissuebench run --method complementary      compare a method with its controls, print the leaderboard

@@ -1,4 +1,4 @@
-"""What is known of a trial, for people."""
+"""Rendering of ``tissuebench trial show``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def render(described: Mapping[str, Json]) -> Group:
         table.add_row(Text("file", style="dim"), Text(path))
     parts.append(table)
     parts += [Text(line) for stage, pseudo in trial["pseudo_masks"].items() for line in _of_pseudo_masks(stage, pseudo)]
-    parts += [Text(line) for stage, look in trial["looks"].items() for line in _of_look(stage, look)]
+    parts += [Text(line) for stage, look in trial["snapshots"].items() for line in _of_snapshot(stage, look)]
     parts += [Text(f"note: {text}", style="yellow") for text in trial["notes"]]
     if failure := trial["failure"]:
         parts.append(Text(f"FAILED: {failure['reason']}", style="red"))
@@ -50,7 +50,7 @@ def _of_pseudo_masks(stage: str, pseudo: Mapping[str, Any]) -> Iterator[str]:
         yield f"  picture: {pseudo['picture']}"
 
 
-def _of_look(stage: str, look: Mapping[str, Any]) -> Iterator[str]:
+def _of_snapshot(stage: str, look: Mapping[str, Any]) -> Iterator[str]:
     figures = dict(look["figures"])
     said = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items() if name != "step")
     yield f"{stage} after step {figures['step']:g}: {said} ({DIAGNOSTIC})"

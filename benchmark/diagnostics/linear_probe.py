@@ -45,8 +45,8 @@ def probe_miou(store: TileStore, split: Split, maps: Callable[[Tensor], Tensor])
     mine = [tile for tile in tiles if store.slides[tile.slide_id].patient_id in fitted]
     others = [tile for tile in tiles if store.slides[tile.slide_id].patient_id not in fitted]
     n_classes = len(view.class_map)
-    features, labels = _looked_at(spaced(mine, _TILES), store, view, maps)
-    of_others, truth = _looked_at(spaced(others, _TILES), store, view, maps)
+    features, labels = _features_and_labels(spaced(mine, _TILES), store, view, maps)
+    of_others, truth = _features_and_labels(spaced(others, _TILES), store, view, maps)
     if not len(labels) or not len(truth):
         return None
     mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-6
@@ -61,7 +61,7 @@ def spaced(tiles: Sequence[Tile], count: int) -> list[Tile]:
     return [tiles[place] for place in places]
 
 
-def _looked_at(
+def _features_and_labels(
     tiles: Sequence[Tile], store: TileStore, view: LabelView, maps: Callable[[Tensor], Tensor]
 ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
     """Return features (N, C) and labels (N,) of all annotated positions of the maps; a label is taken at the centre."""

@@ -8,20 +8,20 @@ from pathlib import Path
 
 from tissuebench.errors import DataError
 
-_FOLDER = "looks"
+_FOLDER = "looks"  # stored trials have this name
 
 
-def look_path(folder: Path, step: int) -> Path:
+def snapshot_path(folder: Path, step: int) -> Path:
     """Return the path of the figures after a step, in the folder of a stage; the picture is next to it."""
     return folder / _FOLDER / f"step-{step:06d}.json"
 
 
-def picture_of(look: Path) -> Path:
+def picture_of(snapshot: Path) -> Path:
     """Return the path of the picture that belongs to the figures."""
-    return look.with_suffix(".png")
+    return snapshot.with_suffix(".png")
 
 
-def last_look(folder: Path) -> tuple[Mapping[str, float], Path] | None:
+def last_snapshot(folder: Path) -> tuple[Mapping[str, float], Path] | None:
     """Return the figures of a stage's last snapshot, including their ``step``, and its picture; None if there is none.
 
     Raises:
@@ -30,7 +30,7 @@ def last_look(folder: Path) -> tuple[Mapping[str, float], Path] | None:
     found = list((folder / _FOLDER).glob("step-*.json"))
     if not found:
         return None
-    last = max(found, key=lambda look: int(look.stem.removeprefix("step-")))
+    last = max(found, key=lambda path: int(path.stem.removeprefix("step-")))
     try:
         figures: dict[str, float] = json.loads(last.read_bytes())
     except ValueError as error:

@@ -23,14 +23,14 @@ from tissuebench.datasets.store.tissue import MIN_TISSUE_SHARE
 from tissuebench.datasets.types import Tile
 from tissuebench.diagnostics.contact_sheet import draw_pictures
 from tissuebench.diagnostics.linear_probe import probe_miou, spaced
-from tissuebench.diagnostics.snapshot_files import look_path, picture_of
+from tissuebench.diagnostics.snapshot_files import picture_of, snapshot_path
 from tissuebench.methods.api.stage import Trainable
 
 _TIMES, _TILES, _SEED = 4, 8, 0
 
 
-class Examine(Callback):
-    """Calls ``Trainable.examine`` before the first step, at intervals and after the last; uses no global generator.
+class SnapshotCallback(Callback):
+    """Calls ``Trainable.snapshot`` before the first step, at intervals and after the last; uses no global generator.
 
     Writes ``step-000100.json`` with the figures and ``step-000100.png`` with the pictures.
 
@@ -52,23 +52,23 @@ class Examine(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the snapshot before training, or catch up on one that was due when the fit was interrupted."""
-        if not look_path(self._folder, trainer.global_step).is_file():
-            self._look_if_due(trainer, pl_module)
+        if not snapshot_path(self._folder, trainer.global_step).is_file():
+            self._take_if_due(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Take a snapshot if due."""
-        self._look_if_due(trainer, pl_module)
+        self._take_if_due(trainer, pl_module)
 
-    def _look_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _take_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         due = {round(trainer.max_steps * part / _TIMES) for part in range(_TIMES + 1)}
         if trainer.global_step not in due or not isinstance(pl_module, Trainable):
             return
         step, device = trainer.global_step, pl_module.device
         pl_module.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            seen = pl_module.examine(self._images.to(device), torch.Generator().manual_seed(_SEED))
+            seen = pl_module.snapshot(self._images.to(device), torch.Generator().manual_seed(_SEED))
             probed = None
             if pl_module.maps(self._images[:1].to(device)) is not None:
                 probed = self._probe(lambda images: pl_module.maps(images.to(device)))  # type: ignore[arg-type, return-value]
@@ -79,19 +79,19 @@ class Examine(Callback):
         shown = {title: _as_bytes(column) for title, column in seen.columns.items()}
         data = io.BytesIO()
         draw_pictures(self._captions, shown, _said(step, figures)).save(data, "PNG")
-        path = look_path(self._folder, step)
+        path = snapshot_path(self._folder, step)
         write_aside(picture_of(path), data.getvalue())
         write_aside(path, json.dumps({"step": step, **figures}, indent=1).encode())
 
 
-def examiner(module: Trainable[Any], store: TileStore, split: Split, folder: Path) -> Examine | None:
+def snapshot_callback(module: Trainable[Any], store: TileStore, split: Split, folder: Path) -> SnapshotCallback | None:
     """Return the snapshot callback of a stage; None if it has nothing to show, or no tissue to show it on."""
-    tiles = [] if type(module).examine is Trainable.examine else tiles_to_show(store, split)
+    tiles = [] if type(module).snapshot is Trainable.snapshot else tiles_to_show(store, split)
     if not tiles:
         return None
     images = torch.from_numpy(store.images(tiles, store.info.tile_px))
     captions = [f"{tile.slide_id}, y {tile.y}, x {tile.x}" for tile in tiles]
-    return Examine(images, captions, folder, partial(probe_miou, store, split))
+    return SnapshotCallback(images, captions, folder, partial(probe_miou, store, split))
 
 
 def tiles_to_show(store: TileStore, split: Split) -> list[Tile]:

@@ -23,8 +23,8 @@ from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Tile
 from tissuebench.diagnostics.pseudo_mask_quality import read_quality, write_quality
-from tissuebench.diagnostics.snapshot_files import last_look
-from tissuebench.diagnostics.snapshots import examiner
+from tissuebench.diagnostics.snapshot_files import last_snapshot
+from tissuebench.diagnostics.snapshots import snapshot_callback
 from tissuebench.errors import DataError
 from tissuebench.evaluation.evaluate import CountedSlide, evaluate
 from tissuebench.evaluation.overlays import TilePicker
@@ -140,7 +140,7 @@ def _run_stage(
         f"stage {stage.name!r}", module, stage.consumes, view, seed, trial, data, _bank(job, data), machine, pseudo
     )
     said = _begin(module, datamodule, weights, around)
-    look = examiner(module, data.store, data.split, folder) if around.world.rank == 0 else None
+    look = snapshot_callback(module, data.store, data.split, folder) if around.world.rank == 0 else None
     fitted = _fit(module, datamodule, folder, seed, machine, around, watchers=[look] if look else [])
     started = time.perf_counter()
     if stage.annotates is not None and around.world.rank == 0:
@@ -155,7 +155,7 @@ def _run_stage(
         "peak_memory": around.peak_memory(),
     }
     if around.world.rank == 0:
-        if (seen := last_look(folder)) is not None:
+        if (seen := last_snapshot(folder)) is not None:
             took["figures"] = {name: value for name, value in seen[0].items() if name != "step"}
         if stage.annotates is not None:  # for inspection, not counted as a cost of the method
             compared = partial(around.moved, f"{stage.name}: comparing pseudo-masks")

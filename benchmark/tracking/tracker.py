@@ -37,7 +37,7 @@ from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.comparable import comparison_key, results_folder
 from tissuebench.results.tables.leaderboard import build
 from tissuebench.sweep.jobs import TaskKind
-from tissuebench.sweep.view.lookup import Found, looks, pseudo_pictures
+from tissuebench.sweep.view.lookup import Found, pseudo_pictures, snapshots_of
 from tissuebench.tracking.leaderboard_content import BoardContent, curves
 from tissuebench.tracking.report import CURVES, SCORE, ReportDefinition
 from tissuebench.tracking.upload import is_sent, save_report, sync
@@ -160,7 +160,7 @@ class Tracker:
         trial = Found(self._home, TaskKind.TRIAL, result.trial_id)
         curve = trial.folder / "history.jsonl"
         pictures = {f"pseudo_masks/{stage}": path for stage, path in pseudo_pictures(trial).items()}
-        pictures |= {f"looks/{stage}": path for stage, (_, path) in looks(trial).items()}
+        pictures |= {f"snapshots/{stage}": path for stage, (_, path) in snapshots_of(trial).items()}
         chosen = [tile for tile in read_overlays(self._home, result.trial_id) if tile.reason == "chosen"]
 
         def fill(run: wandb.Run) -> None:

@@ -52,15 +52,15 @@ class KeepBest(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Catch up on an evaluation that was due when the fit was interrupted."""
         if trainer.global_step and all(step != trainer.global_step for step, _ in self.points):
-            self._look_if_due(trainer, pl_module)
+            self._take_if_due(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Evaluate if due."""
-        self._look_if_due(trainer, pl_module)
+        self._take_if_due(trainer, pl_module)
 
-    def _look_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _take_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
         if step % self._every and step != trainer.max_steps:
             return

@@ -20,7 +20,7 @@ from tissuebench.datasets.types import (
 )
 from tissuebench.methods.api.method import ANNOTATED, Method, masked_cross_entropy
 from tissuebench.methods.api.registry import all_methods, find_method, register
-from tissuebench.methods.api.stage import Examination, Stage, Task, Trainable
+from tissuebench.methods.api.stage import Snapshot, Stage, Task, Trainable
 from tissuebench.methods.api.training_settings import RateSchedule, TrainingSettings
 from tissuebench.methods.losses.pooling import pooled
 from tissuebench.methods.networks import Segmenter, build_segmenter
@@ -30,7 +30,7 @@ __all__ = [
     "IGNORE_LABEL",
     "ClassMap",
     "DiagnosisBatch",
-    "Examination",
+    "Snapshot",
     "MaskBatch",
     "Method",
     "PseudoMaskBatch",

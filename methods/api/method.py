@@ -36,6 +36,7 @@ class Method(Trainable[SettingsT], ABC):
             this name.
 
     Example:
+        >>> from tissuebench.methods.api import ANNOTATED, Method, Settings, Supervision, masked_cross_entropy
         >>> class MineSettings(Settings):
         ...     weight: float = 0.5
         >>> class Mine(Method[MineSettings]):
@@ -60,7 +61,7 @@ class Method(Trainable[SettingsT], ABC):
         self.network: Segmenter = self.make_network()
 
     def make_network(self) -> Segmenter:
-        """Build the segmentation network, the first random draw: methods with the same seed start from equal weights."""
+        """Build the segmentation network; as the first random draw, it is equal for all methods with the same seed."""
         return build_segmenter(self.task.network, len(self.task.class_map), self.task.tile_px)
 
     @classmethod
@@ -99,7 +100,7 @@ class Method(Trainable[SettingsT], ABC):
         return ()
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return class probabilities (B, K, H, W) float32 for images (B, 3, H, W) uint8; the evaluator calls only this."""
+        """Return class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8; the evaluator calls only this."""
         logits: Tensor = self.network(images)
         return logits.float().softmax(dim=1)
 

@@ -21,7 +21,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class Snapshot:
     """Snapshot of what a stage has learned so far, for users to inspect; nothing is trained on it.
 
     Attributes:
@@ -132,7 +132,7 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         """Display names of the L layers that ``annotate`` returns; by default "layer 1", "layer 2" and so on."""
         return ()
 
-    def examine(self, images: Tensor, generator: torch.Generator) -> Examination | None:
+    def snapshot(self, images: Tensor, generator: torch.Generator) -> Snapshot | None:
         """Return a snapshot of the training progress on tiles of held-out patients; None, the default, for no snapshot.
 
         Called a few times during the stage and after its last step, in evaluation mode and without gradients.
@@ -144,7 +144,7 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         return None
 
     def maps(self, images: Tensor) -> Tensor | None:
-        """Return features (B, C, h, w) of images (B, 3, H, W) uint8 for a linear probe, or None (default) for no probe."""
+        """Return features (B, C, h, w) of images (B, 3, H, W) uint8 for a linear probe; None (default): no probe."""
         return None
 
     def note(self, text: str) -> None:

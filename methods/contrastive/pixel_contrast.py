@@ -114,7 +114,7 @@ def prototypes(keys: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def relation(prototypes: Tensor, present: Tensor, temperature: float = 0.5) -> Tensor:
-    """Return ``P(v | c) = softmax over present v != c of cos(r_c, r_v) / tau``, so similar classes are drawn more often.
+    """Return ``P(v | c) = softmax over present v != c of cos(r_c, r_v) / tau``; similar classes are more likely.
 
     Args:
         prototypes: r, (K, D).

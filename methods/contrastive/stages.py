@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tissuebench.methods.api import (
     ANNOTATED,
-    Examination,
+    Snapshot,
     Stream,
     StreamName,
     Supervision,
@@ -137,7 +137,7 @@ class TileDistillation(TeacherStudentStage[GlobalT]):
         """Temperatures of student and teacher."""
         return self.config.student_temperature, self.config.teacher_temperature
 
-    def examine(self, images: Tensor, generator: torch.Generator) -> Examination:
+    def snapshot(self, images: Tensor, generator: torch.Generator) -> Snapshot:
         """Return a snapshot that pairs each tile with the other tile that the student finds most similar."""
         vectors = nn.functional.normalize(self.pupil.tile_vectors(images).float(), dim=1)
         similarity = (vectors @ vectors.T).fill_diagonal_(-torch.inf)
@@ -145,7 +145,7 @@ class TileDistillation(TeacherStudentStage[GlobalT]):
         pairs = max(1, len(images) * (len(images) - 1))
         distance = 1 - similarity.masked_fill(similarity.isinf(), 0).sum() / pairs
         nearest = shown[similarity.max(dim=1).indices]
-        return Examination({"mean_cosine_distance": float(distance)}, {"image": shown, "most similar": nearest})
+        return Snapshot({"mean_cosine_distance": float(distance)}, {"image": shown, "most similar": nearest})
 
     def maps(self, images: Tensor) -> Tensor:
         """Return all maps of the student's decoder, stacked at a quarter of the image's size."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tissuebench.methods.api import (
-    Examination,
+    Snapshot,
     Settings,
     Stream,
     StreamName,
@@ -158,7 +158,7 @@ class Denoising(Averaging[DenoisingSettings]):
         """The weight average and the network it follows; None if no average is configured."""
         return None if self.average is None else (self.average, self.network)
 
-    def examine(self, images: Tensor, generator: torch.Generator) -> Examination:
+    def snapshot(self, images: Tensor, generator: torch.Generator) -> Snapshot:
         """Return the loss at fixed noise and steps, one-step denoising results, and samples."""
         clean = images.float() / 127.5 - 1
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
@@ -175,7 +175,7 @@ class Denoising(Averaging[DenoisingSettings]):
             columns[f"step {step}, denoised"] = denoised(self._predict, self.schedule, noisy, at)
         columns["sample"] = sampled(self._predict, self.schedule, noise, _SAMPLING_STEPS)
         shown = {title: (column.clamp(-1, 1) + 1) / 2 for title, column in columns.items()}
-        return Examination({"validation_loss": float(loss)}, shown)
+        return Snapshot({"validation_loss": float(loss)}, shown)
 
     def maps(self, images: Tensor) -> Tensor:
         """Return decoder maps of clean images, at a time step with little noise."""

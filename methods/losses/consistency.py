@@ -1,6 +1,6 @@
-"""Cross-entropy to a teacher's labels, each image weighted by how sure the teacher is of it.
+"""Cross-entropy to a teacher's labels, with each image weighted by the teacher's confidence.
 
-Of ReCo (Liu et al., ICLR 2022), taken over by ACTION (You et al., IPMI 2023).
+Introduced by ReCo (Liu et al., ICLR 2022) and adopted by ACTION (You et al., IPMI 2023).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.pooling import pooled
 
 STRONG_THRESHOLD = 0.97
-"""As published."""
+"""Published confidence threshold."""
 
 
 def confident_share(confidence: Tensor, valid: Tensor, threshold: float = STRONG_THRESHOLD) -> Tensor:
-    """``w_n = #{pixels of image n: confidence >= threshold} / #{valid pixels of image n}``, 0 without a valid pixel.
+    """Return ``w_n = #{pixels of image n: confidence >= threshold} / #{valid pixels of image n}``; 0 if none is valid.
 
-    As published, the numerator does not look at ``valid``: what is ignored there is padding of confidence 0. Where
-    ignored pixels have a confidence it must be set to 0 before, or the share can exceed 1.
+    As published, the numerator does not check ``valid``: the ignored pixels there are padding with confidence 0. If
+    ignored pixels have a confidence, set it to 0 first, or the share can exceed 1.
 
     Args:
         confidence: (B, H, W) float, the teacher's largest probability.
@@ -28,7 +28,7 @@ def confident_share(confidence: Tensor, valid: Tensor, threshold: float = STRONG
         threshold: .97 as published.
 
     Returns:
-        (B,) float32, or float64 if that is the confidence's type.
+        (B,) float32, or float64 if the confidence is float64.
 
     Raises:
         ValueError: shapes differ.
@@ -44,23 +44,28 @@ def confident_share(confidence: Tensor, valid: Tensor, threshold: float = STRONG
 def weighted_consistency_loss(
     logits: Tensor, pseudo_labels: Tensor, confidence: Tensor, threshold: float = STRONG_THRESHOLD
 ) -> Tensor:
-    """``1/|P| sum over P of w_n CE``, P the pixels with CE > 0, w as ``confident_share``; no threshold for a pixel.
+    """Cross-entropy to pseudo-labels, weighted per image by ``confident_share``; no threshold per pixel.
 
-    As published: P is where the cross-entropy is not 0, so beside ignored pixels those leave the mean that the student
-    is sure of to the last digit. Pixels of images with w = 0 stay in it. P is that of the whole batch, which several
-    processes may share; where it is empty the loss is 0, still connected to the graph.
+    ``1/|P| sum over P of w_n CE``, P the pixels with CE > 0, as published: besides ignored pixels, pixels on which the
+    student is certain to the last digit leave the mean. Pixels of images with w = 0 stay in it. P is that of the whole
+    batch, possibly spread over several processes; if it is empty the loss is a graph-connected 0.
 
     Args:
-        logits: of the student, (B, K, H, W); evaluated in float32 at least.
+        logits: of the student, (B, K, H, W); evaluated in float32 or wider.
         pseudo_labels: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``.
-        confidence: (B, H, W) float of the teacher; without gradient.
+        confidence: (B, H, W) float, the teacher's largest probability; no gradient flows.
         threshold: .97 as published.
 
     Returns:
-        () of the logits' type, float32 for narrower ones.
+        () of the logits' dtype, at least float32.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
+
+    Example:
+        >>> logits, labels = torch.zeros(2, 4, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
+        >>> round(weighted_consistency_loss(logits, labels, confidence=torch.ones(2, 8, 8)).item(), 4)  # log 4
+        1.3863
     """
     if logits.ndim != 4 or pseudo_labels.shape != logits[:, 0].shape:
         shapes = f"{tuple(logits.shape)} and {tuple(pseudo_labels.shape)}"

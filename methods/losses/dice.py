@@ -1,4 +1,4 @@
-"""Soft Dice loss (Milletari et al. 2016, 3DV): how much of what is predicted and of what is labelled overlaps."""
+"""Soft Dice loss (Milletari et al. 2016, 3DV): overlap between predicted and labelled regions."""
 
 from __future__ import annotations
 
@@ -11,39 +11,47 @@ _SMOOTH = 1e-5
 
 
 def soft_dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean over all K classes of ``class_dice_losses``, background and absent classes as well.
+    """Soft Dice loss averaged over all K classes, including the background and absent classes.
 
-    The official code of ACTION (You et al., IPMI 2023) adds it to the cross-entropy, .5 each.
+    The mean of ``class_dice_losses``. The official code of ACTION (You et al., IPMI 2023) combines it with
+    cross-entropy, .5 each.
 
     Args:
-        logits: (B, K, H, W); evaluated in float32 at least.
+        logits: (B, K, H, W); evaluated in float32 or wider.
         masks: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``.
 
     Returns:
-        () of the logits' type, float32 for narrower ones; 0 without a labelled pixel, still connected to the graph.
+        () of the logits' dtype, at least float32; a graph-connected 0 without a labelled pixel.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
+
+    Example:
+        >>> masks = torch.randint(4, (2, 8, 8))
+        >>> logits = 100.0 * torch.nn.functional.one_hot(masks, 4).movedim(-1, 1)
+        >>> round(soft_dice_loss(logits, masks).item(), 4)
+        0.0
     """
     return class_dice_losses(logits, masks).mean()
 
 
 def class_dice_losses(logits: Tensor, masks: Tensor) -> Tensor:
-    """``1 - (2 sum p_c y_c + s) / (sum p_c^2 + sum y_c^2 + s)``, s = 1e-5, p = softmax(logits), y_c = [masks = c].
+    """Soft Dice loss of each class.
 
-    Sums go over the labelled pixels of the whole batch, which several processes may share: all of them get its value,
-    and gradients of which the mean over the processes is its gradient. All must call it equally often. Ignored pixels
-    leave all three sums; the official code has none.
+    ``1 - (2 sum p_c y_c + s) / (sum p_c^2 + sum y_c^2 + s)``, s = 1e-5, p = softmax(logits), y_c = [masks = c]. The
+    sums run over the labelled pixels of the whole batch, possibly spread over several processes: all processes get the
+    same value, and the average of their gradients is its gradient. All must call it equally often. Ignored pixels are
+    left out of all three sums; the official code has none.
 
     Args:
-        logits: as of ``soft_dice_loss``.
-        masks: likewise.
+        logits: as for ``soft_dice_loss``.
+        masks: as for ``soft_dice_loss``.
 
     Returns:
-        (K,), one a class; near 1 for a class that is predicted and absent.
+        (K,), one value per class; near 1 for a class that is predicted but absent.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not match.
     """
     if logits.ndim != 4 or masks.shape != logits[:, 0].shape:
         shapes = f"{tuple(logits.shape)} and {tuple(masks.shape)}"
@@ -58,7 +66,7 @@ def class_dice_losses(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def _over_processes(sums: Tensor) -> Tensor:
-    """The sum over W processes; its gradient is W times that of this process's part, as gradients are averaged."""
+    """Return the sum over all W processes; the gradient of this process's part is scaled by W, as gradients are averaged."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return sums
     everywhere = sums.detach().clone()

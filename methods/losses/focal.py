@@ -1,4 +1,4 @@
-"""Focal loss (Lin et al. 2017): what is classified well already counts less."""
+"""Focal loss (Lin et al. 2017): cross-entropy that down-weights well-classified pixels."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from tissuebench.methods.losses.pooling import pooled
 
 
 def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0) -> Tensor:
-    """``-1/|V| sum over V of (1 - p_y)^gamma log p_y``, V the labelled pixels, p = softmax(logits).
+    """Focal loss over labelled pixels.
 
-    V is that of the whole batch, which several processes may share; without a labelled pixel the loss is 0, still
-    connected to the graph. GenSelfDiff-HIS (Purma et al., IEEE TMI 2024) adds it to ``structural_similarity_loss`` with
-    weights 1:1; its code has (p - 1)^gamma, which is the same for even gamma only.
+    ``-1/|V| sum over V of (1 - p_y)^gamma log p_y``, V the labelled pixels, p = softmax(logits). V is that of the whole
+    batch, possibly spread over several processes; without a labelled pixel the loss is a graph-connected 0.
+    GenSelfDiff-HIS (Purma et al., IEEE TMI 2024) adds it to ``structural_similarity_loss`` with weights 1:1; its code
+    has (p - 1)^gamma, which is the same for even gamma only.
 
     Args:
-        logits: (B, K, H, W); evaluated in float32 at least.
+        logits: (B, K, H, W); evaluated in float32 or wider.
         masks: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``.
-        gamma: 2 as published, 0 is cross-entropy; not negative.
+        gamma: focal exponent, 2 as published; 0 gives cross-entropy; not negative.
 
     Returns:
-        () of the logits' type, float32 for narrower ones.
+        () of the logits' dtype, at least float32.
 
     Raises:
-        ValueError: shapes do not fit, or gamma is negative.
+        ValueError: shapes do not match, or gamma is negative.
+
+    Example:
+        >>> logits, masks = torch.zeros(1, 2, 8, 8), torch.zeros(1, 8, 8, dtype=torch.int64)
+        >>> round(focal_loss(logits, masks).item(), 4)  # 1/4 log 2
+        0.1733
     """
     if logits.ndim != 4 or masks.shape != logits[:, 0].shape:
         shapes = f"{tuple(logits.shape)} and {tuple(masks.shape)}"
@@ -37,7 +43,7 @@ def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0) -> Tensor:
     # (B, H, W), 0 where ignored
     loss = functional.nll_loss(logits.log_softmax(dim=1), masks, ignore_index=IGNORE_LABEL, reduction="none")
     if gamma:
-        rest = -torch.expm1(-loss)  # 1 - p, with all its digits where p is almost 1
-        # At p = 1 the power has an infinite slope for gamma < 1, and 0 times that is no number; the loss is flat there.
+        rest = -torch.expm1(-loss)  # 1 - p, without cancellation where p is almost 1
+        # At p = 1 the power has an infinite slope for gamma < 1, and 0 times that is NaN; the loss is flat there.
         loss = torch.where(rest > 0, rest, torch.ones_like(rest)) ** gamma * loss
     return pooled(loss.sum(), (masks != IGNORE_LABEL).sum())

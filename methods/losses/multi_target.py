@@ -16,7 +16,7 @@ _OFFICIAL_LOGIT = 100.0
 
 
 class MultiTarget(StrEnum):
-    """What becomes of ignored pixels: left out (recommended), or a class of their own as in the official code."""
+    """Treatment of ignored pixels: left out (``valid``, recommended), or a separate class (``official``, the official code)."""
 
     VALID = "valid"
     OFFICIAL = "official"
@@ -31,23 +31,28 @@ def multi_target_cross_entropy(
     ignore.
 
     ``official``: ``1/B sum over l of w_l / (B H W) sum over all pixels of -log softmax(z, e)_{y_l}``. Ignored pixels
-    (white glass) are the class K, whose logit e is no output of the network: 100 where the last of the masks ignores
-    the pixel, else 0. White pixels so have almost no gradient but count in the mean, all others compete with a
-    constant logit of 0, and the mean is divided by the batch size once more.
+    (white glass) form class K, whose logit e is not an output of the network: 100 where the last mask ignores the
+    pixel, else 0. White pixels thus get almost no gradient but count in the mean, all others compete with a constant
+    logit of 0, and the mean is divided by the batch size a second time.
 
-    B and V_l are those of the whole batch, which several processes may share.
+    B and V_l are those of the whole batch, possibly spread over several processes.
 
     Args:
-        logits: (B, K, H, W); evaluated in float32 at least.
+        logits: (B, K, H, W); evaluated in float32 or wider.
         targets: (B, L, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``, the deepest layer last.
-        weights: w, one a layer, in the order of ``targets``; 0.2, 0.2, 0.6 in the paper.
-        form: which of the two.
+        weights: w, one per layer, in the order of ``targets``; 0.2, 0.2, 0.6 in the paper.
+        form: ``valid`` or ``official``.
 
     Returns:
-        () of the logits' type, float32 for narrower ones.
+        () of the logits' dtype, at least float32.
 
     Raises:
-        ValueError: shapes or the number of weights do not fit.
+        ValueError: shapes or the number of weights do not match.
+
+    Example:
+        >>> logits, targets = torch.zeros(1, 4, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.int64)
+        >>> round(multi_target_cross_entropy(logits, targets, weights=(0.2, 0.2, 0.6)).item(), 4)  # log 4
+        1.3863
     """
     if logits.ndim != 4 or targets.ndim != 4 or targets[:, 0].shape != logits[:, 0].shape:
         shapes = f"{tuple(logits.shape)} and {tuple(targets.shape)}"
@@ -69,10 +74,10 @@ def multi_target_cross_entropy(
 
 
 def _totals(log_probabilities: Tensor, targets: Tensor) -> Tensor:
-    """(L,) sums of -log p over the pixels that each layer does not ignore."""
+    """Return the sums (L,) of -log p over the pixels that each layer does not ignore."""
     return torch.stack(
         [
-            # not one gather: the gradients of the layers would be added in any order on a GPU
+            # not a single gather: on a GPU the layers' gradients would be summed in nondeterministic order
             functional.nll_loss(log_probabilities, layer, ignore_index=IGNORE_LABEL, reduction="sum")
             for layer in targets.unbind(dim=1)
         ]

@@ -1,4 +1,4 @@
-"""Means over a batch that several processes may share."""
+"""Means over a batch that may be spread over several processes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor, distributed
 
 
 def pooled(total: Tensor, count: Tensor) -> Tensor:
-    """``total / count`` over the whole batch, of which each of W processes holds a part; 0 where nothing is counted.
+    """Return ``total / count`` over the whole batch, possibly spread over W processes; 0 if nothing is counted.
 
-    Gradients are averaged over the processes, whose parts may be of any size, so each divides its sum by the mean
-    count: ``W total_r / sum over r of count_r``. The mean of that over the processes is the loss of the whole batch.
+    Gradients are averaged over the processes, whose parts may differ in size, so each divides its sum by the mean
+    count: ``W total_r / sum over r of count_r``. The mean of these over the processes is the loss of the whole batch.
     All processes must call it equally often.
 
     Args:
@@ -17,7 +17,12 @@ def pooled(total: Tensor, count: Tensor) -> Tensor:
         count: this process's number of summands, () integer or float; has no gradient.
 
     Returns:
-        () float; still connected to the graph where nothing is counted.
+        () float; still connected to the graph if nothing is counted.
+
+    Example:
+        >>> import torch
+        >>> pooled(torch.tensor(6.0), torch.tensor(3))
+        tensor(2.)
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return total / count.clamp(min=1)

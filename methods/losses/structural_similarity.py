@@ -1,4 +1,4 @@
-"""Cross-entropy weighted by where the shape of a class differs (Purma et al., IEEE Trans. Med. Imaging 2024).
+"""Cross-entropy weighted by structural differences between prediction and mask (Purma et al., IEEE TMI 2024).
 
 After Zhao et al. 2019 (arXiv 1910.08711), who compare windows; GenSelfDiff-HIS compares whole tiles.
 """
@@ -14,11 +14,11 @@ from torch.nn import functional
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.pooling import pooled
 
-_FLAT_MAP = 1e-16  # the root of a constant map's variance needs a slope; that of masks has no gradient, hence no need
+_FLAT_MAP = 1e-16  # keeps the square root differentiable for constant maps; masks need no gradient
 
 
 class SimilarityForm(StrEnum):
-    """Which cross-entropy is weighted: that of the whole batch, as published, or that of each pixel (Zhao et al.)."""
+    """Cross-entropy to be weighted: the batch mean (``scalar``, as published), or each pixel's (``per_pixel``, Zhao et al.)."""
 
     SCALAR = "scalar"
     PER_PIXEL = "per_pixel"
@@ -33,29 +33,35 @@ def structural_similarity_loss(
 ) -> Tensor:
     """Cross-entropy times the structural errors e of the selected pixels and classes, f in {0, 1}.
 
-    With V the labelled pixels, M = sum of f, and e and f of ``structural_errors``:
+    With V the labelled pixels, M = sum of f, and e and f from ``structural_errors``:
 
-    ``scalar``: ``(1/M sum over n, c, i of e f) (1/|V| sum over V of -log p_y)``, what the code of GenSelfDiff-HIS does.
-    The weights do not say which pixel's cross-entropy counts more, only how much all count.
+    ``scalar``: ``(1/M sum over n, c, i of e f) (1/|V| sum over V of -log p_y)``, as in the code of GenSelfDiff-HIS. The
+    weights do not say which pixel's cross-entropy counts more, only how much all of them count.
 
-    ``per_pixel``: ``1/M sum over n, c, i of e f (-log p_y)``, nearer to Zhao et al.
+    ``per_pixel``: ``1/M sum over n, c, i of e f (-log p_y)``, closer to Zhao et al.
 
-    Gradients flow through e and the cross-entropy, not through f. M and V are those of the whole batch, which several
-    processes may share. A tile without a labelled pixel contributes nothing; without any, the loss is 0, still
-    connected to the graph.
+    Gradients flow through e and the cross-entropy, not through f. M and V are those of the whole batch, possibly spread
+    over several processes. A tile without a labelled pixel contributes nothing; if no tile has one, the loss is a
+    graph-connected 0.
 
     Args:
-        logits: (B, K, H, W); evaluated in float32 at least.
+        logits: (B, K, H, W); evaluated in float32 or wider.
         masks: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``.
-        beta: share of a map's largest error that is too little to be selected, 0..1; 0.1 as published.
+        beta: fraction of a map's largest error that an error must exceed to be selected, 0..1; 0.1 as published.
         stabiliser: C0, positive; 0.01 as published.
-        form: which of the two.
+        form: ``scalar`` or ``per_pixel``.
 
     Returns:
-        () of the logits' type, float32 for narrower ones.
+        () of the logits' dtype, at least float32.
 
     Raises:
-        ValueError: shapes do not fit, ``beta`` is outside 0..1 or ``stabiliser`` not positive.
+        ValueError: shapes do not match, ``beta`` is outside 0..1 or ``stabiliser`` is not positive.
+
+    Example:
+        >>> masks = torch.randint(4, (2, 8, 8))
+        >>> logits = 100.0 * torch.nn.functional.one_hot(masks, 4).movedim(-1, 1)
+        >>> round(structural_similarity_loss(logits, masks).item(), 4)
+        0.0
     """
     if logits.ndim != 4 or masks.shape != logits[:, 0].shape:
         shapes = f"{tuple(logits.shape)} and {tuple(masks.shape)}"
@@ -73,19 +79,19 @@ def structural_similarity_loss(
 
 
 def structural_errors(probabilities: Tensor, masks: Tensor, beta: float, stabiliser: float) -> tuple[Tensor, Tensor]:
-    """How far each standardised map of probabilities is from that of its class, and where that is far.
+    """Return the error of each standardised probability map against its class's mask, and the selection of large errors.
 
     ``e = |(y - mu_y + C0) / (sigma_y + C0) - (p - mu_p + C0) / (sigma_p + C0)|`` with mean and unbiased deviation of
     one tile and class over its labelled pixels; ``f = 1[e > beta max over pixels of e]``.
 
     Args:
         probabilities: p, (B, K, H, W) float.
-        masks: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``; y is 1 where they are the class.
-        beta: as of the loss.
+        masks: (B, H, W) int64 in 0..K-1 or ``IGNORE_LABEL``; y is 1 where the mask is the class.
+        beta: as for the loss.
         stabiliser: C0.
 
     Returns:
-        e (B, K, H, W) of the type of p, and f (B, K, H, W) bool; 0 at ignored pixels and in tiles with fewer than 2
+        e (B, K, H, W) of p's dtype, and f (B, K, H, W) bool; 0 at ignored pixels and in tiles with fewer than 2
         labelled ones, which have no deviation.
     """
     labelled = (masks != IGNORE_LABEL)[:, None]
@@ -106,10 +112,10 @@ def structural_errors(probabilities: Tensor, masks: Tensor, beta: float, stabili
 
 
 def _product_of_means(one: Tensor, other: Tensor) -> Tensor:
-    """The product of two means over the whole batch, each as ``pooled`` gives it to this process.
+    """Return the product of two means over the whole batch, each given as this process's ``pooled`` value.
 
-    The mean over the processes of the products is not that product, so each gets it linearised at the common means:
-    ``a_r B + A b_r - A B``. The mean of that over the processes has the value and the gradient of A B.
+    The mean over the processes of the products is not that product, so each process gets it linearised at the common
+    means: ``a_r B + A b_r - A B``. The mean of these over the processes has the value and the gradient of A B.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return one * other

@@ -1,4 +1,4 @@
-"""Networks: pretrained encoders (timm) under decoders of segmentation-models-pytorch."""
+"""Networks: pretrained encoders (timm) with decoders from segmentation-models-pytorch."""
 
 from tissuebench.methods.networks.encoder import ImageEncoder, build_encoder
 from tissuebench.methods.networks.segmenter import Segmenter, build_segmenter

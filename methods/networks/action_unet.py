@@ -1,6 +1,6 @@
-"""The small U-Net of ACTION (You et al., IPMI 2023, arXiv:2206.02307), and what its pixels are contrasted by.
+"""Small U-Net of ACTION (You et al., IPMI 2023, arXiv:2206.02307), and its head for pixel contrast.
 
-Layers carry the names of the official code (which has them from PyMIC and SSL4MIS), whose tensors therefore load by
+Layers have the names of the official code (inherited from PyMIC and SSL4MIS), so its tensors load with
 ``load_state_dict``.
 """
 
@@ -21,11 +21,11 @@ _STRIDE = 2 ** (_LEVELS - 1)
 
 @dataclass(frozen=True, slots=True)
 class DecoderMaps:
-    """What the network makes of images (B, 3, H, W); H' and W' are H and W, rounded up to multiples of 16.
+    """Output of a network for images (B, 3, H, W); H' and W' are H and W, rounded up to multiples of 16.
 
     Attributes:
         logits: (B, K, H, W).
-        deepest: of the encoder, (B, C_5, H'/16, W'/16).
+        deepest: deepest encoder map, (B, C_5, H'/16, W'/16).
         decoder: five maps (B, C_i, H'/s, W'/s), s = 16, 8, 4, 2, 1; the first is ``deepest``.
     """
 
@@ -35,7 +35,7 @@ class DecoderMaps:
 
 
 class _Block(nn.Module):
-    """Twice 3x3 convolution, batch norm and leaky ReLU (0.01); dropout between the two."""
+    """Two times 3x3 convolution, batch norm and leaky ReLU (0.01), with dropout in between."""
 
     def __init__(self, n_in: int, n_out: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Down(nn.Module):
 
 
 class _Up(nn.Module):
-    """1x1 convolution to the skip's channels, twice as fine by interpolation, joined with the skip, a block."""
+    """Upsampling step: 1x1 convolution to the skip's channels, 2x interpolation, concatenation with the skip, a block."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -104,16 +104,17 @@ class _Decoder(nn.Module):
 
 
 class ActionUNet(nn.Module):
-    """The whole network; the defaults are the published one, with 1,814,052 parameters for 3 channels and 4 classes.
+    """U-Net of ACTION; the defaults are the published network, with 1,814,052 parameters for 3 channels and 4 classes.
 
-    Five levels, each half as fine as the one before (max-pooling). The decoder grows by interpolation with aligned
-    corners: the official code asks for transposed convolutions, but its decoder does not pass the request on.
+    Five levels, each at half the resolution of the previous one (max-pooling). The decoder upsamples by interpolation
+    with aligned corners: the official code requests transposed convolutions, but its decoder does not pass the option
+    on.
 
     Args:
         n_classes: K.
-        in_channels: of images.
-        channels: of the levels, finest first.
-        dropout: of the encoder's levels; the decoder has none.
+        in_channels: channels of the images.
+        channels: channels of the levels, finest first.
+        dropout: dropout rates of the encoder's levels; the decoder has none.
 
     Raises:
         ValueError: not five levels.
@@ -134,27 +135,27 @@ class ActionUNet(nn.Module):
         self.decoder = _Decoder(channels, n_classes)
 
     def forward(self, images: Tensor) -> DecoderMaps:
-        """All maps of images (B, C, H, W) float.
+        """Return all maps of images (B, C, H, W) float.
 
-        Where a side is no multiple of 16, the last row and column are repeated below and to the right; the logits are
-        cropped, the other maps are those of the larger image.
+        If a side is not a multiple of 16, the last row and column are replicated below and to the right; the logits are
+        cropped, the other maps are those of the padded image.
         """
         height, width = images.shape[-2:]
         logits, decoder = self.decoder(self.encoder(_padded(images)))
         return DecoderMaps(logits[..., :height, :width], decoder[0], decoder)
 
     def deepest(self, images: Tensor) -> Tensor:
-        """``DecoderMaps.deepest`` alone, without the cost of the decoder."""
+        """Return only ``DecoderMaps.deepest``, without the cost of the decoder."""
         return cast("Tensor", self.encoder(_padded(images))[-1])
 
 
 class RepresentationHead(nn.Module):
-    """Vectors that pixels are contrasted by: a 3x3 convolution without bias and a 1x1 convolution, nothing between.
+    """Head for the vectors of the pixel contrast: a 3x3 convolution without bias, directly followed by a 1x1 convolution.
 
     Published for ACTION's third phase, with 2,548,224 parameters; not used for predictions.
 
     Args:
-        channels: of ``stacked`` maps.
+        channels: channels of the ``stacked`` maps.
         width: D.
     """
 
@@ -166,13 +167,14 @@ class RepresentationHead(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Of every pixel: (B, D, h, w) of maps (B, C, h, w)."""
+        """Return the vectors (B, D, h, w) of all pixels of maps (B, C, h, w)."""
         return cast("Tensor", self.proj(maps))
 
     def at(self, maps: Tensor, index: Tensor) -> Tensor:
-        """Of some pixels, computed from their neighbourhoods alone: what ``forward`` gives there, gradients as well.
+        """Return the vectors of selected pixels, with the same values and gradients as ``forward``.
 
-        So a loss whose keys are detached pays for the graph of its queries only.
+        They are computed from the pixels' neighbourhoods only, so a loss with detached keys only pays for the graph of
+        its queries.
 
         Args:
             maps: (B, C, h, w).
@@ -189,7 +191,7 @@ class RepresentationHead(nn.Module):
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         image = (index // (height * width))[:, None]
         numbers = (image * height + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
-        # As rows of a table: the backward pass of any other look-up is slower, or adds up in any order on a GPU.
+        # An embedding look-up: the backward pass of the alternatives is slower, or nondeterministic on a GPU.
         patches = functional.embedding(numbers, maps.movedim(1, -1).reshape(-1, maps.shape[1]))
         patches = patches * inside[..., None]
         three, one = cast("nn.Conv2d", self.proj[0]), cast("nn.Conv2d", self.proj[1])
@@ -198,14 +200,14 @@ class RepresentationHead(nn.Module):
 
 
 def stacked(decoder: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Maps of several resolutions side by side, each interpolated with aligned corners.
+    """Concatenate maps of several resolutions, each interpolated to one size with aligned corners.
 
-    Published with the size of the image; ReCo (Liu et al., ICLR 2022) has a quarter of it. Interpolation to a smaller
-    size skips pixels, it does not average.
+    Published at the size of the image; ReCo (Liu et al., ICLR 2022) uses a quarter of it. Interpolation to a smaller
+    size skips pixels instead of averaging them.
 
     Args:
         decoder: maps (B, C_i, h_i, w_i); ``DecoderMaps.decoder``.
-        size: h and w. Of an image that was padded, it is that of the padded one.
+        size: h and w. For a padded image, its padded size.
 
     Returns:
         (B, sum of C_i, h, w).

@@ -1,6 +1,6 @@
-"""The noise predictor of GenSelfDiff-HIS (Purma et al., IEEE TMI 2024, arXiv:2309.01487): a U-Net that knows the time.
+"""Noise predictor of GenSelfDiff-HIS (Purma et al., IEEE TMI 2024, arXiv:2309.01487): a time-conditioned U-Net.
 
-Layers carry the names of the official code, whose tensors therefore load by ``load_state_dict``. With another number of
+Layers have the names of the official code, so its tensors load with ``load_state_dict``. With a different number of
 output channels, and ``transfer`` of all but the head, the same network is the paper's segmenter.
 """
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 HEAD = "final_conv."
-"""Prefix of the names of the head: a block without time and a 1x1 convolution, new for every task."""
+"""Name prefix of the head, which is new for every task: a block without time input and a 1x1 convolution."""
 
 _GROUPS = 8
 
 
 def sinusoidal_embedding(t: Tensor, size: int) -> Tensor:
-    """``[sin(t f_j) | cos(t f_j)]`` with ``f_j = exp(-ln(10^4) j / (size/2 - 1))``, j from 0 to size/2 - 1.
+    """Return ``[sin(t f_j) | cos(t f_j)]`` with ``f_j = exp(-ln(10^4) j / (size/2 - 1))``, j from 0 to size/2 - 1.
 
     Args:
         t: (B,) time steps, integer or float.
@@ -32,7 +32,7 @@ def sinusoidal_embedding(t: Tensor, size: int) -> Tensor:
         (B, size) float32.
 
     Raises:
-        ValueError: such a size is not possible.
+        ValueError: the size is odd or below 4.
     """
     if size < 4 or size % 2:
         raise ValueError(f"size must be even and at least 4, not {size}")
@@ -62,14 +62,15 @@ class _ResidualBlock(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Twice 3x3 convolution, norm of 8 groups and SiLU; the time is added to the channels between the two.
+    """Residual block: two times 3x3 convolution, group norm (8 groups) and SiLU, with a time shift in between.
 
-    The time only shifts, it does not scale. The shortcut is a 1x1 convolution where the number of channels changes.
+    The time is added to the channels as a shift, without scaling. The shortcut is a 1x1 convolution if the number of
+    channels changes.
 
     Args:
-        n_in: channels in.
-        n_out: channels out, a multiple of 8.
-        time_features: length of the time's vector; None is a block without time.
+        n_in: input channels.
+        n_out: output channels, a multiple of 8.
+        time_features: length of the time vector; None for a block without time input.
     """
 
     def __init__(self, n_in: int, n_out: int, time_features: int | None = None) -> None:
@@ -80,10 +81,10 @@ class ResnetBlock(nn.Module):
         self.res_conv = nn.Identity() if n_in == n_out else nn.Conv2d(n_in, n_out, 1)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """Map (B, n_out, h, w) of a map (B, n_in, h, w) and the time (B, time_features); without it, nothing is added.
+        """Return a map (B, n_out, h, w) from a map (B, n_in, h, w) and an optional time vector (B, time_features).
 
         Raises:
-            ValueError: a time for a block without time.
+            ValueError: a time is given to a block without time input.
         """
         inner = self.block1(x)
         if time is not None:
@@ -95,14 +96,14 @@ class ResnetBlock(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Attention whose cost grows with the pixels, not with their square; without norm before and residual around it.
+    """Attention with cost linear in the number of pixels, without a norm before it or a residual connection.
 
     ``out_n = sum over d of q_dn (sum over m of k_dm v_m) / sqrt(head_channels)`` in each head, with q a softmax over
-    the channels d of a pixel n and k one over the pixels m, both in float32; then a 1x1 convolution and a norm of one
-    group.
+    the channels d of a pixel n and k a softmax over the pixels m, both in float32; then a 1x1 convolution and a group
+    norm with one group.
 
     Args:
-        channels: in and out.
+        channels: input and output channels.
         heads: H.
         head_channels: D of each head.
     """
@@ -114,8 +115,8 @@ class LinearAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Conv2d(heads * head_channels, channels, 1), nn.GroupNorm(1, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, channels, h, w) of one of that shape."""
-        # Channels come last, as in the memory of channels_last: what has to be copied is then copied in runs.
+        """Return a map of the same shape as the input, (B, channels, h, w)."""
+        # Channels last, matching the channels_last memory layout, so that copies are contiguous.
         qkv: Tensor = self.to_qkv(x).flatten(2).mT
         q, k, v = qkv.view(*qkv.shape[:2], 3, self.heads, self.head_channels).unbind(2)
         q = q.softmax(dim=3, dtype=torch.float32).to(v.dtype)
@@ -126,10 +127,10 @@ class LinearAttention(nn.Module):
 
 
 class Attention(nn.Module):
-    """Softmax attention of every pixel to every pixel, then a 1x1 convolution; without norm and residual around it.
+    """Softmax attention between all pixels, then a 1x1 convolution; without a norm or a residual connection.
 
     Args:
-        channels: in and out.
+        channels: input and output channels.
         heads: H.
         head_channels: D of each head.
     """
@@ -141,16 +142,16 @@ class Attention(nn.Module):
         self.to_out = nn.Conv2d(heads * head_channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, channels, h, w) of one of that shape."""
+        """Return a map of the same shape as the input, (B, channels, h, w)."""
         qkv: Tensor = self.to_qkv(x).flatten(2)
         q, k, v = qkv.view(len(x), 3, self.heads, self.head_channels, qkv.shape[2]).mT.unbind(1)
-        # Scores and their softmax are float32 inside, whatever the type of q and k; the scale is 1 / sqrt(D).
+        # Scores and softmax are float32 internally, whatever the dtype of q and k; the scale is 1 / sqrt(D).
         out = functional.scaled_dot_product_attention(q, k, v).mT.flatten(1, 2)
         return cast("Tensor", self.to_out(out.view(*out.shape[:2], *x.shape[2:])))
 
 
 class _Attended(nn.Module):
-    """``x + fn(norm(x))``."""
+    """Residual wrapper of an attention layer: ``x + fn(norm(x))``."""
 
     def __init__(self, channels: int, attention: nn.Module) -> None:
         super().__init__()
@@ -161,36 +162,36 @@ class _Attended(nn.Module):
 
 
 class _Level(nn.ModuleList):
-    """Two blocks, attention, and what leads to the next level."""
+    """One resolution level: two blocks, attention, and the resampling to the next level."""
 
     def __init__(self, n_in: int, n_out: int, time_features: int, resample: nn.Module) -> None:
         blocks = ResnetBlock(n_in, n_out, time_features), ResnetBlock(n_out, n_out, time_features)
         super().__init__([*blocks, _Attended(n_out, LinearAttention(n_out)), resample])
 
     def forward(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-        """The map at this level, and at the next."""
+        """Return the map at this level, and the one resampled to the next level."""
         first, second, attention, resample = self
         x = attention(second(first(x, time), time))
         return x, resample(x)
 
 
 class DiffusionUNet(nn.Module):
-    """The whole network; the defaults are the published one, with 31,267,083 parameters and 38 GFLOP at 128 x 128.
+    """Time-conditioned U-Net; the defaults are the published network: 31,267,083 parameters, 38 GFLOP at 128 x 128.
 
-    L levels of an encoder, each half as fine as the one before; softmax attention between two blocks in the middle; L-1
-    levels of a decoder, each of which joins the encoder's map of its resolution; the head.
+    L encoder levels, each at half the resolution of the previous one; softmax attention between two blocks in the
+    middle; L-1 decoder levels, each of which concatenates the encoder's map at its resolution; the head.
 
     Args:
-        width: channels of the finest level, a multiple of 8; also the size of the time's embedding.
-        multipliers: channels of each level, in widths; at least two.
+        width: channels of the finest level, a multiple of 8; also the size of the time embedding.
+        multipliers: channels of each level, as multiples of ``width``; at least two.
         out_channels: K of the output.
-        patch: 1 is published. Above, an option of this project: the network sees ``patch`` x ``patch`` pixels as one
-            of ``3 patch^2`` channels, and gives as many back; with 2 it costs a quarter (10 GFLOP).
-        fullres_skip: False is published: the encoder's finest map is not used by the decoder. True is an option of
-            this project: the head joins it.
+        patch: 1 is published. Larger values are an option of this project: the network treats ``patch`` x ``patch``
+            pixels as one with ``3 patch^2`` channels, and returns as many; 2 costs a quarter (10 GFLOP).
+        fullres_skip: False is published: the decoder does not use the encoder's finest map. True is an option of this
+            project: the head reads it, too.
 
     Raises:
-        ValueError: such a network is not possible.
+        ValueError: invalid combination of arguments.
     """
 
     def __init__(
@@ -237,39 +238,39 @@ class DiffusionUNet(nn.Module):
 
     @property
     def feature_channels(self) -> tuple[int, ...]:
-        """Channels of the maps that ``features`` gives."""
+        """Channels of the maps that ``features`` returns."""
         return (*reversed(self._channels), self._channels[0] * (1 + self.fullres_skip))
 
     @property
     def feature_strides(self) -> tuple[int, ...]:
-        """Pixels of the image for each pixel of these maps, along an edge."""
+        """Image pixels per map pixel, along an edge, for each of these maps."""
         strides = tuple(self.patch * 2**level for level in range(len(self._channels)))
         return (strides[-1], *reversed(strides[1:]), strides[0])
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Noise, or logits.
+        """Return the predicted noise, or logits.
 
         Args:
             x: (B, 3, H, W) float; -1..1 as published.
             t: (B,) time steps, integer or float.
 
         Returns:
-            (B, out_channels, H, W), of the type that the last convolution gives.
+            (B, out_channels, H, W), of the dtype of the last convolution.
         """
         height, width = x.shape[2:]
         out = functional.pixel_shuffle(self.final_conv(self.features(x, t)[-1]), self.patch)
         return out[..., :height, :width]
 
     def features(self, x: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        """Maps of the decoder, deepest first: of the middle, of each level before it is upsampled, of the head's input.
+        """Return decoder maps, deepest first: the middle, each level before upsampling, and the head's input.
 
         Args:
-            x: as ``forward``. Where a side is no multiple of the deepest stride, the last row and column are repeated
-                below and to the right, and the maps are those of the larger image.
-            t: as ``forward``.
+            x: as for ``forward``. If a side is not a multiple of the deepest stride, the last row and column are
+                replicated below and to the right, and the maps are those of the padded image.
+            t: as for ``forward``.
 
         Returns:
-            (B, C, larger H / stride, larger W / stride) for each of ``feature_channels`` and ``feature_strides``.
+            (B, C, padded H / stride, padded W / stride) for each of ``feature_channels`` and ``feature_strides``.
         """
         pad_y, pad_x = (-side % self.feature_strides[0] for side in x.shape[2:])
         if pad_y or pad_x:
@@ -290,16 +291,16 @@ class DiffusionUNet(nn.Module):
 
 
 def published_initialisation(module: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Draw every weight of a convolution, a transposed one and a group norm from N(0, 0.01^2), in place.
+    """Draw the weights of all (transposed) convolutions and group norms from N(0, 0.01^2), in place.
 
-    As in the official code, before both stages. Biases and linear layers keep what they have. Gains of norms then
-    start near 0 in place of 1, so that at first a block passes on little of the image. A network trained from scratch
-    pays for it: in a trial of 120 steps its mean IoU fell from .48 to .28, and from .43 to .21 with another seed, which
-    turned a loss by pretraining into a gain. A control without pretraining must start from torch's own initialisation.
+    As in the official code, before both stages. Biases and linear layers are unchanged. The gains of norms then start
+    near 0 instead of 1, so a block initially passes on little of the image. A network trained from scratch suffers from
+    this: in a trial of 120 steps its mean IoU fell from .48 to .28, and from .43 to .21 with another seed, which turned
+    a loss by pretraining into a gain. A control without pretraining must start from torch's own initialisation.
 
     Args:
-        module: that, and all in it.
-        generator: on the device of the weights; None is torch's own.
+        module: module to initialise, including its submodules.
+        generator: on the device of the weights; None uses torch's own.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d | nn.GroupNorm) and part.weight is not None:
@@ -307,14 +308,15 @@ def published_initialisation(module: nn.Module, generator: torch.Generator | Non
 
 
 def transfer(source_state: Mapping[str, Tensor], network: DiffusionUNet) -> None:
-    """Copy all but the head into a network, bit by bit: 31,192,776 numbers of the published one.
+    """Copy all weights except the head's into a network, bit for bit: 31,192,776 numbers for the published one.
 
     Args:
-        source_state: of a network of the same width, multipliers and patch; its head may be any, or none.
-        network: whose head stays as it is.
+        source_state: state of a network with the same width, multipliers and patch; its head is ignored and may be
+            missing.
+        network: target; its head is left unchanged.
 
     Raises:
-        ValueError: a name or a shape outside the heads is not the same in both; then nothing is copied.
+        ValueError: a name or a shape outside the heads differs; nothing is copied then.
     """
     given = {name: value for name, value in source_state.items() if not name.startswith(HEAD)}
     wanted = {name: value for name, value in network.state_dict().items() if not name.startswith(HEAD)}

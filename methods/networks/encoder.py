@@ -1,4 +1,4 @@
-"""A pretrained image encoder behind one call: images of any size in, maps out."""
+"""Pretrained image encoder with a uniform interface: images of any size in, feature maps out."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from tissuebench.methods.networks.settings import Decoder, EncoderMode, NetworkS
 DEPTH = 5
 DEEPEST_STRIDE = 2**DEPTH
 _FEATURES_USED = {Decoder.FPN: 4, Decoder.UNET: 5}
-"""How many of the deepest feature maps (down to stride 32) a decoder reads."""
+"""Number of deepest feature maps (down to stride 32) that a decoder reads."""
 
 
 class ImageEncoder(nn.Module):
-    """A pretrained encoder, and the statistics that its images are normalised by.
+    """Pretrained encoder with the normalisation statistics of its images.
 
     Args:
-        settings: of the network; the decoder decides how many maps there are.
-        encoder: made from ``settings``, of segmentation-models-pytorch.
+        settings: network settings; the decoder determines the number of maps.
+        encoder: encoder of segmentation-models-pytorch, built from ``settings``.
 
     Attributes:
         encoder: the network.
-        mean, std: (1, 3, 1, 1) of the images that it was trained on, in 0..1.
-        frozen: it is not trained.
-        n_features: how many maps ``encode`` gives.
+        mean, std: (1, 3, 1, 1), statistics of its training images, in 0..1.
+        frozen: whether it is excluded from training.
+        n_features: number of maps that ``encode`` returns.
     """
 
     mean: Tensor
@@ -54,28 +54,29 @@ class ImageEncoder(nn.Module):
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of the maps that ``encode`` gives, finest first; 0 where the encoder has no map of a stride."""
+        """Channels of the maps that ``encode`` returns, finest first; 0 where the encoder has no map at a stride."""
         return tuple(cast("list[int]", self.encoder.out_channels)[-self.n_features :])
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the image for each pixel of these maps, along an edge."""
+        """Image pixels per map pixel, along an edge, for each of these maps."""
         return tuple(2**level for level in range(DEPTH - self.n_features + 1, DEPTH + 1))
 
     def train(self, mode: bool = True) -> Self:
-        """A frozen encoder stays in evaluation mode: its batch statistics are part of what is frozen."""
+        """Set the training mode; a frozen encoder stays in evaluation mode, as its batch statistics are frozen, too."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
         return self
 
     def encode(self, images: Tensor, through: bool = False) -> tuple[Tensor, ...]:
-        """Feature maps that the decoder reads, finest first, down to stride 32.
+        """Return the feature maps that the decoder reads, finest first, down to stride 32.
 
         Args:
-            images: (B, 3, H, W), uint8 or float in 0..1. Where a side is no multiple of 32, the last row and column
-                are repeated below and to the right, and the maps are those of the larger image.
-            through: keep the graph of a frozen encoder, too, for who differentiates by its maps or by the images.
+            images: (B, 3, H, W), uint8 or float in 0..1. If a side is not a multiple of 32, the last row and column are
+                replicated below and to the right, and the maps are those of the padded image.
+            through: keep the graph of a frozen encoder as well, for callers that differentiate with respect to its maps
+                or the images.
 
         Returns:
             (B, C, ceil(H / 32) * 32 / stride, ceil(W / 32) * 32 / stride) for each of ``channels`` and ``strides``.
@@ -92,10 +93,10 @@ class ImageEncoder(nn.Module):
 
 
 def build_encoder(settings: NetworkSettings) -> ImageEncoder:
-    """The encoder that all arms share, without a decoder.
+    """Build the encoder that all methods share, without a decoder.
 
     Raises:
-        ConfigError: unknown encoder, or its weights cannot be had.
+        ConfigError: unknown encoder, or its weights are not available.
     """
     with from_settings(settings) as (name, weights):
         encoder = smp.encoders.get_encoder(name, depth=DEPTH, weights=weights)
@@ -105,7 +106,7 @@ def build_encoder(settings: NetworkSettings) -> ImageEncoder:
 
 @contextmanager
 def from_settings(settings: NetworkSettings) -> Iterator[tuple[str, str | None]]:
-    """Name and weights of the encoder, as segmentation-models-pytorch calls them; what goes wrong inside is told.
+    """Yield the encoder's name and weights for segmentation-models-pytorch; failures in the block become ``ConfigError``.
 
     Raises:
         ConfigError: unknown encoder, or its weights cannot be downloaded.
@@ -123,7 +124,7 @@ def from_settings(settings: NetworkSettings) -> Iterator[tuple[str, str | None]]
 
 
 def load_packaged(encoder: nn.Module, settings: NetworkSettings) -> None:
-    """Load the weights of an installed package, if the settings ask for these; errors as ``packaged_weights``."""
+    """Load the weights of an installed package, if the settings select them; raises as ``packaged_weights``."""
     if settings.weights is not Weights.PACKAGE:
         return
     timm_keys = list(timm.create_model(settings.encoder, pretrained=False).state_dict())

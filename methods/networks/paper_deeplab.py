@@ -1,4 +1,4 @@
-"""The segmenter of Han et al. 2022: DeepLabV3+ on a ResNet-101."""
+"""Segmenter of Han et al. 2022: DeepLabV3+ on a ResNet-101."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _STRIDE = 16
 
 
 class PaperSegmenter(nn.Module):
-    """DeepLabV3+ with output stride 16, on images in 0..1 without mean and standard deviation, as published.
+    """DeepLabV3+ with output stride 16, on images in 0..1 without further normalisation, as published.
 
-    That of segmentation-models-pytorch: without the multi-grid rates and the dropout of .5 of the official code, whose
-    checkpoint of unknown origin it replaces by ImageNet weights.
+    This is the implementation of segmentation-models-pytorch: it lacks the multi-grid rates and the dropout of .5 of
+    the official code, and starts from ImageNet weights instead of that code's checkpoint of unknown origin.
 
     Args:
         weights: ``timm`` loads ImageNet weights of the encoder from the hub, ``none`` starts at random.
         n_classes: K.
 
     Raises:
-        ConfigError: the weights cannot be had.
+        ConfigError: the weights are not available.
     """
 
     def __init__(self, weights: Weights, n_classes: int) -> None:
@@ -43,7 +43,7 @@ class PaperSegmenter(nn.Module):
             ) from None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K, H, W) of images (B, 3, H, W), uint8 or float in 0..1."""
+        """Return logits (B, K, H, W) of images (B, 3, H, W), uint8 or float in 0..1."""
         height, width = images.shape[-2:]
         scaled = images.float() / 255 if not images.is_floating_point() else images
         padded = functional.pad(scaled, (0, -width % _STRIDE, 0, -height % _STRIDE), mode="replicate")

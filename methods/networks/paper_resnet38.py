@@ -1,8 +1,8 @@
 """ResNet-38 (Wu, Shen & van den Hengel, Pattern Recognition 90, 2019): wide, pre-activation, dilated to stride 8.
 
-The variant without the last two resolutions ("A1") that weakly supervised segmentation starts from, and Han et al.
-(Med. Image Anal. 80, 102487, 2022) with it. Layers carry the names of the published PyTorch weights, which therefore
-load by ``load_state_dict(..., strict=False)`` at width 64; the classifier on top is no part of it.
+The variant without the last two resolutions ("A1") that weakly supervised segmentation commonly starts from, including
+Han et al. (Med. Image Anal. 80, 102487, 2022). Layers have the names of the published PyTorch weights, which therefore
+load with ``load_state_dict(..., strict=False)`` at width 64; the classifier on top is not included.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 
 class WideUnit(nn.Module):
-    """Two 3x3 convolutions, each after norm and ReLU; the shortcut is a 1x1 convolution where the shape changes.
+    """Residual unit of two 3x3 convolutions, each after norm and ReLU; 1x1 shortcut convolution if the shape changes.
 
     Args:
-        n_in: channels in.
+        n_in: input channels.
         n_mid: channels between the convolutions.
-        n_out: channels out.
-        stride: of the first convolution.
-        dilation: of the second, and of the first unless ``first_dilation`` says otherwise.
-        first_dilation: of the first.
+        n_out: output channels.
+        stride: stride of the first convolution.
+        dilation: dilation of the second convolution, and of the first unless ``first_dilation`` is given.
+        first_dilation: dilation of the first convolution.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class WideUnit(nn.Module):
         self.conv_branch1 = None if same else nn.Conv2d(n_in, n_out, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, n_out, h, w): the plain sum, before the next unit's norm and ReLU."""
+        """Return a map (B, n_out, h, w): the plain sum, before the next unit's norm and ReLU."""
         active = self.bn_branch2a(x).relu_()
         shortcut = x if self.conv_branch1 is None else self.conv_branch1(active)
         residual = self.bn_branch2b1(self.conv_branch2a(active)).relu_()
@@ -44,13 +44,13 @@ class WideUnit(nn.Module):
 
 
 class BottleneckUnit(nn.Module):
-    """1x1, dilated 3x3 and 1x1 convolutions to a quarter, a half and all of the channels; dropout of whole maps.
+    """Bottleneck of 1x1, dilated 3x3 and 1x1 convolutions to a quarter, half and all channels, with channel dropout.
 
     Args:
-        n_in: channels in.
-        n_out: channels out; the shortcut is always a 1x1 convolution.
-        dilation: of the 3x3 convolution.
-        dropout: before the second and the third convolution.
+        n_in: input channels.
+        n_out: output channels; the shortcut is always a 1x1 convolution.
+        dilation: dilation of the 3x3 convolution.
+        dropout: dropout rate before the second and the third convolution.
     """
 
     def __init__(self, n_in: int, n_out: int, dilation: int, dropout: float) -> None:
@@ -66,7 +66,7 @@ class BottleneckUnit(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, n_out, h, w), the plain sum."""
+        """Return a map (B, n_out, h, w), the plain sum."""
         active = self.bn_branch2a(x).relu_()
         residual = self.bn_branch2b1(self.conv_branch2a(active)).relu_()
         residual = self.bn_branch2b2(self.conv_branch2b1(self.dropout(residual))).relu_()
@@ -75,15 +75,16 @@ class BottleneckUnit(nn.Module):
 
 
 class ResNet38(nn.Module):
-    """The network without its classifier: maps of three depths, all at stride 8.
+    """ResNet-38 without its classifier: maps at three depths, all at stride 8.
 
     Args:
         width: channels of the first convolution, a multiple of 2. All others scale with it; 64 is the published
             network, with 105 M parameters in 43 convolutions and 37 norms.
-        freeze_norm: norms keep their statistics also in training mode, and their scales and offsets do not learn. As
-            in the official code; only for pretrained weights, as norms that never saw data normalise nothing.
-        freeze_stem: ``conv1a`` and the three units ``b2`` do not learn, as in the official code; only for pretrained
-            weights, too.
+        freeze_norm: whether norms keep their statistics even in training mode, and their scales and offsets are not
+            trained. As in the official code; only for pretrained weights, as norms without statistics normalise
+            nothing.
+        freeze_stem: whether ``conv1a`` and the three units ``b2`` are not trained, as in the official code; also only
+            for pretrained weights.
     """
 
     def __init__(self, width: int = 64, freeze_norm: bool = True, freeze_stem: bool = True) -> None:
@@ -120,7 +121,7 @@ class ResNet38(nn.Module):
                 norm.eval()
 
     def train(self, mode: bool = True) -> ResNet38:
-        """Frozen norms stay in evaluation mode, whatever the mode of the rest."""
+        """Set the training mode; frozen norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_norm:
             for norm in self._norms():
@@ -128,7 +129,7 @@ class ResNet38(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps of images (B, 3, H, W): float in 0..1 without further normalisation in the official code.
+        """Return maps of images (B, 3, H, W): float in 0..1 without further normalisation in the official code.
 
         Returns:
             ``b4_5`` (B, 8w, H/8, W/8) and ``b5_2`` (B, 16w, H/8, W/8), both plain sums, and ``bn7`` (B, 64w, H/8,

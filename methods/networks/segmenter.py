@@ -1,4 +1,4 @@
-"""Encoder and decoder behind one call: images or cached features in, logits out."""
+"""Segmentation network of encoder and decoder: images or cached features in, logits out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ _MIN_CHANNELS_PER_GROUP = 8
 
 
 class Segmenter(ImageEncoder):
-    """A pretrained encoder under a segmentation decoder.
+    """Pretrained encoder with a segmentation decoder.
 
-    Called with images (B, 3, H, W), uint8 or float in 0..1, or with the tuple that ``encode`` made of them; returns
-    logits (B, K, H, W). Images whose sides are no multiple of 32 are padded by ``encode`` and the logits cropped.
+    Called with images (B, 3, H, W), uint8 or float in 0..1, or with the tuple that ``encode`` returned for them;
+    returns logits (B, K, H, W). Images whose sides are not multiples of 32 are padded by ``encode``, and the logits are
+    cropped.
 
     Args:
-        settings: of the network.
+        settings: network settings.
         n_classes: K.
-        tile_px: edge of the tiles that cached features stand in for: maps of one padded tile give logits of that
-            edge. None leaves the logits of maps as large as the maps say.
+        tile_px: edge length of the tiles that cached features stand for: the maps of one padded tile give logits of
+            this size. None leaves the logits of cached features uncropped.
     """
 
     def __init__(self, settings: NetworkSettings, n_classes: int, tile_px: int | None = None) -> None:
@@ -38,20 +39,20 @@ class Segmenter(ImageEncoder):
         _widen_norm_groups(self.decoder)
 
     def decoded(self, features: Sequence[Tensor]) -> Tensor:
-        """What the decoder makes of the maps of ``encode``: (B, C, h, w), which the head turns into logits."""
-        # The decoders index their maps from the input image on; those that they skip may be missing.
+        """Return the decoder output (B, C, h, w) for the maps of ``encode``; the head turns it into logits."""
+        # The decoders index their maps from the input image on; maps that they skip may be placeholders.
         padded = [features[0]] * (DEPTH + 1 - len(features)) + list(features)
         return cast("Tensor", self.decoder(padded))
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
-        """Logits (B, K, H, W) at 32 times the size of the deepest map, not cropped."""
+        """Return logits (B, K, H, W) at 32 times the size of the deepest map, not cropped."""
         return self.classify(self.decoded(features), features)
 
     def classify(self, decoded: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """Logits of what ``decoded`` made of ``features``, as ``decode``."""
+        """Return the logits, as ``decode``, from the output of ``decoded`` for ``features``."""
         height, width = (side * DEEPEST_STRIDE for side in features[-1].shape[-2:])
         convolution, *rest = cast("nn.Sequential", self.head)
-        # A handful of classes is enlarged, and summed over by losses, much faster plane by plane.
+        # Interpolation, and the losses' sums, are much faster on contiguous planes for a handful of classes.
         logits = convolution(decoded).contiguous()
         for layer in rest:
             logits = layer(logits)
@@ -60,11 +61,11 @@ class Segmenter(ImageEncoder):
         return cast("Tensor", logits)
 
     def features_of(self, inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The maps that the decoder reads, of images or as they were cached."""
+        """Return the maps that the decoder reads: encoded images, or the cached features as float32."""
         return self.encode(inputs) if isinstance(inputs, Tensor) else tuple(feature.float() for feature in inputs)
 
     def cropped(self, logits: Tensor, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Logits of the padded images, without what was padded."""
+        """Return the logits without the padding of the images."""
         if isinstance(inputs, Tensor):
             height, width = inputs.shape[-2:]
             return logits[..., :height, :width]
@@ -74,15 +75,21 @@ class Segmenter(ImageEncoder):
         return logits[..., :edge, :edge]
 
     def forward(self, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-        """Logits of images, or of the features that stand in for them."""
+        """Return logits of images or cached features."""
         return self.cropped(self.decode(self.features_of(inputs)), inputs)
 
 
 def build_segmenter(settings: NetworkSettings, n_classes: int, tile_px: int | None = None) -> Segmenter:
-    """The network that all arms share, from the settings; arguments as ``Segmenter``.
+    """Build the network that all methods share; arguments as for ``Segmenter``.
 
     Raises:
-        ConfigError: unknown encoder, or its weights cannot be had.
+        ConfigError: unknown encoder, or its weights are not available.
+
+    Example:
+        >>> from tissuebench.methods.networks.settings import NetworkSettings, Weights
+        >>> network = build_segmenter(NetworkSettings(encoder="resnet18", weights=Weights.NONE), n_classes=4)
+        >>> network(torch.zeros(1, 3, 64, 64)).shape
+        torch.Size([1, 4, 64, 64])
     """
     return Segmenter(settings, n_classes, tile_px).to(memory_format=torch.channels_last)
 
@@ -106,10 +113,10 @@ def _create(settings: NetworkSettings, n_classes: int) -> nn.Module:
 
 
 def _widen_norm_groups(decoder: nn.Module) -> None:
-    """Groups of at least eight channels, in place of the 32 groups that the FPN has at any width.
+    """Set group norms to at least eight channels per group, instead of the FPN's 32 groups at any width.
 
     A narrow decoder would otherwise normalise single channels and so erase what a whole tile has in common, which is
-    what tells kinds of tissue apart.
+    what distinguishes tissue types.
     """
     for module in decoder.modules():
         if isinstance(module, nn.GroupNorm):

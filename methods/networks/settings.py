@@ -11,21 +11,24 @@ from tissuebench.common.settings import Settings
 
 
 class Architecture(StrEnum):
-    """``matched``: the network that all arms share. ``paper``: the one that a method was published with."""
+    """Choice of architecture.
+
+    ``matched``: the network that all methods share. ``paper``: the one that a method was published with.
+    """
 
     MATCHED = "matched"
     PAPER = "paper"
 
 
 class Decoder(StrEnum):
-    """Decoders of segmentation-models-pytorch."""
+    """Decoder architecture of segmentation-models-pytorch."""
 
     UNET = "unet"
     FPN = "fpn"
 
 
 class Weights(StrEnum):
-    """Where the encoder's weights come from: timm's hub, an installed package (offline), or random."""
+    """Source of the encoder's weights: timm's hub, an installed package (offline), or random initialisation."""
 
     TIMM = "timm"
     PACKAGE = "package"
@@ -33,22 +36,22 @@ class Weights(StrEnum):
 
 
 class EncoderMode(StrEnum):
-    """Train the encoder with the rest, or leave it as it is and cache its features."""
+    """Training mode of the encoder: fine-tuned with the rest, or frozen with cached features."""
 
     FINETUNE = "finetune"
     FROZEN = "frozen"
 
 
 class NetworkSettings(Settings):
-    """The network that all arms share.
+    """Settings of the network that all methods share.
 
     Attributes:
         encoder: a timm name.
-        weights: where its pretrained weights come from.
+        weights: source of its pretrained weights.
         encoder_mode: ``frozen`` trains the decoder only, on features that are computed once.
-        decoder: which decoder.
+        decoder: decoder architecture.
         decoder_channels: width of the decoder (of its widest level for the U-Net), a multiple of 32.
-        dropout: of whole feature maps before the last layer (FPN).
+        dropout: dropout rate of whole feature maps before the last layer (FPN).
         feature_variants: augmented variants of each tile whose features are cached (``frozen``).
     """
 

@@ -1,4 +1,4 @@
-"""The network that all arms share, told the time of a diffusion: as a segmenter, and as a predictor of noise."""
+"""Shared network conditioned on the time of a diffusion: as a segmenter, and as a noise predictor."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ _EMBEDDING, _TIME_FEATURES, _NOISE_CHANNELS = 64, 128, 32
 
 
 class TimedSegmenter(Segmenter):
-    """``f_l + W_l SiLU(V embedding(t))`` for each feature map f_l of the encoder, before the decoder reads it.
+    """Shared network with a time embedding added to the encoder's feature maps.
 
-    W starts at 0, so that without pre-training the network is the shared one. As a segmenter it is called like that,
-    and the time is the same for all images.
+    The decoder reads ``f_l + W_l SiLU(V embedding(t))`` for each feature map f_l. W starts at 0, so without
+    pre-training the network equals the shared one. As a segmenter it has the same interface, with one fixed time for
+    all images.
 
     Args:
-        settings: of the network.
+        settings: network settings.
         n_classes: K.
-        tile_px: as ``Segmenter``.
-        step: the time at which it segments.
+        tile_px: as for ``Segmenter``.
+        step: time step at which it segments.
     """
 
     def __init__(
@@ -42,15 +43,15 @@ class TimedSegmenter(Segmenter):
             nn.init.zeros_(cast("nn.Linear", shift).bias)
 
     def told(self, features: Sequence[Tensor], t: Tensor) -> list[Tensor]:
-        """The maps of ``encode`` with the time of each image added; t is (B,), or (1,) for all."""
+        """Return the maps of ``encode`` shifted by each image's time; t is (B,), or (1,) for all images."""
         time = self.time(sinusoidal_embedding(t, _EMBEDDING))
         return [f + shift(time)[:, :, None, None] for f, shift in zip(features, self.shifts, strict=True)]
 
     def take_over(self, denoiser: Mapping[str, Tensor]) -> None:
-        """All but the head from the state of a ``TimedDenoiser``.
+        """Load all weights except the head's from the state of a ``TimedDenoiser``.
 
         Raises:
-            ValueError: it is that of another network; nothing is copied.
+            ValueError: the state belongs to a different network; nothing is copied.
         """
         given = {name.removeprefix(_SHARED): value for name, value in denoiser.items() if name.startswith(_SHARED)}
         wanted = {name: value.shape for name, value in self.state_dict().items() if not name.startswith(_HEAD)}
@@ -59,18 +60,18 @@ class TimedSegmenter(Segmenter):
         self.load_state_dict(given, strict=False)
 
     def decode(self, features: Sequence[Tensor]) -> Tensor:
-        """Logits at the time of segmentation."""
+        """Return logits at the fixed time of segmentation."""
         return super().decode(self.told(features, torch.full((1,), self.step, device=features[0].device)))
 
 
 class TimedDenoiser(nn.Module):
-    """Predicts the noise in images: a ``TimedSegmenter`` without its head, and a small head that sees the image, too.
+    """Noise predictor: a ``TimedSegmenter`` without its head, and a small head that also reads the noisy image.
 
-    What the decoder gives is coarser than pixels; it says what tissue is there, and the head compares that with the
-    noisy image at full resolution.
+    The decoder output is coarser than the image and encodes the tissue type; the head combines it with the noisy image
+    at full resolution.
 
     Args:
-        settings: of the network.
+        settings: network settings.
     """
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -83,7 +84,7 @@ class TimedDenoiser(nn.Module):
         )
 
     def forward(self, noisy: Tensor, t: Tensor) -> Tensor:
-        """Noise (B, 3, H, W) of images (B, 3, H, W) in -1..1 with noise, at the steps t (B,)."""
+        """Return the predicted noise (B, 3, H, W) of noisy images (B, 3, H, W) in -1..1 at steps t (B,)."""
         height, width = noisy.shape[-2:]
         decoded = self.maps(noisy, t)
         padded = tuple(side + -side % 32 for side in (height, width))
@@ -91,6 +92,6 @@ class TimedDenoiser(nn.Module):
         return cast("Tensor", self.noise(torch.cat([decoded[..., :height, :width], noisy], dim=1)))
 
     def maps(self, images: Tensor, t: Tensor) -> Tensor:
-        """What the decoder makes of images in -1..1: (B, C, h, w)."""
+        """Return the decoder output (B, C, h, w) for images in -1..1."""
         features = self.shared.encode((images + 1) / 2)
         return self.shared.decoded(self.shared.told(features, t))

@@ -1,4 +1,4 @@
-"""The U-Net of a diffusion as a segmenter: clean images in, logits out, the time constant."""
+"""Diffusion U-Net as a segmenter: clean images in, logits out, at a constant time step."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ _STRIDE, _HIDDEN = 4, 64
 
 
 class InputRange(StrEnum):
-    """Of images when the U-Net segments: that of pre-training, or the published code's 0..1, which looks accidental."""
+    """Range of the U-Net's input during segmentation.
+
+    ``symmetric``: -1..1, as in pre-training. ``unit``: 0..1, as in the published code, apparently by accident.
+    """
 
     SYMMETRIC = "symmetric"
     UNIT = "unit"
 
 
 class Head(StrEnum):
-    """What the classes are read from.
+    """Segmentation head of the U-Net.
 
-    ``finest``: the last map alone, by the published head. ``levels``: all maps of the decoder, each channel
-    standardised over the batch, side by side at stride 4 (after Baranchuk et al., ICLR 2022). Pre-training teaches the
-    coarse levels most, and leaves channels whose constant part is far larger than what differs from image to image.
+    ``finest``: the published head, which reads only the last map. ``levels``: reads all maps of the decoder, each
+    channel standardised over the batch, concatenated at stride 4 (after Baranchuk et al., ICLR 2022). Pre-training
+    teaches the coarse levels most, and leaves channels whose constant part is far larger than the variation between
+    images.
     """
 
     FINEST = "finest"
@@ -35,14 +39,14 @@ class Head(StrEnum):
 
 
 class UNetSegmenter(nn.Module):
-    """Logits (B, K, H, W) of images (B, 3, H, W), uint8 or float in 0..1.
+    """Segmenter that returns logits (B, K, H, W) of images (B, 3, H, W), uint8 or float in 0..1.
 
     Args:
-        unet: with K outputs.
+        unet: U-Net with K outputs.
         n_classes: K.
-        step: the time.
-        input_range: of images.
-        head: ``levels`` takes the place of the U-Net's own.
+        step: constant time step.
+        input_range: range to which the images are scaled.
+        head: ``levels`` replaces the U-Net's own head.
     """
 
     def __init__(self, unet: DiffusionUNet, n_classes: int, step: float, input_range: InputRange, head: Head) -> None:
@@ -55,7 +59,7 @@ class UNetSegmenter(nn.Module):
             self.levels.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """See the class."""
+        """Return logits (B, K, H, W)."""
         scaled = images.float() / 255 if images.dtype == torch.uint8 else images
         if self._range is InputRange.SYMMETRIC:
             scaled = scaled * 2 - 1
@@ -68,15 +72,15 @@ class UNetSegmenter(nn.Module):
             padded = [side * self.unet.feature_strides[0] for side in maps[0].shape[-2:]]
             logits = self.levels(maps, cast("tuple[int, int]", tuple(padded)))
         height, width = images.shape[-2:]
-        # Losses and the largest class are found much faster plane by plane.
+        # Losses and the argmax are much faster on contiguous planes.
         return cast("Tensor", logits[..., :height, :width].contiguous())
 
 
 class LevelsHead(nn.Module):
-    """Classes from maps of several resolutions.
+    """Segmentation head that reads maps of several resolutions.
 
     Args:
-        channels: of the maps.
+        channels: channels of the maps.
         n_classes: K.
     """
 
@@ -94,7 +98,7 @@ class LevelsHead(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-        """Logits (B, K, *size) of maps that cover an image of that size."""
+        """Return logits (B, K, *size) from maps that cover an image of this size."""
         grid = tuple(-(-side // _STRIDE) for side in size)
         together = torch.cat([resized(each, cast("tuple[int, int]", grid)) for each in maps], dim=1)
         logits = self.mix(self.norm(together)).contiguous()
@@ -102,7 +106,7 @@ class LevelsHead(nn.Module):
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, C, *size): means of what is finer, bilinear between what is coarser."""
+    """Return the maps at the given size, (B, C, *size): averaged if finer, bilinearly interpolated if coarser."""
     if maps.shape[-2] > size[0]:
         return functional.adaptive_avg_pool2d(maps, size)
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -1,1 +1,1 @@
-"""From what a classifier looks at to masks: activation maps, attention, pseudo-masks, the gate."""
+"""Pseudo-masks from image-level tags: activation maps, dropout attention, pseudo-masks and the gate."""

@@ -1,4 +1,4 @@
-"""Progressive dropout attention (Han et al., Med. Image Anal. 80, 102487, 2022): what is most activated is dropped."""
+"""Progressive dropout attention (Han et al., Med. Image Anal. 80, 102487, 2022): drop the most activated regions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 def attention_dropout(
     features: Tensor, head_weights: Tensor, keep: float, divide_by: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Features times the mean activation map of which each class has lost its peak.
+    """Return features times the mean activation map over classes, with the peak of each class dropped.
 
     ``M_k = relu(sum over d of w_kd m_d)``; ``A = 1/C sum over k of M_k [M_k <= keep max over pixels of M_k]``; the
-    maximum is that of one sample and one class. Gradients flow through A into features and weights, not through
-    which pixels are dropped. A is not normalised: with nothing dropped, too, features are rescaled by their own map.
+    maximum is that of one sample and one class. Gradients flow through A into features and weights, not through the
+    choice of dropped pixels. A is not normalised: even with nothing dropped, features are rescaled by their own map.
 
     Args:
         features: (B, D, h, w) after the ReLU.
-        head_weights: (K, D) of the linear head, as they are now.
-        keep: share of the maximum up to which a map is kept, 0..1; 1 drops nothing, 0 everything.
+        head_weights: (K, D), current weights of the linear head.
+        keep: fraction of the maximum up to which a map is kept, 0..1; 1 drops nothing, 0 everything.
         divide_by: C; None is the number of classes. The official code divides by 4, whatever K.
 
     Returns:
@@ -45,7 +45,7 @@ def attention_dropout(
 
 
 class DropoutForm(StrEnum):
-    """Whose schedule: that of the article, or that of the published code."""
+    """Variant of the dropout schedule: that of the article, or that of the published code."""
 
     PAPER = "paper"
     OFFICIAL = "official"
@@ -56,14 +56,15 @@ _DECAY = {DropoutForm.PAPER: 0.985, DropoutForm.OFFICIAL: 0.98}
 
 @dataclass(frozen=True, slots=True)
 class AttentionSchedule:
-    """How ``keep`` falls from epoch to epoch.
+    """Schedule by which ``keep`` decreases from epoch to epoch.
 
     Attributes:
         form: ``paper``: 1 before ``start_epoch`` (attention with nothing dropped), then
-            ``max(floor, decay * previous)``. ``official``: no attention before ``start_epoch``, but ``keep`` falls from
+            ``max(floor, decay * previous)``. ``official``: no attention before ``start_epoch``, but ``keep`` decreases
+                from
             epoch 0 on, for as long as it is above the floor, so that its last value is below it.
-        decay: factor an epoch; None is that of the form, 0.985 (paper) or 0.98 (official).
-        floor: 0.65 in both.
+        decay: factor per epoch; None is that of the form, 0.985 (paper) or 0.98 (official).
+        floor: lower bound, 0.65 in both.
         start_epoch: 3 in both.
     """
 
@@ -77,7 +78,7 @@ class AttentionSchedule:
             raise ValueError(f"decay must be in 0..1 without 0, floor in 0..1, start_epoch not negative: {self}")
 
     def keep(self, epoch: int) -> float | None:
-        """``keep`` of ``attention_dropout`` in this epoch, counted from 0; None where it is not applied at all."""
+        """Return ``keep`` of ``attention_dropout`` in this epoch, counted from 0; None if no attention is applied."""
         decay = _DECAY[self.form] if self.decay is None else self.decay
         if self.form is DropoutForm.PAPER:
             return max(self.floor, decay ** max(0, epoch - self.start_epoch + 1))

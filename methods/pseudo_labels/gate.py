@@ -1,4 +1,4 @@
-"""Classes that a tile's classifier does not see are switched off (Han et al., Med. Image Anal. 80, 102487, 2022)."""
+"""Gate that switches off classes that a tile's classifier does not see (Han et al., Med. Image Anal. 80, 102487, 2022)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 def gate(probabilities: Tensor, scores: Tensor, threshold: float = 0.1) -> Tensor:
-    """The distribution given that the pixel is of a class whose tile score is above the threshold.
+    """Return the class distribution of each pixel, restricted to classes whose tile score is above the threshold.
 
-    Closed classes get 0, the others are divided by their sum; where that is 0 they get equal shares. A tile of which
-    no class is open stays as it is, and so does one of which all are.
+    Closed classes get 0, the others are divided by their sum; where that is 0 they get equal shares. A tile is left
+    unchanged if none or all of its classes are open.
 
     Args:
         probabilities: (B, K, H, W), sum 1 over K.
-        scores: (B, K) in 0..1, the classifier's probability of each class somewhere in the tile.
-        threshold: a score of just this is closed; 0.1 in the paper.
+        scores: (B, K) in 0..1, the classifier's probability that each class occurs in the tile.
+        threshold: classes with a score up to and including this are closed; 0.1 in the paper.
 
     Returns:
         (B, K, H, W), sum 1 over K.
@@ -30,15 +30,15 @@ def gate(probabilities: Tensor, scores: Tensor, threshold: float = 0.1) -> Tenso
 
 
 def official_gate(logits: Tensor, scores: Tensor, threshold: float = 0.1) -> Tensor:
-    """What the official code does: logits times 0 or 1. For comparison only.
+    """Return logits times 0 or 1, as the official code does; for comparison only.
 
-    It is wrong where all open classes have negative logits: a closed class, at 0, wins the argmax, so that the gate
-    adds the very classes that it was to remove.
+    It fails where all open classes have negative logits: a closed class, at 0, wins the argmax, so the gate adds the
+    very classes that it was meant to remove.
 
     Args:
         logits: (B, K, H, W).
         scores: (B, K) in 0..1.
-        threshold: a score of just this is closed.
+        threshold: classes with a score up to and including this are closed.
 
     Returns:
         (B, K, H, W), for an argmax over K.

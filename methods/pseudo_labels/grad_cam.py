@@ -1,4 +1,4 @@
-"""Grad-CAM at any depth for every class of a whole batch (Selvaraju et al., ICCV 2017)."""
+"""Grad-CAM at any depth, for all classes of a whole batch (Selvaraju et al., ICCV 2017)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from torch.nn import functional
 
 
 def grad_cam(taps: Sequence[Tensor], logits: Tensor) -> tuple[Tensor, ...]:
-    """Grad-CAM of all classes at all taps, without the ReLU that Selvaraju et al. end with.
+    """Return Grad-CAM maps of all classes at all taps, without the final ReLU of Selvaraju et al.
 
     ``cam_k = sum over d of alpha_kd T_d``, alpha_kd = spatial mean of d logit_k / d T_d. It takes K backward passes,
-    each down to the shallowest tap; the last one frees what the graph held so far down, and nothing of it is returned.
+    each down to the shallowest tap; the last one frees the graph down to there, and the returned maps carry no graph.
     Gradients of parameters are neither computed nor changed. Below global average pooling and a linear head the map is
-    the plain CAM over h w.
+    the plain CAM divided by h w.
 
-    Samples must not depend on each other (batch norm in evaluation mode): all are differentiated at once, by the sum
-    of their logits.
+    Samples must not depend on each other (batch norm in evaluation mode): all are differentiated at once, through the
+    sum of their logits.
 
     Args:
         taps: maps (B, D_i, h_i, w_i) on the way to the logits, floats of any width.
-        logits: (B, K), made of the taps with gradients enabled; its graph is used up.
+        logits: (B, K), computed from the taps with gradients enabled; its graph is consumed.
 
     Returns:
         (B, K, h_i, w_i) float32 for each tap, detached; 0 for a class that does not depend on that tap.
@@ -47,7 +47,7 @@ def grad_cam(taps: Sequence[Tensor], logits: Tensor) -> tuple[Tensor, ...]:
 
 
 def enlarge(cams: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, with the centres of pixels at half (``align_corners=False``).
+    """Interpolate maps bilinearly, with pixel centres at half (``align_corners=False``).
 
     Args:
         cams: (B, K, h, w) float.
@@ -60,7 +60,7 @@ def enlarge(cams: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _weighted(tap: Tensor, alpha: Tensor) -> Tensor:
-    """The sum over channels (B, K, h, w), in float32 also below autocast."""
+    """Return the weighted sum over channels (B, K, h, w), in float32 even under autocast."""
     with torch.no_grad(), torch.autocast(tap.device.type, enabled=False):
         return torch.einsum("bkd,bdhw->bkhw", alpha, tap.detach().float())
 

@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
 from tests.methods.anatomical_phases import K, annotated, made, unlabelled
 from tests.methods.arms import NETWORKS, PAPER, copied, loss_of, same
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.api.contract import make_batch
 from tissuebench.methods.api.method import ANNOTATED
@@ -100,7 +101,7 @@ def on_grid_by_hand(labels, height, width, stride, value):
     return found
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.integers(1, 70), st.integers(1, 70), st.sampled_from([1, 2, 4, 8, 16]), st.sampled_from([16, 32]))
 def test_labels_of_the_grid_are_those_of_the_middle_of_its_cells(height, width, step, stride):
     labels = torch.arange(2 * height * width).view(2, height, width)

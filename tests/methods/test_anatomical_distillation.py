@@ -111,12 +111,12 @@ def test_a_look_shows_for_each_tile_the_most_similar_other_one():
     stage, images = stage_made(**PAPER).eval(), unlabelled(4).images
     vectors = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 1.0], [-1.0, 5.0]])
     stage.pupil.tile_vectors = lambda images: vectors[: len(images)]
-    seen = stage.examine(images, torch.Generator())
+    seen = stage.snapshot(images, torch.Generator())
     assert torch.equal(seen.columns["most similar"], images[[2, 3, 0, 1]] / 255)
     assert torch.equal(seen.columns["image"], images / 255)
     cosines = [float(functional.cosine_similarity(vectors[i], vectors[j], dim=0)) for i in range(4) for j in range(i)]
     assert seen.figures == {"mean_cosine_distance": pytest.approx(1 - sum(cosines) / 6)}
-    assert stage.examine(images[:1], torch.Generator()).columns["most similar"].shape == (1, 3, 64, 64)
+    assert stage.snapshot(images[:1], torch.Generator()).columns["most similar"].shape == (1, 3, 64, 64)
 
 
 @NETWORKS

@@ -12,7 +12,7 @@ import numpy as np
 
 from tissuebench.common.hashing import Json
 from tissuebench.diagnostics.pseudo_mask_sheet import PICTURE
-from tissuebench.diagnostics.snapshot_files import last_look
+from tissuebench.diagnostics.snapshot_files import last_snapshot
 from tissuebench.errors import ConfigError, DataError
 from tissuebench.results.records.pseudo_mask_quality import layer_scores
 from tissuebench.results.records.result_store import Failure, ResultStore
@@ -137,13 +137,13 @@ def pseudo_pictures(found: Found) -> dict[str, Path]:
     return {name: path for name, path in pictures.items() if path.is_file()}
 
 
-def looks(found: Found) -> dict[str, tuple[Mapping[str, float], Path]]:
+def snapshots_of(found: Found) -> dict[str, tuple[Mapping[str, float], Path]]:
     """Return figures and picture of the last snapshot of each of a trial's stages that has any, by the stage's name.
 
     Raises:
         DataError: the trial's job is damaged.
     """
-    seen = {name: last_look(task_folder(found.home, TaskKind.STAGE, key)) for name, key in _stages(found.job)}
+    seen = {name: last_snapshot(task_folder(found.home, TaskKind.STAGE, key)) for name, key in _stages(found.job)}
     return {name: look for name, look in seen.items() if look is not None}
 
 
@@ -182,7 +182,9 @@ def describe_trial(found: Found) -> dict[str, Json]:
         "identity": {name: identity[name] for name in _HASHES if name in identity},
         "scores": _finite(scores_of(result)) if result and state is State.DONE else None,
         "pseudo_masks": _pseudo_masks(found, result),
-        "looks": {name: {"figures": dict(seen), "picture": str(path)} for name, (seen, path) in looks(found).items()},
+        "snapshots": {
+            name: {"figures": dict(seen), "picture": str(path)} for name, (seen, path) in snapshots_of(found).items()
+        },
         "seconds": result.seconds if result else None,
         "compute": result.compute if result else None,
         "shared": [_shared(found.home, name, key) for name, key in _needs(job)],

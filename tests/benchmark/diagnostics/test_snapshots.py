@@ -23,11 +23,11 @@ from tissuebench.datasets.store.store_writer import StoreWriter
 from tissuebench.datasets.store.tile_store import StoreInfo, TileStore
 from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.diagnostics.contact_sheet import CELL, GAP, LINE, draw_pictures, place
-from tissuebench.diagnostics.snapshot_files import last_look, look_path, picture_of
-from tissuebench.diagnostics.snapshots import examiner, tiles_to_show
+from tissuebench.diagnostics.snapshot_files import last_snapshot, picture_of, snapshot_path
+from tissuebench.diagnostics.snapshots import snapshot_callback, tiles_to_show
 from tissuebench.errors import DataError
 from tissuebench.methods.api.contract import make_task
-from tissuebench.methods.api.stage import Examination
+from tissuebench.methods.api.stage import Snapshot
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.denoising.pretraining import Denoising, DenoisingSettings
 from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, TagClassification
@@ -53,13 +53,13 @@ def _quick():
 class Shown(Denoising):
     """A stage that notes how it is looked at."""
 
-    def examine(self, images, generator):
+    def snapshot(self, images, generator):
         assert not self.training
         assert not any(module.training for module in self.modules())
         assert not torch.is_grad_enabled()
         assert images.dtype == torch.uint8
         self.looked_at = [*getattr(self, "looked_at", []), images.clone()]
-        return super().examine(images, generator)
+        return super().snapshot(images, generator)
 
     def training_step(self, batch, batch_idx):
         assert self.training
@@ -70,8 +70,8 @@ class Shown(Denoising):
 class Featureless(Denoising):
     """Shows the images, and has no features."""
 
-    def examine(self, images, generator):
-        return Examination({"one_figure": 0.25}, {"image": images / 255})
+    def snapshot(self, images, generator):
+        return Snapshot({"one_figure": 0.25}, {"image": images / 255})
 
     def maps(self, images):
         return None
@@ -80,7 +80,7 @@ class Featureless(Denoising):
 class Silent(Featureless):
     """Has nothing to show after all."""
 
-    def examine(self, images, generator):
+    def snapshot(self, images, generator):
         return None
 
 
@@ -112,7 +112,11 @@ def start(tiny_data, tmp_path_factory):
         data = TileDataModule(tiny_data.store, view, stage.streams(), 0, steps, AugmentSettings())
         folder = root / (name or f"fit{len(list(root.iterdir()))}")
         folder.mkdir(exist_ok=True)
-        watchers = [Beside(), examiner(stage, tiny_data.store, tiny_data.split, folder), Beside()] if looked_at else []
+        watchers = (
+            [Beside(), snapshot_callback(stage, tiny_data.store, tiny_data.split, folder), Beside()]
+            if looked_at
+            else []
+        )
         machine = Machine("cpu", torch.device("cpu"), precision, LoaderSettings())
         fit(stage, data, folder, 0, machine, lambda _: None, stop=stop, watchers=watchers)
         if watchers:
@@ -159,7 +163,7 @@ def test_figures_are_json_and_pictures_are_png(whole, tiny_data):
     assert all(torch.equal(images, stage.looked_at[0]) for images in stage.looked_at)
     losses = []
     for step in DUE:
-        path = look_path(folder, step)
+        path = snapshot_path(folder, step)
         figures = json.loads(path.read_text())
         assert list(figures) == ["step", "validation_loss", "probe_miou"]
         assert figures["step"] == step
@@ -180,17 +184,17 @@ def test_figures_are_json_and_pictures_are_png(whole, tiny_data):
             assert np.array_equal(pixels[top : top + CELL, left : left + CELL], expected)
     assert len(set(losses)) == len(DUE)
     assert min(losses) > 0
-    figures, picture = last_look(folder)
+    figures, picture = last_snapshot(folder)
     assert (figures["step"], picture) == (8, folder / "looks" / "step-000008.png")
 
 
 def test_the_last_look_is_that_of_the_latest_step(tmp_path):
-    assert last_look(tmp_path) is None
+    assert last_snapshot(tmp_path) is None
     for step in (750_000, 1_000_000, 250_000):
-        path = look_path(tmp_path, step)
+        path = snapshot_path(tmp_path, step)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"step": step}))
-    assert last_look(tmp_path) == ({"step": 1_000_000}, tmp_path / "looks" / "step-1000000.png")
+    assert last_snapshot(tmp_path) == ({"step": 1_000_000}, tmp_path / "looks" / "step-1000000.png")
 
 
 def test_who_reads_looks_needs_no_torch():
@@ -237,16 +241,16 @@ def test_who_is_watched_learns_the_same_bits_with_batch_norm_dropout_and_bf16(st
 # Who is looked at.
 
 
-def test_a_stage_without_examine_is_not_looked_at(tiny_data, tmp_path):
+def test_a_stage_without_snapshot_is_left_alone(tiny_data, tmp_path):
     stage = TagClassification(make_task(), ClassifierSettings())
-    assert examiner(stage, tiny_data.store, tiny_data.split, tmp_path) is None
+    assert snapshot_callback(stage, tiny_data.store, tiny_data.split, tmp_path) is None
 
 
 def test_a_stage_may_have_nothing_to_show_or_no_features(start):
     _, folder = start(kind=Silent, steps=1)
     assert not (folder / "looks").exists()
     _, folder = start(kind=Featureless, steps=1)
-    assert last_look(folder)[0] == {"step": 1, "one_figure": 0.25}
+    assert last_snapshot(folder)[0] == {"step": 1, "one_figure": 0.25}
 
 
 def test_tiles_are_of_patients_who_are_not_trained_on(tiny_data):
@@ -296,8 +300,8 @@ def test_a_sheet_has_a_row_a_tile_and_a_column_a_title():
 
 
 def test_a_damaged_look_is_told_in_one_line(tmp_path):
-    look = look_path(tmp_path, 4)
+    look = snapshot_path(tmp_path, 4)
     look.parent.mkdir()
     look.write_text("{")
     with pytest.raises(DataError, match=r"step-000004\.json: not the figures of a look .* delete it"):
-        last_look(tmp_path)
+        last_snapshot(tmp_path)

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.evaluation.boundaries import boundary_counts
 
@@ -40,7 +41,7 @@ def by_pairs(truth, predicted, n_classes, tolerance):
     return np.array(rows)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(maps, st.randoms(use_true_random=False), st.sampled_from([0.0, 1.0, 2**0.5, 2.3, 5.0]))
 def test_is_a_search_of_all_pairs(truth, random, tolerance):
     predicted = np.array([random.randint(0, 2) for _ in range(truth.size)], dtype=np.uint8).reshape(truth.shape)

@@ -10,9 +10,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tissuebench.evaluation import stitching
 from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.stitching import Stitching, strips
@@ -51,7 +52,7 @@ def reader(image):
 geometry = st.tuples(st.integers(1, 150), st.integers(1, 150), st.integers(8, 48), st.floats(0, 0.75))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(geometry, st.integers(1, 60), st.sampled_from(list(Views)))
 def test_a_prediction_of_positions_comes_back_and_every_pixel_once(shape, panel_px, tta):
     height, width, window_px, overlap = shape

@@ -8,7 +8,7 @@ import uuid
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio import Affine
 from rasterio.features import rasterize
@@ -16,6 +16,7 @@ from scipy import ndimage
 from shapely.geometry import box, shape
 
 from tests.benchmark.prediction.rasters import CLASSES, Raster
+from tests.properties import examples
 from tissuebench.datasets.annotations import Frame, open_annotation
 from tissuebench.errors import DataError
 from tissuebench.prediction.geojson import write_geojson
@@ -76,7 +77,7 @@ def test_labels_come_back_pixel_for_pixel(tmp_path_factory, raster, block_px, sc
         assert np.array_equal(source.raster(0, 0, *raster.shape), raster)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(raster=rasters(), block_px=st.integers(1, 45))
 def test_an_area_is_one_feature_wherever_borders_of_blocks_lie(raster, block_px):
     areas = list(areas_of(Raster(raster), CLASSES, block_px, NEVER_CUT))

@@ -10,7 +10,7 @@ import torch
 
 from tests.benchmark.by_hand import poisoned, run_by_hand, run_together
 from tissuebench.datasets.labels.view import LabelView
-from tissuebench.diagnostics.snapshot_files import last_look, look_path
+from tissuebench.diagnostics.snapshot_files import last_snapshot, snapshot_path
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast
 from tissuebench.methods.contrastive.stages import GLOBAL, LOCAL, STUDENT, LocalDistillation
 from tissuebench.results.records.result_store import ResultStore
@@ -184,7 +184,7 @@ def test_a_second_budget_begins_where_the_first_phase_ended(bench, monkeypatch):
 
     # What was seen of the phases is with the trial.
     folder = task_folder(bench.home, TaskKind.STAGE, stage.key)
-    figures, picture = last_look(folder)
+    figures, picture = last_snapshot(folder)
     assert figures.keys() == {"step", "mean_cosine_distance", "probe_miou"} and figures["step"] == PHASE
     assert picture.is_file()
     assert read_record(folder)["figures"] == {name: value for name, value in figures.items() if name != "step"}
@@ -230,7 +230,7 @@ def test_withheld_labels_change_no_bit_of_any_phase(bench, tmp_path, network):
         run_by_hand([trial], bench.data, home, shown) for home, shown in zip(homes, (bench.data, bad), strict=True)
     )
     same_bits(one, other)
-    figures = [last_look(folder_of(bench, [trial], GLOBAL, home))[0] for home in homes]
+    figures = [last_snapshot(folder_of(bench, [trial], GLOBAL, home))[0] for home in homes]
     assert {name for name in figures[0] if figures[0][name] != figures[1][name]} == {"probe_miou"}
 
 
@@ -303,13 +303,13 @@ def test_two_processes_distil_and_contrast_together(bench, tmp_path):
     for name, samples in ((GLOBAL, PHASE * 3), (LOCAL, PHASE * 4)):
         alone, together = (folder_of(bench, [trial], name, each) for each in (bench.home, home))
         assert read_record(together)["samples"] == read_record(alone)["samples"] == samples
-        looks = [json.loads(look_path(together, step).read_text()) for step in range(PHASE + 1)]
+        looks = [json.loads(snapshot_path(together, step).read_text()) for step in range(PHASE + 1)]
         assert [look["step"] for look in looks] == list(range(PHASE + 1))
         one, two = (weights_of(each) for each in (alone, together))
         assert one.keys() == two.keys()
         assert all(int(two[each]) == int(one[each]) for each in two if each.endswith(("pointer", "n_averaged")))
         if name == GLOBAL:
-            assert looks[0] == pytest.approx(json.loads(look_path(alone, 0).read_text()), rel=1e-3)
+            assert looks[0] == pytest.approx(json.loads(snapshot_path(alone, 0).read_text()), rel=1e-3)
             assert all(np.isfinite(two["queue.keys"].numpy()).ravel()) and two["queue.pointer"] == 0
     (result,) = ResultStore(results_folder(home)).load([trial.id])
     assert result.counts.sum() == 3 * 64 * 96

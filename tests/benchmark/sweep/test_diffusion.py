@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from tests.benchmark.by_hand import run_by_hand, run_together
 from tissuebench.cli.main import cli
-from tissuebench.diagnostics.snapshot_files import last_look, look_path
+from tissuebench.diagnostics.snapshot_files import last_snapshot, snapshot_path
 from tissuebench.methods.denoising.pretraining import trained_weights
 from tissuebench.methods.diffusion import PRETRAIN, Diffusion
 from tissuebench.results.records.result_store import ResultStore
@@ -159,7 +159,7 @@ def test_a_second_budget_is_only_fine_tuned_from_the_same_weights(bench, monkeyp
         assert all(torch.equal(network[name], learnt[name]) for name in body)
 
     # What was seen of the pre-training is with the trial.
-    figures, picture = last_look(folder)
+    figures, picture = last_snapshot(folder)
     assert figures.keys() == {"step", "validation_loss", "probe_miou"}
     assert figures["step"] == PRETRAINING
     record = read_record(folder)
@@ -174,7 +174,7 @@ def test_a_second_budget_is_only_fine_tuned_from_the_same_weights(bench, monkeyp
         assert result.compute[f"waiting/{PRETRAIN}"] == pytest.approx(record["waiting"])
         assert result.compute[f"tiles_per_second/{PRETRAIN}"] > 0
         told = json.loads(invoke("trial", "show", trial.id, "--home", bench.home, "--json"))
-        assert told["looks"] == {PRETRAIN: {"figures": figures, "picture": str(picture)}}
+        assert told["snapshots"] == {PRETRAIN: {"figures": figures, "picture": str(picture)}}
         page = " ".join(invoke("trial", "show", trial.id, "--home", bench.home).split())
         said = f"validation loss {figures['validation_loss']:.4g}, probe miou {figures['probe_miou']:.4g}"
         assert f"{PRETRAIN} after step {PRETRAINING}: {said} (diagnostic, nothing is trained on it)" in page
@@ -185,7 +185,7 @@ def test_what_has_nothing_to_show_shows_nothing(bench):
     (control,) = (trial for trial in planned(bench, OURS, CONTROL, of=TINY) if trial.method == CONTROL)
     assert not bench.run([control]).failed
     told = json.loads(invoke("trial", "show", control.id, "--home", bench.home, "--json"))
-    assert told["looks"] == {}
+    assert told["snapshots"] == {}
     assert "picture" not in invoke("trial", "show", control.id, "--home", bench.home)
     (result,) = ResultStore(results_folder(bench.home)).load([control.id])
     assert not [name for name in result.compute if "/" in name]
@@ -243,7 +243,7 @@ def test_two_processes_pretrain_and_one_of_them_looks(bench, tmp_path):
     run_together(2, trial, bench, home)
     folder = task_folder(home, TaskKind.STAGE, key_of(bench, [trial]))
     assert read_record(folder)["samples"] == PRETRAINING * 3
-    looks = [json.loads(look_path(folder, step).read_text()) for step in range(PRETRAINING + 1)]
+    looks = [json.loads(snapshot_path(folder, step).read_text()) for step in range(PRETRAINING + 1)]
     assert [look["step"] for look in looks] == list(range(PRETRAINING + 1))
     assert len({look["validation_loss"] for look in looks}) == PRETRAINING + 1
     with pytest.MonkeyPatch.context() as patch:
@@ -251,7 +251,7 @@ def test_two_processes_pretrain_and_one_of_them_looks(bench, tmp_path):
         patch.setattr("tissuebench.diagnostics.linear_probe._TILES", 48)
         run_by_hand([trial], bench.data, bench.home)
     alone = task_folder(bench.home, TaskKind.STAGE, folder.name)
-    first = json.loads(look_path(alone, 0).read_text())
+    first = json.loads(snapshot_path(alone, 0).read_text())
     assert looks[0] == pytest.approx(first, rel=1e-3)
     (one, two) = (weights_of(each) for each in (alone, folder))
     assert one.keys() == two.keys()

@@ -24,7 +24,7 @@ from PIL import Image
 
 from tests.benchmark.tracking.published import CURVE, KEY, SECONDS, Home, new_home, result, wait_until
 from tests.wandb_server import Fault, WandbServer
-from tissuebench.diagnostics.snapshot_files import look_path, picture_of
+from tissuebench.diagnostics.snapshot_files import picture_of, snapshot_path
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
 from tissuebench.results.tables.leaderboard import LeaderboardRow, build
 from tissuebench.sweep.jobs import Job, TaskKind
@@ -305,7 +305,7 @@ def test_pseudo_masks_and_looks_go_with_their_trial_numbers_and_pictures(home, c
     stage.mkdir(parents=True)
     Image.new("RGB", (40, 30), (1, 2, 3)).save(stage / "pseudo_masks.png")
     for step, width in ((0, 10), (20, 50), (10, 20)):
-        path = look_path(stage, step)
+        path = snapshot_path(stage, step)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"step": step, "loss": 1.0}))
         Image.new("RGB", (width, 60)).save(picture_of(path))
@@ -326,7 +326,7 @@ def test_pseudo_masks_and_looks_go_with_their_trial_numbers_and_pictures(home, c
         assert (shown["_type"], shown["width"], shown["height"]) == ("image-file", 40, 30)
         (upload,) = [data for name, data in server.uploads.items() if name.endswith(shown["path"])]
         assert upload == (stage / "pseudo_masks.png").read_bytes()
-        (shown,) = run.curve("looks/cam").values()
+        (shown,) = run.curve("snapshots/cam").values()
         assert (shown["_type"], shown["width"], shown["height"]) == ("image-file", 50, 60)
         assert {"compute/waiting": 0.25, "compute/probe_miou/cam": 0.5}.items() <= run.summary.items()
         board = server.runs[home.board_id]

@@ -12,7 +12,7 @@ from tests.benchmark.by_hand import poisoned, run_by_hand
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.store.store_writer import StoreWriter
 from tissuebench.datasets.types import Stream, Supervision
-from tissuebench.diagnostics.snapshot_files import last_look
+from tissuebench.diagnostics.snapshot_files import last_snapshot
 from tissuebench.errors import WithheldLabelError
 from tissuebench.methods.api.registry import all_methods, find_method
 from tissuebench.methods.api.training_settings import TrainingSettings
@@ -79,7 +79,7 @@ def test_withheld_labels_change_no_bit_of_stages_and_pseudo_masks(bench, tmp_pat
     looked_at = name in DENOISING + CONTRASTED
     assert_same_bits(one, other, annotating=not looked_at)
     if looked_at:  # of what people are shown, only the probe has looked at withheld masks
-        (figures, _), (poisoned_ones, _) = (last_look(next(iter(made.values()))[-1]) for made in (one, other))
+        (figures, _), (poisoned_ones, _) = (last_snapshot(next(iter(made.values()))[-1]) for made in (one, other))
         assert {key for key in figures if figures[key] != poisoned_ones[key]} == {"probe_miou"}
 
 

@@ -7,12 +7,13 @@ import pytest
 import skimage.color
 import tifffile
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from torchstain.numpy.normalizers import NumpyMacenkoNormalizer, NumpyReinhardNormalizer
 
+from tests.properties import examples
 from tissuebench.datasets.color.lab import lab_to_rgb, rgb_to_lab
 from tissuebench.datasets.color.stain import Macenko, Reinhard, hed_to_rgb, jitter_stains, normaliser, rgb_to_hed
 from tissuebench.errors import ConfigError, DataError
@@ -191,7 +192,7 @@ def test_the_result_measures_as_the_target():
     assert np.allclose(got.target_deviation, wanted.target_deviation, atol=1)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 3))
 def test_block_by_block_is_the_same_as_whole(height, width, seed):
     image = tissue(seed, side=90)
@@ -279,7 +280,7 @@ def test_pixels_that_show_too_little_are_refused_in_one_line(way, image, message
             attempt(sample)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(st.data())
 @pytest.mark.filterwarnings("error")
 def test_never_nan_whatever_the_pixels(data):

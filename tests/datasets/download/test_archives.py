@@ -8,10 +8,11 @@ import tarfile
 import zipfile
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from tests.datasets.download.toy_recipes import FAST, GOOD, NOISE, recipe_of, refused, require_whole, run, zip_of
+from tests.properties import examples
 from tissuebench.datasets.catalog.recipe import Download
 from tissuebench.datasets.download.archives import unpack
 from tissuebench.datasets.download.fetch import fetch
@@ -119,7 +120,7 @@ SEGMENTS = st.sampled_from(["a", "b", "..", ".", "", "C:", "a\\b", "x y", "ä"])
         st.lists(SEGMENTS, min_size=1, max_size=4).map("/".join).filter(bool), min_size=1, max_size=4, unique=True
     )
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_zip_writes_outside_its_folder(tmp_path_factory, names):
     outer = tmp_path_factory.mktemp("outer")
     (outer / "data.zip").write_bytes(zip_of(dict.fromkeys(names, b"x")))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import settings as trying
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.properties import examples
 from tissuebench.datasets.color.stain import rgb_to_hed
 from tissuebench.datasets.loading.augment import N_ORIENTATIONS, AugmentSettings, Geometry, augment, orient, orient_each
 from tissuebench.datasets.types import IGNORE_LABEL
@@ -148,7 +148,7 @@ def test_flips_and_colours_are_those_of_the_first_release(settings, expected):
     assert weighted_sum(changed) == pytest.approx(expected, rel=1e-9)
 
 
-@trying(max_examples=60)
+@examples(60)
 @given(st.data())
 def test_a_slice_is_augmented_as_in_the_whole_batch(data):
     """What several processes do to their parts of a batch is, bit for bit, what one does to all of it."""

@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets.loading.steps import DIAGNOSED, MASKS
+from tests.properties import examples
 from tissuebench.datasets.loading.sampling import draw, stream_tree
 from tissuebench.datasets.store.tiling import grid
 from tissuebench.datasets.types import Stream, Supervision, Tile
@@ -84,7 +85,7 @@ def test_cases_that_exclude_nothing_are_left_out(tiny_data, view, monkeypatch):
         stream_tree("s", DIAGNOSED, tiny_data.store, view, 32, 0)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.recursive(st.integers(0, 50), lambda branch: st.lists(branch, min_size=1, max_size=4), max_leaves=30))
 def test_a_draw_is_a_leaf(nested):
     def tree(node):

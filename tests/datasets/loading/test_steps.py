@@ -7,11 +7,12 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets.loading.steps import DIAGNOSED, MASKS, SEED, STREAMS, Bank, dataset_of, digest, digests, view_of
 from tests.processes import output_of
+from tests.properties import examples
 from tissuebench.datasets.loading.datamodule import StepDataset
 from tissuebench.datasets.types import Stream, Supervision
 from tissuebench.errors import ConfigError
@@ -93,7 +94,7 @@ def test_only_bought_tiles_are_in_the_annotated_stream(tiny_data, dataset, view,
     assert len(bought) == 3 < len(train) == 7
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.data())
 def test_the_parts_of_the_processes_are_the_whole_in_order(dataset, data):
     """And what each process does to its part is what one process does to all of it."""

@@ -8,10 +8,11 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets.store.toy_stores import CLASSES, HEIGHT, INFO, WIDTH, slide, written
+from tests.properties import examples
 from tissuebench.datasets.store.shards import ShardCache
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.store.tiling import grid
@@ -47,7 +48,7 @@ def test_regions_are_the_pixels_that_went_in(big, region):
     assert np.array_equal(store.tissue("S1"), tissue)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 90), st.integers(1, 90))
 def test_any_region_has_its_size_and_is_padded_with_255(tiny_data, y, x, height, width):
     store = tiny_data.store
@@ -75,7 +76,7 @@ def test_a_region_is_the_callers_own(small):
     assert np.array_equal(small.tissue("S1"), slide(1)[2])
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     st.lists(st.tuples(st.sampled_from(["S1", "S2"]), st.integers(0, 60), st.integers(0, 60)), min_size=1),
     st.integers(1, 70),
@@ -89,7 +90,7 @@ def test_a_batch_is_its_tiles(two, tiles, size):
         assert np.array_equal(mask, two.withheld.mask(tile.slide_id, tile.y, tile.x, size, size))
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.integers(0, HEIGHT + 20), st.integers(0, WIDTH + 20), st.integers(1, 600), st.integers(1, 600))
 def test_regions_over_chunks_and_edges(big, y, x, height, width):
     store, (image, labels, _) = big

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from tests.properties import examples
 from tissuebench.methods.contrastive.distillation import (
     WindowAnchors,
     distillation_loss,
@@ -96,7 +97,7 @@ def test_is_its_formula():
     close(distillation_loss(student, teacher, queue, 0.2, 0.02), (p * (p / q).log()).sum(dim=1).mean())
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 10**6), st.floats(0.01, 1), st.floats(0.01, 1))
 def test_not_negative_and_zero_for_equals(seed, student_temperature, teacher_temperature):
     student, teacher, queue = three(seed)
@@ -194,7 +195,7 @@ def test_golden_offsets(local):
     assert set(map(tuple, expected.tolist())) < set(map(tuple, covering.tolist()))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(1, 20), st.integers(1, 8), st.integers(1, 8), st.integers(1, 20), st.booleans())
 def test_windows_are_where_the_offsets_say(size, window, stride, width, cover):
     """Maps need not be square."""

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.processes import run_processes, start_script
+from tests.properties import examples
 from tissuebench.methods.contrastive.key_queue import KeyQueue, gathered
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -43,7 +44,7 @@ def test_begins_with_normals_of_its_generator():
     assert torch.equal(keys, queue(400, (30,)).keys) and not torch.equal(keys, queue(400, (30,), seed=1).keys)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.integers(1, 7), st.lists(st.integers(0, 20), max_size=6), st.sampled_from([(), (2,), (3, 2)]))
 def test_is_a_list_whose_oldest_are_overwritten(length, counts, shape):
     keys = queue(length, shape)

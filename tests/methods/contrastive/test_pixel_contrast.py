@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.methods.contrastive.pixels import close, drawn, random, seeded
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.contrastive import pixel_contrast
 from tissuebench.methods.contrastive.pixel_contrast import (
@@ -114,7 +115,7 @@ def query_by_query(maps, means, sampled, temperature):
     return torch.stack(losses).sum() / sampled.n_present
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.1, 0.5]), st.booleans())
 def test_is_what_the_formula_says(seed, ignored, temperature, small_chunks):
     maps, labels, probabilities = random(seed, ignored)

@@ -4,17 +4,18 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.methods.contrastive.pixels import close, drawn, random, seeded
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.contrastive import pixel_contrast
 from tissuebench.methods.contrastive.pixel_contrast import candidates, pixel_rows, prototypes, relation, sample
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 0.97, 1.0]), st.integers(2, 6))
 def test_candidates_pixel_by_pixel(seed, ignored, classes):
     _, labels, probabilities = random(seed, ignored, classes)
@@ -35,7 +36,7 @@ def test_confidence_at_the_threshold_is_not_hard():
     assert candidates(labels, sure, 0.97).hard.tolist() == [1, 2]
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 0.97]), st.sampled_from([16, 2**16]))
 def test_prototypes_are_means(seed, ignored, rows_at_once):
     maps, labels, _ = random(seed, ignored)
@@ -57,7 +58,7 @@ def test_rows_are_pixels_in_raster_order():
     assert pixel_rows(last).data_ptr() == last.data_ptr() and torch.equal(pixel_rows(last), rows)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     st.integers(0, 2**31),
     st.lists(st.booleans(), min_size=2, max_size=6),
@@ -80,7 +81,7 @@ def test_relation_is_a_distribution_over_the_others(seed, present, temperature):
             close(pairs[c, others], (unit[others] @ unit[c] / temperature).softmax(dim=0))
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.5, 0.95]))
 def test_queries_are_hard_and_negatives_of_other_classes(seed, ignored):
     maps, labels, probabilities = random(seed, ignored)

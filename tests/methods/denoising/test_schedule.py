@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tissuebench.methods.denoising.schedule import NoiseSchedule, Reduction, ScheduleKind, denoising_loss
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -127,7 +128,7 @@ def test_is_in_no_checkpoint_but_moves_with_its_module():
     assert not list(schedule.parameters())
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(0, 2**31), st.integers(1, 5))
 def test_duplicating_a_batch_doubles_the_sum_and_leaves_the_mean(seed, n):
     generator = torch.Generator().manual_seed(seed)

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tissuebench.methods.api.contract import make_task
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.complementary import Form, observation_probabilities
@@ -133,7 +134,7 @@ def situations(draw, classes=5):
     return logits, excluded, draw(st.sampled_from([0.0, 1.0, 2.0]))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(situations())
 def test_set_wise_is_finite_not_negative_and_its_gradient_is_a_transfer_of_mass(situation):
     logits, excluded, gamma = situation
@@ -153,7 +154,7 @@ def test_set_wise_is_finite_not_negative_and_its_gradient_is_a_transfer_of_mass(
     assert (gradient[empty] == 0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(situations(), st.floats(-50, 50))
 def test_set_wise_ignores_constants_and_the_order_inside_a_set(situation, constant):
     logits, excluded, gamma = situation
@@ -168,7 +169,7 @@ def test_set_wise_ignores_constants_and_the_order_inside_a_set(situation, consta
         torch.testing.assert_close(permuted, loss[sample : sample + 1], rtol=1e-3, atol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(situations(), st.integers(0, 4))
 def test_set_wise_grows_with_excluded_logits_and_with_the_set(situation, index):
     logits, excluded, gamma = situation

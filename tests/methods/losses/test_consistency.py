@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.consistency import confident_share, weighted_consistency_loss
 
@@ -50,7 +51,7 @@ def test_golden(arrays, suffix):
         close(torch.autograd.grad(loss, logits)[0], arrays["grad_pred"], rtol=1e-4, atol=1e-8)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.3, 0.97, 1.0]))
 def test_is_its_formula_and_does_not_see_ignored_pixels(seed, ignored):
     logits, labels, confidence = random(seed, ignored)

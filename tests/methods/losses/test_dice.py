@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.methods.losses.mask_losses import labelled_logits
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.dice import class_dice_losses, soft_dice_loss
 
@@ -45,7 +46,7 @@ def test_golden_of_the_supervised_loss_and_its_gradient(arrays):
     close(torch.autograd.grad(total, logits)[0], arrays["grad_logits_sup"], rtol=1e-4, atol=1e-8)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.3, 0.97, 1.0]))
 def test_ignored_pixels_are_as_cut_out(seed, ignored):
     logits, masks = labelled_logits(seed, ignored)

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.methods.losses.mask_losses import labelled_logits
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.focal import focal_loss
 
@@ -39,7 +40,7 @@ def test_golden(arrays, case, gamma, name):
     close(focal_loss(arrays[f"{case}_logits"], arrays[f"{case}_target"], gamma), arrays[f"{case}_{name}"], **tolerance)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 2**31), st.sampled_from(GAMMAS), st.sampled_from([0.0, 0.3, 0.9]))
 def test_is_its_formula_on_the_labelled_pixels(seed, gamma, ignored):
     logits, masks = labelled_logits(seed, ignored)

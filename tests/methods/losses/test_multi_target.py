@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cross_entropy
 
@@ -67,7 +68,7 @@ def random(seed, layers=3, ignored=0.3, dtype=torch.float64):
     return logits, targets.masked_fill(torch.rand(targets.shape, generator=generator) < ignored, IGNORE_LABEL)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 2**31), st.integers(1, 4), st.sampled_from([0.0, 0.3, 0.9]))
 def test_is_the_weighted_sum_of_single_cross_entropies(seed, layers, ignored):
     logits, targets = random(seed, layers, ignored)

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.methods.losses.mask_losses import labelled_logits
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.poly_log import poly_log_loss
 
@@ -35,7 +36,7 @@ def test_golden(arrays, case):
     torch.testing.assert_close(loss, arrays[f"{case}_polylog_g2"], rtol=1e-12 if case == "c4f64" else 1e-6, atol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 2**31), st.sampled_from(GAMMAS), st.sampled_from([0.0, 0.3]))
 def test_is_its_formula_on_the_labelled_pixels(seed, gamma, ignored):
     logits, masks = labelled_logits(seed, ignored)

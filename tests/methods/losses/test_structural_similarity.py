@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.methods.losses.mask_losses import labelled_logits
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.focal import focal_loss
 from tissuebench.methods.losses.structural_similarity import (
@@ -92,7 +93,7 @@ def pixel_by_pixel(logits, masks, beta, stabiliser):
     }
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     st.integers(0, 2**31),
     st.sampled_from([0.0, 0.3, 0.9, 0.97, 1.0]),
@@ -203,7 +204,7 @@ def test_classes_that_are_absent_or_everywhere_are_finite(form):
 
 
 @FORMS
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(seed=st.integers(0, 2**31), order=st.permutations(range(5)))
 def test_names_of_classes_do_not_matter(form, seed, order):
     logits, masks = labelled_logits(seed)

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.methods.losses.mask_losses import labelled_logits
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.losses.tversky import tversky_loss
 
@@ -40,7 +41,7 @@ def test_golden(arrays, case):
     torch.testing.assert_close(loss, arrays[f"{case}_tversky_b0.75"], rtol=1e-12 if case == "c4f64" else 1e-6, atol=0)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(0, 2**31), st.floats(0, 1), st.sampled_from([0.0, 0.3, 0.9]), st.sampled_from([0.1, 1.0, 30.0]))
 def test_is_the_published_formula_at_any_beta(seed, beta, ignored, smooth):
     logits, masks = labelled_logits(seed, ignored)

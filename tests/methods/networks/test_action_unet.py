@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from tests.properties import examples
 from tissuebench.methods.networks.action_unet import ActionUNet, RepresentationHead, stacked
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -188,7 +189,7 @@ def test_head_is_affine():
     torch.testing.assert_close(head(maps - 3 * other) - zero, head(maps) - 3 * head(other) + 2 * zero)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(1, 5)),
     st.integers(0, 2**31),

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tissuebench.methods.pseudo_labels.attention_dropout import AttentionSchedule, DropoutForm, attention_dropout
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -83,7 +84,7 @@ def plain_maps(features, weights):
     return torch.stack([(features * w[None, :, None, None]).sum(dim=1).relu() for w in weights], dim=1)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 2**31), st.integers(1, 5))
 def test_with_all_kept_it_is_the_mean_map_and_with_nothing_zero(seed, classes):
     features, weights = random(seed, classes)
@@ -92,7 +93,7 @@ def test_with_all_kept_it_is_the_mean_map_and_with_nothing_zero(seed, classes):
     assert (attention == 0).all() and (attended == 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 2**31), st.floats(0, 0.999))
 def test_each_class_loses_its_peak_and_nothing_below_the_bound(seed, keep):
     features, weights = random(seed)
@@ -106,7 +107,7 @@ def test_each_class_loses_its_peak_and_nothing_below_the_bound(seed, keep):
                 assert attention[sample].flatten()[plain[sample].argmax()] == 0
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 2**31), st.floats(0, 1), st.floats(0, 1))
 def test_keeping_more_never_lowers_attention(seed, one, other):
     features, weights = random(seed)

@@ -1,9 +1,10 @@
 """The gate: what it promises, and what the published one does instead."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tissuebench.methods.pseudo_labels.gate import gate, official_gate
 
 
@@ -21,7 +22,7 @@ def situations(draw):
     return distribution(seed, scale), scores
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(situations())
 def test_what_comes_out_is_a_distribution_over_open_classes(situation):
     probabilities, scores = situation

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.pseudo_labels.pseudo_masks import (
     Absent,
@@ -68,7 +69,7 @@ def tiles(draw, classes=4, n=3):
     return cams, tags
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(tiles(), st.sampled_from(Scale))
 def test_scaled_maps_reach_from_0_to_1_and_keep_their_order(tile, scale):
     cams, _ = tile
@@ -94,7 +95,7 @@ def test_scales_differ_in_what_they_compare():
     assert min_max(cams, Scale.PER_CLASS)[0, 1, 0].tolist() == [0, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(tiles(), st.sampled_from(Scale))
 def test_masks_hold_only_present_classes_and_are_the_best_of_them(tile, scale):
     cams, tags = tile
@@ -128,7 +129,7 @@ def test_tiles_without_tags_are_ignored_in_either_form():
 class TestSharedThreshold:
     shared = torch.tensor([True, True, False, False])
 
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     @given(tiles(), st.floats(0, 1))
     def test_formula(self, tile, threshold):
         cams, tags = tile

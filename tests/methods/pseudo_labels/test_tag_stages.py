@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from tests.properties import examples
 from tissuebench.datasets.color.white_background import WhiteBackground
 from tissuebench.datasets.types import IGNORE_LABEL, Supervision, TileBatch
 from tissuebench.methods.api.contract import CLASS_MAP, make_task
@@ -83,7 +84,7 @@ def random_logits(seed, heads=3, n=5):
     return logits, torch.rand(n, K, generator=generator) < 0.4
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.integers(0, 2**31), st.integers(1, 4), st.lists(st.booleans(), min_size=K, max_size=K))
 def test_the_loss_is_torchs_over_heads_and_seen_classes(seed, heads, seen):
     logits, present = random_logits(seed, heads)
@@ -166,7 +167,7 @@ def situations(draw):
     return present, cams, seen, draw(st.sampled_from(Rule))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(situations())
 def test_masks_show_present_classes_that_were_learnt_and_nothing_else(situation):
     present, cams, seen, rule = situation

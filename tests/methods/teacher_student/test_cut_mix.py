@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tissuebench.methods.teacher_student.cut_mix import boxes_to_mask, cut_mixed, draw_boxes
 
 
@@ -12,7 +13,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(
     st.integers(0, 2**31),
     st.integers(1, 70),
@@ -76,7 +77,7 @@ def test_mask_pixel_by_pixel():
     ]
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.integers(0, 2**31), st.integers(1, 5))
 def test_everything_follows_the_pixels(seed, count):
     """Each pixel carries its own place; whatever is mixed must say the same place everywhere."""

@@ -3,9 +3,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tissuebench.errors import DataError
 from tissuebench.results import metrics
 from tissuebench.results.stats import bootstrap as stats
@@ -31,7 +32,7 @@ def sample(rng, runs=((0, 0), (0, 1), (1, 0)), n_patients=8, k=3):
 
 
 @given(st.integers(0, 2**32), st.integers(2, 12))
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_the_interval_holds_the_estimate(seed, n_patients):
     rng = np.random.default_rng(seed)
     got = stats.bootstrap(sample(rng, n_patients=n_patients), rng, 400)
@@ -46,7 +47,7 @@ def test_the_estimate_is_the_mean_over_runs_of_pooled_scores():
 
 
 @given(st.integers(0, 1000), st.randoms(use_true_random=False))
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_order_and_duplication_of_patients_do_not_move_the_estimate(seed, shuffler):
     data = sample(np.random.default_rng(seed))
     order = list(range(8))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scikit_posthocs
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import examples
 from tissuebench.errors import DataError
 from tissuebench.results.metrics import miou
 from tissuebench.results.stats.rank_tests import FriedmanForm, alike, critical_difference, friedman, nemenyi, ranks
@@ -54,7 +55,7 @@ def test_equal_to_scipy_and_scikit_posthocs(n, k, levels):
 
 
 @given(st.integers(0, 10**6), st.permutations(range(4)), st.permutations(range(6)))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_neither_the_order_of_methods_nor_that_of_blocks_matters(seed, methods, blocks):
     scores = np.random.default_rng(seed).integers(0, 5, (6, 4)).astype(float)
     one = rank(NAMES, scores, "miou")

@@ -14,7 +14,7 @@ from tissuebench.methods.losses import pooling
 
 def shown(stage, images, seed=0):
     with torch.no_grad():
-        return stage.eval().examine(images, torch.Generator().manual_seed(seed))
+        return stage.eval().snapshot(images, torch.Generator().manual_seed(seed))
 
 
 def generators():
