@@ -1,4 +1,4 @@
-"""What methods are compared on: slides, tiles, labels, and the door to them."""
+"""Datasets that methods are compared on: slides, tiles and labels, and the label view that guards them."""
 
 if __name__ != "tissuebench.datasets":
     raise ImportError(

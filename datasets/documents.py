@@ -1,4 +1,4 @@
-"""Small files that are read back later: written aside and renamed, hashed, never half there."""
+"""Small JSON documents with a hash: written atomically, verified when read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def require_safe_id(kind: str, identifier: str, where: str) -> str:
-    """Return ``identifier`` if it can be a file name as it stands.
+    """Return ``identifier`` if it can be used as a file name unchanged.
 
     Raises:
-        DataError: it is empty, holds a path separator or another character outside letters, digits, ``._-``.
+        DataError: it is empty, or contains a path separator or another character outside letters, digits, ``._-``.
     """
     if not _SAFE_ID.fullmatch(identifier):
         raise DataError(
@@ -30,17 +30,17 @@ def require_safe_id(kind: str, identifier: str, where: str) -> str:
 
 
 def write_hashed_json(path: Path, value: Mapping[str, Json]) -> str:
-    """Write ``{"sha256": ..., "content": value}`` aside, rename it to ``path``, return the hash."""
+    """Write ``{"sha256": ..., "content": value}`` atomically to ``path`` and return the hash."""
     digest = content_hash(value)
     write_aside(path, (json.dumps({"sha256": digest, "content": value}, indent=1, sort_keys=True) + "\n").encode())
     return digest
 
 
 def read_hashed_json(path: Path) -> tuple[dict[str, Json], str]:
-    """Read what ``write_hashed_json`` wrote: the content and its hash.
+    """Read a file of ``write_hashed_json`` and return the content and its hash.
 
     Raises:
-        DataError: no such file, not JSON, or the content no longer has the hash that stands beside it.
+        DataError: no such file, not JSON, or the content does not match the stored hash.
     """
     try:
         document = json.loads(path.read_text())

@@ -204,7 +204,7 @@ class PublishedMultilayerPseudo(MultilayerPseudo):
     """Published recipe of the paper, with the network, optimiser and steps that all methods share."""
 
     class Config(MultilayerPseudoSettings):
-        """Settings of the paper; where the official code differs from it, an ``official`` value names the code's variant."""
+        """Settings of the paper; where the official code differs, an ``official`` value names the code's variant."""
 
         maps: MapSource = MapSource.GRAD_CAM
         rule: Rule = Rule.JOINT

@@ -1,4 +1,4 @@
-"""The two controls that every table needs: masks of the budget alone, and masks of every training patient."""
+"""Controls that every table needs: supervised training on the budget's masks, and on all training masks."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Supervised(Method[Settings]):
     consumes = frozenset({Supervision.MASKS})
 
     def streams(self) -> Mapping[str, Stream]:
-        """Annotated tiles, classes balanced."""
+        """Return one stream: annotated tiles, balanced by class."""
         return {ANNOTATED: self.annotated_stream()}
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """Cross-entropy on labelled pixels."""
+        """Return the cross-entropy on labelled pixels."""
         annotated = batch[ANNOTATED]
         return masked_cross_entropy(self.network(annotated.inputs), annotated.masks)
 
 
 @register
 class FullSupervision(Supervised):
-    """The same network and steps with the masks of all training patients: the upper bound."""
+    """Cross-entropy on the masks of all training patients, with the same network and steps: the upper bound."""
 
     name = "full"
     summary = "cross-entropy on all training masks (upper bound)"

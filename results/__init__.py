@@ -1,4 +1,4 @@
-"""What came out: statistics and leaderboard. Never imports torch."""
+"""Trial results: records, statistics, tables and reports. Never imports torch."""
 
 if __name__ != "tissuebench.results":
     raise ImportError(

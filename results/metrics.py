@@ -6,18 +6,18 @@ tp_c = counts[c, c], t_c = sum_j counts[c, j] (true pixels) and p_c = sum_i coun
     IoU_c = tp_c / (t_c + p_c - tp_c)          Dice_c = 2 tp_c / (t_c + p_c)
 
 ``boundaries[..., c, :]`` are pixels of the boundary of class c, shape (..., K, 4): true, matched of these, predicted,
-matched of these. With precision and recall the matched shares of what is predicted and what is true, the boundary F1 of
-a class is 2 precision recall / (precision + recall).
+matched of these. Precision and recall are the matched shares of the predicted and of the true boundary; the boundary F1
+of a class is 2 precision recall / (precision + recall).
 
-``calibration[..., b, :]`` are of the pixels whose predicted class has a probability in the b-th of B equal bins: how
-many, the sum of these probabilities, how many are right. The expected calibration error (Naeini et al., AAAI 2015) is
-sum_b |sum of probabilities - right| / pixels, lower is better.
+``calibration[..., b, :]`` describes the pixels whose predicted class has a probability in the b-th of B equal bins:
+their number, the sum of these probabilities, the number that are right. The expected calibration error (Naeini et al.,
+AAAI 2015) is sum_b |sum of probabilities - right| / pixels; lower is better.
 
 The area error of a patient is half the sum over classes of |share of pixels predicted - true|: the share of the
-annotated tissue that would have to change its class for the areas to be right. Over patients it is a mean, as errors
-of patients must not make up for each other; lower is better.
+annotated tissue that would have to change its class for the areas to be right. It is averaged over patients, so that
+errors of different patients cannot cancel out; lower is better.
 
-A class absent from truth and prediction has no score: nan, left out of the means, never 0 or 1.
+A class absent from both truth and prediction has no score: it is nan and left out of the means, never 0 or 1.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 
 def _mean_of_present(scores: Floats) -> Floats:
-    """Mean over the last axis without nan; nan if nothing is left."""
+    """Mean over the last axis, ignoring nan; nan if nothing is left."""
     present = ~np.isnan(scores)
     return _ratio(np.where(present, scores, 0.0).sum(-1), present.sum(-1).astype(np.float64))
 
@@ -89,7 +89,7 @@ def boundary_f1(boundaries: Counts) -> Floats:
 
 
 def calibration_gaps(calibration: npt.NDArray[np.float64]) -> Floats:
-    """Summed probability less the right pixels of each bin, (..., B): additive, and all that the error depends on."""
+    """Summed probability minus correct pixels of each bin, (..., B): additive, and all that the error depends on."""
     return np.asarray(calibration[..., 1] - calibration[..., 2], dtype=np.float64)
 
 
@@ -105,16 +105,16 @@ def lower_is_better(metric: str) -> bool:
 
 
 def pixel_metric_names(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of the last axis of ``pixel_metrics``."""
+    """Names along the last axis of ``pixel_metrics``."""
     per_class = [f"{kind}/{name}" for kind in ("dice", "iou", "boundary_f1") for name in classes]
     return ("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error", *per_class)
 
 
 def margins(counts: Counts, boundaries: Counts) -> Floats:
-    """All that the pixel scores depend on, per class: (..., 7, K).
+    """Per-class sums that determine every pixel score, (..., 7, K).
 
     True-positive, true and predicted pixels, then the four columns of ``boundaries``. Additive like the counts and
-    smaller for more than seven classes: what a bootstrap sums.
+    smaller than they are for more than seven classes, so the bootstrap sums these.
     """
     rows = [*_margins(counts), *np.moveaxis(np.asarray(boundaries, dtype=np.float64), -1, 0)]
     return np.stack(rows, -2)
@@ -124,9 +124,9 @@ def pixel_metrics(margins: Floats, gaps: Floats, area_errors: Floats) -> Floats:
     """Every pixel score at once, (..., 6 + 3K), in the order of ``pixel_metric_names``.
 
     Args:
-        margins: (..., 7, K) as ``margins`` makes them, summed over patients.
-        gaps: (..., B) as ``calibration_gaps`` makes them, summed likewise.
-        area_errors: (...) mean over patients.
+        margins: (..., 7, K) from ``margins``, summed over patients.
+        gaps: (..., B) from ``calibration_gaps``, summed likewise.
+        area_errors: (...), averaged over patients.
     """
     tp, true, predicted = margins[..., 0, :], margins[..., 1, :], margins[..., 2, :]
     per_class = _ratio(tp, true + predicted - tp)
@@ -145,12 +145,12 @@ def pixel_metrics(margins: Floats, gaps: Floats, area_errors: Floats) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class CaseCalls:
-    """The diagnosis read off the segmentation of each case.
+    """Diagnoses derived from the segmentations of the cases.
 
     Attributes:
         predicted: (..., C) int64, index into the declared diagnoses.
         n_ties: cases in which several diagnoses share the largest area (> 0).
-        n_empty: cases in which no pixel was given to a class of any diagnosis.
+        n_empty: cases in which no pixel was assigned to a class of any diagnosis.
     """
 
     predicted: npt.NDArray[np.int64]
@@ -170,7 +170,7 @@ def diagnosis_areas(counts: Counts, allows: npt.NDArray[np.bool_]) -> Floats:
 
 
 def call_cases(areas: Floats) -> CaseCalls:
-    """The diagnosis of the largest area; among equals (or with no area at all) the first in declared order.
+    """Call each case by its largest area; on a tie (or with no area at all) by the first in declared order.
 
     Args:
         areas: (..., C, D) pixels, summed over the slides of a case = (patient, diagnosis).
@@ -185,14 +185,14 @@ def call_cases(areas: Floats) -> CaseCalls:
 
 
 def balanced_accuracy(predicted: npt.NDArray[np.int64], truth: npt.NDArray[np.int64], weights: Floats) -> Floats:
-    """Mean recall over the diagnoses that any case has, for each weighting of the cases, (B, R).
+    """Mean recall over the diagnoses that occur, for each weighting of the cases, (B, R).
 
-    nan where the weights leave out every case of one of these diagnoses: such a resample says nothing about it.
+    nan where the weights leave out every case of one of these diagnoses, as such a resample says nothing about it.
 
     Args:
-        predicted: (R, C) index of the predicted diagnosis, a row a run.
+        predicted: (R, C) index of the predicted diagnosis, one row per run.
         truth: (C,) index of the true diagnosis.
-        weights: (B, C) how often each case counts.
+        weights: (B, C) weight of each case.
     """
     present = np.unique(truth)
     if present.size == 0:

@@ -1,4 +1,4 @@
-"""From annotation files to one raster of class ids, block by block, and back to polygons."""
+"""Annotation files as rasters of class ids, read block by block, and their conversion back to polygons."""
 
 from tissuebench.datasets.annotations.opening import ANNOTATION_SUFFIXES, open_annotation
 from tissuebench.datasets.annotations.outlines import polygons_of_raster, write_geojson

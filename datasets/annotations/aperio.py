@@ -1,4 +1,4 @@
-"""Aperio ImageScope XML to regions."""
+"""Reader of Aperio ImageScope XML annotations."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ _ELLIPSE_ERROR_PX = 0.1
 def read_aperio(path: Path, root: Element, class_map: ClassMap, region_class: str | None = None) -> Drawing:
     """Read the regions of an ImageScope file, layer by layer in file order.
 
-    ImageScope has no field for a class, so people use several. The class of a region is the one class that its
-    layer's ``Name``, its own ``Text``, its layer's attribute ``Description`` or its own name; other words in these
-    fields are remarks, and two fields that name different classes are an error. If no field names a class, the
-    first that is filled is reported as unknown.
+    ImageScope has no field for a class, so its users put it in different places. The class of a region is the one class
+    named by its layer's ``Name``, its own ``Text``, its layer's attribute ``Description`` or its own; other words in
+    these fields are remarks, and two fields that name different classes are an error. If no field names a class, the
+    first non-empty one is reported as unknown.
 
-    Regions with ``NegativeROA="1"`` are holes of the regions of their layer. ``Type`` 0 is a closed outline, 1 a
-    rectangle, 2 an ellipse given by two corners of its box; other types (arrows, rulers) are left out with a note.
+    Regions with ``NegativeROA="1"`` are holes in the regions of their layer. ``Type`` 0 is a closed outline, 1 a
+    rectangle, 2 an ellipse given by the corners of its box; other types (arrows, rulers) are left out with a note.
 
     Args:
         path: the file, for messages.
         root: its element ``Annotations``; coordinates are level-0 pixels.
-        class_map: names that a class may take.
-        region_class: every region is this class, whatever the file calls it; None takes the file's names.
+        class_map: allowed class names.
+        region_class: class of all regions, whatever the file calls them; None uses the file's names.
 
     Raises:
-        DataError: region without a class, unknown class, two classes, coordinates that are no numbers.
+        DataError: region without a class, unknown class, two classes, or non-numeric coordinates.
     """
     names = ClassNames(path, class_map, region_class, "ImageScope")
     drawing = Drawing(path)
@@ -75,7 +75,7 @@ def _description(element: Element) -> str:
 
 def _outline(path: Path, where: str, kind: str, region: Element) -> Polygon:
     points = [point_of(path, where, vertex) for vertex in region.iterfind("Vertices/Vertex")]
-    ellipse = kind == _ELLIPSE and 2 <= len(points) <= 4  # more are an ellipse that its writer drew out
+    ellipse = kind == _ELLIPSE and 2 <= len(points) <= 4  # more points are an ellipse written as an outline
     if ellipse or (kind == _RECTANGLE and len(points) == 2):
         xs, ys = [x for x, _ in points], [y for _, y in points]
         corners = min(xs), min(ys), max(xs), max(ys)
@@ -84,7 +84,7 @@ def _outline(path: Path, where: str, kind: str, region: Element) -> Polygon:
 
 
 def _ellipse(x0: float, y0: float, x1: float, y1: float) -> Polygon:
-    """As a polygon that is nowhere further than 0.1 px from the curve."""
+    """Return the ellipse as a polygon that deviates by at most 0.1 px from the curve."""
     a, b = (x1 - x0) / 2, (y1 - y0) / 2
     steps = math.pi / math.sqrt(2 * _ELLIPSE_ERROR_PX / max(a, b, 1.0))
     circle = Point(0, 0).buffer(1, quad_segs=max(16, math.ceil(steps / 4)))

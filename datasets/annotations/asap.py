@@ -1,4 +1,4 @@
-"""ASAP XML to regions."""
+"""Reader of ASAP XML annotations."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ _NO_AREAS = ("Dot", "PointSet", "Measurement", "None")
 def read_asap(path: Path, root: Element, class_map: ClassMap, region_class: str | None = None) -> Drawing:
     """Read the annotations of an ASAP file, in file order.
 
-    The class is the group that an annotation is part of, or the nearest group above it that is the name of a class.
-    A group ``X_hole`` holds holes of the polygons of X, unless a class has just that name. A spline is the polygon of
-    its points, as in ASAP's own conversion to masks. Dots, point sets and measurements are left out with a note.
+    The class is the group that an annotation is part of, or the nearest parent group with the name of a class. A group
+    ``X_hole`` contains holes in the polygons of X, unless a class has exactly that name. A spline is read as the
+    polygon of its points, as in ASAP's own conversion to masks. Dots, point sets and measurements are left out with a
+    note.
 
     Args:
         path: the file, for messages.
         root: its element ``ASAP_Annotations``; coordinates are level-0 pixels.
-        class_map: names that a class may take.
-        region_class: every region is this class, whatever its group; None takes the groups.
+        class_map: allowed class names.
+        region_class: class of all regions, whatever their group; None uses the groups.
 
     Raises:
-        DataError: unknown type, annotation without a group, unknown class, coordinates that are no numbers.
+        DataError: unknown type, annotation without a group, unknown class, or non-numeric coordinates.
     """
     names = ClassNames(path, class_map, region_class, "ASAP")
     parents = {group.get("Name", ""): group.get("PartOfGroup", "") for group in root.iterfind("AnnotationGroups/Group")}

@@ -1,4 +1,4 @@
-"""QuPath GeoJSON to regions."""
+"""Reader of QuPath GeoJSON annotations."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tissuebench.errors import DataError
 
 
 def read_geojson(path: Path, class_map: ClassMap, region_class: str | None = None) -> Drawing:
-    """Read the polygons of a QuPath export; a parent comes before its children, as QuPath draws it below them.
+    """Read the polygons of a QuPath export; a parent precedes its children, as QuPath draws it below them.
 
-    The file is a FeatureCollection, a list, or one feature; features may hold features (``features``,
+    The file is a FeatureCollection, a list, or a single feature; features may contain features (``features``,
     ``properties.childObjects``) and geometries may be collections. Annotations, cells, detections and tiles are read
-    alike, a cell by its outline and not by its nucleus. The class is ``properties.classification``: its ``name``, or
-    its ``names`` joined as QuPath shows a derived class ("Tumor: Positive"). ``properties.name`` is a remark of the
-    annotator and counts for nothing. Points and lines are left out with a note, whatever their class.
+    alike; a cell is represented by its outline, not by its nucleus. The class is ``properties.classification``: its
+    ``name``, or its ``names`` joined as QuPath displays a derived class ("Tumor: Positive"). ``properties.name`` is a
+    remark of the annotator and is ignored. Points and lines are left out with a note, whatever their class.
 
     Args:
         path: the export; coordinates are level-0 pixels.
-        class_map: names that a class may take.
-        region_class: every polygon is this class, whatever the file calls it; None takes the file's names.
+        class_map: allowed class names.
+        region_class: class of all polygons, whatever the file calls them; None uses the file's names.
 
     Raises:
-        DataError: broken file, not a feature, feature without a class, unknown class.
+        DataError: broken file, not a feature, feature without a class, or unknown class.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -47,7 +47,7 @@ def read_geojson(path: Path, class_map: ClassMap, region_class: str | None = Non
             if properties.get("objectType") == "root" and feature.get("geometry") is None:
                 continue  # the invisible object above all others of a QuPath hierarchy
             name = _class_name(properties.get("classification") or {})
-            with np.errstate(invalid="ignore"):  # what is not finite is refused below
+            with np.errstate(invalid="ignore"):  # non-finite coordinates are refused below
                 geometry = shape(feature["geometry"])
         except (
             AttributeError,

@@ -1,4 +1,4 @@
-"""Holes that a file lists as polygons of their own (ASAP groups, ImageScope's negative regions)."""
+"""Holes that a file lists as separate polygons (ASAP groups, ImageScope's negative regions)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def cut_holes(
 ) -> tuple[list[Region], list[str]]:
     """Cut every hole out of the regions with the same key.
 
-    A region inside of a hole is an island and stays, wherever the file lists it.
+    A region inside a hole is an island and is kept, wherever the file lists it.
 
     Args:
-        solids: (key, region) in file order; the key is the class or the layer that a hole speaks of.
+        solids: (key, region) in file order; the key is the class or the layer that a hole refers to.
         holes: (key, hole); the class of a hole does not matter.
 
     Returns:
-        What is left of the regions, in their order, and a note on every island, idle hole and region cut away.
+        The remaining regions, in their order, and a note on every island, hole without effect and region cut away.
     """
     notes: list[str] = []
     cuts: dict[int, list[MultiPolygon]] = defaultdict(list)

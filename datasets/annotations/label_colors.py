@@ -1,4 +1,4 @@
-"""RGB label images: exact colours to class ids."""
+"""Colour lookup for RGB label images: exact colours to class ids."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _ROWS = 1024
 
 
 class ColorTable:
-    """The colours of a class map and their ids. Only exact colours count: a blend of two says nothing.
+    """Lookup table from the colours of a class map to class ids; only exact colours match, not blends.
 
     Args:
         path: the label image, for messages.
-        class_map: its colours.
+        class_map: classes with their colours.
     """
 
     def __init__(self, path: Path, class_map: ClassMap) -> None:
@@ -30,7 +30,7 @@ class ColorTable:
         self._alike = [class_map.names[index] for index in self._order[same[0] : same[0] + 2]] if same.size else []
 
     def ids(self, pixels: NDArray[np.uint8], y: int = 0, x: int = 0) -> NDArray[np.uint8]:
-        """Class ids of RGB pixels.
+        """Return the class ids (H, W) uint8 of RGB pixels.
 
         Args:
             pixels: (H, W, 3) uint8.
@@ -38,7 +38,8 @@ class ColorTable:
             x: column of the first pixel in the image, for messages.
 
         Raises:
-            DataError: a colour that no class has, shown with one pixel; or two classes have the same colour.
+            DataError: a pixel's colour belongs to no class (the first such pixel is named), or two classes have the
+                same colour.
         """
         if self._alike:
             raise DataError(
@@ -46,7 +47,7 @@ class ColorTable:
                 "give one another"
             )
         ids = np.empty(pixels.shape[:2], dtype=np.uint8)
-        for top in range(0, len(pixels), _ROWS):  # in strips, as the codes take eight bytes a pixel
+        for top in range(0, len(pixels), _ROWS):  # in strips, since the codes take eight bytes per pixel
             strip = _packed(pixels[top : top + _ROWS])
             nearest = np.minimum(np.searchsorted(self._codes, strip), len(self._codes) - 1)
             wrong = self._codes[nearest] != strip

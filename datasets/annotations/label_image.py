@@ -1,4 +1,4 @@
-"""Label images: one value a pixel, at the size of the slide, of the raster, or of a whole downsample of the slide."""
+"""Label images: one value per pixel, at the size of the slide, the raster, or an integer downsample of the slide."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _OUTSIDE = -1
 
 
 class LabelImage:
-    """Labels from an image, by the pixel that holds the centre of the raster's pixel.
+    """Labels from an image, sampled at the centres of the raster's pixels.
 
-    A palette image gives its indices, not its colours; grey gives its values; RGB gives the classes of its colours.
-    A mask that was cut to whole downsampled pixels says nothing of the strip that it lacks.
+    A palette image is read as indices, not colours; a grey image as values; an RGB image as the classes of its colours.
+    A mask that was cropped to whole downsampled pixels leaves the missing strip unannotated.
 
     Args:
-        path: 8-bit PNG, BMP or TIFF. A tiled TIFF is decoded tile by tile, anything else once.
-        class_map: its length bounds the values; ``IGNORE_LABEL`` is allowed everywhere.
-        frame: where the raster lies.
-        instance_class: every value above 0 is this class id and 0 is class 0; None takes values as class ids.
-        ignore_index: value that means "not annotated" beside ``IGNORE_LABEL``.
+        path: 8-bit PNG, BMP or TIFF. A tiled TIFF is decoded tile by tile, any other file once as a whole.
+        class_map: its length bounds the values; ``IGNORE_LABEL`` is always allowed.
+        frame: position of the raster on the slide.
+        instance_class: class id of all values above 0, with 0 as class 0; None reads values as class ids.
+        ignore_index: value that means "not annotated", in addition to ``IGNORE_LABEL``.
 
     Raises:
-        DataError: unreadable file, another kind of image, another size.
+        DataError: unreadable file, unsupported kind of image, or wrong size.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class LabelImage:
         self._meaning = _meaning(len(class_map), instance_class, ignore_index)
 
     def raster(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
-        """See ``LabelSource.raster``.
+        """Return the class ids of a block; see ``LabelSource.raster``.
 
         Raises:
             DataError: a value of this block is outside the class map, or the block cannot be decoded.
@@ -77,19 +77,19 @@ class LabelImage:
         return labels
 
     def _sources(self, start: int, stop: int, axis: int) -> NDArray[np.intp]:
-        """The image's pixels under the raster's ones, fewer at the end where the image lacks a strip."""
+        """Return the image pixels under the raster's pixels; fewer at the end if the image lacks a strip."""
         wanted = np.arange(start, stop)
         if self._downsample is None:
             return wanted
         centres = np.floor((wanted + 0.5) * self._frame.scale).astype(np.intp)
-        # The raster's last pixel may reach over the slide's edge by a fraction.
+        # The raster's last pixel may extend beyond the slide's edge by a fraction.
         found = np.minimum(centres, self._frame.level0_size[axis] - 1) // self._downsample
         held: NDArray[np.intp] = found[found < self._pixels.size[axis]]
         return held
 
 
 def _downsample(path: Path, size: tuple[int, int], frame: Frame) -> int | None:
-    """Level-0 pixels per pixel of the image; None where the image has the size of the raster."""
+    """Return the level-0 pixels per image pixel; None if the image has the size of the raster."""
     (height, width), (full_height, full_width) = size, frame.level0_size
     if size == frame.level0_size:
         return 1
@@ -107,7 +107,7 @@ def _downsample(path: Path, size: tuple[int, int], frame: Frame) -> int | None:
             "save it at the size of the image or of a whole downsample"
         )
     exact = [factor for factor in fitting if (height * factor, width * factor) == frame.level0_size]
-    if len(fitting) > 1 and not exact:  # with so few pixels a size says little
+    if len(fitting) > 1 and not exact:  # for such small images the size is ambiguous
         raise DataError(
             f"{path}: mask of {width} x {height} px may be its image at 1/{fitting[0]} or at 1/{fitting[1]}; "
             "save it at the size of the image"
@@ -120,7 +120,7 @@ def _is_part(side: int, full: int, factor: int) -> bool:
 
 
 def _meaning(classes: int, instance_class: int | None, ignore_index: int | None) -> NDArray[np.int16]:
-    """(256,) class id of every value, ``_OUTSIDE`` where it has none."""
+    """Return the class id of every value, (256,) int16; ``_OUTSIDE`` where it has none."""
     meaning = np.full(256, _OUTSIDE, dtype=np.int16)
     if instance_class is None:
         meaning[:classes] = np.arange(classes)

@@ -1,4 +1,4 @@
-"""The pixels of a label image: whole in memory, or tile by tile from a TIFF."""
+"""Pixel access for label images: whole in memory, or tile by tile from a TIFF."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tissuebench.errors import DataError
 
 Values = NDArray[np.uint8]
 _WHOLE_PX = 2**28
-"""A larger image is not decoded whole; 256 MB as labels."""
+"""Maximum size of an image that is decoded as a whole; 256 MB as labels."""
 _BROKEN = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
 _BROKEN_TIFF = (TiffFileError, OSError, ValueError, TypeError, IndexError, RuntimeError, struct.error, zlib.error)
 _LOSSY = (COMPRESSION.JPEG, COMPRESSION.OJPEG, COMPRESSION.JPEG_2000_LOSSY)
@@ -25,7 +25,7 @@ _WANTED = "a label image is 8-bit palette or grey, or RGB in the colours of the 
 
 
 class LabelPixels(Protocol):
-    """The values of a label image: palette indices, grey values, or class ids of its colours.
+    """Values of a label image: palette indices, grey values, or class ids of its colours.
 
     Attributes:
         size: (height, width).
@@ -34,7 +34,7 @@ class LabelPixels(Protocol):
     size: tuple[int, int]
 
     def take(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Values:
-        """The values where rows and columns cross, (rows, columns) uint8.
+        """Return the values at the intersections of rows and columns, (rows, columns) uint8.
 
         Raises:
             DataError: they cannot be decoded.
@@ -43,19 +43,19 @@ class LabelPixels(Protocol):
 
 
 class WholeImage:
-    """A label image that was decoded once and is kept with one byte a pixel."""
+    """Label image that is decoded once and kept in memory with one byte per pixel."""
 
     def __init__(self, values: Values) -> None:
         self._values = values
         self.size = (values.shape[0], values.shape[1])
 
     def take(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Values:
-        """See ``LabelPixels.take``."""
+        """Return the values at the intersections of rows and columns; see ``LabelPixels.take``."""
         return self._values[np.ix_(rows, columns)]
 
 
 class TiledImage:
-    """A tiled TIFF; a tile is decoded when one of its pixels is asked for, and is not kept."""
+    """Tiled TIFF; a tile is decoded when one of its pixels is requested, and is not kept."""
 
     def __init__(self, path: Path, page: TiffPage, colors: ColorTable | None) -> None:
         self._path = path
@@ -68,7 +68,7 @@ class TiledImage:
         self._nodata = int(page.nodata)
 
     def take(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Values:
-        """See ``LabelPixels.take``."""
+        """Return the values at the intersections of rows and columns; see ``LabelPixels.take``."""
         height, width = self._tile
         taken = np.empty((len(rows), len(columns)), dtype=np.uint8)
         for down in np.unique(rows // height).tolist():
@@ -91,26 +91,26 @@ class TiledImage:
         except _BROKEN_TIFF as error:
             raise _unreadable(self._path, error) from None
         top, left = down * self._tile[0], across * self._tile[1]
-        if segment is None:  # a tile that was never written holds the value that stands for nothing
+        if segment is None:  # a tile that was never written consists of the nodata value
             shape = (*self._tile, 3) if self._colors else self._tile
             segment = np.full((1, *shape), self._nodata, dtype=np.uint8)
         pixels: Values = segment[0]
         if self._colors is None:
             return pixels.reshape(pixels.shape[:2])
-        # What a tile holds beyond the image is not part of it.
+        # Crop the padding of tiles at the image's edge.
         pixels = pixels[: self.size[0] - top, : self.size[1] - left]
         return self._colors.ids(pixels, top, left)
 
 
 def open_tiff(path: Path, colors: ColorTable | None) -> LabelPixels:
-    """The first page of a TIFF.
+    """Open the first page of a TIFF.
 
     Args:
         path: the file.
-        colors: what RGB means; None refuses it.
+        colors: colour table for RGB; None refuses RGB.
 
     Raises:
-        DataError: unreadable, not 8 bits a sample, compressed with loss, or too large and not tiled.
+        DataError: unreadable, not 8 bits per sample, lossy compression, or too large and not tiled.
     """
     try:
         with TiffFile(path) as tif:
@@ -137,14 +137,14 @@ def open_tiff(path: Path, colors: ColorTable | None) -> LabelPixels:
 
 
 def open_plain(path: Path, colors: ColorTable | None) -> LabelPixels:
-    """A PNG or BMP.
+    """Open a PNG or BMP.
 
     Args:
         path: the file.
-        colors: what RGB means; None refuses it.
+        colors: colour table for RGB; None refuses RGB.
 
     Raises:
-        DataError: unreadable, too large, another mode, a colour that no class has.
+        DataError: unreadable, too large, unsupported mode, or a colour that belongs to no class.
     """
     try:
         with Image.open(path) as image:

@@ -1,4 +1,4 @@
-"""One entrance for every kind of annotation."""
+"""Single entry point for all annotation formats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tissuebench.errors import ConfigError, DataError, unknown_name
 _GEOJSON_SUFFIXES = (".geojson", ".json")
 _XML_SUFFIXES = (".xml",)
 ANNOTATION_SUFFIXES = _GEOJSON_SUFFIXES + _XML_SUFFIXES + PLAIN_SUFFIXES + TIFF_SUFFIXES
-"""Endings of the files that ``open_annotation`` reads, in lower case."""
+"""File name suffixes that ``open_annotation`` reads, in lower case."""
 
 
 def open_annotation(
@@ -34,23 +34,23 @@ def open_annotation(
 ) -> LabelSource:
     """Open the annotation of one slide: QuPath GeoJSON, ASAP or Aperio XML, or a label image.
 
-    The last four arguments mean what they mean in a ``Recipe``. Those that speak of polygons are not used for label
-    images, and the other way round.
+    The last four arguments mean the same as in a ``Recipe``. Arguments for polygons are ignored for label images, and
+    vice versa.
 
     Args:
-        path: the file; its ending says what it is, and the root element of XML says whose.
+        path: the file; its suffix determines the format, for XML together with the root element.
         class_map: names, or values and colours, that the file may use.
-        frame: where the raster lies.
-        drawing_order: class names, drawn first to last, so that later ones cover earlier ones; classes that are not
-            listed come before them. Within a class the order of the file stays; None keeps it altogether.
-        region_class: every polygon is this class, whatever the file calls it; None takes the file's names.
-        background: class of the pixels that no polygon covers; None leaves them not annotated.
-        instance_class: every value of a label image above 0 is this class, 0 is class 0; None takes class ids.
-        ignore_index: value of a label image that means "not annotated" beside 255.
+        frame: position of the raster on the slide.
+        drawing_order: class names from first to last drawn, so that later ones cover earlier ones; unlisted classes are
+            drawn before them. Within a class the order of the file is kept; None keeps it for all regions.
+        region_class: class of all polygons, whatever the file calls them; None uses the file's names.
+        background: class of the pixels that no polygon covers; None leaves them unannotated.
+        instance_class: class of all values above 0 in a label image, with 0 as class 0; None reads values as class ids.
+        ignore_index: value of a label image that means "not annotated", in addition to 255.
 
     Raises:
         DataError: missing or unusable file.
-        ConfigError: a name among the arguments that is not a class.
+        ConfigError: an argument names a class that does not exist.
     """
     for name in (region_class, background, instance_class):
         if name is not None and name not in class_map.names:

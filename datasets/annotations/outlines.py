@@ -1,4 +1,4 @@
-"""From labels back to polygons: outlines of a raster, and GeoJSON that QuPath opens."""
+"""Conversion of labels to polygons: outlines of a raster, and GeoJSON for QuPath."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tissuebench.errors import DataError
 
 
 def polygons_of_raster(raster: NDArray[np.uint8], class_map: ClassMap, scale: float) -> list[Region]:
-    """One region per connected area, along the borders of its pixels, with holes; class by class.
+    """Return one region per connected area, along its pixel borders and with holes, sorted by class.
 
-    Areas that touch at a corner only are two. What is ``IGNORE_LABEL`` is left out.
+    Areas that touch only at a corner are separate. ``IGNORE_LABEL`` is left out.
 
     Args:
         raster: (H, W) uint8 class ids.
@@ -40,14 +40,14 @@ def polygons_of_raster(raster: NDArray[np.uint8], class_map: ClassMap, scale: fl
     regions = []
     for number, (outline, value) in enumerate(found):
         class_id = int(value)
-        # Where an outline touches itself at a corner, repair writes the same area as valid rings.
+        # If an outline touches itself at a corner, the repair returns the same area as valid rings.
         area, _ = area_of(shape(outline))
         regions.append(Region(class_id, area, f"area {number} ({class_map.names[class_id]!r})"))
     return sorted(regions, key=lambda region: region.class_id)
 
 
 def write_geojson(path: Path, regions: Sequence[Region], class_map: ClassMap) -> None:
-    """Write regions as a FeatureCollection of QuPath annotations; the file is there in full or not at all.
+    """Write regions as a FeatureCollection of QuPath annotations; the file is written atomically.
 
     Args:
         path: the file; it is replaced.

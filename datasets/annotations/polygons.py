@@ -1,4 +1,4 @@
-"""Regions to labels: their place on the slide, the order in which they are drawn, and blocks of the raster."""
+"""Conversion of polygon regions to labels: clipping to the slide, drawing order, and rasterisation of blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
 from tissuebench.errors import ConfigError, DataError, unknown_name
 
 _OVERHANG_PX = 1.0
-"""So far beyond the slide an outline may reach without a word: drawing programs round to the edge."""
+"""Overhang beyond the slide that is clipped without a note: drawing programs round to the edge."""
 
 
 class PolygonLabels:
@@ -29,9 +29,9 @@ class PolygonLabels:
 
     Args:
         regions: in drawing order, within the slide.
-        frame: where the raster lies.
+        frame: position of the raster on the slide.
         notes: what was repaired, clipped or left out.
-        background: class id of what no polygon covers, ``IGNORE_LABEL`` where that is not annotated.
+        background: class id of pixels that no polygon covers; ``IGNORE_LABEL`` leaves them unannotated.
     """
 
     def __init__(
@@ -44,13 +44,13 @@ class PolygonLabels:
         self._rings = Rings([region.geometry for region in regions], frame.scale)
 
     def raster(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
-        """See ``LabelSource.raster``."""
+        """Return the class ids of a block; see ``LabelSource.raster``."""
         labels = blank(height, width)
         block = block_inside(self._frame, y, x, height, width)
         if block.empty:
             return labels
         shapes = [
-            # One polygon of all rings: what lies within an odd number of them is filled, so that holes are left.
+            # One polygon with all rings: the even-odd rule fills it, which leaves out the holes.
             (
                 {"type": "Polygon", "coordinates": [[*ring.tolist(), ring[0].tolist()] for ring in rings]},
                 self._class_ids[owner],
@@ -70,10 +70,10 @@ class PolygonLabels:
 
 
 def within_slide(path: Path, regions: Sequence[Region], frame: Frame) -> tuple[list[Region], list[str]]:
-    """Regions cut at the edge of the slide, and a note on each that reached more than 1 px beyond it.
+    """Return the regions clipped to the slide, and a note on each that extended more than 1 px beyond it.
 
     Raises:
-        DataError: a region lies outside of the slide altogether.
+        DataError: a region lies entirely outside the slide.
     """
     height, width = frame.level0_size
     placed: list[Region] = []
@@ -97,7 +97,7 @@ def within_slide(path: Path, regions: Sequence[Region], frame: Frame) -> tuple[l
 
 
 def check_order(class_map: ClassMap, drawing_order: tuple[str, ...]) -> None:
-    """Raise where a drawing order cannot be used.
+    """Raise unless the drawing order is valid.
 
     Raises:
         ConfigError: it names something that is not a class, or a class twice.
@@ -112,9 +112,9 @@ def check_order(class_map: ClassMap, drawing_order: tuple[str, ...]) -> None:
 def in_drawing_order(
     regions: Sequence[Region], class_map: ClassMap, drawing_order: tuple[str, ...] | None
 ) -> list[Region]:
-    """Regions as they are drawn, first to last; classes that the order does not list come first.
+    """Return the regions from first to last drawn; classes that the order does not list come first.
 
-    Within a class, and among the classes that are not listed, the order of the file stays.
+    Within a class, and among unlisted classes, the order of the file is kept.
     """
     places = {class_map.names.index(name): place for place, name in enumerate(drawing_order or ())}
     return sorted(regions, key=lambda region: places.get(region.class_id, -1))

@@ -1,4 +1,4 @@
-"""What a file of polygons becomes: classified regions in file order, and notes on what had to be changed."""
+"""Contents of a polygon file: classified regions in file order, and notes on the changes that were needed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Region:
     Attributes:
         class_id: position in the class map.
         geometry: valid polygons with an area, x and y in level-0 pixels.
-        label: what messages call it, as "feature 3 ('tumour')".
+        label: name in messages, such as "feature 3 ('tumour')".
     """
 
     class_id: int
@@ -33,13 +33,13 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class ClassNames:
-    """From the names in one file to class ids.
+    """Mapping from the names in one file to class ids.
 
     Attributes:
         path: the file, for messages.
-        class_map: the names that are allowed.
-        region_class: every region is this class whatever the file calls it; None takes the file's names.
-        program: where a person would correct the file.
+        class_map: allowed class names.
+        region_class: class of all regions, whatever the file calls them; None uses the file's names.
+        program: annotation program in which to correct the file, for messages.
     """
 
     path: Path
@@ -48,18 +48,18 @@ class ClassNames:
     program: str
 
     def knows(self, name: str) -> bool:
-        """Whether this is the name of a class."""
+        """Return whether a class has this name."""
         return name in self.class_map.names
 
     def class_id(self, where: str, names: Sequence[str]) -> int:
-        """The one class among the names that a region carries.
+        """Return the id of the single class among a region's names.
 
         Args:
             where: the region, for messages.
-            names: what the file says of it, most telling first; empty ones count as nothing said.
+            names: names from the file, most reliable first; empty ones are ignored.
 
         Raises:
-            DataError: no name, none that is a class (the first is shown), or two that are different classes.
+            DataError: no name, none that is a class (the first is shown), or names of two different classes.
         """
         if self.region_class is not None:
             return self.class_map.names.index(self.region_class)
@@ -79,14 +79,14 @@ class ClassNames:
 
 @dataclass(slots=True)
 class Drawing:
-    """The regions of one file while it is read, in file order, and what happened to them."""
+    """Regions of one file while it is read, in file order, with notes on changes."""
 
     path: Path
     regions: list[Region] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def region(self, class_id: int, geometry: BaseGeometry, label: str) -> Region | None:
-        """The area of a geometry as a valid region, noted where it is not what the file says; None without an area.
+        """Return the area of a geometry as a valid region, with a note if it was repaired; None without an area.
 
         Raises:
             DataError: a coordinate is not a finite number.
@@ -106,7 +106,7 @@ class Drawing:
         return Region(class_id, area, label)
 
     def add(self, class_id: int, geometry: BaseGeometry, label: str) -> None:
-        """Take up the next region of the file."""
+        """Add the next region of the file."""
         region = self.region(class_id, geometry, label)
         if region is not None:
             self.regions.append(region)

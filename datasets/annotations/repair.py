@@ -1,4 +1,4 @@
-"""The area of a geometry as it was drawn: valid polygons, however it crosses itself."""
+"""Repair of drawn geometries: valid polygons of the covered area, even if an outline crosses itself."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from shapely.geometry.base import BaseGeometry, BaseMultipartGeometry
 
 
 def area_of(geometry: BaseGeometry) -> tuple[MultiPolygon, str]:
-    """The polygons of a geometry, valid, and in a few words what was wrong with them ("" if nothing was).
+    """Return the polygons of a geometry, made valid, and a short description of the defect ("" if there was none).
 
-    An outline that runs over itself, as where a hand closes a loop beyond its start, covers what it encloses once or
-    twice; holes are cut out. Each polygon is repaired on its own and what overlaps is united: repaired together,
-    polygons that overlap would cut holes into each other.
+    An outline that crosses itself, e.g. a hand-drawn loop that overshoots its start, covers everything that it encloses
+    once or twice; holes are cut out. Each polygon is repaired on its own, and overlapping ones are merged: if repaired
+    together, overlapping polygons would cut holes into each other.
     """
     flat = force_2d(geometry)
     polygons = [part for part in _parts(flat) if isinstance(part, Polygon)]
@@ -27,17 +27,17 @@ def area_of(geometry: BaseGeometry) -> tuple[MultiPolygon, str]:
 
 
 def polygons_of(geometry: BaseGeometry) -> MultiPolygon:
-    """The polygons of a valid geometry that have an area; lines and points that a cut left behind are dropped."""
+    """Return the polygons with an area of a valid geometry; lines and points left over from clipping are dropped."""
     return _with_area(geometry)
 
 
 def kinds_without_area(geometry: BaseGeometry) -> list[str]:
-    """Names of the points and lines of a geometry, each once ("Point", "LineString")."""
+    """Return the types of the points and lines in a geometry, without duplicates ("Point", "LineString")."""
     return list(dict.fromkeys(part.geom_type for part in _parts(geometry) if not isinstance(part, Polygon)))
 
 
 def has_polygons(geometry: BaseGeometry) -> bool:
-    """Whether any part of a geometry is a polygon, be it without an area."""
+    """Return whether any part of a geometry is a polygon, even one without an area."""
     return any(isinstance(part, Polygon) for part in _parts(geometry))
 
 

@@ -1,4 +1,4 @@
-"""Outlines in raster pixels, prepared so that every block is drawn from the same edges."""
+"""Polygon outlines in raster pixels, prepared so that every block is drawn from the same edges."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from shapely import STRtree, box, get_coordinates, get_parts, get_rings
 from shapely.geometry import MultiPolygon
 
 GRID = 256
-"""Steps per raster pixel that corners are rounded to.
+"""Grid steps per raster pixel to which corners are rounded.
 
-On this grid a block's offset is subtracted without rounding, and where an edge crosses the middle of a row is either
-exactly the middle of a pixel or further from it than the rounding of float64, up to 2**17 pixels a side. So a pixel
-is drawn alike in every block that holds it.
+On this grid a block's offset is subtracted without rounding. The point where an edge crosses the middle of a row is
+either exactly the middle of a pixel or further from it than the rounding error of float64, for sides up to 2**17
+pixels. A pixel is therefore drawn identically in every block that contains it.
 """
 
 Ring = NDArray[np.float64]
-"""Corners of a closed line, (N, 2) float64 of x and y; the first one is not repeated."""
+"""Corners of a closed line, (N, 2) float64 x and y; the first one is not repeated."""
 
 
 class Rings:
-    """The rings of all regions of a slide, found by place.
+    """Rings of all regions of a slide, with a spatial index.
 
     Args:
         geometries: regions in drawing order, in level-0 pixels.
@@ -42,9 +42,9 @@ class Rings:
         self._tree = STRtree(box(lows[:, 0], lows[:, 1], highs[:, 0], highs[:, 1]))
 
     def touching(self, y0: int, x0: int, y1: int, x1: int) -> Iterator[tuple[int, list[Ring]]]:
-        """What may cover a pixel of a block: (index of the region, its rings near the block), in drawing order.
+        """Yield the regions that may cover a pixel of a block, in drawing order.
 
-        A region covers what lies within an odd number of its rings.
+        Each is (index of the region, its rings near the block); it covers the points within an odd number of its rings.
         """
         hits = sorted(self._tree.query(box(x0, y0, x1, y1)).tolist())
         for owner, indices in groupby(hits, key=self._owners.__getitem__):
@@ -55,12 +55,12 @@ class Rings:
 
 
 def without_level_edges(ring: Ring) -> Ring:
-    """A ring on the grid in which no edge runs along the centres of a row of pixels; it covers the same pixels.
+    """Return a ring on the grid that covers the same pixels, without edges along the centres of a row of pixels.
 
-    The rule for a centre is that of even and odd crossings to its left, an edge taking its upper end but not its lower
-    one, so that two areas that share an edge share no pixel. An edge along the centres crosses nothing and should not
-    count, but rasterio fills it or not by the direction of the ring, which trimming may turn around. Such an edge
-    therefore makes a detour of one step of the grid upwards.
+    A centre is inside by the even-odd rule on crossings to its left, where an edge includes its upper end but not its
+    lower one, so that two areas with a common edge share no pixel. An edge along the centres crosses nothing and should
+    not count, but rasterio fills it or not depending on the direction of the ring, which trimming may reverse. Such an
+    edge is therefore rerouted upwards by one step of the grid.
     """
     following = np.roll(ring, -1, axis=0)
     level = (ring[:, 1] == following[:, 1]) & (ring[:, 1] % 1 == 0.5)
@@ -71,10 +71,10 @@ def without_level_edges(ring: Ring) -> Ring:
 
 
 def trimmed(ring: Ring, y0: int, x0: int, y1: int, x1: int) -> Ring:
-    """A ring without its detours on the far side of a block's edges; it covers the same pixels of the block.
+    """Return a ring without its excursions beyond a block's edges; it covers the same pixels of the block.
 
-    Of corners in a row beyond one edge the inner ones are dropped. No edge that enters the block is changed, so that
-    the long outline of a whole tissue costs a block only what passes through it.
+    Of consecutive corners beyond one edge the inner ones are dropped. No edge that enters the block is changed, so a
+    block only pays for the part of a long tissue outline that passes through it.
     """
     for axis, edge, sign in ((0, x0, -1), (0, x1, 1), (1, y0, -1), (1, y1, 1)):
         beyond = (ring[:, axis] - edge) * sign >= 0

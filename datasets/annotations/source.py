@@ -1,4 +1,4 @@
-"""What every annotation becomes: labels of any block of a slide's raster."""
+"""Common interface of all annotations: labels for any block of a slide's raster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tissuebench.datasets.types import IGNORE_LABEL
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where the raster lies on the slide.
+    """Position of the raster on the slide.
 
     Attributes:
         level0_size: (height, width) of level 0 in pixels.
@@ -28,7 +28,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The part of a block that lies inside the frame, in raster pixels, and where it lies within the block."""
+    """Part of a requested block that lies inside the frame, in raster pixels, and its position within the block."""
 
     y0: int
     x0: int
@@ -38,12 +38,12 @@ class Block:
 
     @property
     def empty(self) -> bool:
-        """Whether the block lies beyond the frame altogether."""
+        """Whether the block lies entirely outside the frame."""
         return self.y0 >= self.y1 or self.x0 >= self.x1
 
 
 class LabelSource(Protocol):
-    """The labels of one slide.
+    """Labels of one slide.
 
     Attributes:
         notes: what was repaired, clipped or left out, one line each.
@@ -52,10 +52,10 @@ class LabelSource(Protocol):
     notes: tuple[str, ...]
 
     def raster(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Class ids of a block in raster pixels.
+        """Return the class ids of a block in raster pixels.
 
         Returns:
-            (height, width) uint8; ``IGNORE_LABEL`` where nothing was drawn and beyond the edge.
+            (height, width) uint8; ``IGNORE_LABEL`` where nothing is annotated and beyond the edge.
 
         Raises:
             DataError: the labels of this block cannot be used; names the file.
@@ -64,12 +64,12 @@ class LabelSource(Protocol):
 
 
 def blank(height: int, width: int) -> NDArray[np.uint8]:
-    """(height, width) uint8 that says nothing."""
+    """Return a block (height, width) uint8 of ``IGNORE_LABEL``."""
     return np.full((height, width), IGNORE_LABEL, dtype=np.uint8)
 
 
 def block_inside(frame: Frame, y: int, x: int, height: int, width: int) -> Block:
-    """The part of a block that lies inside the frame."""
+    """Return the part of a block that lies inside the frame."""
     y0, x0 = max(y, 0), max(x, 0)
     y1, x1 = min(y + height, frame.size[0]), min(x + width, frame.size[1])
     return Block(y0, x0, y1, x1, (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x)))

@@ -1,4 +1,4 @@
-"""XML of annotation programs, parsed without entities."""
+"""Reader for the XML of annotation programs, without entity expansion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def read_root(path: Path) -> Element:
-    """The root element of an XML file.
+    """Return the root element of an XML file.
 
     Raises:
         DataError: unreadable, not XML, or with entities, which no annotation program writes.
@@ -31,7 +31,7 @@ def read_root(path: Path) -> Element:
 
 
 def point_of(path: Path, where: str, element: Element) -> tuple[float, float]:
-    """The attributes X and Y of an element.
+    """Return the attributes X and Y of an element.
 
     Raises:
         DataError: missing, or not finite numbers.

@@ -1,6 +1,6 @@
-"""One recipe a dataset: each module here has a function ``recipe(data_root)``, and adding one is adding a file.
+"""Catalog of datasets: one module per recipe, with a function ``recipe(data_root)``; add a file to add a dataset.
 
-Modules whose name begins with ``_`` are what several recipes share.
+Modules whose names start with ``_`` are shared by several recipes.
 """
 
 from __future__ import annotations
@@ -20,15 +20,27 @@ _TILE_PX = re.compile("[1-9][0-9]{0,4}")
 
 
 def recipe_names() -> list[str]:
-    """Names that ``find_recipe`` knows."""
+    """Return the names that ``find_recipe`` accepts, sorted.
+
+    Example:
+        >>> from tissuebench.datasets.catalog import recipe_names
+        >>> "synthetic" in recipe_names()
+        True
+    """
     return sorted(name for _, name, _ in pkgutil.iter_modules(__path__) if name != "recipe" and name[0] != "_")
 
 
 def find_recipe(name: str, data_root: Path | None = None) -> Recipe:
-    """The recipe of that name; ``name@56`` is the recipe ``name`` with tiles of 56 px, a dataset of its own.
+    """Return the recipe with the given name; ``name@56`` is the same with tiles of 56 px, a separate dataset.
 
     Raises:
-        ConfigError: no such recipe (the nearest name is suggested), or no such tile size.
+        ConfigError: no such recipe (the closest name is suggested), or invalid tile size.
+
+    Example:
+        >>> from tissuebench.datasets.catalog import find_recipe
+        >>> recipe = find_recipe("synthetic@64")
+        >>> recipe.name, recipe.tile_px
+        ('synthetic@64', 64)
     """
     plain, at, tile_px = name.partition("@")
     if plain not in recipe_names():

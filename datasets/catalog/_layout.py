@@ -1,4 +1,4 @@
-"""Where a published data set stands below the folder it was unpacked into."""
+"""Search for a published dataset below the folder it was unpacked into."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _MAX_DEPTH = 3
 
 
 def find_below(root: Path, marker: str, what: str) -> Path:
-    """The folder that holds ``marker``: ``root``, or the only one at most three levels below it.
+    """Return the folder that contains ``marker``: ``root``, or the only one at most three levels below it.
 
-    Archives wrap their files in a folder or two, and people unpack them once more; both are found.
+    Archives wrap their files in a folder or two, and users may unpack them into another one; both are found.
 
     Args:
         root: the source folder.
-        marker: relative path, of a file or folder, that shows the published layout.
-        what: the data set, for the message.
+        marker: relative path of a file or folder that identifies the published layout.
+        what: name of the dataset, for the message.
 
     Raises:
-        DataError: no folder holds it, or several do.
+        DataError: no folder contains it, or several do.
     """
     level = [root]
     for _ in range(_MAX_DEPTH + 1):
@@ -34,5 +34,5 @@ def find_below(root: Path, marker: str, what: str) -> Path:
 
 
 def _is_data(path: Path) -> bool:
-    # A link could lead out of the source folder, and archives made on a Mac hold a shadow of themselves.
+    # A link could lead out of the source folder, and archives made on a Mac contain a shadow copy of their files.
     return path.is_dir() and not path.is_symlink() and path.name != "__MACOSX" and not path.name.startswith(".")

@@ -1,8 +1,8 @@
-"""The layout that LUAD-HistoSeg and BCSS-WSSS share: labels in file names to train on, masks to test on.
+"""Common layout of LUAD-HistoSeg and BCSS-WSSS: labels in file names for training, masks for testing.
 
-Both are patches of Han et al. 2022 (Med Image Anal 80:102487): ``train/*.png`` with four bits in the file name and no
-mask, ``val`` and ``test`` with ``img/*.png`` and ``mask/*.png`` of the same stem. A mask is a palette PNG whose indices
-are the class ids; index 4 is white background or excluded, left out of the published evaluation and of this one.
+Both consist of patches from Han et al. 2022 (Med Image Anal 80:102487): ``train/*.png`` with four bits in the file name
+and no mask, ``val`` and ``test`` with ``img/*.png`` and ``mask/*.png`` of the same stem. A mask is a palette PNG whose
+indices are the class ids; index 4 is white background or excluded, which the published evaluation and this one ignore.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _CHARACTERS = {escape: character for character, escape in _ESCAPES.items()}
 
 @dataclass(frozen=True, slots=True)
 class PatchLayout:
-    """What differs between the two.
+    """Patch dataset in this layout, described by what differs between the two.
 
     Attributes:
-        title: for messages.
+        title: name for messages.
         class_map: four classes, in the order of the bits and of the palette.
-        patient_of: patient of a file name's stem; the second argument names the file, for the message.
-        mpp: micrometres per pixel of every patch, if it is known.
+        patient_of: function from a file name's stem to the patient; its second argument is the file, for messages.
+        mpp: micrometres per pixel of every patch, if known.
     """
 
     title: str
@@ -43,23 +43,24 @@ class PatchLayout:
     mpp: float | None
 
     def rows(self, root: Path) -> list[ManifestRow]:
-        """All patches but those that leak (``notes``).
+        """Return all patches except those that leak (see ``notes``).
 
         Raises:
-            DataError: not this layout, unusable name or label, mask missing or of another palette, patch given twice.
+            DataError: not this layout, unusable name or label, mask missing or with another palette, or duplicate
+                patch.
         """
         return self._kept(root)[0]
 
     def notes(self, root: Path) -> tuple[str, ...]:
-        """How many patches were left out because their patient is in a part that is tested on."""
+        """Return notes on the patches that were left out because their patient is in a later, held-out part."""
         return self._kept(root)[1]
 
     def _kept(self, root: Path) -> tuple[list[ManifestRow], tuple[str, ...]]:
         folder = find_below(root, "test/mask", self.title)
         rows = {"train": self._train(folder), **{part: self._masked(folder / part, part) for part in _HELD_OUT}}
         notes: list[str] = []
-        # Splits are disjoint by patient, and whether the published one is can only be seen on the files. Its test part
-        # is never cut: what shares a patient with it goes, and from train also what shares one with val.
+        # Splits must be disjoint by patient, and only the files show whether the published one is. Its test part is
+        # never reduced: patches that share a patient with it are dropped, and from train also those shared with val.
         taken = {row.patient_id for row in rows["test"]}
         for part in ("val", "train"):
             kept = [row for row in rows[part] if row.patient_id not in taken]
@@ -110,7 +111,7 @@ class PatchLayout:
         return tuple(name for name, bit in zip(self.class_map.names, bits, strict=True) if bit)
 
     def _require_palette(self, mask: Path) -> None:
-        # The two data sets number their classes differently and look alike: the palette tells them apart.
+        # The two datasets look alike but number their classes differently: the palette distinguishes them.
         try:
             with Image.open(mask) as image:
                 mode, palette = image.mode, image.getpalette() or []
@@ -123,7 +124,7 @@ class PatchLayout:
 
 
 def label_bits(stem: str, count: int, where: str) -> tuple[bool, ...]:
-    """The bits between the last ``[`` and the last ``]`` of a stem, blanks or none between them.
+    """Return the bits between the last ``[`` and the last ``]`` of a stem, with or without blanks in between.
 
     Raises:
         DataError: no brackets, or not exactly ``count`` digits of 0 and 1.
@@ -136,16 +137,16 @@ def label_bits(stem: str, count: int, where: str) -> tuple[bool, ...]:
 
 
 def safe_stem(stem: str, where: str) -> str:
-    """A stem as a slide id: ``_+ []`` become two characters each, which ``original_stem`` undoes.
+    """Return a stem as a slide id: each of ``_+ []`` becomes two characters, which ``original_stem`` reverts.
 
     Raises:
-        DataError: another character that an id cannot hold.
+        DataError: it contains another character that is not allowed in an id.
     """
     return require_safe_id("name", "".join(_ESCAPES.get(character, character) for character in stem), where)
 
 
 def original_stem(slide_id: str) -> str:
-    """The stem that ``safe_stem`` was given."""
+    """Return the stem that ``safe_stem`` was called with."""
     parts: list[str] = []
     position = 0
     while position < len(slide_id):

@@ -1,4 +1,4 @@
-"""Names of The Cancer Genome Atlas."""
+"""Barcodes of The Cancer Genome Atlas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tissuebench.errors import DataError
 
 
 def tcga_patient(name: str, where: str) -> str:
-    """The participant of a TCGA barcode: ``TCGA-18-5592`` of ``TCGA-18-5592-01Z-00-DX1``.
+    """Return the participant of a TCGA barcode: ``TCGA-18-5592`` for ``TCGA-18-5592-01Z-00-DX1``.
 
     Raises:
         DataError: it is not a TCGA barcode.

@@ -1,4 +1,4 @@
-"""BCSS-WSSS: breast cancer of TCGA, 31,826 H&E patches of 224 px, tags to train on, masks to test on."""
+"""BCSS-WSSS: breast cancer of TCGA, 31,826 H&E patches of 224 px, tags for training, masks for testing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LAYOUT = PatchLayout("BCSS-WSSS", CLASS_MAP, tcga_patient, mpp=_MPP)
 
 
 def recipe(_data_root: Path | None) -> Recipe:
-    """The recipe."""
+    """Return the recipe."""
     return Recipe(
         name="bcss_wsss",
         version=1,

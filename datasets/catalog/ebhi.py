@@ -1,4 +1,4 @@
-"""EBHI-Seg: H&E endoscopic biopsies of the colon, one diagnosis and one gland mask an image (Shi et al. 2023)."""
+"""EBHI-Seg: H&E endoscopic biopsies of the colon, with a diagnosis and a gland mask per image (Shi et al. 2023)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _rows(root: Path) -> list[ManifestRow]:
 
 
 def recipe(_data_root: Path | None) -> Recipe:
-    """The recipe. The resolution is not published, so pixels are kept as they are (224 x 224)."""
+    """Return the recipe. The resolution is not published, so images keep their pixels (224 x 224)."""
     return Recipe(
         name="ebhi",
         version=1,

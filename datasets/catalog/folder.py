@@ -1,4 +1,4 @@
-"""One's own slides: a folder with ``manifest.csv`` and ``dataset.yaml``."""
+"""Dataset of the user's own slides: a folder with ``manifest.csv`` and ``dataset.yaml``."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class _DatasetFile(BaseModel):
 
 
 def recipe(data_root: Path | None) -> Recipe:
-    """Read ``dataset.yaml``.
+    """Return the recipe described by ``dataset.yaml`` in the data root.
 
     Raises:
-        DataError: no data root, no or a broken ``dataset.yaml``; names the key.
+        DataError: no data root, or ``dataset.yaml`` is missing or invalid; names the key.
     """
     if data_root is None:
         raise DataError(
@@ -82,7 +82,7 @@ def recipe(data_root: Path | None) -> Recipe:
 
 
 def _rows(root: Path, classes: ClassMap) -> list[ManifestRow | BadRow]:
-    """The manifest's rows, and the slides beside theirs that no row names: forgotten, or not meant to be here."""
+    """Return the manifest's rows, and a ``BadRow`` for each slide next to theirs that no row names."""
     path = root / "manifest.csv"
     rows = read_manifest(path, classes)
     known = {entry for row in rows if isinstance(row, ManifestRow) for entry in (row.image, row.annotation) if entry}

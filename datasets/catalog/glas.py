@@ -1,7 +1,7 @@
 """GlaS (Warwick-QU): glands of the colon, 165 H&E images of 16 patients (Sirinukunwattana et al. 2017).
 
-The published parts leak: counted in ``Grade.csv``, 11 of the 16 patients are in more than one of train, testA, testB.
-Here patients are dealt anew; the published parts are the recipe ``glas_official``.
+The published parts leak: according to ``Grade.csv``, 11 of the 16 patients are in more than one of train, testA, testB.
+Here patients are reassigned to parts; the published parts are the recipe ``glas_official``.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ CLASS_MAP = ClassMap(names=("background", "gland"), colors=((235, 235, 235), (80
 LICENCE = "research purposes only, no commercial use; Sirinukunwattana et al., Med Image Anal 2017;35:489-502"
 SOURCE = "https://warwick.ac.uk/fac/cross_fac/tia/data/glascontest/, unpacked as it is (Grade.csv, train_1.bmp, ...)"
 MPP = 0.62005
-"""Micrometres per pixel, as the challenge page says (20x, Zeiss MIRAX MIDI)."""
+"""Micrometres per pixel, according to the challenge page (20x, Zeiss MIRAX MIDI)."""
 DOWNLOADS = (
     Download(
         "warwick_qu_dataset_released_2016_07_08.zip",
         url="https://warwick.ac.uk/fac/sci/dcs/research/tia/glascontest/download/"
         "warwick_qu_dataset_released_2016_07_08.zip",
-        # Not published by Warwick: the digest that several public loaders of this archive agree on.
+        # Not published by Warwick: the checksum that several public loaders of this archive agree on.
         md5="495b2a9f3d694545fbec06673fb3f40f",
         unpacked_bytes=2 * GIB,
     ),
 )
 BY_HAND = f"if the server asks for a sign-in, get {DOWNLOADS[0].file_name} from {SOURCE.split(',')[0]} in a browser"
 
-# 44 benign and 56 malignant images in train, 8 and 8 in val, 22 and 27 in test: the deal, of all with two patients in
-# val and five in test, whose counts of both grades are nearest to 60:10:30; the first of several equal ones.
+# 44 benign and 56 malignant images in train, 8 and 8 in val, 22 and 27 in test: of all assignments with two patients in
+# val and five in test, the one whose counts of both grades are closest to 60:10:30; the first one at ties.
 _PARTS = {"train": (1, 4, 5, 6, 7, 9, 11, 12, 14), "val": (3, 13), "test": (2, 8, 10, 15, 16)}
 _PART_OF = {str(patient): part for part, patients in _PARTS.items() for patient in patients}
 _COLUMNS = ("name", "patient ID")
 
 
 def read_grades(folder: Path) -> list[tuple[str, str]]:
-    """(image name, patient) of every row of ``Grade.csv``, checked against the images that are there.
+    """Return (image name, patient) for every row of ``Grade.csv``, checked against the image files.
 
     Raises:
-        DataError: missing file or column, an unusable or repeated name, an image without a row or an annotation.
+        DataError: missing file or column, unusable or repeated name, or an image without a row or an annotation.
     """
     path = folder / "Grade.csv"
     try:
-        # Published with blanks before the column names and, in some copies, with carriage returns alone.
+        # Published with blanks before the column names and, in some copies, with bare carriage returns as line ends.
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         table = [[cell.strip() for cell in line] for line in csv.reader(lines)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -86,7 +86,7 @@ def _require_files(folder: Path, names: Iterable[str]) -> None:
 
 
 def glas_rows(folder: Path, named: Iterable[tuple[str, str, str]]) -> list[ManifestRow]:
-    """Rows of (image name, unit of the split, part)."""
+    """Return manifest rows for (image name, unit of the split, part)."""
     return [
         ManifestRow(name, unit, folder / f"{name}.bmp", folder / f"{name}_anno.bmp", split=part, mpp=MPP)
         for name, unit, part in named
@@ -104,7 +104,7 @@ def _rows(root: Path) -> list[ManifestRow]:
 
 
 def recipe(_data_root: Path | None) -> Recipe:
-    """The recipe; nothing depends on the grade (benign, malignant), so there are no diagnoses."""
+    """Return the recipe; no class depends on the grade (benign, malignant), so there are no diagnoses."""
     return Recipe(
         name="glas",
         version=1,

@@ -1,4 +1,4 @@
-"""GlaS in its published parts, for comparison with published numbers. They leak: 11 of 16 patients are in several."""
+"""GlaS in its published parts, for comparison with published numbers; they leak: 11 of 16 patients are in several."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _rows(root: Path) -> list[ManifestRow]:
         part = _PART_OF.get(name.split("_")[0])
         if part is None:
             raise DataError(f"{folder / 'Grade.csv'}: name {name!r} begins with none of {', '.join(_PART_OF)}")
-        named.append((name, name, part))  # a split by patient would refuse this one, so the image is the unit
+        named.append((name, name, part))  # a split by patient would be refused, so the image is the unit
     return glas.glas_rows(folder, named)
 
 
 def recipe(data_root: Path | None) -> Recipe:
-    """The recipe: the files of ``glas``, testA and testB as test, nothing in val, the image as the unit."""
+    """Return the recipe: the files of ``glas``, testA and testB as test, nothing in val, the image as the unit."""
     return replace(
         glas.recipe(data_root),
         name="glas_official",

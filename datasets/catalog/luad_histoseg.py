@@ -1,4 +1,4 @@
-"""LUAD-HistoSeg: lung adenocarcinoma, 17,285 H&E patches of 224 px, tags to train on, masks to test on."""
+"""LUAD-HistoSeg: lung adenocarcinoma, 17,285 H&E patches of 224 px, tags for training, masks for testing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LAYOUT = PatchLayout("LUAD-HistoSeg", CLASS_MAP, _patient, mpp=None)
 
 
 def recipe(_data_root: Path | None) -> Recipe:
-    """The recipe. Magnification is published (10x), resolution is not, so pixels are kept as they are."""
+    """Return the recipe. The magnification is published (10x), the resolution is not, so images keep their pixels."""
     return Recipe(
         name="luad_histoseg",
         version=1,
@@ -43,7 +43,7 @@ def recipe(_data_root: Path | None) -> Recipe:
         rows=_LAYOUT.rows,
         notes=_LAYOUT.notes,
         ignore_index=IGNORE_INDEX,
-        white=WhiteBackground(),  # what index 4 leaves out
+        white=WhiteBackground(),  # the pixels that index 4 excludes
         downloads=(Download("LUAD-HistoSeg.zip", unpacked_bytes=20 * GIB),),
         by_hand=f"download the folder {_FOLDER} (a shared drive) in a browser, as one archive",
     )

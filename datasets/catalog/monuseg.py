@@ -13,7 +13,7 @@ from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError
 
 CLASS_MAP = ClassMap(names=("background", "nucleus"), colors=((235, 200, 220), (60, 70, 160)))
-_MPP = 0.25  # 40x of TCGA; nominal, the images do not carry their own
+_MPP = 0.25  # 40x of TCGA; nominal, the images do not state it
 _PAGE = "https://monuseg.grand-challenge.org/Data/"
 _TRAIN, _TEST = "MoNuSeg 2018 Training Data", "MoNuSegTestData"
 
@@ -21,7 +21,7 @@ _TRAIN, _TEST = "MoNuSeg 2018 Training Data", "MoNuSegTestData"
 def _rows(root: Path) -> list[ManifestRow]:
     train = find_below(root, f"{_TRAIN}/Tissue Images", "MoNuSeg 2018 training data") / _TRAIN
     test = find_below(root, _TEST, "MoNuSeg 2018 test data") / _TEST
-    inner = test / _TEST  # the archive's own folder inside one of the archive's name
+    inner = test / _TEST  # the archive contains a folder of its own name
     test = inner if inner.is_dir() else test
     return [
         *_part(train / "Tissue Images", train / "Annotations", "train"),
@@ -46,7 +46,7 @@ def _part(images: Path, annotations: Path, part: str) -> list[ManifestRow]:
 
 
 def recipe(_data_root: Path | None) -> Recipe:
-    """The recipe: the published parts, nothing in val. Outlines are Aperio XML, and every region is a nucleus."""
+    """Return the recipe: the published parts, nothing in val. Outlines are Aperio XML; every region is a nucleus."""
     return Recipe(
         name="monuseg",
         version=1,

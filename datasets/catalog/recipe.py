@@ -1,4 +1,4 @@
-"""What a recipe says of a dataset."""
+"""Recipe of a dataset: its source, classes and reading options."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Download:
     """One archive of a dataset.
 
     Attributes:
-        file_name: its name below the dataset's ``raw`` folder; a zip or a tar.
-        url: where it is; None where only a person can get it, as ``Recipe.by_hand`` says.
-        sha256, md5: hex digest that it must have; sha256 goes first. Where both are None nobody published one: the
-            digest of the first download is recorded beside the file and later files are held to it.
-        unpacked_bytes: more than so many bytes unpacked are refused.
+        file_name: name below the dataset's ``raw`` folder; a zip or a tar.
+        url: download address; None if the archive must be downloaded manually, see ``Recipe.by_hand``.
+        sha256, md5: required hex digest; sha256 takes precedence. If both are None no digest is published: the digest
+            of the first download is recorded next to the file, and later files must match it.
+        unpacked_bytes: maximum size when unpacked; larger archives are refused.
     """
 
     file_name: str
@@ -35,34 +35,34 @@ class Download:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a dataset gets into a store.
+    """Description of a dataset and how to bring it into a store.
 
     Attributes:
-        name: folder name below ``data/`` and the name in every result; ``name@56`` where tiles are not of the recipe's
-            own size.
-        version: raised when the same source would give another store.
-        title, licence, source: shown to people; ``source`` says where the files come from.
+        name: folder name below ``data/`` and the name in every result; ``name@56`` if the tiles do not have the
+            recipe's own size.
+        version: increased whenever the same source would give a different store.
+        title, licence, source: shown to users; ``source`` says where the files come from.
         class_map: classes and diagnoses.
-        tile_px: edge of a training tile at ``mpp``.
-        mpp: resolution of the store; None keeps the pixels as they are.
-        rows: reads the source folder's slides; fills ``split`` on all rows or on none. A slide that cannot be used is
-            a ``BadRow``; only what is wrong with the source as a whole is raised.
+        tile_px: edge length of a training tile at ``mpp``.
+        mpp: resolution of the store; None keeps the pixels unchanged.
+        rows: reads the slides of the source folder; sets ``split`` on all rows or on none. An unusable slide is a
+            ``BadRow``; only errors of the source as a whole are raised.
         generate: writes the source folder, for embedded datasets.
-        costs: what a label of this dataset is assumed to cost.
-        split_name: name of the split that ``rows`` declares; None is ``<name>-official``. A published split that
-            leaks has a recipe of its own: there the image is the unit, not the patient, and the name says so.
-        notes: what ``rows`` left out of a source folder and why, one line each; None where it leaves out nothing.
-        drawing_order: class names of polygon files, drawn first to last, so that later ones cover earlier ones;
-            None draws them as the file lists them.
-        instance_class: label images hold instances: any value above 0 is this class, 0 is class 0 of the class map.
-            None where the values are class ids.
-        region_class: every polygon is this class, whatever the file calls it; None takes the file's names.
-        background: class of the pixels that no polygon covers; None leaves them not annotated.
-        ignore_index: value of a label image that means "not annotated" beside 255; None where there is none.
-        downloads: the archives, in the order in which they are unpacked; empty where there is nothing to fetch.
-        by_hand: what a person does to get the archives whose ``url`` is None, or whose server refuses.
-        min_tag_share: share of a tile's annotated pixels from which on a tag names a class, 0..1.
-        white: which pixels are background by their colour; None where white may be tissue.
+        costs: assumed cost of a label of this dataset.
+        split_name: name of the split that ``rows`` declares; None is ``<name>-official``. A published split that leaks
+            has its own recipe: there the image is the unit, not the patient, and the name says so.
+        notes: reports what ``rows`` left out of a source folder and why, one line each; None if it leaves out nothing.
+        drawing_order: class names of polygon files, from first to last drawn, so that later ones cover earlier ones;
+            None draws them in file order.
+        instance_class: for label images of instances: any value above 0 is this class, 0 is class 0 of the class map.
+            None if the values are class ids.
+        region_class: class of all polygons, whatever the file calls them; None uses the file's names.
+        background: class of the pixels that no polygon covers; None leaves them unannotated.
+        ignore_index: value of a label image that means "not annotated", in addition to 255; None if there is none.
+        downloads: the archives, in the order in which they are unpacked; empty if there is nothing to fetch.
+        by_hand: instructions for downloading manually the archives whose ``url`` is None, or whose server refuses.
+        min_tag_share: minimum share of a tile's annotated pixels for a tag to name a class, 0..1.
+        white: rule for pixels that are background by their colour; None if white may be tissue.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Recipe:
 
     @property
     def plain_name(self) -> str:
-        """The name without a tile size: source files and split are the same for all sizes."""
+        """Name without a tile size: source files and split are the same for all sizes."""
         return self.name.partition("@")[0]
 
     def __post_init__(self) -> None:

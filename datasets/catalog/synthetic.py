@@ -1,4 +1,4 @@
-"""The embedded default: procedural H&E cores of two tumour kinds that never share a patient."""
+"""Synthetic dataset, the embedded default: procedural H&E cores of two tumour kinds that never share a patient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _generate(folder: Path, progress: Callable[[int, int], None]) -> None:
 
 
 def recipe(_data_root: Path | None) -> Recipe:
-    """The recipe; needs no files."""
+    """Return the recipe; it needs no files."""
     return Recipe(
         name="synthetic",
         version=int(GENERATOR_VERSION),

@@ -1,1 +1,1 @@
-"""Colour: CIELAB, stain normalisation, white background."""
+"""Colour processing: CIELAB, stain normalisation, white background."""

@@ -1,4 +1,4 @@
-"""CIE L*a*b* and back, in numpy: equal distances look about equally far apart to an eye."""
+"""Conversion between sRGB and CIE L*a*b*, a roughly perceptually uniform space, in numpy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _RGB_FROM_XYZ: Final = np.linalg.inv(_XYZ_FROM_RGB)
 _WHITE: Final = (0.95047, 1.0, 1.08883)
 _GREY_LEVELS: Final = np.arange(256) / 255
 _LINEAR: Final = np.where(_GREY_LEVELS > 0.04045, ((_GREY_LEVELS + 0.055) / 1.055) ** 2.4, _GREY_LEVELS / 12.92)
-"""Linear light of each of the 256 sRGB grey levels: a table, so a pixel's value never depends on its neighbours."""
+"""Linear light of each of the 256 sRGB grey levels; with a table, a pixel's value never depends on its neighbours."""
 
 
 def rgb_to_lab(pixels: NDArray[np.uint8]) -> Floats:
-    """L*a*b* of sRGB pixels, for daylight (D65, 2 degrees).
+    """Return the L*a*b* values of sRGB pixels, for daylight (D65, 2 degrees).
 
     With X, Y, Z relative to white and f(t) = ∛t above .008856 and 7.787 t + 16/116 below: L* = 116 f(Y) - 16,
     a* = 500 (f(X) - f(Y)), b* = 200 (f(Y) - f(Z)).
@@ -41,7 +41,7 @@ def rgb_to_lab(pixels: NDArray[np.uint8]) -> Floats:
 
 
 def lab_to_rgb(lab: Floats) -> Floats:
-    """Pixels in sRGB of L*a*b*, the inverse of ``rgb_to_lab``; colours that a screen cannot show are cut off.
+    """Return the sRGB pixels of L*a*b* values, the inverse of ``rgb_to_lab``; out-of-gamut colours are clipped.
 
     Args:
         lab: (..., 3) float64.
@@ -57,6 +57,6 @@ def lab_to_rgb(lab: Floats) -> Floats:
 
 
 def _mixed(channels: Floats, matrix: Floats) -> list[Floats]:
-    """``matrix @ channel vector`` a pixel, summed in one order whatever the shape, which a BLAS does not promise."""
+    """Return ``matrix @ channel vector`` per pixel, summed in the same order for any shape, unlike a BLAS product."""
     first, second, third = (channels[..., channel] for channel in range(3))
     return [row[0] * first + row[1] * second + row[2] * third for row in matrix]

@@ -1,4 +1,4 @@
-"""Stains as optical densities: haematoxylin, eosin and DAB apart for augmentation, and slides made alike at ingest."""
+"""Stains as optical densities: colour deconvolution for augmentation, and stain normalisation for ingest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RGB_FROM_HED: Final = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 
 
 _HED_FROM_RGB: Final = np.linalg.inv(_RGB_FROM_HED)
 _DARKEST: Final = 1e-6
-"""Intensities below count as this one; its density is the unit of a stain."""
+"""Lower bound for intensities; its density is the unit of a stain."""
 
 _UNIT: Final = -math.log(_DARKEST)
 
@@ -31,44 +31,50 @@ _MIN_DENSITY: Final = 0.15
 _ANGLE_PERCENTILES: Final = (1.0, 99.0)
 _MAXIMUM_PERCENTILE: Final = 99.0
 _DENSITY: Final = -np.log((np.arange(256) + 1.0) / _LIGHT)
-"""Optical density of each of the 256 grey levels: a table, so a pixel's value never depends on its neighbours."""
+"""Optical density of each of the 256 grey levels; a table, so that a pixel's value never depends on its neighbours."""
 
 _MIN_STAINED_PIXELS: Final = 100
 _MIN_STAINED_SHARE: Final = 0.02
-"""Twice what lies above the 99th percentile: with less, the largest concentration would be measured on glass."""
+"""Twice the share above the 99th percentile: with less, the maximum concentration would be measured on glass."""
 
 _MIN_ANGLE_DEGREES: Final = 10.0
-"""Least angle between two stains: noise of 3 grey levels spreads one over 6 to 9, images of EBHI-Seg have 14 to 40."""
+"""Minimum angle between two stains: noise of 3 grey levels spreads one stain over 6 to 9, EBHI-Seg has 14 to 40."""
 
 _MIN_DEVIATION: Final = 0.5
-"""Least standard deviation in L*a*b*: below it, rounding to 8 bits is what would be stretched. Real images have 4.8."""
+"""Minimum standard deviation in L*a*b*: below it, 8-bit rounding errors would be stretched. Real images have 4.8."""
 
 
 def rgb_to_hed(images: Tensor) -> Tensor:
-    """Haematoxylin, eosin and DAB of each pixel by colour deconvolution: HED = log(RGB) / log(1e-6) · M⁻¹.
+    """Return haematoxylin, eosin and DAB of each pixel by colour deconvolution: HED = log(RGB) / log(1e-6) · M⁻¹.
 
     M has the absorption of R, G, B by each stain in its rows: H (.65, .70, .29), E (.07, .99, .11), D (.27, .57, .78).
-    Negative amounts, of colours that no mixture of the three gives, are kept, so that ``hed_to_rgb`` brings them back;
-    scikit-image's ``rgb2hed`` is this with ``clamp(min=0)``.
+    Negative amounts, of colours that no mixture of the three produces, are kept, so that ``hed_to_rgb`` restores them;
+    scikit-image's ``rgb2hed`` equals this with ``clamp(min=0)``.
 
     Args:
         images: (..., 3, H, W) float in 0..1.
 
     Returns:
-        (..., 3, H, W), the dtype and device of ``images``.
+        (..., 3, H, W), with the dtype and device of ``images``.
 
     Source: Ruifrok and Johnston, "Quantification of histochemical staining by color deconvolution", 2001.
+
+    Example:
+        >>> import torch
+        >>> images = torch.rand(1, 3, 8, 8)
+        >>> torch.allclose(hed_to_rgb(rgb_to_hed(images)), images, atol=1e-4)
+        True
     """
     return _unmixed(images.clamp(min=_DARKEST).log() / -_UNIT, _HED_FROM_RGB)
 
 
 def hed_to_rgb(stains: Tensor) -> Tensor:
-    """The inverse of ``rgb_to_hed``: RGB = exp(-HED · M · log(1e6)), clamped to 0..1; scikit-image's ``hed2rgb``."""
+    """Return RGB = exp(-HED · M · log(1e6)), clamped to 0..1, the inverse of ``rgb_to_hed`` (scikit-image's ``hed2rgb``)."""
     return (_unmixed(stains, _RGB_FROM_HED) * -_UNIT).exp().clamp(0, 1)
 
 
 def jitter_stains(images: Tensor, factors: Tensor, shifts: Tensor) -> Tensor:
-    """Each stain of each sample more or less: s' = α s + β.
+    """Return the images with each stain scaled and shifted per sample: s' = α s + β.
 
     Args:
         images: (B, 3, H, W) float in 0..1.
@@ -87,7 +93,7 @@ def jitter_stains(images: Tensor, factors: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _unmixed(channels: Tensor, matrix: Floats) -> Tensor:
-    """``channel vector @ matrix`` a pixel, summed in one order: a matmul's bits depend on the size of the batch."""
+    """Return ``channel vector @ matrix`` per pixel, in one summation order; a matmul's bits depend on the batch size."""
     result = channels.new_empty(channels.shape)
     first, second, third = channels.unbind(-3)
     for target, column in zip(result.unbind(-3), matrix.T.tolist(), strict=True):
@@ -96,30 +102,35 @@ def _unmixed(channels: Tensor, matrix: Floats) -> Tensor:
 
 
 class FittedNormaliser(Protocol):
-    """Turns the colours of one slide into those of the target."""
+    """Mapping from the colours of one slide to those of the target."""
 
     def apply(self, image: Pixels) -> Pixels:
-        """The normalised image, (H, W, 3) uint8 like ``image``, block by block or whole: a pixel depends on itself."""
+        """Return the normalised image, (H, W, 3) uint8 like ``image``; pixelwise, so it may be applied block by block."""
         ...
 
 
 class StainNormaliser(Protocol):
-    """A method of stain normalisation with its target."""
+    """Stain normalisation method with its target."""
 
     def fit(self, pixels: Pixels) -> FittedNormaliser:
-        """Measure a slide by a sample of its tissue, (N, 3) uint8.
+        """Measure a slide on a sample of its tissue, (N, 3) uint8.
 
         Raises:
-            DataError: the pixels do not show what would have to be measured.
+            DataError: the pixels do not show what needs to be measured.
         """
         ...
 
 
 def normaliser(name: Literal["macenko", "reinhard"]) -> StainNormaliser:
-    """A method by name, with the target that stands in its class.
+    """Return a stain normalisation method by name, with the default target of its class.
 
     Raises:
         ConfigError: no method has this name.
+
+    Example:
+        >>> pixels = np.random.default_rng(0).integers(60, 200, (1000, 3), dtype=np.uint8)
+        >>> normaliser("reinhard").fit(pixels).apply(pixels[None]).shape
+        (1, 1000, 3)
     """
     if name == "macenko":
         return Macenko()
@@ -130,7 +141,7 @@ def normaliser(name: Literal["macenko", "reinhard"]) -> StainNormaliser:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Macenko:
-    """Normalisation by stain separation: the slide's two stains are found and exchanged for the target's.
+    """Normalisation by stain separation: the slide's two stains are estimated and replaced by the target's.
 
     OD = -ln((I + 1) / Io), Io = 240. The pixels with OD >= .15 in every channel span, by their two largest principal
     directions, a plane; in it, the directions at the 1st and 99th percentile of the angle are the stains. The one that
@@ -142,7 +153,7 @@ class Macenko:
         target_maxima: m', (2,).
 
     Source: Macenko et al., "A method for normalizing histology slides for quantitative analysis", ISBI 2009, section 2;
-    Io, thresholds and target as in github.com/mitkovetta/staining-normalization, which torchstain follows too.
+    Io, thresholds and target as in github.com/mitkovetta/staining-normalization, which torchstain also follows.
     """
 
     target_stains: Floats = field(
@@ -152,14 +163,14 @@ class Macenko:
 
     @classmethod
     def towards(cls, reference: Pixels) -> Self:
-        """With the stains of a reference, (N, 3) uint8, as the target. Raises as ``fit`` does."""
+        """Return a normaliser with the stains of a reference, (N, 3) uint8, as the target. Raises as ``fit`` does."""
         return cls(*_measure_stains(reference))
 
     def fit(self, pixels: Pixels) -> FittedMacenko:
-        """Find the stains of a slide in a sample of its tissue, (N, 3) uint8.
+        """Estimate the stains of a slide from a sample of its tissue, (N, 3) uint8.
 
         Raises:
-            DataError: fewer than 100 pixels or 2 % are stained, all have one colour, or they show no two stains.
+            DataError: fewer than 100 pixels or 2 % are stained, all have one colour, or they do not show two stains.
         """
         stains, maxima = _measure_stains(pixels)
         matrix = self.target_stains * (self.target_maxima / maxima) @ np.linalg.pinv(stains)
@@ -168,14 +179,20 @@ class Macenko:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FittedMacenko:
-    """A slide's stains V, (3, 2), haematoxylin first, their maxima m, (2,), and V' diag(m' / m) V⁺, (3, 3)."""
+    """Normalisation of one slide by stain separation.
+
+    Attributes:
+        stains: V, (3, 2), the slide's stains, haematoxylin first.
+        maxima: m, (2,), their maximum concentrations.
+        matrix: V' diag(m' / m) V⁺, (3, 3).
+    """
 
     stains: Floats
     maxima: Floats
     matrix: Floats
 
     def apply(self, image: Pixels) -> Pixels:
-        """I' = Io exp(-matrix · OD), rounded, (H, W, 3) uint8 like ``image``."""
+        """Return I' = Io exp(-matrix · OD), rounded, (H, W, 3) uint8 like ``image``."""
         _check(image, "(H, W, 3)")
         red, green, blue = (_DENSITY[image[..., channel]] for channel in range(3))
         result = np.empty(image.shape, dtype=np.uint8)
@@ -189,13 +206,14 @@ class FittedMacenko:
 class Reinhard:
     """Normalisation by statistics: each L*a*b* channel gets the mean and standard deviation of the target.
 
-    x' = (x - mean) / deviation * deviation' + mean'. The paper takes the decorrelated space of Ruderman; CIE L*a*b* is
-    what later implementations (StainTools, torchstain) use. Glass is moved like everything else, so it may get a tint.
+    x' = (x - mean) / deviation * deviation' + mean'. The paper uses the decorrelated space of Ruderman; CIE L*a*b* is
+    used by later implementations (StainTools, torchstain). Glass is transformed like everything else, so it may get a
+    tint.
 
     Attributes:
-        target_mean: (3,) of L*, a*, b*; by default of the tissue of OpenSlide's CMU-1-Small-Region.svs (CC0), which are
-            the pixels with a mean optical density (see ``Macenko``) of at least .15.
-        target_deviation: (3,) likewise.
+        target_mean: (3,) of L*, a*, b*; by default of the tissue of OpenSlide's CMU-1-Small-Region.svs (CC0), i.e. its
+            pixels with a mean optical density (see ``Macenko``) of at least .15.
+        target_deviation: (3,), the same for the standard deviation.
 
     Source: Reinhard et al., "Color transfer between images", IEEE CG&A 2001, equations 10 and 11.
     """
@@ -205,14 +223,14 @@ class Reinhard:
 
     @classmethod
     def towards(cls, reference: Pixels) -> Self:
-        """With the statistics of a reference, (N, 3) uint8, as the target. Raises as ``fit`` does."""
+        """Return a normaliser with the statistics of a reference, (N, 3) uint8, as target. Raises as ``fit`` does."""
         return cls(*_measure_colours(reference))
 
     def fit(self, pixels: Pixels) -> FittedReinhard:
-        """Measure the colours of a slide in a sample of its tissue, (N, 3) uint8.
+        """Measure the colours of a slide on a sample of its tissue, (N, 3) uint8.
 
         Raises:
-            DataError: fewer than 100 pixels or 2 % are stained, or a channel of L*a*b* hardly varies.
+            DataError: fewer than 100 pixels or 2 % are stained, or an L*a*b* channel is nearly constant.
         """
         mean, deviation = _measure_colours(pixels)
         scale = self.target_deviation / deviation
@@ -221,7 +239,12 @@ class Reinhard:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FittedReinhard:
-    """Mean and deviation of a slide's L*a*b*, and the ``scale`` and ``shift`` to those of the target; (3,) each."""
+    """Normalisation of one slide by statistics.
+
+    Attributes:
+        mean, deviation: (3,), statistics of the slide's L*a*b* values.
+        scale, shift: (3,), transformation to the target's statistics.
+    """
 
     mean: Floats
     deviation: Floats
@@ -229,20 +252,20 @@ class FittedReinhard:
     shift: Floats
 
     def apply(self, image: Pixels) -> Pixels:
-        """The image with scaled and shifted L*a*b*, rounded, (H, W, 3) uint8 like ``image``."""
+        """Return the image with scaled and shifted L*a*b*, rounded, (H, W, 3) uint8 like ``image``."""
         _check(image, "(H, W, 3)")
         return np.rint(lab_to_rgb(rgb_to_lab(image) * self.scale + self.shift) * 255).astype(np.uint8)
 
 
 def _measure_stains(pixels: Pixels) -> tuple[Floats, Floats]:
-    """Stain vectors (3, 2), haematoxylin first, and the 99th percentile of their concentrations, (2,)."""
+    """Return the stain vectors (3, 2), haematoxylin first, and the 99th percentiles of their concentrations, (2,)."""
     stained = _stained(pixels)
     mean = stained.mean(axis=0)
     variances, directions = np.linalg.eigh(np.cov(stained.T))
     plane = directions[:, 1:]
-    plane = plane * np.where(mean @ plane < 0, -1.0, 1.0)  # LAPACK leaves the signs open
+    plane = plane * np.where(mean @ plane < 0, -1.0, 1.0)  # LAPACK does not fix the signs
     middle, angles = _angle(mean @ plane), _angle(stained @ plane)
-    about = (angles - middle + math.pi) % (2 * math.pi) - math.pi  # about the mean, so that ±π cuts no stain in two
+    about = (angles - middle + math.pi) % (2 * math.pi) - math.pi  # relative to the mean, so that no stain straddles ±π
     ends = np.percentile(about, _ANGLE_PERCENTILES)
     if variances[1] <= 1e-9 or np.degrees(ends[1] - ends[0]) < _MIN_ANGLE_DEGREES:
         raise DataError(
@@ -258,7 +281,7 @@ def _measure_stains(pixels: Pixels) -> tuple[Floats, Floats]:
 
 
 def _measure_colours(pixels: Pixels) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of L*, a*, b*, (3,) each."""
+    """Return mean and standard deviation of L*, a*, b*, (3,) each."""
     _stained(pixels)
     lab = rgb_to_lab(pixels)
     mean, deviation = lab.mean(axis=0), lab.std(axis=0)
@@ -269,7 +292,7 @@ def _measure_colours(pixels: Pixels) -> tuple[Floats, Floats]:
 
 
 def _stained(pixels: Pixels) -> Floats:
-    """Optical densities of the pixels that absorb in every channel, (M, 3)."""
+    """Return the optical densities (M, 3) of the pixels that absorb in every channel."""
     _check(pixels, "(N, 3)")
     density = _DENSITY[pixels]
     stained: Floats = density[(density >= _MIN_DENSITY).all(axis=-1)]

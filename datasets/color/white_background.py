@@ -1,4 +1,4 @@
-"""White background: pixels that are glass by their colour alone (Han et al., Med Image Anal 2022;80:102487)."""
+"""White background: pixels that are glass judging by their colour (Han et al., Med Image Anal 2022;80:102487)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _RED, _GREEN, _BLUE, _SHIFT = 9798, 19235, 3735, 15
 _NOTHING = ((False, False, False),) * 3
 _OVER_EDGES = ((False, True, False), (True, True, True), (False, True, False))
 _WITHIN_AN_IMAGE = (_NOTHING, _OVER_EDGES, _NOTHING)
-"""What is connected in a stack of images."""
+"""Connectivity within each image of a stack."""
 
 
 @dataclass(frozen=True, slots=True)
 class WhiteBackground:
-    """Which pixels are white, where a dataset says that white is background.
+    """Rule for white pixels that are background, for datasets in which white is never tissue.
 
     Attributes:
-        grey_above: grey values (0..255) above this one are white.
-        min_px: smaller patches, connected over edges, are not background.
-        label: class of these pixels; None leaves them not annotated.
+        grey_above: pixels with a grey value (0..255) above this are white.
+        min_px: smaller 4-connected patches are not background.
+        label: class of these pixels; None leaves them unannotated.
 
     Raises:
         ValueError: a number is out of its range.
@@ -41,24 +41,29 @@ class WhiteBackground:
 
 
 def white_mask(images: NDArray[np.uint8], white: WhiteBackground) -> NDArray[np.bool_]:
-    """The white background of each image.
+    """Return the white background of each image.
 
-    Grey is .299 R + .587 G + .114 B, rounded; white where it is above ``grey_above``; of 4-connected patches those
-    with fewer than ``min_px`` pixels are dropped.
+    Grey is .299 R + .587 G + .114 B, rounded; pixels are white if it is above ``grey_above``; 4-connected patches with
+    fewer than ``min_px`` pixels are dropped.
 
     Args:
-        images: (B, 3, H, W) RGB.
+        images: (B, 3, H, W) RGB uint8.
         white: the rule.
 
     Returns:
-        (B, H, W), True where the image is white background.
+        (B, H, W) bool, True where the image is white background.
+
+    Example:
+        >>> images = np.full((1, 3, 16, 16), 255, dtype=np.uint8)
+        >>> white_mask(images, WhiteBackground()).all()
+        True
     """
-    from scipy import ndimage  # a quarter of a second that whoever opens a store need not pay
+    from scipy import ndimage  # takes a quarter of a second, which opening a store should not pay
 
     red, green, blue = images.astype(np.uint32).transpose(1, 0, 2, 3)
     grey = (red * _RED + green * _GREEN + blue * _BLUE + (1 << (_SHIFT - 1))) >> _SHIFT
     patches, _ = ndimage.label(grey > white.grey_above, structure=_WITHIN_AN_IMAGE)
     is_large = np.bincount(patches.ravel(), minlength=1) >= white.min_px
-    is_large[0] = False  # what is not white
+    is_large[0] = False  # label 0: pixels that are not white
     found: NDArray[np.bool_] = is_large[patches]
     return found

@@ -1,1 +1,1 @@
-"""Published datasets: download, checksums, archives."""
+"""Download of published datasets: HTTP, checksums, archives."""

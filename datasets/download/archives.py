@@ -1,4 +1,4 @@
-"""Zip and tar from a stranger: looked through before anything is written, unpacked aside, then renamed."""
+"""Safe unpacking of untrusted zip and tar archives: checked before anything is written, and moved in place at the end."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def unpack(archive: Path, target: Path, limit_bytes: int, progress: Callable[[st
     """Unpack ``archive`` into the new folder ``target``.
 
     Args:
-        archive: zip, or tar of any compression.
-        target: must not exist; until all is unpacked the files stand beside it under a hidden name.
-        limit_bytes: the most that the members may sum up to.
-        progress: told of every member.
+        archive: zip, or tar with any compression.
+        target: must not exist; until everything is unpacked the files are kept next to it under a hidden name.
+        limit_bytes: maximum total size of the members.
+        progress: called for every member.
 
     Raises:
-        DataError: not an archive, broken, encrypted, larger than the limit, or a member that is absolute, climbs out
-            with ``..``, is a link or a device, or appears twice. Nothing stays half-written.
+        DataError: not an archive, broken, encrypted, larger than the limit, or with a member that is absolute, leaves
+            the folder with ``..``, is a link or a device, or appears twice. Nothing is left half-written.
     """
     try:
         with made_aside(target) as aside:

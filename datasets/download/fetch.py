@@ -1,4 +1,4 @@
-"""Archives of a recipe: downloaded or put there by hand, checked, unpacked; once there, a call does nothing."""
+"""Fetching of a recipe's archives: downloaded or placed manually, verified, unpacked; idempotent."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _ARCHIVE_SUFFIX = re.compile(r"\.(zip|tar|tgz|tar\.(gz|bz2|xz))$")
 def fetch(
     recipe: Recipe, folder: Path, progress: Progress, say: Callable[[str], None] = print, retry: Retry | None = None
 ) -> Path:
-    """Bring the recipe's archives into ``folder`` and unpack each into a folder of its name there.
+    """Bring the recipe's archives into ``folder`` and unpack each into a subfolder of its name.
 
     Args:
         recipe: the dataset.
-        folder: ``data/<name>/raw``; made if it is not there.
-        progress: told of bytes downloaded and members unpacked.
-        say: shown one line at a time: the licence before anything is fetched, digests taken on trust.
-        retry: how often and how long a download is tried.
+        folder: ``data/<name>/raw``; created if it does not exist.
+        progress: called with the bytes downloaded and members unpacked.
+        say: called with one line at a time: the licence before anything is fetched, digests accepted on first use.
+        retry: number and timing of download attempts.
 
     Returns:
         ``folder``, which ``recipe.rows`` reads.
 
     Raises:
-        DataError: nothing to fetch, an archive that a person has to put there, a failed download, another checksum, an
-            archive that cannot or must not be unpacked.
+        DataError: nothing to fetch, an archive that must be downloaded manually, a failed download, a wrong checksum,
+            or an archive that is broken or refused.
     """
     if not recipe.downloads:
         raise DataError(f"dataset {recipe.name!r} has nothing to fetch; its files: {recipe.source}")
@@ -59,17 +59,17 @@ def fetch(
             hint = f"; or manually: {recipe.by_hand}, save it as '{archive}'" if recipe.by_hand and item.url else ""
             raise DataError(f"{error}{hint}") from None
         unpack(archive, unpacked_folder(folder, item), item.unpacked_bytes, progress)
-        _record_first(item, archive, say)  # only now: the digest of half a file would condemn the whole one
+        _record_first(item, archive, say)  # only now: the digest of a partial file would reject the complete one
     return folder
 
 
 def unpacked_folder(folder: Path, item: Download) -> Path:
-    """Where an archive is unpacked to; it is there in full or not at all."""
+    """Return the folder that an archive is unpacked to; it exists completely or not at all."""
     return folder / _ARCHIVE_SUFFIX.sub("", item.file_name)
 
 
 def _obtain(item: Download, archive: Path, progress: Progress, retry: Retry) -> None:
-    """Make sure that ``archive`` is there and has its digest."""
+    """Ensure that ``archive`` exists and has the expected digest."""
     known = _known_digest(item, archive)
     if archive.is_file():
         if known is None:
@@ -88,7 +88,7 @@ def _obtain(item: Download, archive: Path, progress: Progress, retry: Retry) -> 
         download(url, part, progress, retry)
         part.replace(output_file)
 
-    # The library tells of its doings on standard error; here progress and errors do.
+    # The library logs to standard error; here progress and errors replace its messages.
     pooch.get_logger().setLevel("ERROR")
     try:
         pooch.retrieve(item.url, known, fname=archive.name, path=archive.parent, downloader=resuming)
@@ -100,7 +100,7 @@ def _obtain(item: Download, archive: Path, progress: Progress, retry: Retry) -> 
 
 
 def _known_digest(item: Download, archive: Path) -> str | None:
-    """``algorithm:hex`` as published, or as recorded when the file was first seen."""
+    """Return ``algorithm:hex`` as published, or as recorded when the file was first downloaded."""
     if item.sha256 is not None:
         return f"sha256:{item.sha256}"
     if item.md5 is not None:

@@ -1,4 +1,4 @@
-"""One file over HTTP: taken up where it broke off, tried again while there is hope, never mistaken for whole."""
+"""Robust download of one file over HTTP: resumed after interruptions, retried, never mistaken for complete."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import requests
 from tissuebench.errors import DataError
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many bytes or files are done, how many there are (0 if unknown)."""
+"""Callback with a description, the number of bytes or files done, and their total (0 if unknown)."""
 
-_CHUNK_BYTES = 2**16  # what a connection that breaks may cost
+_CHUNK_BYTES = 2**16  # maximum loss when a connection breaks
 _PASSING = (408, 425, 429)
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How long to hope: the wait doubles from try to try."""
+    """Retry policy; the wait doubles after each attempt."""
 
     attempts: int = 5
     first_wait_seconds: float = 1.0
@@ -30,17 +30,17 @@ class Retry:
 
 
 class _PassingError(Exception):
-    """What another try may mend."""
+    """Transient failure that another attempt may resolve."""
 
 
 def download(url: str, part: Path, progress: Progress, retry: Retry) -> None:
-    """Bring all of ``url`` to ``part``; after a failure what came so far stays there for the next call.
+    """Download ``url`` to ``part``; after a failure the received bytes stay there for the next call.
 
-    It is resumed by ``Range``, guarded by ``If-Range`` where the server named a version; a server that cannot is
-    asked for the whole file again.
+    It is resumed with ``Range``, guarded by ``If-Range`` if the server sent a version; if the server cannot resume, the
+    whole file is requested again.
 
     Raises:
-        DataError: refused (4xx), a web page in place of a file, still failing after the last try, no room to write.
+        DataError: refused (4xx), a web page instead of the file, still failing after the last attempt, or not writable.
     """
     wait = retry.first_wait_seconds
     for attempt in range(1, retry.attempts + 1):
@@ -75,7 +75,7 @@ def _attempt(url: str, part: Path, progress: Progress, what: str, timeout_second
     with requests.get(url, headers=headers, stream=True, timeout=timeout_seconds) as response:
         start, total = _extent(response)
         if response.status_code == 416 and total == have:
-            return  # it was whole already, only not renamed
+            return  # it was complete already, just not renamed
         if response.status_code == 416 or (response.status_code == 206 and start != have):
             part.unlink()
             raise _PassingError("the server resumes at a different offset")
@@ -106,7 +106,7 @@ def _require_file(url: str, response: requests.Response) -> None:
 
 
 def _extent(response: requests.Response) -> tuple[int | None, int | None]:
-    """Where the bytes begin and how many the whole file has, as far as the server says."""
+    """Return the offset of the bytes and the size of the whole file, as far as the server reports them."""
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     if found is not None:
         return (None if found[1] is None else int(found[1])), (None if found[2] == "*" else int(found[2]))

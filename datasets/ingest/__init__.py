@@ -1,1 +1,1 @@
-"""Slides to a sealed tile store, slide by slide, in bounded memory."""
+"""Ingest of slides into a sealed tile store, slide by slide, in bounded memory."""

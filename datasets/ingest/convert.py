@@ -1,4 +1,4 @@
-"""One slide of a source into the store: the job that any process can do."""
+"""Conversion of one source slide into the store, as a job that any process can run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAMPLED_REGIONS, _SAMPLED_PX = 24, 256
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How the files of a dataset are read; what the fields mean stands in ``Recipe``."""
+    """Reading options for the files of a dataset; the fields are documented in ``Recipe``."""
 
     mpp: float | None
     drawing_order: tuple[str, ...] | None = None
@@ -38,7 +38,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class SlideJob:
-    """One slide to be converted; ``fingerprint`` is kept with it."""
+    """One slide to convert; ``fingerprint`` is stored with it."""
 
     spec: StoreSpec
     reading: Reading
@@ -52,7 +52,7 @@ class SlideJob:
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What became of a job: ``reason`` is empty if the slide is in the store."""
+    """Outcome of a job: ``reason`` is empty if the slide is in the store."""
 
     notes: tuple[str, ...] = ()
     reason: str = ""
@@ -61,7 +61,7 @@ class Converted:
 
 
 def convert(job: SlideJob) -> Converted:
-    """Convert one slide; whatever is wrong with it becomes the reason, in one line."""
+    """Convert one slide; any failure becomes a one-line ``reason``."""
     try:
         return Converted(notes=_convert(job))
     except TissueBenchError as error:
@@ -70,7 +70,7 @@ def convert(job: SlideJob) -> Converted:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = f"{job.spec.folder}: the disk is full" if full else f"{type(error).__name__}: {error}"
         return Converted(reason=" ".join(reason.split()), disk_full=full)
-    except Exception as error:  # a slide that trips over a defect of ours does not stop the others
+    except Exception as error:  # a slide that triggers a bug of ours must not stop the others
         reason = f"{job.image}: {type(error).__name__}: {error}"
         return Converted(reason=" ".join(reason.split()), trace=traceback.format_exc())
 
@@ -130,7 +130,10 @@ class _Source:
 
 
 def fit_stain(name: StainNormalisation, slide: Slide) -> FittedNormaliser | None:
-    """What brings the slide's stain to the reference, fitted on regions spread evenly over its tissue.
+    """Return the mapping from the slide's stain to the reference, fitted on regions spread evenly over its tissue.
+
+    Returns:
+        None if ``name`` is "none".
 
     Raises:
         DataError: there is not enough tissue to fit on.
@@ -140,7 +143,7 @@ def fit_stain(name: StainNormalisation, slide: Slide) -> FittedNormaliser | None
     thumbnail = slide.thumbnail(_THUMBNAIL_PX)
     tissue = np.argwhere(tissue_mask(thumbnail) > 0)
     if not len(tissue):
-        return normaliser(name).fit(thumbnail.reshape(-1, 3))  # refuses, and says why
+        return normaliser(name).fit(thumbnail.reshape(-1, 3))  # raises with the reason
     chosen = tissue[np.unique(np.linspace(0, len(tissue) - 1, _SAMPLED_REGIONS).astype(int))]
     ratio = slide.height / thumbnail.shape[0], slide.width / thumbnail.shape[1]
     regions = []

@@ -1,4 +1,4 @@
-"""Whether a source file is still the one that was ingested, without reading gigabytes."""
+"""Fingerprints that show whether a source file has changed since ingest, without reading gigabytes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ _END_BYTES = 1 << 20
 
 
 def fingerprint(path: Path | None) -> Json:
-    """Size and hash of the first and the last MiB of a file; names and sizes of all files of a folder.
+    """Return size and hash of the first and last MiB of a file; for a folder, a hash of its files' names and sizes.
 
-    Small files are hashed whole. A MIRAX slide has its pixels in a folder of its own name, which counts too.
+    Small files are hashed completely. A MIRAX slide keeps its pixels in a folder of the same name, which is included.
+
+    Returns:
+        None if ``path`` is None or does not exist.
     """
     if path is None or not path.exists():
         return None

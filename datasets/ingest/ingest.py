@@ -1,8 +1,8 @@
-"""Slides in: a recipe's images and annotations become one sealed TileStore and its split.
+"""Ingest of a recipe's images and annotations into one sealed TileStore, with its split.
 
-A slide that cannot be used is put on a list with its reason (``quarantine.json``) and the others go on. Slides are
-written one by one in any order by any number of processes; what is finished stays finished when the work is
-interrupted, however that happens, and the same command goes on from there to the same content hash.
+An unusable slide is listed with the reason (``quarantine.json``) and does not stop the others. Slides are written one
+by one, in any order and by any number of processes; finished slides survive any interruption, and the same command
+picks up where it left off and arrives at the same content hash.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from tissuebench.datasets.weak_labels import MIN_SHARE
 from tissuebench.errors import DataError
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many are done, how many there are."""
+"""Callback with a description, the number done and the total."""
 
 SPLIT_SEED = 0
 _BYTES_PER_PROCESS = 64 << 20
-"""A second process pays from here on: starting one costs a second or two."""
+"""Source size per process: starting one takes a second or two and only pays off for more than this."""
 
 
 @dataclass(frozen=True, slots=True)
 class IngestOptions:
-    """How slides get in.
+    """Options of an ingest.
 
     Attributes:
-        workers: processes; None takes a core for each 64 MiB of source files, as far as there are cores.
-        strict: stop at the first slide that cannot be used, instead of putting it on the list.
-        update: change a sealed store: take in what is new, drop what is gone, convert again what changed.
-        codec: how chunks are compressed; the content hash does not depend on it.
+        workers: number of processes; None uses one per 64 MiB of source files, up to the number of cores.
+        strict: stop at the first unusable slide instead of listing it.
+        update: change a sealed store: add new slides, drop removed ones, convert changed ones again.
+        codec: compression of the chunks; does not affect the content hash.
         stain: normalise every slide's stain to one reference, fitted slide by slide.
     """
 
@@ -59,7 +59,7 @@ class IngestOptions:
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """A dataset that is ready, and what was refused on the way."""
+    """Ingested dataset: its store and split, and the slides that were refused."""
 
     store: TileStore
     split: Split
@@ -68,30 +68,29 @@ class Ingested:
 
 
 def dataset_folder(home: Path, dataset: str) -> Path:
-    """Where a dataset's store, split and budgets stand."""
+    """Return the folder of a dataset's store, split and budgets."""
     return home / "data" / dataset
 
 
 def source_folder(home: Path, recipe: Recipe) -> Path:
-    """Where fetched and generated source files stand; the same for all tile sizes of a dataset."""
+    """Return the folder of fetched and generated source files; the same for all tile sizes of a dataset."""
     return dataset_folder(home, recipe.plain_name) / "raw"
 
 
 def ensure_store(
     recipe: Recipe, home: Path, data_root: Path | None, progress: Progress, options: IngestOptions | None = None
 ) -> Ingested:
-    """Open the dataset's store and split, making them first if they are not there.
+    """Open the dataset's store and split, creating them first if necessary.
 
     Args:
         recipe: the dataset.
-        home: folder that holds ``data/``.
-        data_root: the source files; may be None if the recipe generates or fetched its own, or the store is there.
-        progress: told of every slide.
-        options: how slides get in.
+        home: folder that contains ``data/``.
+        data_root: the source files; may be None if the recipe generates them, they were fetched, or the store exists.
+        progress: called for every slide.
+        options: options of the ingest.
 
     Raises:
-        DataError: source missing or unusable as a whole, no slide usable, the disk full, or the store was made from
-            other files.
+        DataError: source missing or unusable as a whole, no slide usable, disk full, or store made from other files.
     """
     options = options or IngestOptions()
     folder = dataset_folder(home, recipe.name)
@@ -99,7 +98,7 @@ def ensure_store(
     if data_root is not None and not data_root.is_dir():
         raise DataError(f"data root {data_root}: no such folder")
     ready = store_path.exists() and split_path.exists() and not options.update
-    if data_root is None and not ready:  # the files that came with a sealed store are not looked at again
+    if data_root is None and not ready:  # the source files of a sealed store are not checked again
         if recipe.generate is not None and not raw.is_dir():
             _generate(recipe, raw, progress)
         data_root = raw if raw.is_dir() else None
@@ -109,7 +108,7 @@ def ensure_store(
         notes = recipe.notes(data_root) if recipe.notes else ()
         if options.strict and bad:
             raise DataError(bad[0].reason)
-        _split_of(recipe, rows)  # a patient in two parts is found before hours of work
+        _split_of(recipe, rows)  # detect a patient in two parts before hours of work
         source = _source_hash(recipe, rows, bad)
         if store_path.exists() and not options.update and TileStore(store_path).info.source_sha256 != source:
             raise DataError(
@@ -148,7 +147,7 @@ def _generate(recipe: Recipe, raw: Path, progress: Progress) -> None:
 
 
 def _checked(found: Sequence[ManifestRow | BadRow]) -> tuple[list[ManifestRow], list[BadRow]]:
-    """Rows that can be tried, and those that cannot: two slides of one id are both in doubt."""
+    """Return the rows to try, and the bad ones; if two slides share an id, both are bad."""
     rows = [row for row in found if isinstance(row, ManifestRow)]
     bad = [row for row in found if isinstance(row, BadRow)]
     times = Counter(row.slide_id for row in rows)
@@ -164,7 +163,7 @@ def _checked(found: Sequence[ManifestRow | BadRow]) -> tuple[list[ManifestRow], 
 
 
 def _source_hash(recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadRow]) -> str:
-    """Hash of what a store is made of: the recipe, the manifest and its files."""
+    """Return a hash of everything that a store is made from: the recipe, the manifest and its files."""
     classes = recipe.class_map
     made_of: dict[str, Json] = {
         "recipe": [recipe.name, recipe.version, recipe.tile_px, asdict(_reading(recipe, "none"))],
@@ -174,7 +173,7 @@ def _source_hash(recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadR
         "files": [_fingerprint(row) for row in rows],
         "bad": sorted(row.slide_id for row in bad),
     }
-    if recipe.min_tag_share != MIN_SHARE:  # the default is not told, so that hashes stay what they were
+    if recipe.min_tag_share != MIN_SHARE:  # the default is left out, so that existing hashes stay valid
         made_of["min_tag_share"] = recipe.min_tag_share
     if recipe.white is not None:
         made_of["white"] = asdict(recipe.white)
@@ -225,7 +224,7 @@ def _ingest(
         [recipe.version, asdict(reading)],
         options.update,
     )
-    (folder / "split.json").unlink(missing_ok=True)  # of the store that is being changed
+    (folder / "split.json").unlink(missing_ok=True)  # it belongs to the store before the change
     finished = {slide_id: kept.fingerprint for slide_id, kept in writer.finished().items()}
     jobs = [
         SlideJob(writer.spec, reading, row.slide_id, row.image, row.annotation, row.mpp, row.reader, print_)

@@ -1,4 +1,4 @@
-"""Slides that could not be ingested, each with its reason, on file beside the store."""
+"""List of slides that could not be ingested, each with its reason, in a file next to the store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FILE = "quarantine.json"
 
 
 def write_quarantine(folder: Path, bad: Sequence[BadRow]) -> None:
-    """Write the list; no file where it is empty."""
+    """Write the list; remove the file if the list is empty."""
     if bad:
         listed = sorted(bad, key=lambda row: (row.slide_id, row.reason))
         write_hashed_json(folder / _FILE, {"slides": [[row.slide_id, row.reason] for row in listed]})
@@ -22,7 +22,7 @@ def write_quarantine(folder: Path, bad: Sequence[BadRow]) -> None:
 
 
 def read_quarantine(folder: Path) -> tuple[BadRow, ...]:
-    """The list of a dataset's folder; empty where nothing was refused.
+    """Return the list in a dataset's folder; empty if no slide was refused.
 
     Raises:
         DataError: the file was edited.

@@ -1,4 +1,4 @@
-"""One function over many jobs in several processes, where a process that dies takes only its own job with it."""
+"""Parallel map of one function over jobs; a process that dies only loses its own job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PATIENCE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """In place of a result: the process was killed or crashed while it had this job."""
+    """Result of a job whose process was killed or crashed."""
 
     exit_code: int | None
 
@@ -37,15 +37,15 @@ class _Worker(Generic[Job]):
 def run_each(
     function: Callable[[Job], Result], jobs: Sequence[Job], n_processes: int
 ) -> Iterator[tuple[Job, Result | Died]]:
-    """Yield each job with its result, in the order in which they are done.
+    """Yield each job with its result, in the order of completion.
 
-    With one process the jobs are run in this one. Workers are spawned, ignore Ctrl-C, and end with this process
-    however it ends; leaving the iteration early terminates them.
+    With one process the jobs run in the calling process. Workers are spawned, ignore Ctrl-C, and end with the calling
+    process however it ends; leaving the iteration early terminates them.
 
     Args:
-        function: importable by name; must not raise, as what it raises is a defect and ends the iteration.
+        function: importable by name; must not raise: an exception is a bug and ends the iteration.
         jobs: picklable.
-        n_processes: how many at once.
+        n_processes: maximum number of processes at once.
     """
     if n_processes <= 1:
         for job in jobs:
@@ -71,7 +71,7 @@ def run_each(
                     raise message
                 if waiting and not isinstance(message, Died):
                     worker.job = waiting.pop()
-                    with suppress(OSError):  # it died meanwhile: the next wait says so of this job
+                    with suppress(OSError):  # it died meanwhile: the next wait reports that for this job
                         worker.pipe.send(worker.job)
                 else:
                     _stop(worker)
@@ -93,7 +93,7 @@ def _start(function: Callable[[Job], Result]) -> _Worker[Job]:
 
 
 def _stop(worker: _Worker[Job]) -> None:
-    worker.pipe.close()  # an idle worker leaves by itself
+    worker.pipe.close()  # an idle worker then exits by itself
     if worker.job is not None:
         worker.process.terminate()
     worker.process.join(_PATIENCE_SECONDS)
@@ -104,11 +104,11 @@ def _stop(worker: _Worker[Job]) -> None:
 
 def _serve(function: Callable[[Job], Result], pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what libraries opened is closed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that resources opened by libraries are closed
     parent = multiprocessing.parent_process()
-    if parent is not None:  # a parent that is killed cannot tell its children
+    if parent is not None:  # a killed parent cannot notify its children
         threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
-    with suppress(EOFError, OSError):  # the other end is closed: there is nothing left to do
+    with suppress(EOFError, OSError):  # the other end is closed: nothing left to do
         pipe.send(None)  # ready
         while True:
             job = pipe.recv()

@@ -1,1 +1,1 @@
-"""Budgets of labels: specification, draw, purchase, and the view that withholds the rest."""
+"""Label budgets: specification, draw, purchase, and the label view that withholds everything else."""

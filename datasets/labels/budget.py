@@ -1,4 +1,4 @@
-"""LabelBudget: which labels were bought, what they cost, and who of the bought patients may choose a checkpoint."""
+"""Label budgets: the labels that were bought, their cost, and the bought patients reserved for checkpoint selection."""
 
 from __future__ import annotations
 
@@ -14,22 +14,29 @@ from tissuebench.errors import ConfigError, DataError
 
 @dataclass(frozen=True, slots=True)
 class LabelBudget:
-    """What was bought, what it cost, and where it came from.
+    """Labels that were bought, their cost, and where they came from.
 
-    Labels that choose a checkpoint are inside the budget too and hence charged: ``selection_patients`` says whose.
+    Labels that select a checkpoint are part of the budget and hence paid for; ``selection_patients`` returns their
+    patients.
 
     Attributes:
-        spec: as typed in a plan, see ``budget_specs``.
+        spec: as typed in a plan, see ``budget_spec``.
         replicate: number of the draw.
         split_sha256: split whose training part was sold.
-        spending: how minutes were shared out; empty for a budget in patients.
-        patients: whose masks were bought in full, in the order of purchase.
-        tiles: tiles whose masks were bought.
-        mask_minutes: what these cost.
-        mask_tiles: those of them that belong to the patient at whom the minutes ended.
-        tags: the tags that were bought beside the masks.
+        spending: how minutes were divided between kinds of labels; empty for a budget in patients.
+        patients: patients whose masks were bought in full, in the order of purchase.
+        tiles: number of tiles whose masks were bought.
+        mask_minutes: cost of these masks.
+        mask_tiles: those of the tiles that belong to the patient at whom the minutes ran out.
+        tags: the tags that were bought in addition to the masks.
         diagnoses: the diagnoses that were paid from a budget in minutes. A budget in patients leaves them to the
-            trial, because whether a method looks at diagnoses must not change which masks it gets.
+            trial, because whether a method uses diagnoses must not change which masks it gets.
+
+    Example:
+        >>> from tissuebench.datasets.labels.budget import LabelBudget
+        >>> budget = LabelBudget("masks:2p", 0, split_sha256="", patients=("p3", "p1"), tiles=12, mask_minutes=24.0)
+        >>> budget.purchases[Supervision.MASKS].n_tiles, budget.minutes
+        (12, 24.0)
     """
 
     spec: str
@@ -47,7 +54,7 @@ class LabelBudget:
     def of_purchases(
         cls, spec: str, replicate: int, split_sha256: str, spending: str, purchases: Mapping[Supervision, Purchase]
     ) -> LabelBudget:
-        """The budget that consists of these purchases, as ``purchases`` gives them."""
+        """Return the budget that consists of the given purchases; the inverse of ``purchases``."""
         masks = purchases.get(Supervision.MASKS, NOTHING)
         return cls(
             spec=spec,
@@ -64,10 +71,10 @@ class LabelBudget:
 
     @classmethod
     def of_document(cls, document: Mapping[str, Json]) -> LabelBudget:
-        """The budget that ``document`` describes.
+        """Return the budget that ``document`` describes.
 
         Raises:
-            DataError: it is not one of this version.
+            DataError: it is not a budget of this version.
         """
         try:
             bought = cast("Mapping[str, Json]", document["purchases"])
@@ -83,23 +90,23 @@ class LabelBudget:
 
     @property
     def purchases(self) -> dict[Supervision, Purchase]:
-        """What was bought of each kind; nothing was bought of a kind that is missing."""
+        """Purchase of each kind of label; kinds without a purchase are missing."""
         masks = Purchase(self.patients, self.mask_tiles, self.tiles, self.mask_minutes)
         bought = {Supervision.MASKS: masks, Supervision.TAGS: self.tags, Supervision.DIAGNOSIS: self.diagnoses}
         return {kind: purchase for kind, purchase in bought.items() if purchase != NOTHING}
 
     @property
     def minutes(self) -> float:
-        """What everything together cost."""
+        """Total cost in minutes."""
         return self.mask_minutes + self.tags.minutes + self.diagnoses.minutes
 
     @property
     def sha256(self) -> str:
-        """Hash of the content, as it stands in the file and in every result."""
+        """Hash of the content, as stored in the file and in every result."""
         return content_hash(self.document())
 
     def document(self) -> dict[str, Json]:
-        """As it stands in the file."""
+        """Return the budget as stored in a file."""
         return {
             "spec": self.spec,
             "replicate": self.replicate,
@@ -110,13 +117,14 @@ class LabelBudget:
 
 
 def selection_patients(budget: LabelBudget, share: float, kind: Supervision = Supervision.MASKS) -> tuple[str, ...]:
-    """The bought patients who choose a checkpoint and are not trained on (``held_out`` of the label view).
+    """Return the bought patients that select a checkpoint and are not trained on (``held_out`` of the label view).
 
-    Every k-th in the order of purchase, k = round(1 / share), so that what a smaller budget holds out a larger one
-    holds out too. Their labels are inside the budget, hence paid for. Fewer than k patients hold out nobody.
+    These are every k-th in the order of purchase, k = round(1 / share), so that a larger budget also holds out the
+    patients that a smaller one does. Their labels are part of the budget, hence paid for. With fewer than k patients
+    nobody is held out.
 
     Raises:
-        ConfigError: ``share`` is not from 0 (nobody) to .5 (every other one).
+        ConfigError: ``share`` is not between 0 (nobody) and .5 (every second one).
     """
     if not 0 <= share <= 0.5:
         raise ConfigError(f"share of patients that choose a checkpoint is {share:g}; it goes from 0 to 0.5")

@@ -1,4 +1,4 @@
-"""How budgets are spelt, and how minutes are shared out between kinds of labels."""
+"""Budget specifications: their spelling, and the division of minutes between kinds of labels."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _HELP = (
 
 @dataclass(frozen=True, slots=True)
 class BudgetSpec:
-    """A budget as it stands in a plan. Exactly one of ``patients``, ``share`` and ``minutes`` is given.
+    """Budget specification from a plan, with exactly one of ``patients``, ``share`` and ``minutes``.
 
     Attributes:
-        text: as it was typed; it holds nothing but letters, digits and ``:.%``.
-        kind: ``masks`` or ``tags``; None for minutes, which the method spends as it likes.
-        patients: how many.
-        share: of the patients that have such labels, 1 is all.
-        minutes: of an annotator's time.
+        text: as typed; contains only letters, digits and ``:.%``.
+        kind: ``masks`` or ``tags``; None for minutes, which the method divides between kinds.
+        patients: number of patients.
+        share: share of the patients that have such labels, 1 for all.
+        minutes: minutes of an annotator's time.
     """
 
     text: str
@@ -43,14 +43,14 @@ class BudgetSpec:
 
     @property
     def file_name(self) -> str:
-        """The spelling as part of a file name; no two spellings share one."""
+        """Specification as part of a file name; different specifications have different names."""
         return self.text.replace(":", "-").replace("%", "pct")
 
     def patients_of(self, n_patients: int) -> int:
-        """How many patients it buys out of ``n_patients`` that have such labels; a share is rounded up.
+        """Return the number of patients to buy out of ``n_patients`` that have such labels; a share is rounded up.
 
         Raises:
-            ConfigError: none, or more than there are.
+            ConfigError: none, or more than available.
         """
         if self.patients is not None:
             wanted = self.patients
@@ -67,10 +67,15 @@ class BudgetSpec:
 
 
 def parse_spec(text: str) -> BudgetSpec:
-    """Read a spelling: ``masks:3p``, ``masks:25%``, ``masks:all``, the same with ``tags:``, ``minutes:60``.
+    """Parse a specification: ``masks:3p``, ``masks:25%``, ``masks:all``, the same with ``tags:``, or ``minutes:60``.
 
     Raises:
-        ConfigError: another spelling; the message lists them.
+        ConfigError: invalid specification; the message lists the valid forms.
+
+    Example:
+        >>> from tissuebench.datasets.labels.budget_spec import parse_spec
+        >>> parse_spec("masks:25%").patients_of(n_patients=10)
+        3
     """
     match = next((found for form in _SPELLINGS if (found := form.fullmatch(text))), None)
     if match is None:
@@ -86,11 +91,11 @@ def parse_spec(text: str) -> BudgetSpec:
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What minutes are spent on: the diagnoses first, what is left in shares.
+    """Division of a budget in minutes: diagnoses first, the remainder in shares.
 
     Attributes:
         masks, tags: shares of what the diagnoses leave; they add up to 1, or both are 0.
-        diagnoses: the diagnosis of every training patient is paid before anything else.
+        diagnoses: whether the diagnosis of every training patient is paid before anything else.
 
     Raises:
         ConfigError: the shares do not add up.
@@ -110,7 +115,7 @@ class Spending:
 
     @property
     def shares(self) -> Mapping[Supervision, float]:
-        """The kinds that get a share, the dearer one first."""
+        """Kinds of labels with a positive share, the more expensive one first."""
         shares = {Supervision.MASKS: self.masks, Supervision.TAGS: self.tags}
         return {kind: share for kind, share in shares.items() if share > 0}
 

@@ -100,7 +100,7 @@ class Method(Trainable[SettingsT], ABC):
         return ()
 
     def predict(self, images: Tensor) -> Tensor:
-        """Return class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8; the evaluator calls only this."""
+        """Return class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8; the evaluator's only call."""
         logits: Tensor = self.network(images)
         return logits.float().softmax(dim=1)
 

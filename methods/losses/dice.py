@@ -66,7 +66,7 @@ def class_dice_losses(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def _over_processes(sums: Tensor) -> Tensor:
-    """Return the sum over all W processes; the gradient of this process's part is scaled by W, as gradients are averaged."""
+    """Return the sum over all W processes, with this one's gradient scaled by W because gradients are averaged."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return sums
     everywhere = sums.detach().clone()

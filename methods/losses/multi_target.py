@@ -16,7 +16,7 @@ _OFFICIAL_LOGIT = 100.0
 
 
 class MultiTarget(StrEnum):
-    """Treatment of ignored pixels: left out (``valid``, recommended), or a separate class (``official``, the official code)."""
+    """Treatment of ignored pixels: left out (``valid``, recommended), or a class of their own (``official``)."""
 
     VALID = "valid"
     OFFICIAL = "official"

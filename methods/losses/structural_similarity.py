@@ -18,7 +18,7 @@ _FLAT_MAP = 1e-16  # keeps the square root differentiable for constant maps; mas
 
 
 class SimilarityForm(StrEnum):
-    """Cross-entropy to be weighted: the batch mean (``scalar``, as published), or each pixel's (``per_pixel``, Zhao et al.)."""
+    """Form of the weighted cross-entropy: its batch mean (``scalar``, published), or per pixel (Zhao et al.)."""
 
     SCALAR = "scalar"
     PER_PIXEL = "per_pixel"
@@ -79,7 +79,7 @@ def structural_similarity_loss(
 
 
 def structural_errors(probabilities: Tensor, masks: Tensor, beta: float, stabiliser: float) -> tuple[Tensor, Tensor]:
-    """Return the error of each standardised probability map against its class's mask, and the selection of large errors.
+    """Return the errors of standardised probability maps against their class's mask, and which errors are large.
 
     ``e = |(y - mu_y + C0) / (sigma_y + C0) - (p - mu_p + C0) / (sigma_p + C0)|`` with mean and unbiased deviation of
     one tile and class over its labelled pixels; ``f = 1[e > beta max over pixels of e]``.

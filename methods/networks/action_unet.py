@@ -63,7 +63,7 @@ class _Down(nn.Module):
 
 
 class _Up(nn.Module):
-    """Upsampling step: 1x1 convolution to the skip's channels, 2x interpolation, concatenation with the skip, a block."""
+    """Upsampling step: 1x1 convolution to the skip's channels, 2x interpolation, concatenation with the skip, block."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class ActionUNet(nn.Module):
 
 
 class RepresentationHead(nn.Module):
-    """Head for the vectors of the pixel contrast: a 3x3 convolution without bias, directly followed by a 1x1 convolution.
+    """Head for the pixel contrast: a 3x3 convolution without bias, directly followed by a 1x1 convolution.
 
     Published for ACTION's third phase, with 2,548,224 parameters; not used for predictions.
 

@@ -106,7 +106,7 @@ def build_encoder(settings: NetworkSettings) -> ImageEncoder:
 
 @contextmanager
 def from_settings(settings: NetworkSettings) -> Iterator[tuple[str, str | None]]:
-    """Yield the encoder's name and weights for segmentation-models-pytorch; failures in the block become ``ConfigError``.
+    """Yield the encoder's name and weights for segmentation-models-pytorch, and translate errors of the block.
 
     Raises:
         ConfigError: unknown encoder, or its weights cannot be downloaded.

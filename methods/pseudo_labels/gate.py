@@ -1,4 +1,4 @@
-"""Gate that switches off classes that a tile's classifier does not see (Han et al., Med. Image Anal. 80, 102487, 2022)."""
+"""Gate that removes classes unseen by a tile's classifier (Han et al., Med. Image Anal. 80, 102487, 2022)."""
 
 from __future__ import annotations
 

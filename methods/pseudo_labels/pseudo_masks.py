@@ -1,4 +1,4 @@
-"""From activation maps and the tags of tiles to masks of class ids (Han et al., Med. Image Anal. 80, 102487, 2022)."""
+"""Pseudo-masks of class ids from activation maps and tile tags (Han et al., Med. Image Anal. 80, 102487, 2022)."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 from tissuebench.datasets.types import IGNORE_LABEL
 
 _ROUNDING = 1e-5
-"""Differences up to this share of the largest absolute value are none."""
+"""Relative tolerance: differences up to this share of the largest absolute value count as zero."""
 
 
 class Scale(StrEnum):
-    """Over what the maps of a tile are scaled to 0..1: all classes together (published), or each by itself."""
+    """Scaling of a tile's maps to 0..1: over all classes together (published), or separately per class."""
 
     JOINT = "joint"
     PER_CLASS = "per_class"
 
 
 class Absent(StrEnum):
-    """How classes without a tag lose.
+    """Treatment of classes without a tag.
 
-    ``excluded``: they have no score. ``zero``: score 0, as in the official code, where a present class that scores 0,
-    too, loses to an absent one of lower index.
+    ``excluded``: they have no score. ``zero``: score 0, as in the official code, where a present class that also scores
+    0 loses to an absent one of lower index.
     """
 
     EXCLUDED = "excluded"
@@ -32,14 +32,14 @@ class Absent(StrEnum):
 
 
 def min_max(cams: Tensor, scale: Scale) -> Tensor:
-    """``(x - min) / (max - min)`` over all classes of a tile or over each class; 0 where all x are equal.
+    """Return ``(x - min) / (max - min)`` over all classes of a tile or per class; 0 where all x are equal.
 
-    Equal but for rounding, that is: enlarging a constant map leaves differences of some 1e-7 of its value, which are
-    not to be scaled up to 0..1.
+    "Equal" allows for rounding: enlarging a constant map leaves relative differences of about 1e-7, which must not be
+    scaled up to 0..1.
 
     Args:
         cams: (B, K, H, W) float.
-        scale: over what minimum and maximum are taken; pixels always.
+        scale: whether minimum and maximum are taken over all classes and pixels, or over the pixels of each class.
 
     Returns:
         (B, K, H, W) in 0..1.
@@ -52,27 +52,28 @@ def min_max(cams: Tensor, scale: Scale) -> Tensor:
 
 
 def restricted_argmax(scores: Tensor, tags: Tensor, absent: Absent = Absent.EXCLUDED) -> Tensor:
-    """The class of the highest score among those present, the lowest index at ties.
+    """Return the class with the highest score among those present; the lowest index wins ties.
 
     Args:
         scores: (B, K, H, W), in 0..1 for ``Absent.ZERO``.
         tags: (B, K) bool, classes present in each tile.
-        absent: what becomes of the others.
+        absent: treatment of the other classes.
 
     Returns:
-        (B, H, W) uint8; ``IGNORE_LABEL`` all over a tile without tags.
+        (B, H, W) uint8; ``IGNORE_LABEL`` everywhere in a tile without tags.
     """
     score_of_absent = -torch.inf if absent is Absent.EXCLUDED else 0.0
-    # max, which is much faster than argmax over the channels of NCHW
+    # max is much faster than argmax over the channels of NCHW
     best = scores.masked_fill(~tags[:, :, None, None], score_of_absent).max(dim=1).indices
     return _ignored_without_tags(best, tags)
 
 
 def shared_threshold(cams: Tensor, tags: Tensor, shared: Tensor, threshold: float) -> Tensor:
-    """Shared classes (stroma, glass) where they are sure, diagnosis-dependent ones elsewhere (not published).
+    """Return shared classes (stroma, glass) where confident, diagnosis-dependent ones elsewhere (not published).
 
-    Every class is scaled to 0..1 by itself. Where the best present shared class scores more than ``threshold`` it
-    wins, elsewhere the best present one of the others. Where a tile has tags of one group only, the best of these wins.
+    Each class is scaled to 0..1 separately. Where the best present shared class scores more than ``threshold`` it wins;
+    elsewhere the best present diagnosis-dependent class wins. If a tile has tags of one group only, the best of these
+    wins.
 
     Args:
         cams: (B, K, H, W) float, any scale.
@@ -81,7 +82,7 @@ def shared_threshold(cams: Tensor, tags: Tensor, shared: Tensor, threshold: floa
         threshold: in 0..1.
 
     Returns:
-        (B, H, W) uint8; ``IGNORE_LABEL`` all over a tile without tags.
+        (B, H, W) uint8; ``IGNORE_LABEL`` everywhere in a tile without tags.
     """
     scores = min_max(cams, Scale.PER_CLASS)
     best_shared = scores.masked_fill(~(tags & shared)[:, :, None, None], -torch.inf).max(dim=1)
@@ -92,24 +93,24 @@ def shared_threshold(cams: Tensor, tags: Tensor, shared: Tensor, threshold: floa
 
 
 def agreement(masks: Tensor) -> Tensor:
-    """The class where the masks of all layers agree, ``IGNORE_LABEL`` elsewhere.
+    """Return the class where the masks of all layers agree, ``IGNORE_LABEL`` elsewhere.
 
     Args:
         masks: (B, L, H, W) integer.
 
     Returns:
-        (B, H, W) of the same type.
+        (B, H, W) of the same dtype.
     """
     first = masks[:, 0]
     return torch.where((masks == first[:, None]).all(dim=1), first, torch.full_like(first, IGNORE_LABEL))
 
 
 def fill(tags: Tensor, rarity: Tensor) -> Tensor:
-    """The rarest class of each tile: one class for all of it, which needs no classifier.
+    """Return the rarest class of each tile, to be used for the whole tile; needs no classifier.
 
     Args:
         tags: (B, K) bool, classes present in each tile.
-        rarity: (K,) integer, number of tiles with the tag; the lowest counts, at ties the lowest index.
+        rarity: (K,) integer, number of tiles with the tag; the lowest count wins, at ties the lowest index.
 
     Returns:
         (B,) uint8; ``IGNORE_LABEL`` for a tile without tags.

@@ -1,4 +1,4 @@
-"""Networks that learn a tile's tags and say where in the tile they looked, at three depths."""
+"""Networks that classify a tile's tags and localise the evidence as activation maps at three depths."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ _HEADS_DROPOUT = 0.2
 
 
 class MapSource(StrEnum):
-    """Where maps come from: a head a depth (this project's), or Grad-CAM of one head at three depths (published)."""
+    """Source of the activation maps: one head per depth (this project's), or Grad-CAM at three depths (published)."""
 
     HEADS = "heads"
     GRAD_CAM = "grad_cam"
 
 
 class TagClassifier(nn.Module):
-    """An encoder whose three deepest maps are the taps, and heads that score classes at each of their pixels.
+    """Encoder whose three deepest maps are the taps, with heads that score classes at each of their pixels.
 
-    A head's logits are its scores, averaged over the ``top_share`` highest of a tile for each class: 1 is the
-    published global average pooling. If tags name the classes that cover at least a share of a tile, a class is in it
-    exactly if that share of the pixels shows it, so pooling over few pixels puts the border between present and
-    absent where it is for single pixels, too; the average shifts it from tile to tile.
+    A head's logits are the mean of the ``top_share`` highest scores of each class in a tile: 1 is the published global
+    average pooling. If tags name the classes that cover at least a certain share of a tile, a class is tagged exactly
+    if that share of the pixels shows it. Pooling over few pixels therefore puts the border between present and absent
+    at the same score for tiles as for single pixels; with averaging it shifts from tile to tile.
 
     ``heads``: at depth l, ``m_l = relu(sum over levels j <= l of W_lj up(norm(tap_j)))`` at the stride of the
-    shallowest tap, with a linear head of its own. What it may see grows with depth: nuclei first, context last.
+    shallowest tap, with its own linear head. The visible context grows with depth: nuclei first, surroundings last.
     ``grad_cam``: one linear head without bias on ``relu(deepest tap)``, as published.
 
     Args:
-        settings: of the shared network.
+        settings: settings of the shared network.
         n_classes: K.
-        tile_px: edge of the tiles that cached features are those of.
-        maps: which of the two.
-        backbone: which encoder; the paper's has global average pooling at any width.
+        tile_px: edge length of the tiles that cached features come from.
+        maps: ``heads`` or ``grad_cam``.
+        backbone: encoder to use; the paper's has three taps at stride 8.
         top_share: in 0..1 without 0.
         hidden: width of ``m_l`` (``heads``).
     """
@@ -82,20 +82,20 @@ class TagClassifier(nn.Module):
     def forward(
         self, inputs: Tensor | tuple[Tensor, ...], keep: float | None = None, divide_by: int | None = None
     ) -> Tensor:
-        """Logits (B, H, K) of every head, from images or from cached features of tiles.
+        """Return the logits (B, H, K) of all H heads, from images or from cached features of tiles.
 
         Args:
-            inputs: (B, 3, H, W) images, or features as ``ImageEncoder.encode`` makes them.
-            keep: of progressive dropout attention before each head; None is without it.
-            divide_by: of that attention.
+            inputs: (B, 3, H, W) images, or features from ``ImageEncoder.encode``.
+            keep: parameter of progressive dropout attention before each head; None disables it.
+            divide_by: divisor of that attention.
         """
         size = tuple(inputs.shape[-2:]) if isinstance(inputs, Tensor) else (self._tile_px, self._tile_px)
         return self._logits(self._taps(inputs), cast("tuple[int, int]", size), keep, divide_by)
 
     def activation_maps(self, inputs: Tensor | tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
-        """Maps of every class at the three depths, (B, 3, K, *size) float32, in evaluation mode.
+        """Return the maps of every class at the three depths, (B, 3, K, *size) float32, in evaluation mode.
 
-        Grad-CAM looks through the encoder, so it needs images.
+        Grad-CAM differentiates through the encoder, so it needs images.
 
         Raises:
             ValueError: Grad-CAM of cached features.
@@ -120,7 +120,7 @@ class TagClassifier(nn.Module):
             return cast("tuple[Tensor, ...]", self.encoder(_unit_range(inputs)))
         else:
             taps = tuple(self.encoder.encode(inputs, through)[-3:])  # type: ignore[operator]
-        # Above a linear bottleneck the deepest map has no ReLU of its own; the published tap is after one.
+        # After a linear bottleneck the deepest map has no ReLU of its own; the published tap is after one.
         return (*taps[:-1], taps[-1].relu()) if self.maps is MapSource.GRAD_CAM else taps
 
     def _logits(
@@ -141,23 +141,23 @@ class TagClassifier(nn.Module):
         return torch.stack(logits, dim=1)
 
     def _pooled(self, scores: Tensor) -> Tensor:
-        """(B, K): mean of the highest scores of each class."""
+        """Return the mean of the highest scores of each class, (B, K)."""
         flat = scores.float().flatten(2)
         count = max(1, round(self._top_share * flat.shape[2]))
         return flat.mean(dim=2) if count == flat.shape[2] else flat.topk(count, dim=2).values.mean(dim=2)
 
     @staticmethod
     def _resized(cams: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-        """Bilinear to the padded image that the map covers, then without the padding."""
+        """Resize bilinearly to the padded image that the map covers, then crop the padding."""
         height, width = (side * stride for side in cams.shape[-2:])
-        # Plane by plane in memory: what masks are made by is more than twice as fast on that.
+        # Contiguous planes make the computation of masks more than twice as fast.
         return enlarge(cams.contiguous(), (height, width))[..., : size[0], : size[1]]
 
 
 class Cumulative(nn.Module):
-    """Hidden maps at each depth from all taps down to it, at the stride of the shallowest tap.
+    """Hidden maps at each depth, computed from all taps up to that depth, at the stride of the shallowest tap.
 
-    A 1x1 convolution and bilinear enlarging commute, so maps are made narrow first and enlarged after.
+    A 1x1 convolution and bilinear upsampling commute, so maps are first reduced in width and then upsampled.
     """
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int], hidden: int) -> None:
@@ -171,7 +171,7 @@ class Cumulative(nn.Module):
         )
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
-        """(B, hidden, h, w) for each depth, not negative; h and w of the shallowest tap."""
+        """Return non-negative maps (B, hidden, h, w) for each depth; h and w are those of the shallowest tap."""
         depths = len(taps)
         total: Tensor | None = None
         for level, (tap, norm, mix, scale) in enumerate(zip(taps, self.norms, self.mixes, self._scales, strict=True)):
@@ -180,17 +180,17 @@ class Cumulative(nn.Module):
                 share = functional.interpolate(share, scale_factor=float(scale), mode="bilinear", align_corners=False)
             if total is None:
                 total = share
-            else:  # the depths above this level do not see it
+            else:  # shallower depths do not see this level
                 total = torch.cat([total[:, : level * self._hidden], total[:, level * self._hidden :] + share], dim=1)
         assert total is not None  # noqa: S101 - there are taps
         return list(total.relu().chunk(depths, dim=1))
 
 
 def _unit_range(images: Tensor) -> Tensor:
-    """0..1 without mean and standard deviation, as the paper's network is fed."""
+    """Return images in 0..1 without mean and standard deviation, the input of the paper's network."""
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _differentiable(images: Tensor) -> Tensor:
-    """Images that gradients reach, so that there is a graph below a frozen encoder as well."""
+    """Return images that require a gradient, so that there is a graph even through a frozen encoder."""
     return _unit_range(images).detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""Stages that turn tags of tiles into pseudo-masks: a classifier's activation maps, or the rarest class everywhere."""
+"""Stages that turn tile tags into pseudo-masks: a classifier's activation maps, or the rarest class everywhere."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, MapSource, 
 
 
 class Rule(StrEnum):
-    """How maps become masks.
+    """Rule that turns activation maps into masks.
 
-    ``joint``: the highest map among the tile's classes (published: scaling a tile's maps together moves no argmax).
-    ``per_class``: each map scaled to 0..1 by itself first. ``shared_threshold``: shared classes (stroma) where their
-    scaled map is above a threshold, elsewhere the others. ``both``: where ``joint`` and ``per_class`` agree, nothing
-    elsewhere.
+    ``joint``: the highest map among the tile's classes (published: scaling a tile's maps together does not change the
+    argmax). ``per_class``: each map is first scaled to 0..1 by itself. ``shared_threshold``: shared classes (stroma)
+    where their scaled map is above a threshold, the others elsewhere. ``both``: the class where ``joint`` and
+    ``per_class`` agree, nothing elsewhere.
     """
 
     JOINT = "joint"
@@ -57,22 +57,24 @@ class Rule(StrEnum):
 
 
 class ClassifierSettings(Settings):
-    """Everything that pseudo-masks depend on.
+    """Settings that the pseudo-masks depend on.
 
     Attributes:
         maps: ``heads`` or the published ``grad_cam``.
-        backbone: ``matched``, the encoder that all arms share, or the ``paper``'s ResNet-38.
-        top_share: share of a tile's pixels, those of the highest scores, that a class is pooled over; published: 1.
+        backbone: ``matched``, the encoder that all methods share, or the ``paper``'s ResNet-38.
+        top_share: share of a tile's pixels, those with the highest scores, over which a class is pooled; published: 1.
         hidden: width of the heads' hidden maps (``heads``).
-        attention: schedule of progressive dropout attention; null is without.
-        attention_epochs: epochs that the schedule thinks the step budget is.
-        attention_divisor: the official code divides attention by 4, whatever the number of classes; null by it.
-        rule: how maps become masks.
-        threshold: of ``shared_threshold``.
-        absent: how classes without a tag lose; ``zero`` is the official code's.
-        doubt: leave out pixels that a class without a tag claims (``heads``): its score is positive, and higher than
-            those of all classes with one. A tag names a class from a share of the tile on, so what has no tag may be
-            there. Published: false.
+        attention: schedule of progressive dropout attention; null disables it.
+        attention_epochs: number of epochs that the schedule assumes for the step budget.
+        attention_divisor: divisor of the attention; null is the number of classes. The official code divides by 4,
+            whatever the number of classes.
+        rule: rule that turns maps into masks.
+        threshold: threshold of ``shared_threshold``.
+        absent: treatment of classes without a tag; ``zero`` is the official code's.
+        doubt: leave out pixels that an untagged class claims (``heads``): its score is positive, and higher than those
+            of all tagged classes. A tag requires a minimum share of the tile, so an untagged class may still be
+            present.
+            Published: false.
     """
 
     maps: MapSource = MapSource.HEADS
@@ -89,10 +91,10 @@ class ClassifierSettings(Settings):
 
 
 def build_classifier(task: Task, settings: ClassifierSettings) -> TagClassifier:
-    """The classifier that these settings describe.
+    """Build the classifier that these settings describe.
 
     Raises:
-        ConfigError: the paper's backbone below cached features, which are another encoder's.
+        ConfigError: the paper's backbone with cached features, which belong to another encoder.
     """
     if settings.backbone is Architecture.PAPER and task.network.encoder_mode is EncoderMode.FROZEN:
         raise ConfigError("backbone 'paper' uses its own network and needs network.encoder_mode: finetune")
@@ -108,7 +110,7 @@ def build_classifier(task: Task, settings: ClassifierSettings) -> TagClassifier:
 
 
 class _TagStage(Trainable[SettingsT]):
-    """What both stages know of tags: which classes no tile shows, and what else people should be told.
+    """Base class of both stages: counts the tags, and notes classes that no tile shows.
 
     Buffers:
         counts: (K,) int64, tagged tiles of each class.
@@ -126,11 +128,11 @@ class _TagStage(Trainable[SettingsT]):
         self.register_buffer("seen", torch.ones(n_classes, dtype=torch.bool))
 
     def streams(self) -> Mapping[str, Stream]:
-        """Tagged tiles, classes balanced."""
+        """Return one stream: tagged tiles, balanced by class."""
         return {self.stream: Stream(Supervision.TAGS, self.task.training.batch_size)}
 
     def survey(self, tags: Mapping[str, Tensor]) -> None:
-        """Count the tags, and say which classes have none."""
+        """Count the tags, and note classes without any."""
         present = tags[self.stream]
         self.counts.copy_(present.sum(dim=0))
         self.seen.copy_(self.counts > 0)
@@ -140,7 +142,7 @@ class _TagStage(Trainable[SettingsT]):
             self.note(f"no tile is tagged {', '.join(missing)}: it is not learnt and no pseudo-mask shows it")
 
     def finished(self, layers: Tensor, batch: TileBatch) -> Tensor:
-        """White background and masks that were bought take the place of pseudo-masks, (B, L, H, W) uint8."""
+        """Return pseudo-masks (B, L, H, W) uint8 with white background and bought masks filled in."""
         if self.task.white is not None and batch.images is not None:
             label = self.task.white.label
             names = self.task.class_map.names
@@ -154,7 +156,7 @@ class _TagStage(Trainable[SettingsT]):
 
 
 class TagClassification(_TagStage[ClassifierSettings]):
-    """Learns which classes a tile shows, and annotates tiles with what its maps say at three depths.
+    """Stage that learns the tags of tiles and annotates tiles from its activation maps at three depths.
 
     ``L = mean over tiles, heads and classes with a positive tag of BCE(sigmoid(z), tag)``: the multi-label soft margin
     loss of the paper.
@@ -174,7 +176,7 @@ class TagClassification(_TagStage[ClassifierSettings]):
         return LAYERS
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """Binary cross-entropy of all heads on classes that some tile shows."""
+        """Return the binary cross-entropy of all heads on classes that occur in some tile."""
         tiles = batch[self.stream]
         epoch = int(self.progress * self.config.attention_epochs)
         keep = None if self._schedule is None else self._schedule.keep(epoch)
@@ -182,9 +184,9 @@ class TagClassification(_TagStage[ClassifierSettings]):
         return tag_loss(logits, tiles.tags, self.seen)
 
     def annotate(self, batch: TagBatch) -> Tensor:
-        """Pseudo-masks of the three depths, (B, 3, H, W) uint8.
+        """Return pseudo-masks of the three depths, (B, 3, H, W) uint8.
 
-        A tile with several tags whose maps are the same everywhere says nothing and is not annotated.
+        A tile with several tags but constant maps is uninformative and is not annotated.
 
         Raises:
             ValueError: the maps are not finite.
@@ -211,7 +213,7 @@ class TagClassification(_TagStage[ClassifierSettings]):
             masks = agreement(torch.stack([masks, joint], dim=1))
         if settings.doubt and settings.maps is MapSource.HEADS:
             absent = ~tags[:, :, None, None]
-            learnt = absent & self.seen[:, None, None]  # what no tile taught the heads is no claim
+            learnt = absent & self.seen[:, None, None]  # scores of classes that no tile shows are meaningless
             claimed = cams.masked_fill(~learnt, 0).amax(dim=1)
             masks = masks.masked_fill(claimed > cams.masked_fill(absent, 0).amax(dim=1), IGNORE_LABEL)
         highest = scores.amax(dim=(2, 3)).masked_fill(~tags, -torch.inf).amax(dim=1)
@@ -223,12 +225,12 @@ class TagClassification(_TagStage[ClassifierSettings]):
 
 
 def tag_loss(logits: Tensor, tags: Tensor, seen: Tensor) -> Tensor:
-    """Binary cross-entropy over tiles, heads and the classes that are ``seen``; 0 where there are none.
+    """Return the binary cross-entropy over tiles, heads and the classes in ``seen``; 0 if there are none.
 
     Args:
         logits: (B, H, K).
         tags: (B, K) bool.
-        seen: (K,) bool; the others say nothing, as every tile lacks them.
+        seen: (K,) bool; the other classes are uninformative, as no tile has them.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     target = tags[:, None].expand_as(logits).to(logits.dtype)
@@ -238,28 +240,28 @@ def tag_loss(logits: Tensor, tags: Tensor, seen: Tensor) -> Tensor:
 
 
 class Fill(_TagStage[Settings]):
-    """Fills each tile with the rarest of its tags; there is nothing to train.
+    """Stage that fills each tile with the rarest of its tags; nothing is trained.
 
-    What any use of activation maps must beat: it has the same labels without the method's idea.
+    The baseline for any use of activation maps: the same labels without the method's idea.
     """
 
     kind = "tissuebench.methods.tagging:Fill"
 
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)
-        self.unused = nn.Parameter(torch.zeros(()))  # a stage has an optimiser, and that wants a parameter
+        self.unused = nn.Parameter(torch.zeros(()))  # a stage has an optimiser, which needs a parameter
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Its one pseudo-mask."""
+        """Name of its single pseudo-mask."""
         return ("fill",)
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
-        """Nothing."""
+        """Return 0; there is nothing to train."""
         return self.unused * 0
 
     def annotate(self, batch: TagBatch) -> Tensor:
-        """The rarest class everywhere, (B, 1, H, W) uint8."""
+        """Return masks of each tile's rarest class, (B, 1, H, W) uint8."""
         classes = fill(batch.tags, self.counts)
         height, width = batch.pixels.shape[-2:]
         return self.finished(classes[:, None, None, None].expand(-1, 1, height, width), batch)

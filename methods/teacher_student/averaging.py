@@ -1,4 +1,4 @@
-"""Stages that keep a moving average of what they train."""
+"""Stages that keep a moving average of their trained weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tissuebench.methods.api.stage import SettingsT, Trainable
 
 
 class Averaging(Trainable[SettingsT]):
-    """Averages as part of each step, and not after it, so that a checkpoint holds both."""
+    """Stage that updates its weight average within each optimiser step, so that a checkpoint holds both."""
 
     @property
     @abstractmethod
     def averaged(self) -> tuple[AveragedModel, nn.Module] | None:
-        """The average, and what it is of; None where there is none."""
+        """The average, and the module that it follows; None if there is no average."""
 
     def optimizer_step(
         self,
@@ -28,7 +28,7 @@ class Averaging(Trainable[SettingsT]):
         optimizer: Optimizer | Any,  # noqa: ANN401 - Lightning's own wrapper
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """The step, then the average's."""
+        """Run the optimiser step, then update the average."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.averaged is not None:
             average, module = self.averaged

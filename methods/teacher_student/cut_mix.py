@@ -1,4 +1,4 @@
-"""CutMix within a batch (Yun et al., ICCV 2019): a rectangle of the next sample, with all that belongs to it."""
+"""CutMix within a batch (Yun et al., ICCV 2019): paste a rectangle of the next sample, with its labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 def draw_boxes(count: int, height: int, width: int, generator: torch.Generator, area: float = 0.5) -> Tensor:
-    """Random rectangles of about one area, of which one edge decides the other.
+    """Draw random rectangles of roughly equal area and varying aspect ratio.
 
     As in the published code of ReCo (Liu et al., ICLR 2022) and ACTION: w uniform over the integers in
     (area W, W), ``h = round(area H W / w)``, the position uniform where the rectangle fits. Rounding changes the area
@@ -20,14 +20,14 @@ def draw_boxes(count: int, height: int, width: int, generator: torch.Generator, 
         count: N.
         height: H of the images, px.
         width: W of the images, px.
-        generator: draws 3 N numbers, on its own device; the same wherever the images are, if that is the CPU.
+        generator: source of 3 N numbers, drawn on its own device; on the CPU they do not depend on the images' device.
         area: share of the image, between 0 and 1.
 
     Returns:
         (N, 4) int64: x0, y0, x1, y1 in px, the ends excluded; on the generator's device.
 
     Raises:
-        ValueError: no such area, or an image without pixels.
+        ValueError: ``area`` is out of range, or the image has no pixels.
     """
     if not 0 < area < 1 or height < 1 or width < 1:
         raise ValueError(f"area must be between 0 and 1, and images of a pixel or more: {area}, {height} x {width}")
@@ -41,7 +41,7 @@ def draw_boxes(count: int, height: int, width: int, generator: torch.Generator, 
 
 
 def boxes_to_mask(boxes: Tensor, height: int, width: int) -> Tensor:
-    """(N, H, W) bool, true inside the boxes (N, 4) of ``draw_boxes``; on their device."""
+    """Return a mask (N, H, W) bool, true inside the boxes (N, 4) from ``draw_boxes``; on their device."""
     x0, y0, x1, y1 = boxes[:, :, None].unbind(dim=1)
     x, y = (torch.arange(size, device=boxes.device) for size in (width, height))
     return ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None, :]
@@ -54,15 +54,17 @@ def cut_mixed(values: tuple[Tensor, ...], mask: Tensor) -> tuple[Tensor, ...]: .
 @overload
 def cut_mixed(values: Tensor | tuple[Tensor, ...], mask: Tensor) -> Tensor | tuple[Tensor, ...]: ...
 def cut_mixed(values: Tensor | tuple[Tensor, ...], mask: Tensor) -> Tensor | tuple[Tensor, ...]:
-    """Sample i, inside its mask replaced by sample i + 1, the last one's by the first; a single one stays as it is.
+    """Replace the masked part of each sample by the next sample's, and of the last one by the first's.
+
+    A single sample is unchanged.
 
     Args:
-        values: (N, ..., h, w) of any type: images, labels, confidences; or several such, as the feature maps of an
-            encoder. Those of another size get the mask by the nearest pixel to their centres.
-        mask: (N, H, W) bool, true where the next sample shows.
+        values: (N, ..., h, w) of any dtype: images, labels, confidences; or a tuple of such tensors, e.g. the feature
+            maps of an encoder. For a different size, the mask is resized by nearest neighbour at pixel centres.
+        mask: (N, H, W) bool, true where the next sample is pasted.
 
     Returns:
-        New tensors like the given ones, in their memory formats.
+        New tensors of the same shapes, dtypes and memory formats.
 
     Raises:
         ValueError: the mask is not (N, H, W) bool.
@@ -76,5 +78,5 @@ def cut_mixed(values: Tensor | tuple[Tensor, ...], mask: Tensor) -> Tensor | tup
     if mask.shape[-2:] != size:
         mask = functional.interpolate(mask[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0] > 0
     mask = mask.to(values.device).view(len(mask), *[1] * (values.ndim - 3), *size)
-    # Of the two, ``where`` takes the memory format of the first, and ``roll`` keeps it.
+    # ``where`` adopts the memory format of its first tensor argument, and ``roll`` preserves it.
     return torch.where(mask, values.roll(-1, dims=0), values)

@@ -1,4 +1,4 @@
-"""The two networks that contrastive arms can have, behind one face: images or cached features in, maps out."""
+"""Networks of the contrastive methods with a common interface: images or cached features in, maps out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Inputs = Tensor | tuple[Tensor, ...]
 
 
 class MapsNetwork(Protocol):
-    """A segmenter that shows its maps.
+    """Interface of a segmenter that exposes its feature maps.
 
     Attributes:
-        deepest_channels: of ``DecoderMaps.deepest``.
-        decoder_channels: of all maps of the decoder together.
-        stride: sides of images are rounded up to multiples of it.
+        deepest_channels: channels of ``DecoderMaps.deepest``.
+        decoder_channels: total channels of all decoder maps.
+        stride: image sides are rounded up to multiples of it.
     """
 
     deepest_channels: int
@@ -31,22 +31,22 @@ class MapsNetwork(Protocol):
     stride: int
 
     def __call__(self, inputs: Inputs) -> Tensor:
-        """Logits (B, K, H, W)."""
+        """Return logits (B, K, H, W)."""
         ...
 
     def maps(self, inputs: Inputs) -> DecoderMaps:
-        """Logits, and the maps that they were made of."""
+        """Return logits, and the maps that they are computed from."""
         ...
 
     def deepest(self, inputs: Inputs) -> Tensor:
-        """``DecoderMaps.deepest`` alone."""
+        """Return only ``DecoderMaps.deepest``."""
         ...
 
 
 class SharedNetwork(Segmenter):
-    """The network that all arms share.
+    """Network that all methods share, with its maps exposed.
 
-    Its deepest map is the encoder's; under a frozen encoder, which learns nothing, what the decoder makes of all maps.
+    Its deepest map is the encoder's; with a frozen encoder, which is not trained, it is the decoder's output.
     """
 
     def __init__(self, task: Task) -> None:
@@ -56,20 +56,20 @@ class SharedNetwork(Segmenter):
         self.stride = DEEPEST_STRIDE
 
     def maps(self, inputs: Inputs) -> DecoderMaps:
-        """Logits, the deepest map, and the one map that the decoder gives."""
+        """Return logits, the deepest map, and the single decoder map."""
         features = self.features_of(inputs)
         decoded = self.decoded(features)
         logits = self.cropped(self.classify(decoded, features), inputs)
         return DecoderMaps(logits, decoded if self.frozen else features[-1], (decoded,))
 
     def deepest(self, inputs: Inputs) -> Tensor:
-        """The deepest map alone."""
+        """Return only the deepest map."""
         features = self.features_of(inputs)
         return self.decoded(features) if self.frozen else features[-1]
 
 
 class PaperNetwork(nn.Module):
-    """The U-Net of ACTION, from random weights, on images in 0..1."""
+    """U-Net of ACTION with random initial weights, for images in 0..1."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -79,20 +79,20 @@ class PaperNetwork(nn.Module):
         self.stride = 16
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Logits of images (B, 3, H, W), uint8 or float in 0..1."""
+        """Return logits of images (B, 3, H, W), uint8 or float in 0..1."""
         return self.maps(inputs).logits
 
     def maps(self, inputs: Inputs) -> DecoderMaps:
-        """All maps."""
+        """Return logits and all maps."""
         return cast("DecoderMaps", self.unet(_images(inputs)))
 
     def deepest(self, inputs: Inputs) -> Tensor:
-        """The deepest map alone."""
+        """Return only the deepest map."""
         return self.unet.deepest(_images(inputs))
 
 
 def build_network(task: Task, architecture: Architecture) -> SharedNetwork | PaperNetwork:
-    """The network of a task.
+    """Build the network of a task.
 
     Raises:
         ConfigError: the shared network cannot be built.
@@ -102,16 +102,16 @@ def build_network(task: Task, architecture: Architecture) -> SharedNetwork | Pap
 
 
 def on_grid(labels: Tensor, size: Sequence[int], stride: int, value: float) -> Tensor:
-    """Values (B, H, W) of pixels, each at the middle of its cell on a coarser grid.
+    """Return pixel values (B, H, W) sampled at the centres of the cells of a coarser grid.
 
     Args:
-        labels: of images whose maps are those of sides rounded up to multiples of ``stride``.
-        size: h and w of the grid over the rounded sides, which they divide.
-        stride: of the network.
-        value: of cells whose middle is outside the image.
+        labels: values of images whose maps cover sides rounded up to multiples of ``stride``.
+        size: h and w of the grid over the rounded sides; must divide them.
+        stride: stride of the network.
+        value: value of cells whose centre is outside the image.
 
     Returns:
-        (B, h, w) of the same type.
+        (B, h, w) of the same dtype.
     """
     height, width = labels.shape[-2:]
     padded = nn.functional.pad(labels, (0, -width % stride, 0, -height % stride), value=value)
@@ -120,7 +120,7 @@ def on_grid(labels: Tensor, size: Sequence[int], stride: int, value: float) -> T
 
 
 def _last_convolutions(unet: ActionUNet) -> list[nn.Module]:
-    """Of the blocks whose outputs are ``DecoderMaps.decoder``."""
+    """Return the last convolution of each block whose output is in ``DecoderMaps.decoder``."""
     blocks = [list(unet.encoder.children())[-1], *list(unet.decoder.children())[:-1]]
     return [[module for module in block.modules() if isinstance(module, nn.Conv2d)][-1] for block in blocks]
 

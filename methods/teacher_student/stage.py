@@ -1,4 +1,4 @@
-"""Stages with a teacher that is the moving average of what they train."""
+"""Stages with a teacher that is the moving average of the trained student."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tissuebench.methods.teacher_student.teacher import TeacherBuffers, build_te
 
 
 class TeacherStudentSettings(StrongView):
-    """Network and teacher.
+    """Settings of network and teacher.
 
     Attributes:
         network: the shared one, or the U-Net of ACTION.
-        decay: of the teacher's average. .99 lags behind in a few hundred steps, where .95 does better.
+        decay: decay of the teacher's average. .99 lags behind within a few hundred steps, where .95 does better.
         decay_warm_up: ``m = min(1 - 1 / (t + 1), decay)``. Published: false.
-        teacher_buffers: what becomes of the teacher's batch statistics.
+        teacher_buffers: treatment of the teacher's batch statistics.
     """
 
     network: Architecture = Architecture.MATCHED
@@ -35,10 +35,10 @@ TeacherStudentT = TypeVar("TeacherStudentT", bound=TeacherStudentSettings)
 
 
 class TeacherStudentStage(Averaging[TeacherStudentT]):
-    """A stage that averages its student as part of each step, so that checkpoints hold both.
+    """Stage that averages its student within each optimiser step, so that checkpoints hold both.
 
     Attributes:
-        teacher: the average; without gradient, in evaluation mode unless its buffers are its own.
+        teacher: the average; without gradient, in evaluation mode unless it has its own buffers.
     """
 
     teacher: AveragedModel
@@ -46,29 +46,29 @@ class TeacherStudentStage(Averaging[TeacherStudentT]):
 
     @classmethod
     def wants_images(cls, config: TeacherStudentT) -> bool:
-        """The U-Net has an encoder of its own."""
+        """Whether images are needed: true for the U-Net, which has its own encoder."""
         return config.network is Architecture.PAPER
 
     @property
     @abstractmethod
     def student(self) -> nn.Module:
-        """What is averaged."""
+        """The module that is averaged."""
 
     def teach(self) -> None:
-        """Begin anew with a teacher that equals the student."""
+        """Create a new teacher equal to the student."""
         config = self.config
         self.teacher = build_teacher(self.student, config.decay, config.teacher_buffers, config.decay_warm_up)
         self._keeps_mode = config.teacher_buffers is TeacherBuffers.OWN
         if not self._keeps_mode:
-            self.teacher.eval()  # a copy has the student's mode, and Lightning leaves modes as they are
+            self.teacher.eval()  # a copy has the student's mode, and Lightning does not change modes
 
     @property
     def averaged(self) -> tuple[AveragedModel, nn.Module]:
-        """Teacher and student."""
+        """The teacher, and the student that it follows."""
         return self.teacher, self.student
 
     def train(self, mode: bool = True) -> Self:
-        """The teacher does not drop out, and has the statistics that it was given."""
+        """Set the training mode; the teacher stays in evaluation mode unless it has its own buffers."""
         super().train(mode)
         if mode and not self._keeps_mode:
             self.teacher.eval()

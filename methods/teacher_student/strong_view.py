@@ -1,4 +1,4 @@
-"""The strong view of a tile that a student is shown, whose teacher sees the tile as it is."""
+"""Strong augmentation of the tiles shown to a student; its teacher sees the tiles without it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _SEEDS = 2**31
 
 
 class StrongView(Settings):
-    """How strong; both views have the geometry and the mild colours that all arms train with.
+    """Strength of the strong view, applied on top of the geometric and mild colour augmentation of all methods.
 
     Attributes:
-        color, hue, blur: of images, as of the augmentation of all arms. Published: .25, .25 and 1.15 with probability
-            .5 each; a quarter of the hue circle turns eosin into something that no stain is.
-        feature_dropout: share of channels that are dropped where cached features stand in for images, as images are
-            not at hand then (Yang et al., UniMatch, CVPR 2023).
+        color, hue, blur: strength for images, as in the augmentation of all methods. Published: .25, .25 and 1.15 with
+            probability .5 each; a quarter of the hue circle turns eosin into a colour that no stain has.
+        feature_dropout: share of channels that are dropped if cached features replace images, since images are then not
+            available (Yang et al., UniMatch, CVPR 2023).
     """
 
     color: float = Field(0.25, ge=0, le=0.9)
@@ -28,10 +28,10 @@ class StrongView(Settings):
     feature_dropout: float = Field(0.5, ge=0, lt=1)
 
     def of(self, inputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
-        """The view of images (B, 3, H, W), uint8 or float in 0..1, or of features; nothing is moved.
+        """Return the strong view of images (B, 3, H, W), uint8 or float in 0..1, or of features; geometry is unchanged.
 
-        Draws one number from the global generator, which the benchmark seeds for every step: what is drawn next does
-        not depend on whether features stand in for images.
+        Draws one number from the global generator, which the benchmark seeds for every step: later draws do not depend
+        on whether features replace images.
         """
         seed = int(torch.randint(_SEEDS, ()))
         if isinstance(inputs, Tensor):

@@ -1,4 +1,4 @@
-"""What is made of masks where a paper has another loss than all arms."""
+"""Supervised loss for methods whose paper uses a different one than this benchmark."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tissuebench.methods.losses.dice import soft_dice_loss
 
 
 class SupervisedLoss(StrEnum):
-    """``cross_entropy``, as all arms; or the mean of that and soft Dice, as published."""
+    """Loss on tiles with masks: ``cross_entropy``, as in all methods, or its mean with soft Dice, as published."""
 
     CROSS_ENTROPY = "cross_entropy"
     CROSS_ENTROPY_DICE = "cross_entropy_dice"
 
     def of(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """Of logits (B, K, H, W) and masks (B, H, W) int64."""
+        """Return the loss of logits (B, K, H, W) and masks (B, H, W) int64."""
         entropy = masked_cross_entropy(logits, masks)
         return entropy if self is SupervisedLoss.CROSS_ENTROPY else 0.5 * (entropy + soft_dice_loss(logits, masks))

@@ -1,4 +1,4 @@
-"""The teacher that learns nothing itself: a moving average of the student (Tarvainen and Valpola, NeurIPS 2017)."""
+"""Teacher as a moving average of the student (Tarvainen and Valpola, NeurIPS 2017)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.optim.swa_utils import AveragedModel
 
 
 class TeacherBuffers(StrEnum):
-    """What an update does with buffers, such as the statistics of batch norm.
+    """Treatment of buffers, such as the statistics of batch norm, in an update of the teacher.
 
-    ``copy``: they are the student's. ``average``: as weights; integers are copied. ``own``: nothing, so a teacher in
-    training mode keeps those of what it saw itself, as the published code of ACTION.
+    ``copy``: copied from the student. ``average``: averaged like weights; integers are copied. ``own``: left alone, so
+    a teacher in training mode keeps the statistics of its own inputs, as in the published code of ACTION.
     """
 
     COPY = "copy"
@@ -24,7 +24,7 @@ class TeacherBuffers(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _MovingAverage:
-    """``theta_teacher <- m_t theta_teacher + (1 - m_t) theta_student``."""
+    """Moving-average update ``theta_teacher <- m_t theta_teacher + (1 - m_t) theta_student``."""
 
     decay: float
     warm_up: bool
@@ -41,7 +41,7 @@ class _MovingAverage:
 
 
 class _OwnBuffers(AveragedModel):
-    """``AveragedModel`` would copy the buffers."""
+    """Averaged model that keeps its own buffers; ``AveragedModel`` would copy them."""
 
     def update_parameters(self, model: nn.Module) -> None:
         """Average the weights only."""
@@ -54,21 +54,22 @@ class _OwnBuffers(AveragedModel):
 def build_teacher(
     student: nn.Module, decay: float, buffers: TeacherBuffers = TeacherBuffers.COPY, warm_up: bool = True
 ) -> AveragedModel:
-    """A copy of the student that follows it: ``update_parameters(student)`` after each of the student's steps.
+    """Return a copy of the student that follows it: call ``update_parameters(student)`` after each of its steps.
 
-    After t updates, ``m_t = min(1 - 1 / (t + 1), decay)``, as ReCo (Liu et al., ICLR 2022), so that the first one
-    copies the student; without ``warm_up``, ``m_t = decay``, as ACTION (You et al., IPMI 2023). The student may have
+    After t updates, ``m_t = min(1 - 1 / (t + 1), decay)``, as in ReCo (Liu et al., ICLR 2022), so that the first one
+    copies the student; without ``warm_up``, ``m_t = decay``, as in ACTION (You et al., IPMI 2023). The student may have
     frozen weights and any memory format. All of the teacher's state is in its ``state_dict``; ``n_averaged`` is t,
     without ``warm_up`` t + 1.
 
     Args:
-        student: is copied as it is, in its mode; nothing is shared.
-        decay: 0 copies the student, 1 keeps the teacher; 0.99 in both papers.
-        buffers: the student's, averaged, or left alone.
-        warm_up: whether the student of the beginning is forgotten faster.
+        student: module to copy, including its mode; nothing is shared.
+        decay: 0 copies the student, 1 never changes the teacher; 0.99 in both papers.
+        buffers: whether buffers are copied from the student, averaged, or left alone.
+        warm_up: whether early states of the student are forgotten faster.
 
     Returns:
-        The teacher: no weight wants a gradient. Its mode (``train``, ``eval``) is the caller's, whatever the student's.
+        The teacher, with no weight requiring a gradient. The caller controls its mode (``train``, ``eval``),
+        independently of the student's.
 
     Raises:
         ValueError: ``decay`` is outside 0..1.

@@ -1,4 +1,4 @@
-"""All that stands behind the tables, as files for other programs."""
+"""Export of the tables and the data behind them to files for other programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TRIAL = (
 
 
 class Format(StrEnum):
-    """Of the files; LaTeX is of the leaderboard only."""
+    """Format of the exported files; LaTeX covers the leaderboard only."""
 
     CSV = "csv"
     LATEX = "latex"
@@ -41,10 +41,10 @@ class Format(StrEnum):
 
 
 def formats_of(names: Iterable[str]) -> list[Format]:
-    """The formats of these names, each once.
+    """Return the formats of these names, without duplicates.
 
     Raises:
-        ConfigError: there is no such format; the nearest one is named.
+        ConfigError: a format does not exist (the message names the nearest one), or none is named.
     """
     known = [form.value for form in Format]
     asked = list(dict.fromkeys(names))
@@ -59,13 +59,13 @@ def formats_of(names: Iterable[str]) -> list[Format]:
 def export(
     groups: Sequence[Sequence[TrialResult]], folder: Path, formats: Sequence[Format], n_boot: int = N_BOOT
 ) -> list[Path]:
-    """Write every relation in every format, each file aside and renamed; returns the files.
+    """Write every relation in every format, each file atomically; returns the paths.
 
     Args:
-        groups: results that may be compared, one group a data set.
-        folder: made if it is not there; files of the same name are replaced.
+        groups: comparable results, one group per data set.
+        folder: created if missing; files of the same name are replaced.
         formats: at least one.
-        n_boot: bootstrap draws.
+        n_boot: number of bootstrap draws.
     """
     boards = [build(results, n_boot=n_boot) for results in groups]
     written = []
@@ -91,7 +91,7 @@ def _encoded(relation: Relation, form: Format) -> bytes:
 def relations(
     groups: Sequence[Sequence[TrialResult]], boards: Sequence[Leaderboard], n_boot: int
 ) -> Iterator[Relation]:
-    """One after the other, as those of patients and slides are large."""
+    """Yield the relations one by one, as those of patients and slides are large."""
     everything = [result for results in groups for result in results]
     yield of_rows("leaderboard", LeaderboardRow, [row for board in boards for row in board.rows])
     yield of_rows(
@@ -107,13 +107,13 @@ def relations(
 
 
 def _overall(results: Sequence[TrialResult]) -> list[str]:
-    """The metrics of these results that are not of one class."""
+    """Return the metrics of these results that are not specific to one class."""
     return [metric for metric in panels(results)[0].metrics if "/" not in metric]
 
 
 @dataclass(frozen=True)
 class ExportedRank:
-    """A ``RankRow`` with what holds for its whole ``Ranking``; ``datasets`` are joined with commas."""
+    """A ``RankRow`` with the fields of its ``Ranking``; ``datasets`` are joined by commas."""
 
     datasets: str
     blocks: str
@@ -130,7 +130,7 @@ class ExportedRank:
 
 
 def ranks(groups: Sequence[Sequence[TrialResult]], n_boot: int = N_BOOT) -> Relation:
-    """Of the methods over data sets, of a single one over its patients, in each metric that is not of one class."""
+    """Ranks of the methods over data sets, or over the patients of a single one, in each overall metric."""
     everything = [result for results in groups for result in results]
     rows = [
         ExportedRank(
@@ -159,10 +159,10 @@ def _finite(value: float | None) -> float | None:
 
 
 def label_efficiency(rows: Sequence[EfficiencyRow]) -> Relation:
-    """The fields of ``EfficiencyRow``; censored minutes are null.
+    """Relation with the fields of ``EfficiencyRow``; censored minutes are null.
 
-    ``minutes_censored`` and its like say on which side: ``left`` where the smallest budget suffices already
-    (``smallest`` minutes or fewer), ``right`` where the largest does not (more than ``largest``), or null.
+    ``minutes_censored`` and its counterparts give the side: ``left`` if the smallest budget already suffices
+    (``smallest`` minutes or fewer), ``right`` if the largest does not (more than ``largest``), or null.
     """
     plain = of_rows("efficiency", EfficiencyRow, rows)
     names: list[tuple[str, pa.DataType]] = []
@@ -186,9 +186,9 @@ def _censored(value: float | None) -> str | None:
 
 
 def patient_scores(results: Sequence[TrialResult]) -> Relation:
-    """Every score of each test patient alone: a row a (trial, patient, metric).
+    """Scores of each test patient alone, one row per (trial, patient, metric).
 
-    Null where the patient has no such class. A patient has no balanced accuracy of their own.
+    Null if the patient has no such class. Balanced accuracy is left out, as it is undefined for a single patient.
     """
     schema = pa.schema([*_TRIAL, ("patient", pa.string()), ("metric", pa.string()), ("score", pa.float64())])
     trials = {(one.dataset, one.method, one.budget, one.replicate, one.seed): one for one in results}
@@ -209,7 +209,7 @@ def patient_scores(results: Sequence[TrialResult]) -> Relation:
 
 
 def slide_counts(results: Sequence[TrialResult]) -> Relation:
-    """Confusion counts of each test slide: a row a (trial, slide, truth, predicted) that has pixels; others have 0."""
+    """Confusion counts of each test slide, one row per (trial, slide, truth, predicted) with nonzero pixels."""
     named = [(name, pa.string()) for name in ("patient", "slide", "truth", "predicted")]
     schema = pa.schema([*_TRIAL, *named, ("pixels", pa.int64())])
     columns: dict[str, list[Value]] = {name: [] for name in schema.names}

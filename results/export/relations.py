@@ -1,4 +1,4 @@
-"""Tables of plain values, and how they are written for other programs."""
+"""Tables of plain values, and their serialisation to CSV, JSON and parquet."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Relation:
     """A named table.
 
     Attributes:
-        schema: of pyarrow: names and types of the columns, in order; every column may have nulls.
-        columns: values by name, all of one length; None where there is no value, never NaN or infinity.
+        schema: pyarrow schema: names and types of the columns, in order; every column may have nulls.
+        columns: values by name, all of equal length; None where there is no value, never NaN or infinity.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Relation:
     columns: Mapping[str, Sequence[Value]]
 
     def to_csv(self) -> bytes:
-        """A header and one line a row; empty where there is no value."""
+        """Return CSV: a header and one line per row; empty where there is no value."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.schema.names)
@@ -41,7 +41,7 @@ class Relation:
         return out.getvalue().encode()
 
     def to_json(self) -> bytes:
-        """A list of objects, a line each; null where there is no value.
+        """Return a JSON list of objects, one per line; null where there is no value.
 
         Raises:
             ValueError: a value is not finite.
@@ -52,7 +52,7 @@ class Relation:
         return f"[{lines}]\n".encode()
 
     def to_parquet(self) -> bytes:
-        """One parquet file."""
+        """Return the table as one parquet file."""
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table(dict(self.columns), schema=self.schema), sink)
         return bytes(sink.getvalue().to_pybytes())
@@ -62,7 +62,7 @@ class Relation:
 
 
 def of_rows(name: str, kind: type[DataclassInstance], rows: Sequence[DataclassInstance]) -> Relation:
-    """The rows of one dataclass: a column a field, of the type that its annotation says also where there is no row."""
+    """Convert dataclass rows to a table: one column per field, typed by its annotation even without rows."""
     hints = get_type_hints(kind)
     names = [field.name for field in fields(kind)]
     schema = pa.schema([(field, _arrow(hints[field])) for field in names])

@@ -1,7 +1,7 @@
-"""Pictures of predictions that a trial leaves behind: tiles of the test part, and what it made of them.
+"""Prediction overlays saved by a trial: tiles of the test part and their predictions.
 
-A trial's folder has the predictions and an index; image and truth of a tile are the same for all trials of a store and
-stand once, in ``runs/pictures``. All file names are hashes: names of slides are in the index only.
+A trial's folder holds the predictions and an index; the image and truth of a tile are the same for all trials of a
+store and are kept once, in ``runs/pictures``. All file names are hashes: slide names appear in the index only.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _NAME_LENGTH = 20
 
 @dataclass(frozen=True, slots=True)
 class OverlayTile:
-    """A tile of a test slide and three pictures of it.
+    """One tile of a test slide: its image, truth and prediction.
 
     Attributes:
-        slide_id, y, x, height, width: where it is, in pixels of the store.
-        reason: ``chosen`` by a hash, the same for all trials of a store; or among the three ``worst`` of its trial.
+        slide_id, y, x, height, width: position and size, in pixels of the store.
+        reason: ``chosen`` by a hash, the same for all trials of a store, or one of the three ``worst`` of its trial.
         accuracy: share of its annotated pixels that are right.
         image: JPEG.
-        truth, prediction: palette PNG: pixel values are class ids, 255 where nothing is annotated or predicted, the
-            palette has the colours of the classes.
+        truth, prediction: palette PNG: pixel values are class ids, 255 where nothing is annotated or predicted; the
+            palette holds the class colours.
     """
 
     slide_id: str
@@ -46,22 +46,22 @@ class OverlayTile:
 
 
 def tile_name(store_sha256: str, slide_id: str, y: int, x: int) -> str:
-    """A file name for a tile of a store."""
+    """Return the file name of a tile of a store."""
     return content_hash([store_sha256, slide_id, y, x])[:_NAME_LENGTH]
 
 
 def pictures_folder(home: Path) -> Path:
-    """Images and truths of the tiles that any trial shows."""
+    """Return the folder of tile images and truths, shared by all trials."""
     return home / "runs" / "pictures"
 
 
 def overlays_folder(home: Path, trial_id: str) -> Path:
-    """Predictions and index of a trial; ``DataError`` if the id is malformed."""
+    """Return the folder of a trial's predictions and index; ``DataError`` if the id is malformed."""
     return home / "runs" / "trials" / check_trial_id(trial_id) / FOLDER
 
 
 def write_index(home: Path, trial_id: str, tiles: list[OverlayTile]) -> None:
-    """Write the index, last: without one a trial has no overlays."""
+    """Write the index; must come last, as a trial without one has no overlays."""
     rows = []
     for tile in tiles:
         row = asdict(tile)
@@ -72,7 +72,7 @@ def write_index(home: Path, trial_id: str, tiles: list[OverlayTile]) -> None:
 
 
 def read_overlays(home: Path, trial_id: str) -> list[OverlayTile]:
-    """The tiles of a trial whose pictures are all there, the chosen ones first; none if it never wrote any.
+    """Return the tiles of a trial whose pictures all exist, chosen ones first; empty if it never wrote any.
 
     Raises:
         DataError: the index is damaged.

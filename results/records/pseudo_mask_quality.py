@@ -1,4 +1,4 @@
-"""Pseudo-masks of training tiles against withheld masks: a diagnostic for people, nothing is trained on it."""
+"""Quality of the pseudo-masks of training tiles against withheld masks: a diagnostic, never used in training."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from tissuebench.results.metrics import miou
 
 DIAGNOSTIC = "diagnostic, nothing is trained on it"
 MIOU, COVERAGE = "pseudo_miou/", "pseudo_coverage/"
-"""What the metrics of rows begin with, before the layer: scores of training tiles, not of the test part."""
+"""Prefixes of metric names, followed by the layer: scores of training tiles, not of the test part."""
 
 
 @dataclass(frozen=True, eq=False)
 class PseudoQuality:
-    """What the pseudo-masks of one stage are worth, layer by layer. A diagnostic that no training ever sees.
+    """Quality of the pseudo-masks of one stage, layer by layer. A diagnostic that no training ever sees.
 
     Attributes:
-        layers: L names.
-        counts: (L, K, K) int64 pixels, ``counts[layer, truth, pseudo]``, which the truth annotates and the layer
-            does not ignore. Tiles at a slide's edge overlap their neighbours; a pixel counts in each of its tiles.
-        annotated: pixels of the compared tiles that the truth annotates, at least one.
-        n_tiles: compared: the stage annotated them and so does the truth, in one pixel at least.
+        layers: L layer names.
+        counts: (L, K, K) int64, ``counts[layer, truth, pseudo]``, in pixels that the truth annotates and the layer does
+            not ignore. Tiles at a slide's edge overlap their neighbours; a pixel counts in each of its tiles.
+        annotated: number of pixels of the compared tiles that the truth annotates, at least one.
+        n_tiles: number of compared tiles: annotated by the stage, and by the truth in at least one pixel.
 
     Raises:
-        DataError: a field contradicts another, or is out of its range.
+        DataError: a field contradicts another or is out of range.
     """
 
     layers: tuple[str, ...]
@@ -52,7 +52,7 @@ class PseudoQuality:
 
     @property
     def miou(self) -> npt.NDArray[np.float64]:
-        """Mean IoU of each layer pooled over the tiles, (L,); nan where it covers no annotated pixel."""
+        """Mean IoU of each layer, pooled over the tiles, (L,); nan if the layer covers no annotated pixel."""
         return miou(self.counts)
 
     @property
@@ -61,13 +61,17 @@ class PseudoQuality:
         return np.asarray(self.counts.sum(axis=(1, 2)) / self.annotated, dtype=np.float64)
 
     def to_json(self) -> dict[str, Json]:
-        """All fields."""
+        """Return all fields as a JSON object."""
         counts: Json = self.counts.tolist()
         return {"layers": list(self.layers), "counts": counts, "annotated": self.annotated, "n_tiles": self.n_tiles}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> PseudoQuality:
-        """What ``to_json`` gave; ``KeyError``, ``TypeError``, ``ValueError`` or ``DataError`` for anything else."""
+        """Read the output of ``to_json``.
+
+        Raises:
+            KeyError, TypeError, ValueError, DataError: the document is anything else.
+        """
         counts = np.array(document["counts"])
         return cls(
             layers=tuple(document["layers"]),
@@ -79,7 +83,7 @@ class PseudoQuality:
 
 @dataclass(frozen=True, slots=True)
 class LayerScore:
-    """One layer of one trial. ``label`` is its name, after that of its stage where several stages annotate."""
+    """Scores of one layer of one trial. ``label`` is its name, prefixed by the stage if several stages annotate."""
 
     stage: str
     layer: str
@@ -89,7 +93,7 @@ class LayerScore:
 
 
 def layer_scores(by_stage: Mapping[str, PseudoQuality]) -> list[LayerScore]:
-    """Every layer of a trial's stages, by stage, then in the stage's order; ``miou`` is None where there is none."""
+    """Score every layer of a trial's stages, by stage, then in the stage's order; ``miou`` is None if undefined."""
     return [
         LayerScore(
             stage=stage,

@@ -1,4 +1,4 @@
-"""The folder of results: one parquet file a finished trial, one JSON file a failed one."""
+"""The folder of results: one parquet file per finished trial, one JSON file per failed trial."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tissuebench.results.records.trial_result import TrialResult, check_trial_id
 
 @dataclass(frozen=True)
 class Failure:
-    """A trial that did not finish, why, and where it stands in the table.
+    """A trial that did not finish: the reason, and its cell in the table.
 
     Attributes:
         reason: one line.
-        traceback: the full text, may be empty.
+        traceback: full text; may be empty.
     """
 
     trial_id: str
@@ -32,17 +32,17 @@ class Failure:
 
 
 class ResultStore:
-    """Finished and failed trials in ``folder``; made when the first one is written."""
+    """Store of finished and failed trials in ``folder``, which is created on the first write."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, trial_id: str) -> Path:
-        """The result file of a trial, whether or not it exists; ``DataError`` if the id is malformed."""
+        """Return the result file of a trial, whether or not it exists; ``DataError`` if the id is malformed."""
         return self.folder / f"{check_trial_id(trial_id)}.parquet"
 
     def failure_path(self, trial_id: str) -> Path:
-        """The failure file of a trial, whether or not it exists; ``DataError`` if the id is malformed."""
+        """Return the failure file of a trial, whether or not it exists; ``DataError`` if the id is malformed."""
         return self.folder / "failures" / f"{check_trial_id(trial_id)}.json"
 
     def has(self, trial_id: str) -> bool:
@@ -50,17 +50,17 @@ class ResultStore:
         return self.path(trial_id).is_file()
 
     def write(self, result: TrialResult) -> None:
-        """Keep a finished trial; an earlier failure of the same trial is forgotten."""
+        """Store a finished trial and remove any earlier failure of the same trial."""
         result.write(self.path(result.trial_id))
         self.clear_failure(result.trial_id)
 
     def load(self, trial_ids: Iterable[str] | None = None) -> list[TrialResult]:
-        """The results of these trials (all, if None), ordered by trial id.
+        """Load the results of these trials (all if None), ordered by trial id.
 
-        Trials without a result are left out: the leaderboard shows them as gaps when it is told what to expect.
+        Trials without a result are left out; the leaderboard shows them as gaps if they are among its expected cells.
 
         Raises:
-            DataError: a malformed id, or a file that is damaged, foreign or of another trial than its name says.
+            DataError: an id is malformed, or a file is damaged, foreign or of another trial than its name says.
         """
         if trial_ids is None:
             paths = sorted(self.folder.glob("*.parquet"))
@@ -75,11 +75,11 @@ class ResultStore:
         return results
 
     def write_failure(self, failure: Failure) -> None:
-        """Keep the reason a trial failed, in place of an earlier one."""
+        """Store the reason a trial failed, replacing any earlier one."""
         write_aside(self.failure_path(failure.trial_id), json.dumps(asdict(failure), indent=1, sort_keys=True).encode())
 
     def read_failures(self) -> list[Failure]:
-        """Every failure on record, ordered by trial id; those of trials that finished later are left out.
+        """Read all recorded failures, ordered by trial id, except those of trials that finished later.
 
         Raises:
             DataError: a file is damaged.
@@ -97,5 +97,5 @@ class ResultStore:
         return failures
 
     def clear_failure(self, trial_id: str) -> None:
-        """Forget a failure, if there is one."""
+        """Delete the failure of a trial, if any."""
         self.failure_path(trial_id).unlink(missing_ok=True)

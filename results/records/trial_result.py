@@ -1,4 +1,4 @@
-"""One finished trial as one parquet file: a row a test slide, everything else in the file's metadata."""
+"""One finished trial as one parquet file: one row per test slide, everything else in the file's metadata."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ _PER_TRIAL = SCHEMA.names[:7]
 
 
 def check_trial_id(trial_id: str) -> str:
-    """The id itself, once it is known to be safe as a file name.
+    """Return the id after checking that it is safe as a file name.
 
     Raises:
-        DataError: it is not 8 to 64 lower-case hexadecimal digits.
+        DataError: the id is not 8 to 64 lower-case hexadecimal digits.
     """
     if not _TRIAL_ID.fullmatch(trial_id):
         raise DataError(f"trial id {trial_id!r}: expected 8 to 64 lower-case hexadecimal digits")
@@ -63,17 +63,17 @@ def check_trial_id(trial_id: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class SlideCounts:
-    """The counts of one test slide over its annotated pixels.
+    """Counts of one test slide over its annotated pixels.
 
     Attributes:
         patient_id: the unit of every split and of the bootstrap.
         slide_id: unique within a trial.
         diagnosis: ``""`` if unknown; names joined with ``;`` if mixed.
         counts: (K, K) int64, ``counts[truth, predicted]``, in pixels.
-        boundaries: (K, 4) int64 pixels: true boundary, what of it was matched, predicted boundary, what of it was.
+        boundaries: (K, 4) int64 pixels: true boundary, its matched part, predicted boundary, its matched part.
         calibration: (``CALIBRATION_BINS``, 3) float64, by the probability of the predicted class: pixels, sum of these
             probabilities, pixels that are right.
-        seconds: of predicting and counting it.
+        seconds: time to predict and count the slide.
     """
 
     patient_id: str
@@ -87,28 +87,28 @@ class SlideCounts:
 
 @dataclass(frozen=True, eq=False)
 class TrialResult:
-    """What one finished trial leaves behind.
+    """Result of one finished trial.
 
     Attributes:
-        budget: as typed in a plan: ``masks:3p``, ``masks:25%``, ``masks:all``, ``minutes:60``.
-        minutes: what the budget cost, in minutes of an annotator.
+        budget: as written in a plan: ``masks:3p``, ``masks:25%``, ``masks:all``, ``minutes:60``.
+        minutes: cost of the budget in annotator minutes.
         classes: K names, in the order of the axes of ``counts``.
-        colors: of the classes, RGB.
-        diagnoses: for each diagnosis, in declared order, the diagnosis-dependent classes it allows. May be empty.
-        patient_ids: one a slide, as are ``slide_ids`` and ``slide_diagnoses``.
+        colors: RGB colour of each class.
+        diagnoses: the diagnosis-dependent classes that each diagnosis allows, in declared order. May be empty.
+        patient_ids: one per slide, as are ``slide_ids`` and ``slide_diagnoses``.
         counts: (S, K, K) int64 pixels, ``counts[slide, truth, predicted]``.
         boundaries: (S, K, 4) int64 pixels of each class's boundary: true, matched, predicted, matched.
         calibration: (S, ``CALIBRATION_BINS``, 3) float64, see ``SlideCounts``.
-        slide_seconds: (S,) of predicting and counting each slide.
+        slide_seconds: (S,) time to predict and count each slide.
         identity: everything that was hashed into the trial id (dataset, split, budget hashes, config...).
         seconds: wall time of ``fit`` and ``evaluate``.
-        compute: optimiser ``steps`` and ``samples`` seen, share of the fit that went by ``waiting`` for data,
-            ``peak_memory`` in bytes; ``steps/NAME`` and so on of each earlier stage, and what is measured of it.
-        pseudo_masks: by the name of each stage that annotates, what its pseudo-masks of training tiles are worth
-            against withheld masks. A diagnostic, nothing was trained on it; empty where there is nothing to compare.
+        compute: optimiser ``steps`` and ``samples`` seen, share of the fit spent ``waiting`` for data,
+            ``peak_memory`` in bytes; ``steps/NAME`` and so on for each earlier stage, with its own measurements.
+        pseudo_masks: quality of the pseudo-masks of training tiles against withheld masks, by the name of each stage
+            that annotates. A diagnostic, never used in training; empty where there is nothing to compare.
 
     Raises:
-        DataError: a field contradicts another, or is out of its range; the message names trial, slide and field.
+        DataError: a field contradicts another or is out of range; the message names trial, slide and field.
     """
 
     trial_id: str
@@ -180,7 +180,7 @@ class TrialResult:
     def columns(
         slides: Iterable[SlideCounts],
     ) -> dict[str, Any]:
-        """Rows to the fields of a result that have one entry a slide, in the order given."""
+        """Convert rows to the fields of a result that have one entry per slide, in the order given."""
         rows = list(slides)
         if not rows:
             raise DataError("a result needs at least one test slide")
@@ -197,7 +197,7 @@ class TrialResult:
         }
 
     def write(self, path: Path) -> None:
-        """Write the parquet file aside and rename it: a reader sees all of it or none."""
+        """Write the parquet file atomically: to a temporary file that is then renamed."""
         n = len(self.slide_ids)
         same = {name: [getattr(self, name)] * n for name in _PER_TRIAL}
         per_slide = {
@@ -222,7 +222,7 @@ class TrialResult:
             "classes": list(self.classes),
             "colors": [list(color) for color in self.colors],
             "diagnoses": {name: list(classes) for name, classes in self.diagnoses.items()},
-            "diagnosis_order": list(self.diagnoses),  # canonical JSON sorts keys; ties go by the declared order
+            "diagnosis_order": list(self.diagnoses),  # canonical JSON sorts keys, but ties are broken by declared order
             "environment": self.environment,
             "seconds": self.seconds,
             "compute": self.compute,
@@ -233,10 +233,10 @@ class TrialResult:
 
     @classmethod
     def read(cls, path: Path) -> TrialResult:
-        """The result in ``path``.
+        """Read the result in ``path``.
 
         Raises:
-            DataError: there is no such file, or it is damaged, foreign, or of another schema version.
+            DataError: the file is missing, damaged, foreign, or of another schema version.
         """
         if not path.is_file():
             raise DataError(f"{path}: no such result")
@@ -286,7 +286,7 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
 
 
 def _matrices(table: pa.Table, name: str, rows: int, columns: int) -> npt.NDArray[Any]:
-    """A column of lists, row-major, as (S, rows, columns)."""
+    """Return a column of row-major lists as an array (S, rows, columns)."""
     lists = table.column(name).combine_chunks()
     if set(np.diff(lists.offsets.to_numpy())) != {rows * columns}:
         raise ValueError(f"its {name} are not {rows} x {columns}")
@@ -299,9 +299,9 @@ def _more_matched_than_there(boundaries: npt.NDArray[np.int64]) -> bool:
 
 
 def _of_these_pixels(calibration: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> bool:
-    """Whether each slide's bins hold its annotated pixels, the right ones among them, and finite confidence."""
+    """Whether each slide's bins add up to its annotated and its correct pixels, with finite confidence."""
     if calibration.shape[0] != counts.shape[0] or calibration.shape[1:] != (CALIBRATION_BINS, 3) or counts.ndim != 3:
-        return True  # another complaint says so
+        return True  # reported by another check
     pixels, right = counts.sum((1, 2)), np.diagonal(counts, axis1=1, axis2=2).sum(-1)
     found = calibration.sum(1)
     return bool(

@@ -18,7 +18,7 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # after a line's end it would be that command's option
+    "[": "{[}",  # after a line break it would be read as the option of \\
     "]": "{]}",
     "\n": " ",
 }
@@ -35,16 +35,16 @@ _DASH = "--"
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX sets it, whatever characters it has."""
+    """Escape text for LaTeX."""
     escaped = re.sub("|".join(map(re.escape, _SPECIAL)), lambda found: _SPECIAL[found[0]], text)
-    return re.sub("-(?=-)", "-{}", escaped)  # no dash made of hyphens
+    return re.sub("-(?=-)", "-{}", escaped)  # keep double hyphens from turning into dashes
 
 
 def to_latex(boards: Sequence[Leaderboard]) -> str:
-    r"""One ``tabular`` for ``\input``, of all data sets. Needs the package booktabs.
+    r"""Return one ``tabular`` of all data sets, for ``\input``. Requires the package booktabs.
 
-    Bold rows are those that the table marks as not distinguishable from the best at their budget
-    (``LeaderboardRow.tie``). Intervals are subscripts. Settings of a method's only variant stand in comments.
+    Rows in bold are not distinguishable from the best at their budget
+    (``LeaderboardRow.tie``). Intervals are subscripts. Settings of a method's only variant are given in comments.
     """
     rows = [row for board in boards for row in board.rows]
     gaps = {(gap.dataset, gap.method, gap.budget): gap for board in boards for gap in board.gaps}

@@ -1,4 +1,4 @@
-"""Names of arms: a method, and in brackets the settings that differ from its defaults."""
+"""Names of method variants: a method, with the settings that differ from its defaults in brackets."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from tissuebench.errors import DataError, unknown_name
 
 
 def short_names(arms: Set[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """``method`` for ``method[settings]`` where no other arm is of that method, by arm; and its settings, by method."""
+    """Shorten ``method[settings]`` to ``method`` for only variants; returns names by variant and settings by method."""
     methods = Counter(arm.partition("[")[0] for arm in arms)
     short = {arm: name if methods[name := arm.partition("[")[0]] == 1 else arm for arm in sorted(arms)}
     return short, {name: arm[len(name) + 1 : -1].replace(",", ", ") for arm, name in short.items() if arm != name}
 
 
 def find_arm(name: str, arms: Collection[str], where: str) -> str:
-    """The arm of this name, or the only one whose name is this one, and settings in brackets.
+    """Return the method variant of this name, or the only one with this name plus settings in brackets.
 
     Args:
         name: with or without settings.
-        arms: known ones.
+        arms: known method variants.
         where: context of the names, for the error message.
 
     Raises:
-        DataError: there is none, or several.
+        DataError: no variant matches, or several do.
     """
     if name in arms:
         return name

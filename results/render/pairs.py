@@ -1,4 +1,4 @@
-"""Differences of methods in pairs for people (rich)."""
+"""Terminal tables of paired differences between methods (rich)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tissuebench.results.tables.pairs import PairRow
 
 
 def render_pairs(rows: Sequence[PairRow], console: Console) -> None:
-    """Print paired differences a - b, a table for each dataset and metric, Holm-adjusted p beside. Fits 120 columns."""
+    """Print paired differences a - b and Holm-adjusted p, one table per dataset and metric. Fits 120 columns."""
     short, settings = short_names({name for row in rows for name in (row.method_a, row.method_b)})
     tables: dict[tuple[str, str], list[PairRow]] = {}
     for row in rows:
@@ -22,7 +22,7 @@ def render_pairs(rows: Sequence[PairRow], console: Console) -> None:
         console.print(Text(f"\n{dataset}: differences a - b of {metric}", style="italic"))
         table = plain_table("")
         for name in ("budget", "a", "b", "difference [low, high]", "p (Wilcoxon, Holm)"):
-            table.add_column(Text(name), overflow="fold")  # brackets would be markup
+            table.add_column(Text(name), overflow="fold")  # as a plain string, brackets would be markup
         table.add_column("runs", justify="right")
         budget = None
         for row in group:

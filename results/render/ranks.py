@@ -1,4 +1,4 @@
-"""Average ranks of methods for people (rich)."""
+"""Terminal tables of average ranks (rich)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
 def render_rankings(rankings: Sequence[Ranking], console: Console) -> None:
-    """Print ranks budget by budget, a table for each metric and each set of blocks. Fits 120 columns.
+    """Print ranks by budget, one table per metric and set of blocks. Fits 120 columns.
 
-    Methods that share a letter are in one of the ``groups``: within Nemenyi's critical difference of each other.
+    Methods that share a letter belong to the same one of the ``groups``, within Nemenyi's critical difference.
     """
     dash = "\N{EN DASH}" if console.encoding.lower().startswith("utf") else "-"
     tables: dict[tuple[str, str, tuple[str, ...]], list[Ranking]] = {}

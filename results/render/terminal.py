@@ -1,4 +1,4 @@
-"""The leaderboard for people (rich) and for machines (JSON, CSV)."""
+"""Leaderboard output: terminal tables (rich), JSON and CSV."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _Key = tuple[str, str, str]  # dataset, method, budget
 
 
 def to_json(rows: Sequence[LeaderboardRow]) -> str:
-    """A JSON list, one object a row with the fields of ``LeaderboardRow``; null where there is no number."""
+    """Return a JSON list, one object per row with the fields of ``LeaderboardRow``; null where there is no number."""
     return json.dumps([asdict(row) for row in rows], indent=1, allow_nan=False)
 
 
 def to_csv(rows: Sequence[LeaderboardRow]) -> str:
-    """A header and one line a row, the fields of ``LeaderboardRow``; empty where there is no number."""
+    """Return CSV: a header, then one line per row, the fields of ``LeaderboardRow``; empty where there is no number."""
     out = io.StringIO()
     writer = csv.DictWriter(out, [field.name for field in fields(LeaderboardRow)], lineterminator="\n")
     writer.writeheader()
@@ -40,7 +40,7 @@ def to_csv(rows: Sequence[LeaderboardRow]) -> str:
 
 @dataclass(frozen=True)
 class _Style:
-    """How numbers look: an interval goes below its number where the columns would not fit beside each other."""
+    """Format of numbers: an interval goes below its number if the columns would not fit side by side."""
 
     mark: str
     delta: str
@@ -48,7 +48,7 @@ class _Style:
     between: str
 
     def score(self, row: LeaderboardRow | None) -> Text:
-        """``.446 [.401, .482]``, bold and marked if the row belongs to the best."""
+        """Format a score as ``.446 [.401, .482]``, bold and marked if the row is among the best."""
         if row is None or row.mean is None:
             return Text(self.dash)
         return Text(
@@ -57,7 +57,7 @@ class _Style:
         )
 
     def diff(self, row: LeaderboardRow | None) -> Text:
-        """``+.021 [-.010, +.052]``."""
+        """Format a difference as ``+.021 [-.010, +.052]``."""
         if row is None or row.diff is None:
             return Text(self.dash)
         return Text(signed(row.diff) + self._ends(row.diff_low, row.diff_high, signed))
@@ -68,20 +68,20 @@ class _Style:
 
 
 def short(value: float) -> str:
-    """0.4461 as ``.446``, 1 as ``1.000``."""
+    """Format 0.4461 as ``.446`` and 1 as ``1.000``."""
     text = f"{value:.3f}"
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
 def signed(value: float) -> str:
-    """A difference with its sign, exactly 0 without; ``-.000`` is a small negative one."""
+    """Format a difference with its sign, exactly 0 without; ``-.000`` is a small negative one."""
     return short(value) if value <= 0 else "+" + short(value)
 
 
 def render(board: Leaderboard, console: Console) -> None:
-    """Print a dataset's tables, from overall scores to what they took to compute, then notes. Fits 120 columns.
+    """Print the tables of each dataset, from overall scores to compute cost, then notes. Fits 120 columns.
 
-    The settings of the only arm of a method are said once, below.
+    If a method has a single variant, its settings are printed once, below the tables.
     """
     board, settings = _without_settings(board)
     modern = console.encoding.lower().startswith("utf")
@@ -104,7 +104,7 @@ def render(board: Leaderboard, console: Console) -> None:
             console.print(_efficiency(curves, beside))
         if of_dataset := [row for row in board.pseudo if row.dataset == dataset]:
             about = f"pseudo-masks of training tiles against withheld masks ({DIAGNOSTIC})"
-            console.print(Text(f"\n{dataset}: {about}", style="italic"))  # a title would be as narrow as the table
+            console.print(Text(f"\n{dataset}: {about}", style="italic"))  # a table title would wrap at the width of the table
             console.print(_pseudo(of_dataset, beside))
         if taken := [row for row in board.compute if row.dataset == dataset]:
             console.print(_compute(taken, beside))
@@ -119,7 +119,7 @@ def render(board: Leaderboard, console: Console) -> None:
 
 
 def _without_settings(board: Leaderboard) -> tuple[Leaderboard, dict[str, str]]:
-    """The board with short names of methods, and what these leave out."""
+    """Return the board with short names of methods, and the settings that these leave out."""
     short, settings = short_names({row.method for row in board.rows})
     named = replace(
         board,
@@ -140,7 +140,7 @@ def render_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str]
         against = f"{short[rows[0].reference]} {rows[0].reference_budget}" if rows else ""
         table = plain_table(f"\n{dataset}: difference to {against}")
         for name in ("method", "budget", "metric", "difference [low, high]", "p (Wilcoxon, Holm)", "runs"):
-            table.add_column(Text(name), overflow="fold")  # brackets would be markup
+            table.add_column(Text(name), overflow="fold")  # as a plain string, brackets would be markup
         for row in rows:
             interval = "-" if row.diff is None else signed(row.diff)
             if row.low is not None and row.high is not None:
@@ -153,7 +153,7 @@ def render_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str]
 
 
 def plain_table(title: str, gap: int = 2) -> Table:
-    """A table without lines, its title flush left; names from data are no markup."""
+    """Return a table without lines, its title flush left; names from data are not parsed as markup."""
     return Table(
         title=Text(title), title_justify="left", box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold"
     )
@@ -228,7 +228,7 @@ def _efficiency(rows: Sequence[EfficiencyRow], s: _Style) -> Table:
 
 
 def _needed(value: float | None, row: EfficiencyRow, s: _Style) -> str:
-    """Minutes, or on which side of the budgets they are."""
+    """Format minutes, or the side of the budgets on which they are censored."""
     if value is None:
         return s.dash
     if math.isinf(value):
@@ -252,7 +252,7 @@ def _pseudo(rows: Sequence[PseudoRow], s: _Style) -> Table:
 
 
 def _compute(rows: Sequence[ComputeRow], s: _Style) -> Table:
-    """One line a method; one a budget where a method's steps or samples differ between budgets."""
+    """Return one line per method, or one per budget if a method's steps or samples differ between budgets."""
     table = plain_table(f"\n{rows[0].dataset}: compute, mean over trials")
     for name in ("method", "budgets"):
         table.add_column(name, overflow="fold")
@@ -281,12 +281,12 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def _amount(value: float | None, unknown: str) -> str:
-    """Three digits at least, thousands apart: ``1.53``, ``12,800``."""
+    """Format with at least three digits and separated thousands: ``1.53``, ``12,800``."""
     return unknown if value is None else f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"
 
 
 def minutes(value: float | None, unknown: str) -> str:
-    """Minutes without needless digits."""
+    """Format minutes without needless digits."""
     return unknown if value is None else f"{value:.0f}" if value >= 10 else f"{value:.3g}"
 
 

@@ -1,4 +1,4 @@
-"""The page: everything that stands in the folder of a report, as bytes by path."""
+"""The page of a report: the contents of its folder, as bytes by path."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from tissuebench.results.tables.pairs import PairRow, pairs
 from tissuebench.results.tables.ranks import Ranking, rankings
 
 MOST_BUDGETS = 6
-"""With figures of their own; the table has all."""
+"""Maximum number of budgets with figures of their own; the table has all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chapter:
-    """What the page says about one subject.
+    """Section of the page about one subject.
 
     Attributes:
-        by_budget: kind of figure, and its picture at each budget.
+        by_budget: by kind of figure, its pictures at each budget.
         unshown: budgets without figures of their own.
     """
 
@@ -56,16 +56,16 @@ class Chapter:
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
-        """All of them."""
+        """All pictures of the chapter."""
         budgets = (picture for group in self.by_budget.values() for _, picture in group)
         return (*self.curves, *self.differences, *self.ranks, *self.cost, *budgets)
 
 
 def build(subjects: Sequence[Subject], title: str, n_boot: int) -> dict[str, bytes]:
-    """All files of the report; the same subjects give the same bytes.
+    """Build all files of the report; the same subjects give the same bytes.
 
     Raises:
-        DataError: results of a subject cannot stand in one table, or a picture is damaged.
+        DataError: results of a subject are not comparable, or a picture is damaged.
     """
     arms = {result.method for subject in subjects for result in subject.results}
     arms |= {row.method for subject in subjects for row in subject.board.rows}
@@ -109,7 +109,7 @@ def build(subjects: Sequence[Subject], title: str, n_boot: int) -> dict[str, byt
         pairs_of=origin.pairs_of,
         lower=LOWER,
         upper=UPPER,
-        # What runs is known by its hash: nothing else on the page can.
+        # The content security policy allows only the script with this hash.
         script=Markup(script),  # noqa: S704 - ours
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup(style),  # noqa: S704 - ours
@@ -125,7 +125,7 @@ def build(subjects: Sequence[Subject], title: str, n_boot: int) -> dict[str, byt
 
 
 def _chapter(one: View, n_boot: int, album: Album) -> Chapter:
-    # matplotlib takes a second to import: only who draws waits for it.
+    # matplotlib takes a second to import, so it is imported only for drawing.
     from tissuebench.results.report.figures.calibration import calibration
     from tissuebench.results.report.figures.classes import classes
     from tissuebench.results.report.figures.confusion import confusion
@@ -170,7 +170,7 @@ def _chapter(one: View, n_boot: int, album: Album) -> Chapter:
 
 
 def _across(views: Sequence[View], look: Mapping[str, Look], n_boot: int) -> tuple[Picture, ...]:
-    """Ranks over data sets; none where there is only one, or groups of one that may not be compared."""
+    """Draw ranks over data sets; empty with a single data set, or if one has groups that are not comparable."""
     from tissuebench.results.report.figures.ranks import ranks
     from tissuebench.results.report.figures.sheet import drawing
 
@@ -187,7 +187,7 @@ def _complete(one: View) -> list[TrialResult]:
 
 
 def _titled(subjects: Sequence[Subject]) -> list[tuple[Subject, str]]:
-    """Each with the name of its data set, numbered where several are of one."""
+    """Pair each subject with the name of its data set, numbered if several share one."""
     total, seen, out = Counter(subject.dataset for subject in subjects), Counter[str](), []
     for subject in subjects:
         seen[subject.dataset] += 1
@@ -209,12 +209,12 @@ def _signed(value: float | None) -> str:
 
 
 def _breakable(name: str) -> Markup:
-    """A name that may go on in the next line after an underscore."""
+    """Allow line breaks after the underscores of a name."""
     return Markup("_<wbr>").join(name.split("_"))
 
 
 def _amount(value: float | None) -> str:
-    """A count or a size in words: 12,800, 3.4 M."""
+    """Format a count or size: 12,800, 3.4 M."""
     if value is None:
         return "–"
     for factor, unit in ((1e9, " G"), (1e6, " M")):

@@ -1,4 +1,4 @@
-"""A figure once it is drawn, and the numbers in it."""
+"""Drawn figures and their data."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Record = Mapping[str, str | int | float | None]
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A figure.
+    """A drawn figure.
 
     Attributes:
-        name: of its files, without their end.
-        caption: how to read it.
+        name: file name without its extension.
+        caption: explanation of how to read the figure.
         width: natural width of a panel in CSS pixels.
-        panels: SVG to stand in HTML; names in it are escaped.
-        svg, pdf, csv: the files.
+        panels: SVG for embedding in HTML; names in it are escaped.
+        svg, pdf, csv: contents of the files.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Picture:
 
 
 def to_csv(records: Sequence[Record]) -> bytes:
-    """A header and one line a record; empty where there is no value."""
+    """Return CSV: a header and one line per record; empty where there is no value."""
     out = io.StringIO()
     writer = csv.DictWriter(
         out, list(dict.fromkeys(name for record in records for name in record)), lineterminator="\n"

@@ -1,4 +1,4 @@
-"""Where the numbers come from: what was handed in, and what the results themselves record."""
+"""Provenance of the numbers: values given by the caller and values recorded in the results."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tissuebench.results.report.styles import plain
 from tissuebench.results.report.view import View
 
 _OF_A_TRIAL = ("method", "config", "budget", "seed")
-"""Parts of an identity that differ between the trials of one comparison."""
+"""Parts of an identity that may differ between the trials of one comparison."""
 _TOLD_ELSEWHERE = ("dataset", "split", "store", *_OF_A_TRIAL)
 
 
 def provenance(view: View) -> Mapping[str, Json]:
-    """Nested names and values, in the order in which they are shown: what was handed in, then what results record."""
+    """Return nested names and values in display order: those of the subject, then those recorded in its results."""
     results = view.subject.results
     identities = [result.identity for result in results]
     environments = [result.environment for result in results]
@@ -50,7 +50,7 @@ def provenance(view: View) -> Mapping[str, Json]:
 
 
 def _budgets(view: View) -> dict[str, Json]:
-    """Minutes, and the hash of each draw, by budget, cheapest first."""
+    """Return minutes and the hash of each draw by budget, cheapest first."""
     minutes: dict[str, set[float]] = defaultdict(set)
     draws: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for result in sorted(view.subject.results, key=lambda one: (one.minutes, one.budget, one.replicate)):
@@ -63,7 +63,7 @@ def _budgets(view: View) -> dict[str, Json]:
 
 
 def words(value: Json) -> str | None:
-    """A value on one line; None if it has names of its own, or lists of these."""
+    """Format a value on one line; None if it is a nonempty mapping or a list with one."""
     if isinstance(value, Mapping):
         return None if value else "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -75,7 +75,7 @@ def words(value: Json) -> str | None:
 
 
 def pairs_of(value: Json) -> list[tuple[str, Json]]:
-    """Names and values of a mapping, or numbers and values of a list."""
+    """Return names and values of a mapping, or positions (from 1) and values of a list."""
     if isinstance(value, Mapping):
         return [(plain(str(name)), one) for name, one in value.items()]
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -88,6 +88,6 @@ def _names(mappings: Sequence[Mapping[str, Json]]) -> list[str]:
 
 
 def _values(values: Sequence[Json]) -> Json:
-    """The one value of all, or all that there are."""
+    """Return the common value, or the list of distinct values if they differ."""
     distinct = {canonical_json(value): value for value in values}
     return next(iter(distinct.values())) if len(distinct) == 1 else [distinct[key] for key in sorted(distinct)]

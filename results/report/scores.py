@@ -1,4 +1,4 @@
-"""The leaderboard on the page: a row a cell, one metric written out, the others as data for the script."""
+"""The leaderboard on the page: one row per cell, one metric written out, the others as data for the script."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ScoreLine:
     """A row of the table on the page.
 
     Attributes:
-        score, diff: in ``PRIMARY``, as words; empty where there is none.
+        score, diff: score and difference in ``PRIMARY`` as text; empty if there is none.
         mark: ``best``, ``tied`` or empty.
         place: low, mean and high on the common axis, 0..100; None without a score.
-        beside: further scores as words, with their values.
-        gap: why there are no scores.
+        beside: values of further scores, each with its text.
+        gap: reason why there are no scores.
     """
 
     subject: str
@@ -49,7 +49,7 @@ class ScoreLine:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """The table and what the script needs to show another metric in it."""
+    """The table, with the data that the script needs to switch its metric."""
 
     lines: tuple[ScoreLine, ...]
     beside: tuple[str, ...]
@@ -58,7 +58,7 @@ class Scores:
 
 
 def scores(views: Sequence[View]) -> Scores:
-    """All subjects in one table: by subject, budget (in minutes) and score, ``full`` after everything else."""
+    """Put all subjects in one table, by subject, budget (in minutes) and score, ``full`` after everything else."""
     metrics = tuple(dict.fromkeys(metric for view in views for metric in view.metrics))
     beside = tuple(metric for metric in BESIDE if metric in metrics)
     found: list[tuple[tuple[object, ...], View, dict[str, LeaderboardRow], Gap | None]] = []
@@ -97,7 +97,7 @@ def scores(views: Sequence[View]) -> Scores:
 
 
 def island(document: object) -> Markup:
-    """JSON that can stand in a script element: nothing in it closes or opens a tag."""
+    """Serialise JSON for a script element, so that nothing in it opens or closes a tag."""
     text = json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))  # noqa: S704 - escaped here
 
@@ -168,7 +168,7 @@ def _ends(low: float | None, high: float | None, *, sign: bool) -> str:
 
 
 def _groups(metrics: Sequence[str]) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
-    """For the choice of a metric: overall scores, then those of classes."""
+    """Options of the metric menu: overall scores, then those by class."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for i, metric in enumerate(metrics):
         kind, slash, name = metric.partition("/")

@@ -1,7 +1,7 @@
-"""How methods look: one colour, marker and dash for each, the same in every figure of a report.
+"""Styles of methods: one colour, marker and dash per method, the same in every figure of a report.
 
-Colours are of Okabe & Ito (2008), without black, which is ink, and yellow, which is too pale for lines on white.
-Neither colour nor shape is ever the only carrier: a marker belongs to one method (up to eleven of them).
+Colours are from Okabe & Ito (2008), without black, which is used as ink, and yellow, too pale for lines on white.
+Colour is never the only cue: each method also has its own marker (up to eleven methods).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VARIABLES = {
     INK: "--ink", SOFT: "--soft", LINE: "--line", FAINT: "--faint", PAPER: "--card",
     BLUE: "--blue", VERMILLION: "--vermillion", GREEN: "--green", PURPLE: "--purple", ORANGE: "--orange", SKY: "--sky",
 }  # fmt: skip
-"""What stands for a colour on the page, where a reader may want it dark."""
+"""CSS variables that replace the colours on the page, which has a dark mode."""
 
 _COLORS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 _MARKERS = ("o", "^", "D", "v", "P", "X", "p", "<", ">", "h", "d")
@@ -34,11 +34,11 @@ _LONGEST = 30
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A method in a figure.
+    """Style of a method in figures.
 
     Attributes:
         name: short enough for a label.
-        dash: a line style of matplotlib.
+        dash: matplotlib line style.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Look:
 
 
 def looks(arms: Sequence[str]) -> dict[str, Look]:
-    """By arm. ``supervised`` and ``full`` are ink: they are what the others are measured by."""
+    """Return styles by method variant. ``supervised`` and ``full`` are drawn in ink, as the references for the others."""
     names = labels(arms)
     found = {}
     ideas = [arm for arm in sorted(arms) if arm not in (LOWER, UPPER)]
@@ -65,7 +65,7 @@ def looks(arms: Sequence[str]) -> dict[str, Look]:
 
 
 def labels(arms: Sequence[str]) -> dict[str, str]:
-    """Short names; of several arms of one method only the settings that tell them apart, or a number."""
+    """Short names by method variant; variants of one method differ by their distinguishing settings or a number."""
     short, _ = short_names(set(arms))
     found = {}
     for arm, name in short.items():
@@ -78,7 +78,7 @@ def labels(arms: Sequence[str]) -> dict[str, str]:
             if len(name) > _LONGEST:
                 name = f"{brief(method, _LONGEST - 4)} #{siblings.index(arm) + 1}"
         found[arm] = brief(name, _LONGEST)
-    if len(set(found.values())) < len(found):  # what was cut off told them apart
+    if len(set(found.values())) < len(found):  # names became equal by truncation
         found = {arm: f"{brief(name, _LONGEST - 5)} #{i + 1}" for i, (arm, name) in enumerate(found.items())}
     return found
 
@@ -95,13 +95,13 @@ _NAMES = {
 
 
 def metric_name(metric: str) -> str:
-    """As people write it."""
+    """Return the display name of a metric."""
     kind, slash, label = metric.partition("/")
     return _NAMES.get(metric) or ({"dice": "Dice", "iou": "IoU"}.get(kind) or _NAMES.get(kind, kind)) + slash + label
 
 
 def settings(arms: Sequence[str]) -> dict[str, str]:
-    """What the label of an arm leaves out, by label."""
+    """Settings that the label of a method variant leaves out, by label."""
     return {
         name: plain(arm) if "[" not in arm else plain(arm.partition("[")[2][:-1].replace(",", ", "))
         for arm, name in labels(arms).items()
@@ -110,11 +110,11 @@ def settings(arms: Sequence[str]) -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """The text without characters that XML forbids, on one line."""
+    """Return the text on one line, without characters that XML forbids."""
     return _UNPRINTABLE.sub(" ", text)
 
 
 def brief(text: str, longest: int) -> str:
-    """The text, or its beginning and an ellipsis."""
+    """Shorten the text to ``longest`` characters, ending in an ellipsis if cut."""
     text = plain(text)
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"

@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""Input of a report."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tissuebench.results.tables.leaderboard import Leaderboard
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """Results that may be compared with each other: one group of trials of one data set.
+    """Comparable results: one group of trials of one data set.
 
     Attributes:
-        board: made of ``results`` (and of what was expected).
-        failures: of trials of this group.
-        overlays: by trial id; trials without pictures are left out.
-        provenance: anything a reader should be able to check: licence, hashes, costs that are assumed.
+        board: leaderboard of ``results`` (and of the expected cells).
+        failures: failed trials of this group.
+        overlays: overlay tiles by trial id; trials without pictures are left out.
+        provenance: anything that readers should be able to check: licence, hashes, assumed costs.
     """
 
     dataset: str

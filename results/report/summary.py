@@ -1,4 +1,4 @@
-"""What the numbers say, in sentences; never more than they say."""
+"""Summary of the results in sentences that claim no more than the numbers support."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST = 6
 
 
 def summary(view: View) -> list[str]:
-    """Sentences about one subject, from the most important one."""
+    """Return sentences about one subject, most important first."""
     if not view.cells:
         return ["Nothing is complete yet, so there are no scores."]
     said = [*_leaders(view), *_against_control(view), *_against_full(view), *_classes(view), *_confidence(view)]

@@ -1,6 +1,6 @@
 """Pictures of tissue: the same tiles for all methods side by side, then the worst tiles of each.
 
-Pictures are named by their content: no name of a slide becomes a file name, and what several trials share is kept once.
+Pictures are named by their content: slide names never become file names, and pictures shared by trials are kept once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ENDS = {"JPEG": "jpg", "PNG": "png"}
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A picture on the page: where it is, and its size in pixels."""
+    """A picture on the page: its path, and its size in pixels."""
 
     path: str
     width: int
@@ -33,7 +33,7 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A tile as one method sees it."""
+    """Prediction of one method on a tile."""
 
     prediction: Shot
     accuracy: str
@@ -41,7 +41,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class TilePictures:
-    """A tile and what each method makes of it; None where a trial has no picture of it."""
+    """A tile and the prediction of each method; None where a trial has no picture of it."""
 
     slide: str
     place: str
@@ -52,12 +52,12 @@ class TilePictures:
 
 @dataclass(frozen=True, slots=True)
 class Tissue:
-    """The pictures of one budget.
+    """Tissue pictures of one budget.
 
     Attributes:
         methods: columns of ``tiles``.
-        worst: by method, its worst tiles, each with one prediction.
-        left_out: methods that are not shown.
+        worst: the worst tiles of each method, each with one prediction.
+        left_out: number of methods that are not shown.
     """
 
     budget: str
@@ -68,14 +68,14 @@ class Tissue:
 
 
 class Album:
-    """Pictures that go with the page, by path."""
+    """Collection of the pictures of a page, by path."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self._known: dict[Path, Shot] = {}
 
     def add(self, path: Path) -> Shot:
-        """Take a picture in; ``DataError`` if it is none."""
+        """Add a picture; ``DataError`` if the file is not a picture."""
         if path not in self._known:
             try:
                 data = path.read_bytes()
@@ -90,7 +90,7 @@ class Album:
 
 
 def tissue(view: View, album: Album) -> list[Tissue]:
-    """The pictures of a subject by budget, of the first run of each cell; none where no trial has any."""
+    """Collect the pictures of a subject by budget, from the first run of each cell; skips budgets without any."""
     return [one for budget, _ in view.budgets[:MOST_BUDGETS] if (one := _of_budget(view, budget, album)) is not None]
 
 

@@ -1,4 +1,4 @@
-"""The numbers of one subject, lined up for figures: complete cells, patients by difficulty, budgets by minutes."""
+"""Data of one subject, arranged for figures: complete cells, patients by difficulty, budgets by minutes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, eq=False)
 class CellView:
-    """One complete cell.
+    """Data of one complete cell.
 
     Attributes:
-        rows: of the leaderboard, by metric.
+        rows: rows of the leaderboard, by metric.
         own: (P, R) each patient's own score in ``PRIMARY``, in each run; nan where there is none.
         counts: (K, K) int64 pixels over all slides and runs.
         calibration: (15, 3) likewise.
-        compute: what it took.
+        compute: compute cost.
     """
 
     method: str
@@ -44,24 +44,24 @@ class CellView:
     compute: ComputeRow
 
     def row(self, metric: str = PRIMARY) -> LeaderboardRow | None:
-        """Its row in a metric, if that has a number."""
+        """Return the row of a metric; None if it has no number."""
         found = self.rows.get(metric)
         return found if found is not None and found.mean is not None else None
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One subject.
+    """Data of one subject.
 
     Attributes:
         slug: safe as a file name and as an id.
-        title: the data set, and its number where a report has several groups of it.
-        looks: of the methods, by arm.
-        cells: complete ones, by method and budget, in the order of the leaderboard.
-        budgets: that another method than ``full`` has, with the minutes of whoever spent most of it, cheapest first.
-        metrics: scores of the test part, in the order of the leaderboard.
-        patients: the hardest first, by mean over all cells.
-        shares: of the classes, in the annotated test pixels.
+        title: name of the data set, numbered if a report has several groups of it.
+        looks: styles by method variant.
+        cells: complete cells, by (method, budget), in the order of the leaderboard.
+        budgets: budgets of methods other than ``full``, with the largest minutes of any method, cheapest first.
+        metrics: metrics of the test part, in the order of the leaderboard.
+        patients: patients by mean over all cells, hardest first.
+        shares: share of the annotated test pixels per class.
     """
 
     slug: str
@@ -78,22 +78,22 @@ class View:
 
     @property
     def full(self) -> CellView | None:
-        """The upper bound, if it is complete and the only one."""
+        """Cell of the upper bound; None unless exactly one is complete."""
         found = [cell for cell in self.cells.values() if cell.method == UPPER]
         return found[0] if len(found) == 1 else None
 
     def at(self, budget: str, *, best_first: bool = True) -> list[CellView]:
-        """Cells with a score at a budget, ``full`` aside."""
+        """Return the cells with a score at a budget, except ``full``."""
         found = [cell for (m, b), cell in self.cells.items() if b == budget and m != UPPER and cell.row() is not None]
         return sorted(found, key=lambda cell: -_mean(cell)) if best_first else found
 
     def with_full(self, budget: str) -> list[CellView]:
-        """``at``, and ``full`` at the end."""
+        """Return the cells of ``at`` followed by ``full``."""
         return self.at(budget) + ([self.full] if self.full is not None else [])
 
 
 def view(subject: Subject, slug: str, title: str, looks: Mapping[str, Look]) -> View:
-    """Line up a subject; ``DataError`` if its results cannot stand in one table."""
+    """Arrange the data of a subject; ``DataError`` if its results are not comparable."""
     rows: dict[Key, dict[str, LeaderboardRow]] = defaultdict(dict)
     metrics: dict[str, None] = {}
     for row in subject.board.rows:
@@ -154,7 +154,7 @@ def _budgets(cells: Sequence[CellView]) -> tuple[tuple[str, float], ...]:
 
 
 def _hardest_first(own: Sequence[Floats]) -> list[int]:
-    """Patients by their mean score over cells of each cell's mean over runs; those without any score last."""
+    """Order patients by score, averaged over runs, then over cells; those without any score come last."""
     scores = np.stack([_nanmean(one) for one in own], -1)
     means = _nanmean(scores)
     return [int(i) for i in np.argsort(np.where(np.isnan(means), np.inf, means), kind="stable")]
@@ -168,7 +168,7 @@ def _nanmean(values: Floats) -> Floats:
 
 
 def patient_means(cell: CellView) -> Floats:
-    """Each patient's score, mean over the runs that have one, (P,)."""
+    """Score of each patient, averaged over the runs that have one, (P,)."""
     return _nanmean(cell.own)
 
 

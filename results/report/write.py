@@ -1,4 +1,4 @@
-"""The folder of a report: complete or not there, and never in place of what is not a report."""
+"""Writing of the report folder: atomic, and never over files that are not a report."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def write_report(
     title: str = "Which labels are worth an annotator's time?",
     n_boot: int = N_BOOT,
 ) -> Path:
-    """Write the report and return its ``index.html``; an older report at the same place is replaced in one go.
+    """Write the report and return its ``index.html``; an older report at the same path is replaced atomically.
 
-    The folder holds the page, its figures (SVG, PDF) with their data (CSV), and pictures; it needs no network. The same
+    The folder holds the page, its figures (SVG, PDF) with their data (CSV), and pictures; it works offline. The same
     subjects give the same bytes.
 
     Args:
-        folder: of the report; made, with its parents.
-        subjects: one a group of results that may be compared.
-        title: of the page.
-        n_boot: draws for intervals of pairs and ranks.
+        folder: folder of the report; created with its parents.
+        subjects: one per group of comparable results.
+        title: title of the page.
+        n_boot: number of bootstrap draws for intervals of pairs and ranks.
 
     Raises:
-        DataError: the folder is there and holds anything that is not of a report; results of a subject cannot stand in
-            one table; or a picture is damaged.
+        DataError: the folder exists and holds anything that is not part of a report; results of a subject are not
+            comparable; or a picture is damaged.
     """
     from tissuebench.results.report.page import build
 
@@ -48,12 +48,12 @@ def write_report(
             path = aside / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        _require_ours(folder)  # drawing took a while
+        _require_ours(folder)  # again, as drawing took a while
     return folder / INDEX
 
 
 def _require_ours(folder: Path) -> None:
-    """Nothing is there, or an empty folder, or a report and nothing else."""
+    """Raise unless the folder is missing, empty, or holds a report and nothing else."""
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -5,9 +5,10 @@ runs of a draw see the same patients. With patient weights w_p (how often p was 
 
     score(draw) = sum_r v_r m( sum_p w_p counts[r, p] ) / sum_r v_r
 
-so a score is pooled over patients before it is a ratio. The draws are stretched about the mean for few replicates and
-patients (``spread``) and cut off where a score cannot be; the interval is their 2.5 and 97.5 percentile (Efron &
-Tibshirani 1993, ch. 13). With a single run only patients are resampled: it says nothing of other seeds or draws.
+so counts are pooled over patients before the ratio is taken. The draws are stretched about the mean to account for few
+replicates and patients (``small_samples``) and clipped to the range of the score; the interval is their 2.5 and 97.5
+percentile (Efron & Tibshirani 1993, ch. 13). With a single run only patients are resampled, so the interval says
+nothing about other seeds or draws.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Run = tuple[int, int]  # (replicate, seed)
 
 
 class Sample(Protocol):
-    """The runs of one method on the same patients, and how to score them."""
+    """The runs of one method on the same patients, with a function to score them."""
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -43,7 +44,7 @@ class Sample(Protocol):
         ...
 
     def scores(self, weights: Floats) -> Floats:
-        """M pooled scores of each run under each weighting of the patients: (B, P) -> (B, R, M)."""
+        """Return M pooled scores of each run under each weighting of the patients: (B, P) -> (B, R, M)."""
         ...
 
 
@@ -53,7 +54,7 @@ class Interval:
 
     Attributes:
         mean: mean over runs of the score on all patients.
-        n_valid: resamples in which the score exists; the others are dropped.
+        n_valid: number of resamples in which the score exists; the others are dropped.
     """
 
     mean: Floats
@@ -67,9 +68,9 @@ class Scored:
     """A sample under one set of patient draws.
 
     Attributes:
-        point: (R, M) on all patients.
-        draws: (B, R, M) on the resampled patients.
-        span: the lowest and the highest that a score can be.
+        point: (R, M) scores on all patients.
+        draws: (B, R, M) scores on the resampled patients.
+        span: lowest and highest possible score.
     """
 
     runs: tuple[Run, ...]
@@ -79,7 +80,7 @@ class Scored:
     span: tuple[float, float] = (0.0, 1.0)
 
     def at(self, runs: Sequence[Run]) -> Scored:
-        """The same for some of the runs, in the order given."""
+        """Return the scores of some of the runs, in the order given."""
         if tuple(runs) == self.runs:
             return self
         where = [self.runs.index(run) for run in runs]
@@ -87,18 +88,18 @@ class Scored:
 
 
 def weights_of(indices: npt.NDArray[np.int64], n: int) -> Floats:
-    """How often each of ``n`` things was drawn: indices (B, any) -> (B, n)."""
+    """Count how often each of ``n`` items was drawn: indices (B, any) -> (B, n)."""
     rows = np.arange(len(indices))[:, None] * n
     return np.bincount((rows + indices).ravel(), minlength=len(indices) * n).reshape(-1, n).astype(np.float64)
 
 
 def patient_weights(rng: np.random.Generator, n_patients: int, n_boot: int = N_BOOT) -> Floats:
-    """``n_boot`` resamples of the patients, (B, P)."""
+    """Draw ``n_boot`` resamples of the patients as weights, (B, P)."""
     return weights_of(rng.integers(0, n_patients, size=(n_boot, n_patients)), n_patients)
 
 
 def run_weights(rng: np.random.Generator, runs: Sequence[Run], n_boot: int = N_BOOT) -> Floats:
-    """``n_boot`` resamples of the replicates and, within each drawn one, of its seeds, (B, R)."""
+    """Draw ``n_boot`` resamples of the replicates and, within each drawn one, of its seeds, as weights, (B, R)."""
     groups = [[i for i, run in enumerate(runs) if run[0] == r] for r in sorted({run[0] for run in runs})]
     sizes = np.array([len(group) for group in groups])
     padded = np.array([group + [0] * (sizes.max() - len(group)) for group in groups])
@@ -106,7 +107,7 @@ def run_weights(rng: np.random.Generator, runs: Sequence[Run], n_boot: int = N_B
     n_seeds = sizes[replicate][..., None]
     seed = (rng.random((*replicate.shape, sizes.max())) * n_seeds).astype(np.int64)
     drawn = padded[replicate[..., None], seed]
-    drawn = np.where(np.arange(sizes.max()) < n_seeds, drawn, len(runs))  # beyond a replicate's seeds: set aside
+    drawn = np.where(np.arange(sizes.max()) < n_seeds, drawn, len(runs))  # padding beyond a replicate's seeds goes to an extra bin
     return weights_of(drawn.reshape(n_boot, -1), len(runs) + 1)[:, :-1]
 
 
@@ -117,13 +118,13 @@ def score(sample: Sample, weights: Floats) -> Scored:
 
 
 def interval(scored: Scored, weights: Floats) -> Interval:
-    """Mean over runs and the percentiles of its stretched draws; runs without a score are left out of a mean.
+    """Mean over runs and percentiles of its stretched draws; runs without a score are left out of the mean.
 
-    With a single patient there is nothing to resample: the interval is nan, not a point.
+    With a single patient there is nothing to resample, so the interval is nan, not a point.
 
     Args:
         scored: scores under B draws of the patients.
-        weights: (B, R), how often each draw takes each run.
+        weights: (B, R) number of times each draw takes each run.
     """
     mean, draws = run_means(scored, weights)
     ends = np.full((2, len(mean)), np.nan)
@@ -138,7 +139,7 @@ def interval(scored: Scored, weights: Floats) -> Interval:
 
 
 def run_means(scored: Scored, weights: Floats) -> tuple[Floats, Floats]:
-    """Mean over runs of the scores on all patients, (M,), and the stretched draws of it, (B, M)."""
+    """Mean over runs of the scores on all patients, (M,), and its stretched draws, (B, M)."""
     mean = _weighted_mean(np.ones((1, len(scored.runs))), scored.point[None])[0]
     draws = _weighted_mean(weights, scored.draws)
     if len(scored.patients) > 1:
@@ -147,7 +148,7 @@ def run_means(scored: Scored, weights: Floats) -> tuple[Floats, Floats]:
 
 
 def pair(a: Scored, b: Scored) -> Scored | None:
-    """Scores of a - b, run by run and draw by draw, on their common (replicate, seed); None without any.
+    """Differences a - b, run by run and draw by draw, on the common (replicate, seed); None if there are none.
 
     Raises:
         DataError: the two were not scored on the same patients under the same number of draws.
@@ -184,7 +185,7 @@ def paired_difference(a: Sample, b: Sample, rng: np.random.Generator, n_boot: in
 
 
 def _weighted_mean(weights: Floats, values: Floats) -> Floats:
-    """Mean over runs: weights (B, R), values (B, R, M) -> (B, M); nan are left out, nan if nothing is left."""
+    """Mean over runs: weights (B, R), values (B, R, M) -> (B, M); ignores nan, nan if nothing is left."""
     if not np.isnan(values).any():
         return np.asarray(np.einsum("br,brm->bm", weights, values) / weights.sum(1, keepdims=True), dtype=np.float64)
     there = ~np.isnan(values)
@@ -196,9 +197,9 @@ def _weighted_mean(weights: Floats, values: Floats) -> Floats:
 
 
 def wilcoxon(differences: Floats) -> float:
-    """Two-sided p of the Wilcoxon signed-rank test of paired differences (P,), nan left out; nan if none is left.
+    """Two-sided p of the Wilcoxon signed-rank test of paired differences (P,), ignoring nan; nan if none is left.
 
-    1 if all are 0: nothing speaks against equality.
+    1 if all are 0, as there is no evidence against equality.
     """
     left = differences[~np.isnan(differences)]
     if left.size == 0:
@@ -209,7 +210,7 @@ def wilcoxon(differences: Floats) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (Scand. J. Statist. 1979); nan stay nan and do not count as tests."""
+    """Adjust p values by Holm's step-down method (Scand. J. Statist. 1979); nan stays nan and is not counted."""
     order = sorted((p, i) for i, p in enumerate(p_values) if not np.isnan(p))
     adjusted = [float("nan")] * len(p_values)
     largest = 0.0

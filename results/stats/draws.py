@@ -1,4 +1,4 @@
-"""The bootstrap draws of one dataset: named, so that the same results give the same table."""
+"""Bootstrap draws of one dataset, seeded by name so that the same results give the same table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tissuebench.results.stats.bootstrap import (
 
 
 class Draws:
-    """Draws of patients are shared by all cells of a dataset, draws of runs by all cells with the same runs."""
+    """Bootstrap draws of a dataset: of patients, shared by all cells, and of runs, shared by cells with the same runs."""
 
     def __init__(self, dataset: str, n_patients: int, n_boot: int = N_BOOT) -> None:
         self.dataset = dataset
@@ -32,11 +32,11 @@ class Draws:
 
     @cached_property
     def patients(self) -> Floats:
-        """(n_boot, P) how often each patient was drawn."""
+        """Number of times each patient was drawn, (n_boot, P)."""
         return patient_weights(self._rng("patients"), self.n_patients, self.n_boot)
 
     def runs(self, runs: Sequence[Run]) -> Floats:
-        """(n_boot, R) how often each run was drawn; depends on which runs there are, and on nothing else."""
+        """Number of times each run was drawn, (n_boot, R); depends only on the set of runs."""
         key = tuple(runs)
         if key not in self._runs:
             rng = self._rng("runs", [list(run) for run in runs])
@@ -44,7 +44,7 @@ class Draws:
         return self._runs[key]
 
     def interval(self, scored: Scored) -> Interval:
-        """``stats.interval`` under these draws."""
+        """Return ``bootstrap.interval`` under these draws."""
         return interval(scored, self.runs(scored.runs))
 
     def difference(self, a: Scored, b: Scored) -> Interval | None:

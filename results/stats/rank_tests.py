@@ -1,6 +1,6 @@
-"""Do methods differ over several blocks? Friedman's test on ranks and Nemenyi's critical difference.
+"""Rank tests of methods over several blocks: Friedman's test and Nemenyi's critical difference.
 
-From scores (N, k) of k methods on N blocks, r_j the average rank of a method (1 is best, equals share their mean):
+From scores (N, k) of k methods on N blocks, r_j the average rank of a method (1 is best, ties share their mean):
 
     chi2_F = 12 N / (k (k + 1)) sum_j (r_j - (k + 1) / 2)^2           Friedman 1937
     F_F = (N - 1) chi2_F / (N (k - 1) - chi2_F)                       Iman & Davenport 1980
@@ -25,7 +25,7 @@ ALPHA = 0.05
 
 
 class FriedmanForm(StrEnum):
-    """Which statistic: chi-squared corrected for ties (scipy's), or F of Iman and Davenport, less conservative."""
+    """Form of the statistic: tie-corrected chi-squared (as in scipy), or the less conservative F of Iman and Davenport."""
 
     CHI_SQUARED = "chi_squared"
     IMAN_DAVENPORT = "iman_davenport"
@@ -33,16 +33,16 @@ class FriedmanForm(StrEnum):
 
 @dataclass(frozen=True)
 class TestOfRanks:
-    """A statistic and its p; nan of two where there are fewer than two blocks."""
+    """A statistic and its p; both nan with fewer than two blocks or methods."""
 
-    __test__ = False  # no test of pytest's
+    __test__ = False  # not a pytest test
 
     statistic: float
     p: float
 
 
 def ranks(scores: Floats, *, lower_is_better: bool = False) -> Floats:
-    """Ranks within each block, (..., k): 1 for the best, equals share the mean of their ranks."""
+    """Ranks within each block, (..., k): 1 is best, ties share the mean of their ranks."""
     better = scores if lower_is_better else -scores
     below = (better[..., None, :] < better[..., :, None]).sum(-1)
     equal = (better[..., None, :] == better[..., :, None]).sum(-1)
@@ -50,7 +50,7 @@ def ranks(scores: Floats, *, lower_is_better: bool = False) -> Floats:
 
 
 def friedman(ranked: Floats, form: FriedmanForm = FriedmanForm.CHI_SQUARED) -> TestOfRanks:
-    """Test that all methods rank alike, of ranks (N, k); p 1 where every block ties all methods."""
+    """Test ranks (N, k) for equal average ranks of all methods; p is 1 if every block ties all methods."""
     n, k = ranked.shape
     if n < 2 or k < 2:
         return TestOfRanks(float("nan"), float("nan"))
@@ -67,13 +67,13 @@ def friedman(ranked: Floats, form: FriedmanForm = FriedmanForm.CHI_SQUARED) -> T
 
 
 def critical_difference(n_methods: int, n_blocks: int) -> float:
-    """Average ranks further apart than this differ at 5 % (Nemenyi)."""
+    """Critical difference of two average ranks at 5 % (Nemenyi)."""
     q = float(scipy.stats.studentized_range.ppf(1 - ALPHA, n_methods, np.inf)) / np.sqrt(2)
     return float(q * np.sqrt(n_methods * (n_methods + 1) / (6 * n_blocks)))
 
 
 def nemenyi(average: Floats, n_blocks: int) -> Floats:
-    """P of each two methods with average ranks (k,), (k, k); 1 on the diagonal."""
+    """Pairwise p values (k, k) of methods with average ranks (k,); 1 on the diagonal."""
     k = len(average)
     apart = np.abs(average[:, None] - average) / np.sqrt(k * (k + 1) / (6 * n_blocks))
     p = np.ones((k, k))
@@ -84,7 +84,7 @@ def nemenyi(average: Floats, n_blocks: int) -> Floats:
 
 
 def alike(average: Sequence[float] | npt.NDArray[np.float64], difference: float) -> list[tuple[int, int]]:
-    """Largest runs [first, last] of sorted average ranks that are within ``difference``: the bars of a diagram."""
+    """Maximal ranges [first, last] of sorted average ranks within ``difference``: the bars of a CD diagram."""
     found: list[tuple[int, int]] = []
     for first in range(len(average)):
         last = max(i for i in range(first, len(average)) if average[i] - average[first] <= difference)

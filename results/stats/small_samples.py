@@ -1,4 +1,4 @@
-"""Draws of a mean over runs that reach as far as 95 % asks for, also where there are few runs or patients.
+"""Bootstrap draws of a mean over runs, widened so that 95 % intervals hold with few runs or patients.
 
 A plain percentile interval over 3 replicates covers 80 to 90 %: resampling n things keeps (n - 1) / n of their variance
 and has the quantile of a normal, while resampling runs and patients crosswise counts their interaction too often (Owen
@@ -7,16 +7,16 @@ unbiased standard errors (expanded percentiles, Hesterberg 2015, Am. Stat. 69). 
 
     V = V_patients + max(V_runs - V_both, 0)
     V_patients   of the mean over runs under the draws of patients; P - 1 degrees of freedom
-    V_runs       between means of replicates, which hold their seeds (Davison & Hinkley 1997, 3.8); N - 1
-    V_both       of each replicate's own deviation under the draws of patients: what both of them hold
+    V_runs       between means of replicates, seeds included (Davison & Hinkley 1997, 3.8); N - 1
+    V_both       of each replicate's own deviation under the draws of patients: contained in both others
 
 each made unbiased by n / (n - 1). t is half-way between the quantile at Satterthwaite's degrees of freedom (1946),
-V^2 / (V_patients^2 / (P - 1) + V_runs^2 / (N - 1)), too low by itself, and Cochran and Cox's (1950), too high: the mean
-of both levels' quantiles weighted by their parts of V.
+V^2 / (V_patients^2 / (P - 1) + V_runs^2 / (N - 1)), which is too low by itself, and Cochran and Cox's (1950), which is
+too high: the mean of both levels' quantiles weighted by their shares of V.
 
 Coverage, simulated with normal effects, 3 to 10 replicates and 8 to 64 patients: 92.9 to 97.2 %, and up to 99 % where
 more than .3 of the variance of the mean is interaction of runs and patients. An IoU of a rare class, pooled over 16
-patients or fewer, is skewed and gets 91 to 95 %. Two replicates are too few to say (89 to 99 %).
+patients or fewer, is skewed and gets 91 to 95 %. Two replicates are too few for reliable coverage (89 to 99 %).
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ Z = float(scipy.stats.norm.ppf(UPPER_TAIL))
 def stretched(
     mean: Floats, draws: Floats, runs: Sequence[tuple[int, int]], n_patients: int, point: Floats, of_runs: Floats
 ) -> Floats:
-    """The draws of the mean over runs, (B, M), stretched about ``mean`` (M,) to z standard deviations = ``reach``.
+    """Return the draws of the mean over runs, (B, M), stretched about ``mean`` until z standard deviations = ``reach``.
 
-    Draws without spread, as of two methods that predict the same, stay where they are.
+    Draws without spread, such as those of two methods with equal predictions, are left unchanged.
 
     Args:
         mean: (M,) the estimate.
-        draws: (B, M) under draws of runs and patients.
+        draws: (B, M) the mean under draws of runs and patients.
         runs: R (replicate, seed).
         n_patients: P > 1.
         point: (R, M), as in ``reach``.
-        of_runs: (B, R, M), the draws of ``reach``.
+        of_runs: (B, R, M), the ``draws`` of ``reach``.
     """
     spread = Z * np.sqrt(_variance(draws))
     wanted = reach(runs, n_patients, point, of_runs)
@@ -57,8 +57,8 @@ def stretched(
 def reach(runs: Sequence[tuple[int, int]], n_patients: int, point: Floats, draws: Floats) -> Floats:
     """Half-width of a symmetric 95 % interval of the mean over runs, (M,): t sqrt(V).
 
-    With one replicate its seeds stand for replicates, and the interval says nothing of other draws of the budget; with
-    one run it is about patients only. A score that is nan in a run or draw is left out of the means there.
+    With one replicate its seeds take the place of replicates, and the interval says nothing about other draws of the
+    budget; with one run it covers patients only. A score that is nan in a run or draw is left out of the means there.
 
     Args:
         runs: R (replicate, seed).
@@ -73,7 +73,7 @@ def reach(runs: Sequence[tuple[int, int]], n_patients: int, point: Floats, draws
     own = np.where(there, point, 0.0)
     means = member @ np.where(there, own - own.sum(0) / n_runs, 0.0) / n_runs
 
-    # What is constant over draws has no variance: it is taken off only where runs are missing in some draws.
+    # A constant over draws has no variance, so it is subtracted only where runs are missing in some draws.
     parts = _sums(draws, member) / len(runs)
     together = parts.sum(1)
     if np.isnan(together).any():
@@ -95,7 +95,7 @@ def reach(runs: Sequence[tuple[int, int]], n_patients: int, point: Floats, draws
 def _half_width(
     of_patients: Floats, of_runs: Floats, of_both: Floats, df_patients: int, df_runs: npt.NDArray[np.int64]
 ) -> Floats:
-    """Reach, t sqrt(V), from the three variances, each (M,)."""
+    """Half-width t sqrt(V) from the three variances, each (M,)."""
     extra = np.maximum(of_runs - of_both, 0.0)
     total = of_patients + extra
     some = np.where(total > 0, total, 1.0)
@@ -107,7 +107,7 @@ def _half_width(
 
 
 def _units(runs: Sequence[tuple[int, int]]) -> Floats:
-    """(N, R), 1 where a run belongs to a replicate; with a single replicate every run stands for itself."""
+    """Membership matrix (N, R), 1 where a run belongs to a replicate; with a single replicate each run is its own unit."""
     replicates = sorted({replicate for replicate, _ in runs})
     if len(replicates) == 1:
         return np.eye(len(runs))
@@ -122,7 +122,7 @@ def _sums(draws: Floats, member: Floats) -> Floats:
 
 
 def _variance(draws: Floats) -> Floats:
-    """Over the draws (B, M) that are there; 0 without any."""
+    """Variance over the draws (B, M), ignoring nan; 0 without any."""
     known = ~np.isnan(draws)
     if known.all():
         return np.asarray(draws.var(0), dtype=np.float64)

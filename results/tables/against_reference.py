@@ -1,4 +1,4 @@
-"""Every other cell of a dataset against one of them, for example against all masks (``full`` at ``masks:all``)."""
+"""Comparison of all cells of a dataset with one of them, for example with all masks (``full`` at ``masks:all``)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Comparison:
     Attributes:
         diff: mean over common runs of the difference of pooled scores; low, high: its 95 % interval.
         p: Wilcoxon signed-rank test over patients, of each patient's own score averaged over the common runs; a
-            patient without a score on either side is left out. None for balanced accuracy: a patient has no
-            balanced accuracy of their own.
-        p_holm: p after Holm over all cells of the dataset compared with the reference in this metric.
-        n_runs: common (replicate, seed); with none there are no numbers.
+            patient without a score on either side is left out. None for balanced accuracy, which is undefined for a
+            single patient.
+        p_holm: p after Holm adjustment over all cells of the dataset compared with the reference in this metric.
+        n_runs: number of common (replicate, seed); if 0, there are no numbers.
     """
 
     dataset: str
@@ -51,13 +51,13 @@ def compare(
     """Compare all cells with the reference of their dataset, by dataset, method, budget and metric.
 
     Raises:
-        DataError: a dataset has no or several results of the reference, or its results cannot stand in one table.
+        DataError: a dataset has no or several results of the reference, or its results are not comparable.
     """
     return [row for panel in panels(results) for row in _of_panel(panel, (reference, reference_budget), n_boot)]
 
 
 def _cell(panel: Panel, reference: tuple[str, str]) -> tuple[str, str]:
-    """The cell of this name; or the only one at its budget whose name is this one, and settings in brackets."""
+    """Return the cell of this name, or the only one at its budget with this name plus settings in brackets."""
     found = [(method, budget) for method, budget in panel.cells if (method.partition("[")[0], budget) == reference]
     if reference in panel.cells:
         return reference

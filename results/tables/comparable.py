@@ -1,4 +1,4 @@
-"""Which results may stand in one table: they differ in method, budget, draw and seed only. Never imports torch."""
+"""Selection of comparable results: those that differ only in method, budget, draw and seed. Never imports torch."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _MAY_DIFFER = ("method", "config", "budget", "seed")
 
 
 class NamedBudget(Protocol):
-    """A budget of labels, as far as a table names it."""
+    """A label budget, reduced to the name that tables show."""
 
     @property
     def spec(self) -> str:
-        """For example ``masks:3p``."""
+        """Specification, for example ``masks:3p``."""
         ...
 
 
 class PlannedTrial(Protocol):
-    """A trial that a plan asks for, with or without a result: a gap of the table if it has none."""
+    """A trial that a plan asks for; it appears as a gap in the table while it has no result."""
 
     @property
     def id(self) -> str:
-        """Content hash."""
+        """Content hash of the trial."""
         ...
 
     @property
@@ -39,32 +39,32 @@ class PlannedTrial(Protocol):
 
     @property
     def arm(self) -> str:
-        """Name of the method, with the settings that tell it from others."""
+        """Name of the method variant: the method, with the settings that distinguish it."""
         ...
 
     @property
     def budget(self) -> NamedBudget:
-        """The labels that it may use."""
+        """Budget of labels that the trial may use."""
         ...
 
     @property
     def minutes(self) -> float:
-        """What these cost an annotator."""
+        """Annotation cost of the budget in minutes."""
         ...
 
 
 def results_folder(home: Path) -> Path:
-    """Where finished trials stand."""
+    """Return the folder of finished trials."""
     return home / "runs" / "results"
 
 
 def comparison_key(result: TrialResult) -> str:
-    """Hash of everything that must be equal for two results to be compared."""
+    """Return a hash of everything that must be equal for two results to be comparable."""
     return content_hash({key: value for key, value in result.identity.items() if key not in _MAY_DIFFER})
 
 
 def board_of_trials(store: ResultStore, trials: Sequence[PlannedTrial]) -> Leaderboard:
-    """The table of one plan, gaps included."""
+    """Build the leaderboard of one plan, gaps included."""
     counted = Counter((trial.dataset, trial.arm, trial.budget.spec) for trial in trials)
     minutes = {(trial.dataset, trial.arm, trial.budget.spec): trial.minutes for trial in trials}
     expected = [CellKey(*key, n_trials=count, minutes=minutes[key]) for key, count in counted.items()]
@@ -76,7 +76,7 @@ def board_of_trials(store: ResultStore, trials: Sequence[PlannedTrial]) -> Leade
 def comparable_results(
     store: ResultStore, dataset: str | None = None, everything: bool = False
 ) -> list[list[TrialResult]]:
-    """Stored results that may be compared: for each dataset the group that was added to last, or all groups."""
+    """Load comparable results in groups: for each dataset the most recently extended group, or all groups."""
     groups: dict[tuple[str, str], list[TrialResult]] = defaultdict(list)
     for result in store.load():
         if dataset is None or result.dataset == dataset:

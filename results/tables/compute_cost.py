@@ -1,4 +1,4 @@
-"""What training took, beside what it gave: steps, samples, time and memory of each cell, and of what came before."""
+"""Compute cost of training: steps, samples, time and memory of each cell and of its earlier stages."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _STAGE = "stage/"
 class ComputeRow:
     """One method at one budget: means over its trials. None where no trial has the number.
 
-    The last stage is the one that is scored. What comes before it is pre-training: ``pre_steps``, ``pre_samples`` and
-    ``pre_seconds`` are sums over all earlier stages, 0 without any. A stage that several trials stand on is trained
-    once and counts whole for each of them: it is what the method costs, not what the sweep took. Features of a frozen
-    encoder, which all methods share, are in neither.
+    The last stage is the one that is scored. Everything before it is pre-training: ``pre_steps``, ``pre_samples`` and
+    ``pre_seconds`` are sums over all earlier stages, 0 without any. A stage that several trials share is trained once
+    but counts in full for each of them: this is the cost of the method, not of the sweep. Features of a frozen encoder,
+    which all methods share, are not counted at all.
 
     Attributes:
-        minutes: of annotation.
-        steps, samples: of the optimiser, and tiles that it saw.
+        minutes: annotation minutes.
+        steps, samples: optimiser steps, and tiles seen.
         seconds, evaluate_seconds: wall time of the fit, and of predicting and counting the test slides.
-        peak_memory: bytes, of the last stage.
-        waiting: share of the fit that went by waiting for data.
+        peak_memory: bytes, in the last stage.
+        waiting: share of the fit spent waiting for data.
     """
 
     dataset: str
@@ -47,9 +47,9 @@ class ComputeRow:
 
 
 def compute_rows(results: Sequence[TrialResult]) -> list[ComputeRow]:
-    """A row a cell, by dataset, method and budget."""
+    """Return one row per cell, by dataset, method and budget."""
     cells: dict[tuple[str, str, str], list[TrialResult]] = defaultdict(list)
-    for result in sorted(results, key=lambda one: one.trial_id):  # so that no sum depends on the order given
+    for result in sorted(results, key=lambda one: one.trial_id):  # so that sums do not depend on the input order
         cells[result.dataset, result.method, result.budget].append(result)
     return [_row(*key, trials) for key, trials in sorted(cells.items())]
 
@@ -84,7 +84,7 @@ def _row(dataset: str, method: str, budget: str, trials: Sequence[TrialResult]) 
 
 
 def stages(trial: TrialResult) -> list[str]:
-    """Names of the stages before the last."""
+    """Return the names of all stages but the last."""
     return sorted(name.removeprefix(_STAGE) for name in trial.seconds if name.startswith(_STAGE))
 
 

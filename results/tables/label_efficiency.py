@@ -1,12 +1,12 @@
-"""Label efficiency: what a method scores over minutes of annotation, and how many it needs.
+"""Label efficiency: the score of a method over annotation minutes, and the minutes needed to reach a goal.
 
-The curve of a method is its score at each of its budgets, linear between them over log minutes.
+The curve of a method is its score at each of its budgets, interpolated linearly over log minutes.
 
 - *area*: the mean height of the curve over the range of minutes that all methods of the data set have in common.
-- *minutes*: where the curve first reaches a share of the score of ``full``; censored where it does so at the smallest
-  budget already, or not at the largest.
+- *minutes*: the point where the curve first reaches a share of the score of ``full``; censored if the smallest budget
+  already does, or the largest does not.
 
-Intervals are those of the leaderboard: each bootstrap draw gives a curve, and a score of ``full`` on the same patients.
+Intervals are those of the leaderboard: each bootstrap draw gives a curve and a score of ``full`` on the same patients.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class EfficiencyRow:
     """One method of one data set in one metric.
 
     Attributes:
-        n_budgets: points of its curve.
-        first, last: the common range of minutes; None where there is none, and then no area.
-        area, area_low, area_high: mean height over that range, and its 95 % interval; None where it has no score.
-        minutes, minutes_low, minutes_high: to ``SHARE`` of ``full``: 0 where its smallest budget does, infinite where
-            its largest does not, None without ``full``.
-        smallest, largest: its own budgets, in minutes.
+        n_budgets: number of points of the curve.
+        first, last: common range of minutes; None if there is none, and then there is no area either.
+        area, area_low, area_high: mean height over that range, and its 95 % interval; None without a score.
+        minutes, minutes_low, minutes_high: minutes to reach ``SHARE`` of ``full``: 0 if the smallest budget already
+            does, infinite if the largest does not, None without ``full``.
+        smallest, largest: smallest and largest budget of the method, in minutes.
     """
 
     dataset: str
@@ -58,8 +58,8 @@ class Curve:
 
     Attributes:
         minutes: (N,) increasing, above 0; N >= 2.
-        mean: (N,) the estimate.
-        draws: (B, N) under each bootstrap draw.
+        mean: (N,) estimated scores.
+        draws: (B, N) scores under each bootstrap draw.
     """
 
     minutes: Floats
@@ -68,7 +68,7 @@ class Curve:
 
 
 def common_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
-    """The minutes that all curves cover; None if that is no more than a point."""
+    """Return the range of minutes that all curves cover; None if it is empty or a single point."""
     first = max(float(curve.minutes[0]) for curve in curves)
     last = min(float(curve.minutes[-1]) for curve in curves)
     return (first, last) if last > first else None
@@ -83,7 +83,7 @@ def area(minutes: Floats, scores: Floats, first: float, last: float) -> Floats:
 
 
 def minutes_to(minutes: Floats, scores: Floats, goals: Floats) -> Floats:
-    """Where the curves ``scores`` (B, N) first reach ``goals`` (B,): 0 if at their start, inf if never, nan without."""
+    """Minutes at which curves ``scores`` (B, N) first reach ``goals`` (B,): 0 if at the start, inf if never, nan for nan."""
     out = np.full(len(scores), math.inf)
     x = np.log(minutes)
     for i in range(len(minutes) - 1, 0, -1):  # the first crossing is written last
@@ -98,13 +98,13 @@ def minutes_to(minutes: Floats, scores: Floats, goals: Floats) -> Floats:
 def efficiency(
     dataset: str, metric: str, curves: Mapping[str, Curve], full: tuple[float, Floats] | None
 ) -> list[EfficiencyRow]:
-    """One row a method, in the order given.
+    """Return one row per method, in the order given.
 
     Args:
-        dataset: name.
-        metric: name.
-        curves: by method.
-        full: score of full supervision, and under each draw (B,).
+        dataset: name of the dataset.
+        metric: name of the metric.
+        curves: curve of each method.
+        full: score of full supervision, and its score under each draw (B,).
     """
     span = common_range(list(curves.values())) if curves else None
     rows = []
@@ -145,7 +145,7 @@ def _height(x: Floats, scores: Floats, at: float) -> Floats:
 
 
 def _ends(draws: Floats) -> tuple[float | None, float | None]:
-    """Percentiles of draws, of which some may be infinite: values of draws, nothing between them."""
+    """Percentiles of draws, some of which may be infinite: actual values of draws, without interpolation."""
     there = draws[~np.isnan(draws)]
     if not there.size:
         return None, None

@@ -1,4 +1,4 @@
-"""From results to the table: one row a (dataset, method, budget, metric)."""
+"""The leaderboard: one row per (dataset, method, budget, metric)."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from tissuebench.results.tables.panel import Cell, Panel, panels
 from tissuebench.results.tables.pseudo_masks import PseudoRow, pseudo_rows
 
 LOWER, UPPER = "supervised", "full"  # masks of the budget; all masks
-# What a row is about where nothing has finished yet.
+# Metrics of the rows of a dataset without finished trials.
 METRICS = ("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error")
 
 
 @dataclass(frozen=True)
 class LeaderboardRow:
-    """One score of one method at one budget. None where there is no number.
+    """One row of the leaderboard: a score of one method at one budget. None where there is no number.
 
     Attributes:
         minutes: annotator minutes of the budget, mean over its trials.
-        metric: of the test part; ``pseudo_miou/<layer>`` and ``pseudo_coverage/<layer>`` are of training tiles, a
-            diagnostic: the mean of a ``PseudoRow`` and nothing beside it.
+        metric: metric on the test part; ``pseudo_miou/<layer>`` and ``pseudo_coverage/<layer>`` are diagnostics on
+            training tiles: only the mean of a ``PseudoRow``.
         mean: mean over runs of the score pooled over all patients; low, high: its 95 % interval.
         n_seeds: seeds per replicate, the smallest number if uneven; 0 in a gap.
         diff: mean of (this - ``diff_to``) on common replicates, seeds and patients; diff_low, diff_high: its interval.
         diff_to: ``supervised`` at the same budget; None for ``supervised`` itself and for ``full``.
-        tie: belongs to the best of its (dataset, budget, metric), ``full`` aside: the row of the best mean, and every
-            row whose paired difference to it has an interval that covers 0 or does not exist. There is a winner only
-            if exactly one row is marked. False where there is nothing to compare with.
-        n_trials_failed: trials of this cell on record as failed.
+        tie: whether the row is among the best of its (dataset, budget, metric), ``full`` excluded: the row of the best
+            mean, and every row whose paired difference to it has an interval that covers 0 or does not exist. There is
+            a winner only if exactly one row is marked. False if there is nothing to compare with.
+        n_trials_failed: number of trials of this cell recorded as failed.
     """
 
     dataset: str
@@ -63,7 +63,7 @@ class LeaderboardRow:
 
 @dataclass(frozen=True)
 class CellKey:
-    """A cell that the plan asks for, and how many trials (replicates x seeds) it is made of."""
+    """A cell that the plan asks for, with its number of trials (replicates x seeds)."""
 
     dataset: str
     method: str
@@ -74,7 +74,7 @@ class CellKey:
 
 @dataclass(frozen=True)
 class Gap:
-    """A cell that is not complete: its rows have no numbers."""
+    """An incomplete cell, whose rows have no numbers."""
 
     dataset: str
     method: str
@@ -86,11 +86,11 @@ class Gap:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The table, what is missing in it, and what a reader should know.
+    """The table, its gaps, and notes for the reader.
 
     Attributes:
-        shares: of a dataset's class, in its annotated test pixels.
-        compute: of the cells that are complete.
+        shares: share of the annotated test pixels by (dataset, class).
+        compute: compute cost of the complete cells.
     """
 
     rows: tuple[LeaderboardRow, ...]
@@ -110,13 +110,13 @@ def build(
     failures: Sequence[Failure] = (),
     n_boot: int = N_BOOT,
 ) -> Leaderboard:
-    """All rows, by dataset, budget (in minutes), method and metric; the same inputs give the same numbers.
+    """Build all rows, by dataset, budget (in minutes), method and metric; the same inputs give the same numbers.
 
     A cell with fewer trials than ``expected``, or with a failed trial, is a gap: a mean over the trials that happened
     to finish is not the score of the method. Without ``expected``, a cell is complete if none of its trials failed.
 
     Raises:
-        DataError: results of one dataset cannot stand in one table (``panel.panels``).
+        DataError: results of one dataset are not comparable (``panel.panels``).
     """
     finished = {result.trial_id for result in results}
     failed = Counter((f.dataset, f.method, f.budget) for f in failures if f.trial_id not in finished)
@@ -168,17 +168,17 @@ def build(
 
 
 def cell_order(row: LeaderboardRow | PseudoRow | ComputeRow) -> tuple[bool, bool, float, str, bool, str]:
-    """Budgets by minutes, ``supervised`` first within each, ``full`` after everything else."""
+    """Sort key: budgets by minutes, ``supervised`` first within each, ``full`` after everything else."""
     unknown = row.minutes is None
     return (row.method == UPPER, unknown, row.minutes or 0.0, row.budget, row.method != LOWER, row.method)
 
 
 _Means = Mapping[tuple[str, str], tuple[Floats, Floats]]
-"""By (method, budget): mean over runs of the table's first metric, (1,), and under each draw, (B, 1)."""
+"""Mean over runs of the table's first metric, (1,), and under each draw, (B, 1), by (method, budget)."""
 
 
 def _rows(panel: Panel, cells: Sequence[Cell], draws: Draws) -> tuple[list[LeaderboardRow], _Means]:
-    """Budget by budget: the draws of all cells at once would be gigabytes for a thousand trials."""
+    """Rows of complete cells, budget by budget: draws of all cells at once would take gigabytes for a thousand trials."""
     budgets = defaultdict(list)
     for cell in cells:
         budgets[cell.budget].append(cell)
@@ -194,7 +194,7 @@ def _rows(panel: Panel, cells: Sequence[Cell], draws: Draws) -> tuple[list[Leade
 
 
 def _efficiency(panel: Panel, cells: Sequence[Cell], means: _Means) -> list[EfficiencyRow]:
-    """Of the methods with masks or minutes at two budgets or more, in the table's first metric."""
+    """Label efficiency, in the table's first metric, of methods with two or more budgets of nonzero minutes."""
     first = panel.metrics[0]
     budgets = defaultdict(list)
     for cell in sorted(cells, key=lambda cell: (cell.method != LOWER, cell.method, cell.minutes)):
@@ -214,12 +214,12 @@ def _efficiency(panel: Panel, cells: Sequence[Cell], means: _Means) -> list[Effi
 
 
 def _only(scored: Scored, metrics: Sequence[int]) -> Scored:
-    """The same for some of the metrics, by number."""
+    """Return the scores in some of the metrics, given by index."""
     return replace(scored, point=scored.point[:, metrics], draws=scored.draws[..., metrics])
 
 
 class _Pairs:
-    """The methods of one (dataset, budget), scored; each difference is computed once."""
+    """Scored methods of one (dataset, budget); each difference is computed once."""
 
     def __init__(self, draws: Draws, scored: Mapping[str, Scored]) -> None:
         self.draws = draws
@@ -232,7 +232,7 @@ class _Pairs:
         return self._known[a, b]
 
     def differ(self, a: str, b: str, metrics: Sequence[int]) -> list[bool]:
-        """Whether the interval of a - b leaves out 0, in these metrics only."""
+        """Whether the interval of a - b excludes 0, in each of these metrics."""
         diff = self._known.get((a, b)) or self._known.get((b, a))
         where = list(metrics)
         if diff is None:
@@ -271,9 +271,9 @@ def _cell_rows(panel: Panel, cell: Cell, pairs: _Pairs) -> list[LeaderboardRow]:
 
 
 def _mark_ties(columns: Sequence[Sequence[LeaderboardRow]], pairs: _Pairs) -> list[LeaderboardRow]:
-    """The rows of one (dataset, budget), those of a metric together, with the top group of each metric marked.
+    """Return the rows of one (dataset, budget), grouped by metric, with the top group of each metric marked.
 
-    Each metric has a best of its own; the differences to each best are computed for its metrics only.
+    Each metric has its own best method; differences to a best method are computed for its metrics only.
     """
     bests = [_best(column) for column in columns]
     apart: set[tuple[str, int]] = set()
@@ -291,7 +291,7 @@ def _mark_ties(columns: Sequence[Sequence[LeaderboardRow]], pairs: _Pairs) -> li
 
 
 def _best(rows: Sequence[LeaderboardRow]) -> str | None:
-    """The method of the best mean in the metric of these rows, if there are any to compare."""
+    """Return the method with the best mean in the metric of these rows; None with fewer than two candidates."""
     candidates = [row for row in rows if _is_candidate(row)]
     if len(candidates) < 2:
         return None
@@ -304,7 +304,7 @@ def _is_candidate(row: LeaderboardRow) -> bool:
 
 
 def number(value: float) -> float | None:
-    """A float of Python, None for nan."""
+    """Convert to a Python float; None for nan."""
     return None if np.isnan(value) else float(value)
 
 

@@ -1,4 +1,4 @@
-"""Every two methods of a budget against each other, and each against all masks (``full``)."""
+"""Pairwise comparison of the methods at a budget, and of each with all masks (``full``)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class PairRow:
     """The paired difference (a - b) of two methods in one metric. None where there is no number.
 
     Attributes:
-        budget: of both; ``full`` stands at every budget with its own (``masks:all``).
+        budget: of both methods; ``full`` appears at every budget with its own labels (``masks:all``).
         method_a, method_b: in alphabetical order.
         diff: mean over common runs of the difference of pooled scores; low, high: its 95 % interval. Below 0 where
             a is lower, which is better for an error (``metrics.lower_is_better``).
         p: Wilcoxon signed-rank test over patients, as in ``compare.Comparison``; None for balanced accuracy.
-        p_holm: p after Holm over all pairs of the (dataset, budget) in this metric.
-        n_runs: common (replicate, seed); with none there are no numbers.
+        p_holm: p after Holm adjustment over all pairs of the (dataset, budget) in this metric.
+        n_runs: number of common (replicate, seed); if 0, there are no numbers.
     """
 
     dataset: str
@@ -45,17 +45,17 @@ class PairRow:
 
 
 def pairs(results: Sequence[TrialResult], *, metrics: Sequence[str] = ("miou",), n_boot: int = N_BOOT) -> list[PairRow]:
-    """All pairs, by dataset, budget (in minutes), metric and methods.
+    """Compare all pairs of methods, by dataset, budget (in minutes), metric and methods.
 
     Raises:
-        DataError: a dataset has no such metric, or its results cannot stand in one table (``panel.panels``).
+        DataError: a dataset has no such metric, or its results are not comparable (``panel.panels``).
     """
     return [row for panel in panels(results) for row in _of_panel(panel, metrics, n_boot)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Arm:
-    """One method in the metrics asked for: pooled scores under the draws, and the patients' own ones (P, R, M)."""
+    """One method in the requested metrics: pooled scores under the draws, and scores of each patient (P, R, M)."""
 
     scored: Scored
     own: Floats
@@ -75,7 +75,7 @@ def _of_panel(panel: Panel, metrics: Sequence[str], n_boot: int) -> list[PairRow
     for budget, cells in budgets.items():
         own = {cell.method: cell for cell in cells}
         arms = {name: _arm(panel, cell, draws, metrics) for name, cell in own.items() if upper.get(name) is not cell}
-        arms = upper_arms | arms  # a ``full`` of this very budget stands for itself
+        arms = upper_arms | arms  # a ``full`` trained at this budget takes precedence
         compared = [
             _compare(panel.dataset, budget, (a, b), (arms[a], arms[b]), draws, metrics)
             for a, b in itertools.combinations(sorted(arms), 2)
@@ -95,7 +95,7 @@ def _arm(panel: Panel, cell: Cell, draws: Draws, metrics: Sequence[str]) -> _Arm
 def _compare(
     dataset: str, budget: str, names: tuple[str, str], arms: tuple[_Arm, _Arm], draws: Draws, metrics: Sequence[str]
 ) -> list[PairRow]:
-    """One row a metric, without Holm's p."""
+    """Return one row per metric, without the Holm-adjusted p."""
     a, b = arms
     diff = draws.difference(a.scored, b.scored)
     common = sorted(set(a.scored.runs) & set(b.scored.runs))
@@ -120,6 +120,6 @@ def _compare(
 
 
 def _adjusted(rows: Sequence[PairRow]) -> list[PairRow]:
-    """The rows of one metric and budget, with Holm's p."""
+    """Return the rows of one metric and budget with Holm-adjusted p."""
     adjusted = holm([float("nan") if row.p is None else row.p for row in rows])
     return [replace(row, p_holm=number(p)) for row, p in zip(rows, adjusted, strict=True)]

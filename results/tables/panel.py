@@ -1,4 +1,4 @@
-"""Results of one dataset, lined up: the same patients, classes and cases for every trial."""
+"""Aligned results of one dataset: the same patients, classes and cases for every trial."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Cases:
     Attributes:
         patient: (C,) index into the patients.
         truth: (C,) index into the declared diagnoses.
-        n_left_out: slides without a diagnosis, or with a mixed one.
+        n_left_out: number of slides without a diagnosis or with a mixed one.
     """
 
     patient: npt.NDArray[np.int64]
@@ -48,15 +48,15 @@ class Cases:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """All runs of one method at one budget; a ``stats.Sample``.
+    """All runs of one method at one budget; a ``bootstrap.Sample``.
 
     Attributes:
-        minutes: mean over the runs (replicates of a budget may draw patients of different cost).
+        minutes: mean over the runs (replicates of a budget may draw patients that differ in cost).
         runs: R sorted (replicate, seed).
         margins: (R, P, 7, K) pixels, summed over the slides of a patient (``metrics.margins``).
         gaps: (R, P, B) summed likewise (``metrics.calibration_gaps``).
-        area_errors: (R, P) of each patient.
-        calls: the diagnoses read off the segmentations, (R, C), or None where the dataset declares fewer than two.
+        area_errors: (R, P) area error of each patient.
+        calls: (R, C) diagnoses derived from the segmentations, or None if the dataset declares fewer than two.
         metrics: names of the last axis of ``scores``.
     """
 
@@ -74,7 +74,7 @@ class Cell:
     metrics: tuple[str, ...]
 
     def scores(self, weights: Floats) -> Floats:
-        """All metrics of each run, pooled over patients weighted by each row of (B, P): (B, R, M)."""
+        """Return all metrics of each run, pooled over patients weighted by each row of (B, P): (B, R, M)."""
         pixels = pixel_metrics(
             np.tensordot(weights, self.margins, axes=(1, 1)),
             np.tensordot(weights, self.gaps, axes=(1, 1)),
@@ -88,11 +88,11 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One dataset.
+    """All cells of one dataset, aligned.
 
     Attributes:
-        cells: by (method, budget).
-        metrics: names of the scores every cell has.
+        cells: cells by (method, budget).
+        metrics: names of the scores that every cell has.
     """
 
     dataset: str
@@ -104,13 +104,13 @@ class Panel:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Each class's share of the annotated test pixels, the same for all cells."""
+        """Share of the annotated test pixels per class, the same for all cells."""
         true = next(iter(self.cells.values())).margins[0, :, 1].sum(0)
         return dict(zip(self.classes, (true / max(true.sum(), 1)).tolist(), strict=True))
 
 
 def panels(results: Sequence[TrialResult]) -> list[Panel]:
-    """One panel a dataset, by name.
+    """Return one panel per dataset, sorted by name.
 
     Raises:
         DataError: trials of one dataset differ in split, classes, diagnoses, test patients or cases, or two of them
@@ -185,7 +185,7 @@ def _check_comparable(a: TrialResult, b: TrialResult) -> None:
 
 
 def _weighted_mean(weights: Floats, values: Floats) -> Floats:
-    """Mean over patients of ``values`` (R, P) without nan under each row of ``weights`` (B, P): (B, R)."""
+    """Mean over patients of ``values`` (R, P), ignoring nan, under each row of ``weights`` (B, P): (B, R)."""
     there = ~np.isnan(values)
     total, weight = weights @ np.where(there, values, 0.0).T, weights @ there.T.astype(np.float64)
     out = np.full(total.shape, np.nan)
@@ -194,7 +194,7 @@ def _weighted_mean(weights: Floats, values: Floats) -> Floats:
 
 
 def _by_patient(trial: TrialResult, counts: npt.NDArray[ScalarT], patients: tuple[str, ...]) -> npt.NDArray[ScalarT]:
-    """Counts of each slide (S, ...) summed over the slides of each patient, (P, ...)."""
+    """Sum counts of slides (S, ...) over the slides of each patient, (P, ...)."""
     index = {name: i for i, name in enumerate(patients)}
     out = np.zeros((len(patients), *counts.shape[1:]), dtype=counts.dtype)
     np.add.at(out, [index[name] for name in trial.patient_ids], counts)
@@ -202,7 +202,7 @@ def _by_patient(trial: TrialResult, counts: npt.NDArray[ScalarT], patients: tupl
 
 
 def _case_keys(trial: TrialResult, diagnoses: list[str]) -> list[tuple[str, str] | None]:
-    """The case of each slide, or None where it belongs to no one diagnosis."""
+    """Return the case of each slide, or None if it has no single diagnosis."""
     pairs = zip(trial.patient_ids, trial.slide_diagnoses, strict=True)
     return [(patient, diagnosis) if diagnosis in diagnoses else None for patient, diagnosis in pairs]
 
@@ -220,7 +220,7 @@ def _cases(trial: TrialResult, patients: tuple[str, ...], diagnoses: list[str]) 
 def _areas(
     trial: TrialResult, patients: tuple[str, ...], diagnoses: list[str], allows: npt.NDArray[np.bool_]
 ) -> Floats:
-    """(C, D) predicted area per case; (0, 1) where there are no cases."""
+    """Return the predicted areas per case, (C, D); (0, 1) if there are no cases."""
     keys = _case_keys(trial, diagnoses)
     index = {key: i for i, key in enumerate(sorted({key for key in keys if key is not None}))}
     if not index:

@@ -1,4 +1,4 @@
-"""What each patient scores by themselves: the blocks of tests that are not about pooled scores."""
+"""Scores of individual patients, the blocks of tests that do not use pooled scores."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from tissuebench.results.stats.bootstrap import Run
 from tissuebench.results.tables.panel import Cell
 
 POOLED_ONLY = frozenset({"balanced_accuracy"})
-"""Metrics that a patient has not by themselves."""
+"""Metrics that are undefined for a single patient."""
 
 
 def own_scores(cell: Cell, runs: Sequence[Run]) -> Floats:
-    """Scores of each patient's own slides in these runs of the cell, in the order given: (P, R, M)."""
+    """Return scores of each patient's own slides in these runs of the cell, in the order given: (P, R, M)."""
     return cell.scores(np.eye(len(cell.patients)))[:, [cell.runs.index(run) for run in runs]]
 
 
 def own_differences(a: Cell, b: Cell, common: Sequence[Run]) -> Floats:
-    """Difference a - b of each patient's own scores, mean over the common runs, (P, M); nan without a common run."""
+    """Return a - b of each patient's own scores, averaged over the common runs, (P, M); nan without a common run."""
     if not common:
         return np.full((len(a.patients), len(a.metrics)), np.nan)
     return np.asarray((own_scores(a, common) - own_scores(b, common)).mean(1), dtype=np.float64)
 
 
 def common_runs(cells: Sequence[Cell]) -> tuple[Run, ...]:
-    """The (replicate, seed) that all of them have, sorted."""
+    """Return the (replicate, seed) that all cells have, sorted."""
     return tuple(sorted(set.intersection(*(set(cell.runs) for cell in cells))))

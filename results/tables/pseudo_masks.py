@@ -1,4 +1,4 @@
-"""The table of pseudo-masks: each layer of a method at a budget, over its trials."""
+"""Quality table of pseudo-masks: each layer of a method at a budget, over its trials."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tissuebench.results.records.trial_result import TrialResult
 
 @dataclass(frozen=True)
 class PseudoRow:
-    """One layer of one method at one budget, over its trials.
+    """Pseudo-mask quality of one layer of one method at one budget, over its trials.
 
     Attributes:
         minutes: annotator minutes of the budget, mean over its trials.
-        miou: mean over the trials, each pooled over its tiles; lowest, highest: of a trial. Trials whose layer covers
-            nothing have none and are left out; None where that holds for all.
+        miou: mean over the trials, each pooled over its tiles; lowest, highest: over single trials. Trials whose layer
+            covers nothing have no mIoU and are left out; None if that holds for all.
         coverage: mean over all trials of the share of annotated pixels that the layer does not ignore.
         n_seeds: seeds per replicate, the smallest number if uneven.
     """
@@ -40,7 +40,7 @@ class PseudoRow:
 def pseudo_rows(
     results: Sequence[TrialResult], minutes: Mapping[tuple[str, str, str], float | None]
 ) -> list[PseudoRow]:
-    """A row a layer; none for methods without pseudo-masks. ``minutes`` are by (dataset, method, budget)."""
+    """Return one row per layer, none for methods without pseudo-masks; ``minutes`` by (dataset, method, budget)."""
     scored: dict[tuple[str, str, str, str], list[tuple[int, LayerScore]]] = defaultdict(list)
     for trial in sorted(results, key=lambda one: (one.dataset, one.method, one.budget, one.replicate, one.seed)):
         for score in layer_scores(trial.pseudo_masks):

@@ -21,11 +21,11 @@ from tissuebench.results.tables.patient_scores import POOLED_ONLY, common_runs, 
 
 @dataclass(frozen=True)
 class RankRow:
-    """One method.
+    """Average rank of one method.
 
     Attributes:
-        rank: average over blocks, 1 is best; low, high: 95 % of the bootstrap draws of runs and patients, each ranked
-            anew. They are about these datasets: datasets are not resampled. None with a single patient.
+        rank: average over blocks, 1 is best; low, high: 95 % interval over bootstrap draws of runs and patients, each
+            ranked anew. It is conditional on these datasets, which are not resampled. None with a single patient.
     """
 
     method: str
@@ -37,16 +37,16 @@ class RankRow:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The methods that all blocks have at a budget.
+    """Ranking of the methods that all blocks have at a budget.
 
     Attributes:
-        blocks: what is ranked in: pooled scores of datasets, or, of one dataset, its patients' own scores averaged
-            over the runs, a test of these runs and their patients only.
-        rows: by rank.
-        friedman_statistic, friedman_p: that all methods rank alike; None with a single block.
-        critical_difference: of two average ranks at 5 %, Nemenyi.
-        groups: largest sets of two methods or more within the critical difference, neighbours in rank.
-        p_nemenyi: of each two methods, in the order of the rows.
+        blocks: unit of ranking: pooled scores of datasets, or, for a single dataset, its patients' own scores averaged
+            over the runs, which tests these runs and their patients only.
+        rows: methods by rank.
+        friedman_statistic, friedman_p: test that all methods rank alike; None with a single block.
+        critical_difference: Nemenyi's critical difference of two average ranks at 5 %.
+        groups: maximal sets of two or more methods, adjacent in rank, within the critical difference.
+        p_nemenyi: pairwise p values, in the order of the rows.
     """
 
     metric: str
@@ -64,7 +64,7 @@ class Ranking:
 
 @dataclass(frozen=True, eq=False)
 class _Blocks:
-    """Scores of k methods: (N, k); ranks averaged over blocks under each draw, (B, k)."""
+    """Scores of k methods on N blocks, (N, k), and ranks averaged over blocks under each draw, (B, k)."""
 
     scores: Floats
     draws: Floats
@@ -77,14 +77,14 @@ def rankings(
     n_boot: int = N_BOOT,
     form: FriedmanForm = FriedmanForm.CHI_SQUARED,
 ) -> list[Ranking]:
-    """One ranking a budget, by minutes, where two methods or more are to be ranked.
+    """Return one ranking per budget, by minutes, for budgets with two or more methods to rank.
 
-    Of several datasets, a budget is left out that only one of them has. Scores are of the runs that all methods of a
-    dataset and budget have in common, and of all runs where there are none in common.
+    With several datasets, budgets that only one of them has are left out. Scores use the runs that all methods of a
+    dataset and budget have in common, or all runs if there are none in common.
 
     Raises:
-        DataError: a dataset has no such metric, patients have none by themselves, or results of one dataset cannot
-            stand in one table (``panel.panels``).
+        DataError: a dataset has no such metric, the metric is undefined for single patients, or results of one dataset
+            are not comparable (``panel.panels``).
     """
     found = panels(results)
     for panel in found:
@@ -119,7 +119,7 @@ def rankings(
 
 
 def rank(methods: Sequence[str], scores: Floats, metric: str, form: FriedmanForm = FriedmanForm.CHI_SQUARED) -> Ranking:
-    """Rank methods by scores (N, k) on N blocks, without intervals; ``metric`` says which end is best."""
+    """Rank methods by scores (N, k) on N blocks, without intervals; ``metric`` determines whether lower is better."""
     ranked = ranks(scores, lower_is_better=lower_is_better(metric))
     average = ranked.mean(0)
     order = sorted(range(len(methods)), key=lambda j: (round(average[j], 9), methods[j]))
@@ -143,9 +143,9 @@ def rank(methods: Sequence[str], scores: Floats, metric: str, form: FriedmanForm
 
 
 def _datasets(here: Sequence[Panel], budget: str, methods: Sequence[str], metric: str, n_boot: int) -> _Blocks:
-    """A block a dataset; one in which a method has no score is left out.
+    """Blocks of one dataset each; datasets in which a method has no score are left out.
 
-    Methods are scored less their mean: ranks are the same, and the draws are stretched for differences between methods.
+    Scores are centred on the mean over methods: ranks stay the same, and the draws are stretched for the differences.
     """
     points, under = [], []
     for panel in here:
@@ -170,7 +170,7 @@ def _datasets(here: Sequence[Panel], budget: str, methods: Sequence[str], metric
 
 
 def _patients(panel: Panel, budget: str, methods: Sequence[str], metric: str, n_boot: int) -> _Blocks:
-    """A block a patient of their own; those in whom a method has no score are left out."""
+    """Blocks of one patient each; patients for whom a method has no score are left out."""
     cells = [panel.cells[method, budget] for method in methods]
     common = common_runs(cells)
     j = panel.metrics.index(metric)
@@ -187,13 +187,13 @@ def _patients(panel: Panel, budget: str, methods: Sequence[str], metric: str, n_
 
 
 def _under(draws: Draws, runs: Sequence[tuple[int, int]], own: Floats) -> Floats:
-    """Own scores (P, R) averaged under the draws of runs, (B, P); rounded, so that equal scores stay equal."""
+    """Own scores (P, R) averaged under the draws of runs, (B, P); rounded so that equal scores stay equal."""
     weights = draws.runs(runs)
     return np.asarray(np.round(weights @ own.T / weights.sum(1, keepdims=True), 12), dtype=np.float64)
 
 
 def _rank_of(i: int, under: Sequence[Floats], metric: str) -> Floats:
-    """Rank of the ith method, (B, P), without holding all methods' ranks at once."""
+    """Rank of the i-th method, (B, P), computed without holding all methods' ranks in memory."""
     sign = 1.0 if lower_is_better(metric) else -1.0
     out = np.ones(under[i].shape)
     for j, other in enumerate(under):
@@ -203,18 +203,18 @@ def _rank_of(i: int, under: Sequence[Floats], metric: str) -> Floats:
 
 
 def _ranks_there(drawn: Floats, metric: str) -> Floats:
-    """Ranks under each draw (B, k), nan in a draw in which a method has no score."""
+    """Ranks under each draw, (B, k); nan in draws in which a method has no score."""
     ranked = ranks(np.round(drawn, 12), lower_is_better=lower_is_better(metric))
     return np.where(_complete(drawn)[:, None], ranked, np.nan)
 
 
 def _complete(scores: Floats) -> npt.NDArray[np.bool_]:
-    """Rows in which every method has a score."""
+    """Mask of the rows in which every method has a score."""
     return np.asarray(~np.isnan(scores).any(1), dtype=np.bool_)
 
 
 def _ends(draws: Floats, single: bool) -> dict[int, tuple[float, float]]:
-    """Percentiles of each method's average rank."""
+    """Interval of each method's average rank: percentiles over the draws."""
     there = draws[_complete(draws)]
     if single or not len(there):
         return {}
@@ -223,7 +223,7 @@ def _ends(draws: Floats, single: bool) -> dict[int, tuple[float, float]]:
 
 
 def _with_ends(row: RankRow, ends: tuple[float, float] | None) -> RankRow:
-    """The row with an interval that holds its rank: draws are noisier than the scores and rank nearer to the middle."""
+    """Return the row with an interval that contains its rank: ranks of the noisier draws lie nearer to the middle."""
     if ends is None:
         return row
     return replace(row, low=min(ends[0], row.rank), high=max(ends[1], row.rank))

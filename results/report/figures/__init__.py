@@ -1,1 +1,1 @@
-"""The figures of the report, one kind a file."""
+"""Figures of the report, one kind per file."""

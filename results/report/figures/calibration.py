@@ -1,4 +1,4 @@
-"""Whether confidence can be believed: reliability diagrams, a panel a method."""
+"""Reliability diagrams, one panel per method."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tissuebench.results.report.styles import LINE, SOFT
 from tissuebench.results.report.view import CellView, View
 
 _FEW = 1e-4
-"""Share of the pixels below which a bin says nothing."""
+"""Share of the pixels below which a bin is not drawn."""
 _TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def calibration(view: View, budget: str, number: int) -> list[Picture]:
-    """One picture of a budget, or none without calibration."""
+    """Draw the reliability diagrams at a budget; empty without calibration counts."""
     every = [cell for cell in view.with_full(budget) if cell.calibration[:, 0].sum() > 0]
     cells = every[:MOST]
     if not cells:

@@ -1,4 +1,4 @@
-"""Dice of each class: a panel a class, a line a method."""
+"""Dice by class: one panel per class, one line per method."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROW = 17.0
 
 
 def classes(view: View, budget: str, number: int) -> list[Picture]:
-    """One picture of a budget, or none without cells."""
+    """Draw the Dice of each class at a budget; empty without cells."""
     cells = view.with_full(budget)
     if not cells:
         return []

@@ -1,4 +1,4 @@
-"""What each class is taken for: a matrix a method, each row of pixels of one true class."""
+"""Confusion matrices: one matrix per method, one row per true class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHADES = 20
 
 
 def confusion(view: View, budget: str, number: int) -> list[Picture]:
-    """One picture of a budget, or none without cells."""
+    """Draw the confusion matrices at a budget; empty without cells or with too many classes."""
     cells = view.with_full(budget)[:MOST]
     k = len(view.classes)
     if not cells or k > _MOST_CLASSES:
@@ -80,7 +80,7 @@ def confusion(view: View, budget: str, number: int) -> list[Picture]:
 
 
 def _squares(ax: Axes, shares: np.ndarray) -> None:
-    """Squares as strong as their share, in a few shades: one collection a shade."""
+    """Draw squares shaded by their share, in a few shades with one collection each."""
     k = len(shares)
     by_shade: dict[int, list[list[tuple[float, float]]]] = {}
     for i in range(k):

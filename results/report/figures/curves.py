@@ -1,4 +1,4 @@
-"""Score over minutes of annotation: all methods in one panel, then each with its band beside its control."""
+"""Score over annotation minutes: all methods in one panel, then each with its band next to its control."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tissuebench.results.report.view import CellView, View
 from tissuebench.results.tables.leaderboard import LOWER, UPPER
 
 MOST = 20
-"""Panels of one figure; more are not read."""
+"""Maximum number of panels of one figure, as nobody would read more."""
 
 
 def curves(view: View) -> list[Picture]:
-    """Two pictures, or none where no method has two budgets."""
+    """Draw the curves together and apart; empty if no method has two budgets."""
     lines = _lines(view)
     if not any(len(line) > 1 for line in lines.values()):
         return []
@@ -133,7 +133,7 @@ def _at_last(view: View, cell: CellView) -> str:
 
 
 def _axes(view: View, panel: FigurePanel, *, named: bool) -> float:
-    """Minutes across, scores up; the smallest minutes that are not 0."""
+    """Set up the axes, minutes across and scores up; returns the smallest nonzero minutes."""
     rows = [row for cell in view.cells.values() if (row := cell.row()) is not None]
     smallest = min((cost for _, cost in view.budgets if cost > 0), default=1.0)
     places = [log_place(cell.minutes, smallest) for cell in view.cells.values() if cell.method != UPPER]

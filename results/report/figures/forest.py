@@ -1,4 +1,4 @@
-"""Paired differences to the control, with intervals: a panel a budget."""
+"""Forest plot: paired differences to the control with intervals, one panel per budget."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ROW = 34.0
 
 
 def forest(view: View, p_holm: Mapping[tuple[str, str], float | None]) -> list[Picture]:
-    """One picture, or none where nothing was compared with the control.
+    """Draw the forest plot; empty if nothing was compared with the control.
 
     Args:
         view: the subject.
-        p_holm: of each (method, budget) against the control.
+        p_holm: Holm-adjusted p of each (method, budget) against the control.
     """
     budgets = [(name, cost, _compared(view, name)) for name, cost in view.budgets]
     budgets = [budget for budget in budgets if budget[2]]

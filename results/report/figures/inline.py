@@ -1,4 +1,4 @@
-"""From the SVG file of a sheet to panels that stand in HTML, in the page's own font and colours."""
+"""Conversion of a sheet's SVG file to panels for embedding in HTML, in the font and colours of the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from markupsafe import Markup
 from tissuebench.results.report.styles import VARIABLES
 
 Box = tuple[float, float, float, float]
-"""x, y, width, height"""
+"""(x, y, width, height)"""
 
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 _REFERENCE = re.compile(r"url\(#([\w-]+)\)")
@@ -23,13 +23,13 @@ _FONT = re.compile(r"font-family:[^;]*;?\s*")
 
 
 def cut(svg: str, prefix: str, labels: Sequence[str], boxes: Sequence[Box]) -> tuple[Markup, ...]:
-    """The groups ``panel-0``, ``panel-1``... of a drawing of matplotlib, each as a drawing of its own.
+    """Split the groups ``panel-0``, ``panel-1``... of a matplotlib drawing into separate drawings.
 
     Args:
-        svg: the whole.
-        prefix: of all ids, so that they are unique on a page.
-        labels: what each panel shows, for those who cannot see it.
-        boxes: where each panel stands.
+        svg: the whole drawing.
+        prefix: prefix of all ids, which makes them unique on a page.
+        labels: description of each panel for screen readers.
+        boxes: position and size of each panel.
     """
     root = fromstring(svg)
     by_id = {element.get("id", ""): element for element in root.iter() if "id" in element.attrib}
@@ -43,7 +43,7 @@ def _panel(
     by_id: dict[str, ElementTree.Element], group: ElementTree.Element, prefix: str, label: str, box: Box
 ) -> Markup:
     group = copy.deepcopy(group)
-    for parent in group.iter():  # what is used stands first, once
+    for parent in group.iter():  # the definitions in use go first, once
         for child in [one for one in parent if one.tag == f"{_SVG}defs"]:
             parent.remove(child)
     used: dict[str, ElementTree.Element] = {}
@@ -75,7 +75,7 @@ def _references(element: ElementTree.Element) -> list[str]:
 
 
 def _settle(element: ElementTree.Element, prefix: str, used: dict[str, ElementTree.Element]) -> None:
-    """Names without name spaces, ids of the page, colours and font of the page, numbers of two digits."""
+    """Adapt an element to the page: strip namespaces, prefix ids, use page colours and font, round numbers."""
     element.tag = element.tag.removeprefix(_SVG)
     element.tail = None
     if element.tag != "text":
@@ -98,5 +98,5 @@ def _settle(element: ElementTree.Element, prefix: str, used: dict[str, ElementTr
 
 
 def _short(number: str) -> str:
-    """Two digits behind the point, none where they are 0."""
+    """Format with two decimals, without trailing zeros."""
     return f"{float(number):.2f}".rstrip("0").rstrip(".") or "0"

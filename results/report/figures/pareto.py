@@ -1,4 +1,4 @@
-"""Quality against cost: minutes of an annotator, and seconds of a computer. The front is marked."""
+"""Score against cost in annotation minutes and in compute seconds, with the Pareto front marked."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TIMES = (
 
 
 def pareto(view: View) -> list[Picture]:
-    """One picture of both costs, or none without cells."""
+    """Draw score against both costs; empty without cells."""
     cells = [cell for cell in view.cells.values() if cell.row() is not None]
     if len(cells) < 2:
         return []
@@ -59,13 +59,13 @@ def pareto(view: View) -> list[Picture]:
 
 
 def seconds(cell: CellView) -> float | None:
-    """Seconds of a trial: all stages."""
+    """Seconds of training over all stages; None if unknown."""
     took = cell.compute.seconds
     return None if took is None else took + cell.compute.pre_seconds
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Which points (cost, score) are on the front, by cost: none that is as cheap or cheaper scores as much or more."""
+    """Indices of the Pareto-optimal points (cost, score), by cost: nothing as cheap or cheaper scores as high or higher."""
     found: list[int] = []
     best = float("-inf")
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):

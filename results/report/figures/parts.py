@@ -1,4 +1,4 @@
-"""What several figures draw: axes of scores and minutes, labels beside the ends of lines, points with intervals."""
+"""Shared parts of figures: axes of scores and minutes, labels at the ends of lines, points with intervals."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Point = tuple[float, float]
 
 
 def numbers(row: LeaderboardRow) -> tuple[float, float, float]:
-    """Mean, low and high of a row that has a mean; the mean thrice without an interval."""
+    """Return mean, low and high of a row that has a mean; three times the mean without an interval."""
     mean = row.mean if row.mean is not None else math.nan
     return mean, mean if row.low is None else row.low, mean if row.high is None else row.high
 
 
 def record(row: LeaderboardRow) -> Record:
-    """A row of the leaderboard as data of a figure."""
+    """Convert a row of the leaderboard to a record for the CSV of a figure."""
     return {
         "dataset": row.dataset, "method": row.method, "budget": row.budget, "minutes": row.minutes,
         "metric": row.metric, "mean": row.mean, "low": row.low, "high": row.high,
@@ -33,7 +33,7 @@ def record(row: LeaderboardRow) -> Record:
 
 
 def span(values: Sequence[float], pad: float = 0.06, *, within: Point = (-math.inf, math.inf)) -> Point:
-    """Ends of an axis that shows these values."""
+    """Return the limits of an axis that shows these values."""
     there = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(there), max(there)
     room = pad * (high - low) or 0.05 * max(abs(high), 0.1)
@@ -41,31 +41,31 @@ def span(values: Sequence[float], pad: float = 0.06, *, within: Point = (-math.i
 
 
 def scores_up(panel: FigurePanel, ends: Point) -> None:
-    """A vertical axis of scores."""
+    """Draw a vertical axis of scores."""
     panel.ax.set_ylim(*ends)
     ticks = steps(*ends, 7)
     panel.y_ticks(ticks, [_tick(tick) for tick in ticks])
 
 
 def scores_across(panel: FigurePanel, ends: Point, title: str, most: int = 6) -> None:
-    """A horizontal axis of scores."""
+    """Draw a horizontal axis of scores."""
     panel.ax.set_xlim(*ends)
     ticks = steps(*ends, most)
     panel.x_ticks(ticks, [_tick(tick) for tick in ticks], title)
 
 
 def _tick(value: float) -> str:
-    """No more digits than it has."""
+    """Format a tick label without trailing zeros."""
     return "0" if value == 0 else short(value).rstrip("0").rstrip(".") if abs(value) < 1 else f"{value:g}"
 
 
 def log_place(value: float, smallest: float) -> float:
-    """Where a value stands on a logarithmic axis; what costs nothing stands left of the smallest that costs."""
+    """Return the position of a value on a logarithmic axis; 0 goes to the left of the smallest positive value."""
     return math.log10(value) if value > 0 else math.log10(smallest) - 0.5
 
 
 def interval(ax: Axes, y: float, ends: tuple[float, float, float], look: Look, *, filled: bool = True) -> None:
-    """A point with its interval at a height: mean, low, high. Hollow if it is not told apart."""
+    """Draw a point with its interval (mean, low, high) at height ``y``; hollow unless ``filled``."""
     mean, low, high = ends
     ax.plot(
         [low, high],
@@ -84,12 +84,12 @@ def interval(ax: Axes, y: float, ends: tuple[float, float, float], look: Look, *
 
 
 def label_ends(panel: FigurePanel, ends: Sequence[tuple[Point, Look, str]], gap: float = 26) -> None:
-    """Names right of the axes, each at the height of its point, with a thin line from there; none overlap.
+    """Write names to the right of the axes, near the heights of their points, with leader lines and no overlap.
 
     Args:
-        panel: where.
-        ends: point in pixels of the sheet, how it looks, and a word after its name.
-        gap: between the axes and the names.
+        panel: panel to draw in.
+        ends: for each name the point in pixels of the sheet, its style, and text after the name.
+        gap: distance between the axes and the names.
     """
     box = panel.ax.get_window_extent()
     places = spread([end[0][1] for end in ends], 15.0, box.y0 - 8, box.y1 + 6)
@@ -107,7 +107,7 @@ def label_ends(panel: FigurePanel, ends: Sequence[tuple[Point, Look, str]], gap:
 
 
 def budget_ticks(panel: FigurePanel, budgets: Sequence[tuple[str, float]], smallest: float, *, named: bool) -> None:
-    """Budgets on a logarithmic axis, by minutes and, if asked for, by name; words that would overlap are left out."""
+    """Mark budgets on a logarithmic axis by minutes, with names if ``named``; skips labels that would overlap."""
     places = [log_place(cost, smallest) for _, cost in budgets]
     box = panel.ax.get_window_extent()
     low, high = panel.ax.get_xlim()

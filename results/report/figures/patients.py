@@ -1,4 +1,4 @@
-"""Each patient's score, the hardest first: a panel a method, beside its control."""
+"""Scores of individual patients, hardest first: one panel per method, with its control."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMED = 30
 
 
 def patients(view: View, budget: str, number: int) -> list[Picture]:
-    """One picture of a budget, or none without cells."""
+    """Draw the scores of patients at a budget; empty without cells."""
     cells = view.with_full(budget)[:MOST]
     if not cells:
         return []

@@ -1,4 +1,4 @@
-"""Average ranks with the critical difference (Demsar, JMLR 2006), lying on its side: a line a method."""
+"""Critical-difference diagram (Demsar, JMLR 2006) of average ranks, turned on its side: one line per method."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _ROW = 19.0
 
 
 def ranks(slug: str, rankings: Sequence[Ranking], looks: Mapping[str, Look]) -> list[Picture]:
-    """One picture, a panel a ranking; none without rankings of two methods.
+    """Draw one panel per ranking; empty without rankings of at least two methods.
 
     Args:
-        slug: what the file name begins with.
-        rankings: those of one metric.
-        looks: by arm.
+        slug: prefix of the file name.
+        rankings: rankings in one metric.
+        looks: styles by method variant.
     """
     rankings = [ranking for ranking in rankings if len(ranking.rows) > 1]
     if not rankings:

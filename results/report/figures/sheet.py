@@ -1,6 +1,6 @@
-"""A sheet of panels of one size. The file shows all of them; the page cuts them apart, so that they stack on a phone.
+"""A sheet of equally sized panels; the file shows all of them, the page splits them so that they stack on a phone.
 
-Lengths are CSS pixels (1/72 inch of the file). Axes are drawn here: light rules at the ticks, no frame.
+Lengths are CSS pixels (1/72 inch of the file). Axes are drawn here, with light grid lines at the ticks and no frame.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STYLE: dict[str, object] = {
     "svg.hashsalt": "tissuebench",
     "pdf.fonttype": 42,
     "font.family": ["DejaVu Sans"],
-    "text.parse_math": False,  # a name with two $ is a name
+    "text.parse_math": False,  # names may contain two $
     "text.usetex": False,
     "path.simplify": True,
 }
@@ -40,7 +40,7 @@ Side = Literal["left", "center", "right"]
 
 @dataclass(frozen=True, slots=True)
 class Margins:
-    """Between the edge of a panel and its axes."""
+    """Distances between the edges of a panel and its axes."""
 
     left: float
     top: float
@@ -50,7 +50,7 @@ class Margins:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FigurePanel:
-    """One panel: its axes, and where it stands on the sheet (x of the left edge, y of the top edge from below)."""
+    """One panel: its axes and position on the sheet (x of the left edge, y of the top edge from the bottom)."""
 
     ax: Axes
     x: float
@@ -62,27 +62,27 @@ class FigurePanel:
         self, x: float, y: float, words: str, *, size: float = NORMAL, color: str = INK, bold: bool = False,
         side: Side = "left",
     ) -> None:  # fmt: skip
-        """Words whose baseline is ``y`` pixels below the top edge of the panel."""
+        """Write text with its baseline ``y`` pixels below the top edge of the panel."""
         self.ax.text(
             self.x + x, self.y - y, plain(words), transform=IdentityTransform(), fontsize=size, color=color, ha=side,
             va="baseline", fontweight="bold" if bold else "normal", parse_math=False,
         )  # fmt: skip
 
     def head(self, look: Look, beside: str) -> None:
-        """The marker and name of a method, and a line of words below it."""
+        """Draw the marker and name of a method, with a line of text below."""
         self.mark(7, 12.5, look)
         self.text(18, 16.5, look.name, size=LARGE, bold=True)
         self.text(18, 31, beside, size=SMALL, color=SOFT)
 
     def mark(self, x: float, y: float, look: Look) -> None:
-        """The marker of a method."""
+        """Draw the marker of a method."""
         self.ax.plot(
             [self.x + x], [self.y - y], transform=IdentityTransform(), marker=look.marker, color=look.color,
             markersize=7.5, markeredgewidth=0, clip_on=False, linestyle="none",
         )  # fmt: skip
 
     def x_ticks(self, ticks: Sequence[float], labels: Sequence[str], title: str = "", *, rules: bool = True) -> None:
-        """Rules up the panel, labels below, and a title under these."""
+        """Draw vertical grid lines, with tick labels below the panel and the title below them."""
         low, high = self.ax.get_ylim()
         if rules:
             segments = [[(tick, low), (tick, high)] for tick in ticks]
@@ -99,7 +99,7 @@ class FigurePanel:
             self.text(middle, self.height - 5, title, size=SMALL, color=SOFT, side="center")
 
     def y_ticks(self, ticks: Sequence[float], labels: Sequence[str], *, rules: bool = True, color: str = SOFT) -> None:
-        """Rules across the panel, and labels left of it."""
+        """Draw horizontal grid lines, with tick labels to the left of the panel."""
         low, high = self.ax.get_xlim()
         if rules:
             segments = [[(low, tick), (high, tick)] for tick in ticks]
@@ -114,7 +114,7 @@ class FigurePanel:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """What all sheets are drawn within: the style of the report, whatever a reader's own matplotlibrc says."""
+    """Context manager that sets the style of the report, independent of the user's matplotlibrc."""
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def drawing() -> Iterator[None]:
 
 
 class Sheet:
-    """Panels in rows; draw into ``panels``, then ask for the ``picture``. Within ``drawing`` only."""
+    """Panels in rows: draw into ``panels``, then call ``picture``. Use within ``drawing`` only."""
 
     def __init__(self, labels: Sequence[str], size: tuple[float, float], margins: Margins, columns: int) -> None:
         columns = max(1, min(columns, len(labels)))
@@ -149,13 +149,13 @@ class Sheet:
         return FigurePanel(ax, x, top, width, height)
 
     def picture(self, name: str, title: str, caption: str, records: Sequence[Record]) -> Picture:
-        """The sheet as files and as pieces of a page; the same sheet gives the same bytes.
+        """Return the sheet as files and as panels of a page; the same sheet gives the same bytes.
 
         Args:
-            name: file name without its end; nothing that comes from data.
-            title: said on the page above, and in the files.
-            caption: how to read it.
-            records: what is drawn, for the CSV.
+            name: file name without its extension; must not come from data.
+            title: title shown above the figure on the page, and in the files.
+            caption: explanation of how to read the figure.
+            records: plotted data, for the CSV.
         """
         at = (0 if self._margins.left > 30 else 14) / self._width, 1 - 24 / self._height
         self._figure.text(*at, plain(title), fontsize=13, fontweight="bold", color=INK)
@@ -185,7 +185,7 @@ class Sheet:
 
 
 def steps(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between two ends: multiples of 1, 2 or 5 times a power of ten, at most ``most``."""
+    """Return round numbers between two ends: multiples of 1, 2 or 5 times a power of ten, at most ``most``."""
     if not high > low:
         return [low]
     power = 10.0 ** np.floor(np.log10((high - low) / most))
@@ -197,12 +197,12 @@ def steps(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def spread(wanted: Sequence[float], apart: float, low: float, high: float) -> list[float]:
-    """Places near those wanted, in their order, at least ``apart`` from each other, between ``low`` and ``high``.
+    """Return positions near those wanted, in the same order, at least ``apart``, between ``low`` and ``high``.
 
-    Neighbours that are too near are pooled around their mean until none are (isotonic regression by pooling).
+    Neighbours that are too close are pooled around their mean until none are (pool-adjacent-violators).
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    groups: list[tuple[float, int]] = []  # middle, how many
+    groups: list[tuple[float, int]] = []  # (middle, number of positions)
     for i in order:
         groups.append((wanted[i], 1))
         while len(groups) > 1 and groups[-1][0] - groups[-2][0] < apart * (groups[-1][1] + groups[-2][1]) / 2:

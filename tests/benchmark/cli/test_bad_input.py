@@ -176,7 +176,7 @@ def test_a_run_goes_on_without_a_bad_slide_and_says_so(command, home, source):
     arguments = ("--dataset", "folder", "--data-root", source, "--home", home, "--dry-run")
     ran = command("run", "--method", "supervised", *arguments)
     assert ran.code == 0
-    assert "1 slides are left out; 'tissuebench data inspect folder' says why" in ran.err
+    assert "1 slides are left out; see why with 'tissuebench data inspect folder'" in ran.err
     assert ran.out.count("to run") > 0
 
 
@@ -213,7 +213,7 @@ def test_a_resolution_that_is_asked_for_and_not_known(source, refused):
 def test_a_budget_larger_than_the_training_part(refused, home):
     line = refused("--budget", "masks:99p", leaves=WHOLE)
     assert "budget 'masks:99p' asks for 99 patients, the training part has 7" in line
-    assert "say 'masks:3p'" in refused("--budget", "3 patients", leaves=WHOLE)
+    assert "write 'masks:3p'" in refused("--budget", "3 patients", leaves=WHOLE)
     assert not list(home.rglob("budgets/**/*.json"))
 
 

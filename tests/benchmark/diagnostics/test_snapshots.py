@@ -303,5 +303,5 @@ def test_a_damaged_look_is_told_in_one_line(tmp_path):
     look = snapshot_path(tmp_path, 4)
     look.parent.mkdir()
     look.write_text("{")
-    with pytest.raises(DataError, match=r"step-000004\.json: not the figures of a look .* delete it"):
+    with pytest.raises(DataError, match=r"step-000004\.json: not the figures of a snapshot .* delete it"):
         last_snapshot(tmp_path)

@@ -46,7 +46,7 @@ def test_a_gpu_that_is_not_there_is_one_line():
 
 
 def test_more_processes_than_gpus_is_one_line():
-    with pytest.raises(ConfigError, match=r"^compute\.processes: 3 processes a trial need as many GPUs in each slot"):
+    with pytest.raises(ConfigError, match=r"^compute\.processes: 3 processes per trial need as many GPUs in each slot"):
         slots_of(ComputeSettings(processes=3, slots=2))
 
 

@@ -41,7 +41,7 @@ def test_an_executor_of_another_package_is_found(plugin, tmp_path):
     assert find_executor("elsewhere")(None, tmp_path) == (None, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "words"), [("broken", "cannot be loaded"), ("number", "makes no executor")])
+@pytest.mark.parametrize(("name", "words"), [("broken", "cannot be loaded"), ("number", "does not return an executor")])
 def test_an_entry_point_that_is_none_is_one_line(plugin, name, words):
     with pytest.raises(ConfigError, match=f"tissuebench_elsewhere.*{words}"):
         find_executor(name)

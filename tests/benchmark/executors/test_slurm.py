@@ -146,7 +146,7 @@ def test_jobs_that_slurm_does_not_take_now_wait_for_those_it_has(slurm, tasks):
             assert {each.outcome for each in collect(executor, 2).values()} == {Outcome.DONE}
             slurm.run("scontrol", "update", "PartitionName=main", "State=INACTIVE")
             executor.start(third.job)
-            with pytest.raises(ConfigError, match=r"SLURM takes no jobs.*partition") as raised:
+            with pytest.raises(ConfigError, match=r"SLURM does not accept jobs.*partition") as raised:
                 executor.poll(0)
             assert "\n" not in str(raised.value)
         finally:
@@ -237,5 +237,5 @@ def test_what_slurm_refuses_is_one_line(slurm, tasks, wrong, words):
 
 def test_without_slurm_there_is_one_line(tasks, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="no sbatch on PATH"):
+    with pytest.raises(ConfigError, match="sbatch is not on PATH"):
         SlurmExecutor(settings(), tasks(1)[0].job.home)

@@ -109,7 +109,7 @@ def test_json_holds_every_number(store):
 def test_the_table_names_budgets_classes_and_assumptions(store):
     rows = describe_budgets(store, SPLIT, ["minutes:21", "masks:all"], [0], SPENDINGS)
     text = shown(rows)
-    for needle in ("minutes:21", "masks:all", "gland", "[red]stroma", "in part", "Minutes are assumptions"):
+    for needle in ("minutes:21", "masks:all", "gland", "[red]stroma", "in part", "Minutes are assumed"):
         assert needle in text
     assert "a mask takes 2 min a tile with an annotated pixel" in text
     assert "tags take 0.5 min a tile," in text

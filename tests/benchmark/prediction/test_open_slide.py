@@ -17,8 +17,8 @@ from tissuebench.prediction.open_slide import open_trained_on, picture_of
         (1.0, None, (170, 230), 1.0, []),
         (2.0, None, (85, 115), 2.0, []),
         (0.5, None, (340, 460), 0.5, ["it was enlarged"]),
-        (2.0, 2.0, (170, 230), 1.0, ["the file says 1 µm a pixel; 2 was given and taken"]),
-        (None, None, (170, 230), 1.0, ["the training data do not say their resolution"]),
+        (2.0, 2.0, (170, 230), 1.0, ["the file says 1 µm a pixel; the given 2 is used"]),
+        (None, None, (170, 230), 1.0, ["the resolution of the training data is unknown"]),
     ],
 )
 def test_size_scale_and_warnings(small_slide, mpp, given, size, scale, said):

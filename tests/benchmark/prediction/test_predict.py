@@ -133,7 +133,7 @@ def test_a_folder_that_is_no_prediction_is_never_replaced(trained, small_slide, 
     precious.mkdir()
     (precious / "chapter.txt").write_text("one")
     line = refused(small_slide, "--trial", trained.trial, "--home", trained.home, "--out", precious, "--overwrite")
-    assert "has no prediction.json, hence is not replaced" in line
+    assert "has no prediction.json, so it is not replaced" in line
     assert (precious / "chapter.txt").read_text() == "one"
 
 
@@ -155,7 +155,10 @@ def test_bad_input_is_one_line(trained, small_slide, shared_data, tmp_path):
     unknown = shared_data / "wsi_small" / "TCGA-CR-7395-01A-01-TS1.svs"
     assert "does not state its resolution, and the trial was trained at 2 µm; give --mpp" in refused(unknown, *common)
     assert "mpp -1.0 is not a resolution" in refused(small_slide, *common, "--mpp", -1)
-    for trial, expected in (("ffff0000", "no trial 'ffff0000'"), (trained.waiting, "is waiting: only a finished one")):
+    for trial, expected in (
+        ("ffff0000", "no trial 'ffff0000'"),
+        (trained.waiting, "is waiting: only finished trials cane"),
+    ):
         assert expected in refused(small_slide, "--trial", trial, "--home", trained.home)
     assert not (tmp_path / "out").exists()
 
@@ -200,7 +203,7 @@ def test_killed_it_leaves_nothing_under_the_name_and_can_be_run_again(trained, s
     work = tmp_path / ".out.partial"
     wait_until(work.is_dir, "it has begun")
     line = refused(path, "--trial", trained.trial, "--home", trained.home, "--out", out)
-    assert "another process writes it just now" in line
+    assert "another process is writing it" in line
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()

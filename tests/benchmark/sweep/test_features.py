@@ -162,7 +162,7 @@ def test_other_weights_are_another_bank_and_are_refused_where_they_differ(bench,
     others = plan_features(plan.network, plan.augmentation, bench.data.store, bench.data.split)
     assert {shard.key for shard in planned}.isdisjoint(shard.key for shard in others)
     given = (plan.network, plan.augmentation, bench.data.store, bench.data.split, CPU, lambda *_: None)
-    with pytest.raises(ConfigError, match="has other weights here"):
+    with pytest.raises(ConfigError, match="has different weights here"):
         compute_features(folder, planned[0], *given)
     assert not list(folder.iterdir())
 

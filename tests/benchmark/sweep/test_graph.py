@@ -116,8 +116,8 @@ def test_a_job_survives_its_journey(bench):
 @pytest.mark.parametrize(
     ("stages", "says"),
     [
-        ([("a", (), ()), ("a", (), ())], "stage 'a': stages need different names"),
-        ([("a/b", (), ())], "stage 'a/b': stages need different names"),
+        ([("a", (), ()), ("a", (), ())], "stage 'a': stage names must be unique"),
+        ([("a/b", (), ())], "stage 'a/b': stage names must be unique"),
         ([("a", ("b",), ()), ("b", (), ())], "stage 'a' needs unknown earlier stage 'b'"),
         ([("a", (), ("diagnosis",))], "stage 'a' consumes diagnosis, which the method does not"),
     ],

@@ -88,7 +88,7 @@ def test_online_each_trial_is_one_run_however_often_the_command_is_typed(home, c
 
 def test_offline_everything_waits_once_and_sync_sends_it_from_any_account(home, connect, tmp_path):
     for _ in range(2):
-        assert "offline (no API key); 4 runs wait: 'wandb sync" in home.publish()
+        assert "offline (no API key); 4 runs are waiting; send them with 'wandb sync" in home.publish()
         assert home.folders() == home.run_ids()
     shutil.rmtree(tmp_path / "account")  # of a container, or on the task that wrote it
     with WandbServer() as server:
@@ -122,7 +122,7 @@ def test_a_port_that_refuses(home, connect):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     connect(f"http://127.0.0.1:{port}")
-    assert "offline (no answer from 127.0.0.1); 4 runs wait" in home.publish()
+    assert "offline (no answer from 127.0.0.1); 4 runs are waiting" in home.publish()
     with WandbServer(port) as server:
         home.sync()
         assert_complete(server, home)
@@ -141,7 +141,7 @@ def test_a_server_that_fails_costs_seconds_once_and_no_run(home, connect, fault,
     with WandbServer(fault=fault) as server:
         connect(server.url, key)
         said = home.publish(STALL)
-        assert f"offline ({reason}); 4 runs wait" in said
+        assert f"offline ({reason}); 4 runs are waiting" in said
         assert server.runs == {}
     written = [path.read_bytes() for path in home.path.parent.rglob("*") if path.is_file()]
     assert not any(key.encode() in text for text in [said.encode(), *written])
@@ -173,7 +173,7 @@ def test_after_a_failure_no_trial_asks_the_server_again(home, connect):
         with Publisher(home.path) as publisher:
             publisher.trial(home.results[0].trial_id)
             wait_until(lambda: server.n_refused == 1, "nothing was sent")
-            assert "4 runs wait" in home.publish_with(publisher)
+            assert "4 runs are waiting" in home.publish_with(publisher)
         assert server.n_refused == 1
 
 
@@ -197,7 +197,7 @@ def test_a_child_that_hangs_is_noticed_by_nobody_and_loses_nothing(home):
         tells.join(SECONDS)
         assert not tells.is_alive()
         assert "not finished within 0.1 s; nothing is lost" in publisher.close(0.1)
-    assert "4 runs wait" in home.publish()
+    assert "4 runs are waiting" in home.publish()
 
 
 @pytest.mark.parametrize("seconds", [SECONDS, 0.1])
@@ -222,7 +222,7 @@ def test_a_child_that_is_killed_loses_nothing(home):
     half = home.runs / "wandb" / f"offline-run-20260101_000000-{home.results[1].trial_id}"
     half.mkdir()
     (half / f"run-{home.results[1].trial_id}.wandb").write_bytes(b":W&B")
-    assert "4 runs wait" in home.publish()
+    assert "4 runs are waiting" in home.publish()
     assert home.folders() == home.run_ids()
     assert not half.exists()
 
@@ -236,7 +236,7 @@ def test_the_child_is_polite_and_deaf_to_ctrl_c(home):
         )
         assert os.getpgid(child) != os.getpgid(0)
         os.kill(child, signal.SIGINT)
-        assert "4 runs wait" in home.publish_with(publisher)
+        assert "4 runs are waiting" in home.publish_with(publisher)
 
 
 def test_the_child_ends_with_its_parent_in_the_middle_of_anything(home, connect):
@@ -263,7 +263,7 @@ def test_a_damaged_result_costs_its_own_run_only(home):
     damaged = home.store.path(home.results[1].trial_id)
     damaged.write_bytes(b"PAR1")
     said = home.publish()
-    assert "3 runs wait" in said
+    assert "3 runs are waiting" in said
     assert f"1 could not be written, among them {damaged.stem}" in said
     assert damaged.stem not in home.folders()
 
@@ -278,7 +278,7 @@ def test_two_runs_at_once_write_each_trial_once(home):
         for publisher in (one, other):
             publisher.board(build(home.results).rows, [trial.trial_id for trial in home.results])
         for publisher in (one, other):
-            assert "4 runs wait" in publisher.close(SECONDS)
+            assert "4 runs are waiting" in publisher.close(SECONDS)
     assert home.folders() == home.run_ids()
 
 
@@ -312,7 +312,7 @@ def test_pseudo_masks_and_looks_go_with_their_trial_numbers_and_pictures(home, c
     document = {"needs": {"cam": stage.name, "other": "0" * 16}, "features": []}
     job = Job(trial.trial_id, TaskKind.TRIAL, "weak", home.path, document)
     (home.runs / "trials" / trial.trial_id / "job.json").write_text(job.to_json())
-    assert "offline (no API key); 5 runs wait" in home.publish()
+    assert "offline (no API key); 5 runs are waiting" in home.publish()
     with WandbServer() as server:
         connect(server.url)
         home.sync()

@@ -151,7 +151,7 @@ def test_a_world_passes_through_the_environment():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"TISSUEBENCH_RANK": "3"}, "RANK=3 is none of 3 processes"),
+        ({"TISSUEBENCH_RANK": "3"}, "RANK=3 is not one of 3 processes"),
         ({"TISSUEBENCH_WORLD_SIZE": "two"}, "WORLD_SIZE='two' is not a number"),
         ({"TISSUEBENCH_MASTER_PORT": None}, "MASTER_PORT is missing"),
     ],

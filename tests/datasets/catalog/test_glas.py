@@ -136,11 +136,11 @@ def test_a_name_given_twice_is_refused(tmp_path):
 
 
 def test_a_short_row_a_lost_column_and_another_folder_are_refused(tmp_path):
-    assert "holds no GlaS: 'Grade.csv' is nowhere below it" in refused(find_recipe("glas"), tmp_path)
+    assert "holds no GlaS: 'Grade.csv' is not found below it" in refused(find_recipe("glas"), tmp_path)
     write_glas(tmp_path / "a", header=("name", "patient", "grade"))
     assert re.search("column 'patient ID' is missing", refused(find_recipe("glas"), tmp_path))
     write_glas(tmp_path / "b")
-    assert "stands here twice" in refused(find_recipe("glas"), tmp_path)
+    assert "found two copies of" in refused(find_recipe("glas"), tmp_path)
     (tmp_path / "b" / "Grade.csv").write_text(",".join(HEADER) + "\ntrain_1\n")
     assert "row 2: has 1 cells and needs 2" in refused(find_recipe("glas"), tmp_path / "b")
 

@@ -204,7 +204,7 @@ def test_a_name_without_a_patient_is_refused(tmp_path, name, bad):
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
-    assert "holds no BCSS-WSSS: 'test/mask' is nowhere below it" in refused("bcss_wsss", tmp_path)
+    assert "holds no BCSS-WSSS: 'test/mask' is not found below it" in refused("bcss_wsss", tmp_path)
     write_patches(tmp_path, "bcss_wsss")
     (tmp_path / "training").mkdir()
     assert "holds both train and training" in refused("bcss_wsss", tmp_path)

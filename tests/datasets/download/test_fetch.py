@@ -70,7 +70,7 @@ def test_what_came_before_the_last_try_serves_the_next_call(serve, tmp_path):
     served, url = serve(GOOD, break_after=[150_000, 0, 0, 0])
     recipe = recipe_of(download_of(url))
     message = refused(recipe, tmp_path)
-    assert "4 tries; run the command again to go on" in message
+    assert "4 attempts; run the command again to resume" in message
     assert not (tmp_path / "data.zip").exists()
     assert not (tmp_path / "data").exists()
     have = (tmp_path / "data.zip.part").stat().st_size
@@ -161,13 +161,13 @@ def test_a_refusal_is_not_tried_again(serve, tmp_path, status):
     served, url = serve(GOOD, statuses=[status] * 100)
     message = refused(recipe_of(download_of(url), by_hand="write to them"), tmp_path)
     assert f"{url}: the server says {status}" in message
-    assert f"or by hand: write to them, save it as '{tmp_path / 'data.zip'}'" in message
+    assert f"or manually: write to them, save it as '{tmp_path / 'data.zip'}'" in message
     assert len(served.asked) == 1
 
 
 def test_a_web_page_in_place_of_the_file_is_refused(serve, tmp_path):
     _, url = serve(b"<html>sign in</html>", content_type="text/html; charset=utf-8")
-    assert "sends a web page in place of the file" in refused(recipe_of(download_of(url, sha256=None)), tmp_path)
+    assert "sends a web page instead of the file" in refused(recipe_of(download_of(url, sha256=None)), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,7 +182,7 @@ def test_without_a_published_checksum_the_first_one_counts(serve, tmp_path):
     recipe = recipe_of(download_of(url, sha256=None))
     said, _ = run(recipe, tmp_path)
     assert len(said) == 2
-    assert "nobody published a checksum; taken on trust" in said[1]
+    assert "no checksum is published; accepted as it is" in said[1]
     assert sha256(GOOD) in said[1]
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     assert len(run(recipe, tmp_path)[0]) == 1

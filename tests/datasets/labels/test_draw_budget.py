@@ -133,7 +133,7 @@ def test_a_budget_of_another_version_or_place_is_refused(tiny_data, tmp_path, co
     persisted_budget(tmp_path, store, split, "masks:3p", 0)
     (path,) = tmp_path.rglob("*.json")
     shutil.copy(path, path.with_name("masks-4p-r0.json"))
-    with pytest.raises(DataError, match=r"masks-4p-r0\.json: holds another budget than its name says"):
+    with pytest.raises(DataError, match=r"masks-4p-r0\.json: holds a different budget than its name says"):
         persisted_budget(tmp_path, store, split, "masks:4p", 0)
     same = {"spec": "masks:3p", "replicate": 0, "split_sha256": split.sha256, "spending": ""}
     write_hashed_json(path, {**same, **content})

@@ -29,7 +29,7 @@ def test_every_recipe_has_any_tile_size(name):
 
 @pytest.mark.parametrize("size", ["", "0", "31", "-64", "64.0", "6x", "064", " 64", "64@64", "٦٤", "1e3", "9" * 5000])
 def test_what_is_no_tile_size_is_one_line(size):
-    with pytest.raises(ConfigError, match=r"\Adataset 'ebhi@[^\n]*: after '@' stands [^\n]* as in 'ebhi@64'\Z"):
+    with pytest.raises(ConfigError, match=r"\Adataset 'ebhi@[^\n]*: '@' is followed by [^\n]* as in 'ebhi@64'\Z"):
         find_recipe(f"ebhi@{size}")
 
 

@@ -20,7 +20,9 @@ def test_an_arm_is_found_by_its_method_where_that_says_which():
         "mine[a=1]",
         "both",
     ]
-    with pytest.raises(DataError, match=r"here: 2 arms are of method 'other': say which: other\[a=1\], other\[a=2\]"):
+    with pytest.raises(
+        DataError, match=r"here: 2 variants of method 'other' have results; choose one: other\[a=1\], other\[a=2\]"
+    ):
         find_arm("other", arms, "here")
     with pytest.raises(DataError, match="here: unknown method 'bth': did you mean 'both'"):
         find_arm("bth", arms, "here")

@@ -80,7 +80,7 @@ def test_it_counts_what_is_shared_and_saved(bench):
     assert 0 < said["hours"]["low"] < said["hours"]["high"] < 1
     assert said["hours"]["slots"] == 1
     assert said["disk_bytes"]["weights"] > 0
-    assert "260 in place of 460" in text
+    assert "260 instead of 460" in text
     assert "a few steps timed on random tiles" in text
     assert not (bench.home / "runs").exists()
 

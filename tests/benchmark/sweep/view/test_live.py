@@ -102,7 +102,7 @@ def test_a_resumed_fit_says_where_it_starts_and_counts_from_there(shown, tmp_pat
         for _ in range(3):
             clocked(1.1)
             display.tick()
-        assert out.getvalue() == "trial arm [x] seed 0: goes on at 120/300\n"
+        assert out.getvalue() == "trial arm [x] seed 0: resumes at 120/300\n"
         display.changed(tasks[0], State.DONE, "", 18.0)  # 180 steps, so the other takes 30 s
     assert out.getvalue().endswith("(ETA 0:30)\n")
 

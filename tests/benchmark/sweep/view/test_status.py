@@ -55,7 +55,7 @@ def test_running_waiting_and_silent(bench):
     write_sweep(bench.home, graph, "tiny")
     reader = SweepReader(bench.home, latest_sweep(bench.home))
     assert reader.read().counts[State.WAITING] == len(graph) == 4
-    assert "no task runs at the moment" in reader.read().summary
+    assert "no task is running" in reader.read().summary
     folder = task_folder(bench.home, TaskKind.TRIAL, next(iter(graph)))
     folder.mkdir(parents=True)
     lease = acquire(folder, lambda: None)
@@ -80,7 +80,7 @@ def test_running_waiting_and_silent(bench):
     assert status.steps == (3, 24)
     assert status.eta_seconds == pytest.approx(6 + 3 * 12)
     path.write_text(json.dumps({**facts, "gpu_memory": 0, "time": time.time() - 200}))
-    assert reader.read().tasks[0].reason.startswith("no sign of it for 3:2")
+    assert reader.read().tasks[0].reason.startswith("no heartbeat for 3:2")
     lease.release()
     assert reader.read().tasks[0].state is State.WAITING
 
