@@ -1,6 +1,6 @@
-"""Where which tissue lies: the label raster of a slide and the shapes of its glands.
+"""Layout of the tissue: the label raster of a slide and the shapes of its glands.
 
-Everything here lives on a grid of cells of 2 × 2 level-0 pixels.
+Everything here is defined on a grid of cells of 2 × 2 level-0 pixels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Gland:
     phase: tuple[float, float, float]
 
     def outline(self, angle: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-        """The radius in cells in each direction (radians)."""
+        """Return the radius in cells in each direction (radians)."""
         total = np.ones_like(angle)
         for order, (amplitude, phase) in enumerate(zip(self.amplitude, self.phase, strict=True), start=2):
             total = total + amplitude * np.cos(order * angle + phase)
@@ -41,11 +41,11 @@ class Gland:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One slide's tissue.
+    """The tissue of one slide.
 
     Attributes:
         labels: (cells, cells) uint8, index into ``CLASS_NAMES``.
-        gland_depth_um: (cells, cells) float32, how deep inside a gland; negative outside.
+        gland_depth_um: (cells, cells) float32, depth inside a gland; negative outside.
         glands: the normal glands.
         cell_um: edge of a cell.
     """
@@ -57,12 +57,12 @@ class Anatomy:
 
     @property
     def tissue(self) -> Mask:
-        """Everything but glass."""
+        """Mask of everything except glass."""
         return np.asarray(self.labels != GLASS)
 
     @property
     def tumour(self) -> Mask:
-        """The tumour of either kind."""
+        """Mask of the tumour, of either kind."""
         return np.asarray(self.labels >= TUMOUR_A)
 
     @property
@@ -72,7 +72,7 @@ class Anatomy:
 
 
 def draw_anatomy(rng: np.random.Generator, size_px: int, mpp: float, diagnosis: Diagnosis, traits: Traits) -> Anatomy:
-    """Lays out a slide: tissue on glass, in it tumour, normal glands, lymphocytes, and stroma for the rest."""
+    """Lay out a slide: tissue on glass, containing tumour, normal glands and lymphocytes; the rest is stroma."""
     size = size_px // CELL_PX
     cell_um = CELL_PX * mpp
     tissue = _draw_tissue(rng, size)
@@ -106,7 +106,7 @@ def draw_anatomy(rng: np.random.Generator, size_px: int, mpp: float, diagnosis: 
 
 
 def _draw_tissue(rng: np.random.Generator, size: int) -> Mask:
-    """A core, a strip or the edge of a larger piece, with an irregular border."""
+    """Draw a core, a strip or the edge of a larger piece of tissue, with an irregular border."""
     row, column = np.mgrid[-1 : 1 : complex(0, size), -1 : 1 : complex(0, size)].astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     across = (row * np.cos(angle) + column * np.sin(angle)).astype(np.float32)
@@ -125,14 +125,14 @@ def _draw_tissue(rng: np.random.Generator, size: int) -> Mask:
 
 
 def _inner_distance_um(mask: Mask, cell_um: float) -> Field:
-    """Distance to the nearest cell outside the mask (the slide's edge does not count), at a quarter of the cost."""
+    """Return the distance to the nearest cell outside the mask, ignoring the slide's edge, at a quarter of the cost."""
     small: Field = ndimage.distance_transform_edt(mask[::2, ::2]).astype(np.float32) * np.float32(2 * cell_um)
     size = mask.shape[0]
     return np.asarray(small.repeat(2, axis=0).repeat(2, axis=1)[:size, :size])
 
 
 def _tidy(mask: Mask, room: Mask, cell_um: float) -> Mask:
-    """Rounds off what no annotator would draw, cracks below about 10 µm, and leaves out crumbs."""
+    """Smooth away details that no annotator would draw, such as cracks below about 10 µm, and drop crumbs."""
     blurred = ndimage.gaussian_filter(mask.astype(np.float32), 4.0 / cell_um, truncate=2.5)
     parts, _ = ndimage.label((blurred > 0.5) & room)
     area = np.bincount(parts.ravel())
@@ -144,7 +144,7 @@ def _tidy(mask: Mask, room: Mask, cell_um: float) -> Mask:
 def _place_glands(
     rng: np.random.Generator, free_um: Field, wish: Field, traits: Traits, cell_um: float, share: float
 ) -> tuple[Gland, ...]:
-    """Packs glands side by side where ``wish`` is highest until they cover ``share`` of the slide."""
+    """Pack glands side by side where ``wish`` is highest until they cover ``share`` of the slide."""
     size = free_um.shape[0]
     cells = rng.integers(0, size, (4000, 2))
     cells = cells[np.argsort(-wish[cells[:, 0], cells[:, 1]], kind="stable")]
@@ -189,7 +189,7 @@ def _gland_depth_um(glands: tuple[Gland, ...], size: int, cell_um: float) -> Fie
 def gland_wall(
     rng: np.random.Generator, gland: Gland, depth_um: float, spacing_um: float, cell_um: float
 ) -> tuple[Points, npt.NDArray[np.float64]]:
-    """Places along a gland's wall, ``depth_um`` under the outline.
+    """Return positions along a gland's wall, ``depth_um`` below the outline.
 
     Returns:
         (n, 2) rows and columns in cells, and (n,) the direction from the centre in radians.

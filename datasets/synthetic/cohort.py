@@ -1,4 +1,4 @@
-"""Who is in the synthetic cohort, and how its patients differ whatever their tumour is."""
+"""The synthetic cohort: its patients, their diagnoses and splits, and the random numbers of each patient."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ MIN_SIZE_PX = 256
 
 
 class Diagnosis(StrEnum):
-    """The slide-level label. The value is what the manifest says."""
+    """Slide-level label; the value is the one used in the manifest."""
 
     A = "tumour A"
     B = "tumour B"
 
 
 class CohortSplit(StrEnum):
-    """The official split of the cohort."""
+    """Parts of the official split of the cohort."""
 
     TRAIN = "train"
     VAL = "val"
@@ -32,13 +32,13 @@ class CohortSplit(StrEnum):
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """How many patients of each split to draw, and how.
+    """Settings of the cohort: the number of patients in each split, and the size of their slides.
 
     Attributes:
-        n_train: patients (one slide each) of the split "train"; ``n_val`` and ``n_test`` alike.
+        n_train: patients (one slide each) in the split "train"; likewise ``n_val`` and ``n_test``.
         size_px: edge of the square slide at level 0; even, at least 256.
-        mpp: micrometres a pixel at level 0; anatomy keeps its size in micrometres.
-        seed: the cohort; another seed gives other patients.
+        mpp: micrometres per pixel at level 0; the size of the anatomy in micrometres does not depend on it.
+        seed: seed of the cohort; another seed gives other patients.
     """
 
     n_train: int = 24
@@ -59,7 +59,7 @@ class SyntheticConfig:
 
 @dataclass(frozen=True)
 class Patient:
-    """One patient with one slide. ``index`` and the cohort's seed determine every pixel of it."""
+    """One patient with one slide, every pixel of which is determined by ``index`` and the cohort's seed."""
 
     index: int
     diagnosis: Diagnosis
@@ -67,22 +67,22 @@ class Patient:
 
     @property
     def patient_id(self) -> str:
-        """P01, P02, ..."""
+        """Identifier of the patient: P01, P02, ..."""
         return f"P{self.index + 1:02d}"
 
     @property
     def slide_id(self) -> str:
-        """S01, S02, ..."""
+        """Identifier of the slide: S01, S02, ..."""
         return f"S{self.index + 1:02d}"
 
 
 def diagnosis_of(index: int) -> Diagnosis:
-    """Diagnoses alternate, so every run of consecutive patients is balanced and no patient depends on another."""
+    """Return a patient's diagnosis; they alternate, so consecutive patients are balanced and independent of each other."""
     return Diagnosis.B if index % 2 else Diagnosis.A
 
 
 def cohort(config: SyntheticConfig) -> tuple[Patient, ...]:
-    """All patients: train first, then val, then test."""
+    """Return all patients: train first, then val, then test."""
     splits = (
         [CohortSplit.TRAIN] * config.n_train + [CohortSplit.VAL] * config.n_val + [CohortSplit.TEST] * config.n_test
     )
@@ -90,5 +90,5 @@ def cohort(config: SyntheticConfig) -> tuple[Patient, ...]:
 
 
 def stream(seed: int, index: int, purpose: str) -> np.random.Generator:
-    """The random numbers of one patient for one purpose ("traits", "anatomy", ...), independent of all others."""
+    """Return one patient's generator for one purpose ("traits", "anatomy", ...), independent of all others."""
     return np.random.default_rng(derive_seed("synthetic", GENERATOR_VERSION, seed, index, purpose))

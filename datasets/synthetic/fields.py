@@ -1,4 +1,4 @@
-"""Random fields and point patterns, vectorised: the raw material of tissue."""
+"""Vectorised random fields and point patterns, the building blocks of synthetic tissue."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Points = npt.NDArray[np.float64]
 
 
 def resize(field: Field, size: int, *, smooth: bool = False) -> Field:
-    """A square field at another size: bilinear, or bicubic if ``smooth``."""
+    """Return a square field resized bilinearly, or bicubically if ``smooth``."""
     method = Image.Resampling.BICUBIC if smooth else Image.Resampling.BILINEAR
     return np.array(Image.fromarray(field).resize((size, size), method), dtype=np.float32)
 
 
 def smooth_noise(rng: np.random.Generator, size: int, wavelength: float, octaves: int = 1) -> Field:
-    """Value noise of mean 0 and deviation 1.
+    """Return value noise with mean 0 and standard deviation 1.
 
     Args:
-        rng: the source of randomness.
+        rng: random number generator.
         size: edge of the square field.
-        wavelength: typical distance of two hills, in cells of the field.
+        wavelength: typical distance between two peaks, in cells of the field.
         octaves: each further octave halves the wavelength and the amplitude.
 
     Returns:
@@ -42,25 +42,25 @@ def smooth_noise(rng: np.random.Generator, size: int, wavelength: float, octaves
 
 
 def sample(table: Field, row: Field, column: Field) -> Field:
-    """A periodic table read, bilinearly, at (row, column): stretching or warping these makes fibres and cords."""
+    """Sample a periodic table bilinearly at (row, column); stretching or warping these produces fibres and cords."""
     at = np.stack([row.ravel(), column.ravel()])
     out = ndimage.map_coordinates(table, at, order=1, mode="grid-wrap", output=np.float32)
     return np.asarray(out, dtype=np.float32).reshape(row.shape)
 
 
 def white_noise(rng: np.random.Generator, size: int) -> Field:
-    """Independent normal numbers, (size, size) float32."""
+    """Return independent standard normal numbers, (size, size) float32."""
     return rng.standard_normal((size, size), dtype=np.float32)
 
 
 def slopes(field: Field) -> tuple[Field, Field]:
-    """The derivatives along rows and along columns, per cell."""
+    """Return the derivatives along the row and column axes, per cell."""
     down, right = np.gradient(field)
     return np.asarray(down, dtype=np.float32), np.asarray(right, dtype=np.float32)
 
 
 def top_share(score: Field, where: Mask, share: float) -> Mask:
-    """The cells of ``where`` with the highest score, as many as ``share`` of the whole field."""
+    """Return the cells of ``where`` with the highest scores, so that they make up ``share`` of the whole field."""
     values = score[where]
     count = min(int(share * score.size), values.size)
     if count == 0:
@@ -70,13 +70,13 @@ def top_share(score: Field, where: Mask, share: float) -> Mask:
 
 
 def scatter(rng: np.random.Generator, where: Mask, spacing: float, crowding: float = 4.0) -> Points:
-    """Points in a mask no two of which are nearer than ``spacing`` (dart throwing).
+    """Return random points in a mask that are at least ``spacing`` apart (dart throwing).
 
     Args:
-        rng: the source of randomness.
-        where: (size, size) the cells that may hold points.
-        spacing: least distance, in cells.
-        crowding: darts thrown for each ``spacing``² of area; more darts pack more densely.
+        rng: random number generator.
+        where: (size, size), the cells that may contain points.
+        spacing: minimum distance, in cells.
+        crowding: darts thrown per ``spacing``² of area; more darts give a denser packing.
 
     Returns:
         (n, 2) float64, row and column in cells.
@@ -97,6 +97,6 @@ def scatter(rng: np.random.Generator, where: Mask, spacing: float, crowding: flo
 
 
 def at_points(field: Field, points: Points) -> Field:
-    """The field's values in the cells that hold the points, (n,)."""
+    """Return the field's values in the cells that contain the points, (n,)."""
     cells = np.clip(points.astype(np.intp), 0, field.shape[0] - 1)
     return np.asarray(field[cells[:, 0], cells[:, 1]])

@@ -1,4 +1,4 @@
-"""Nuclei: a small bank of pictures of one kind of nucleus, stamped wherever that kind lies."""
+"""Nuclei: a small bank of images of one kind of nucleus, stamped at each nucleus of that kind."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ANGLES = 16
 
 @dataclass(frozen=True)
 class NucleusKind:
-    """How one kind of nucleus looks.
+    """Appearance of one kind of nucleus.
 
     Attributes:
         major_um: length of the average nucleus; ``minor_um`` its width.
-        size_spread: log-deviation of the size.
+        size_spread: standard deviation of the logarithm of the size.
         irregularity: relative amplitude of dents in the outline.
         darkness: haematoxylin of the average nucleus, in optical density at stain strength 1.
         chromatin: contrast of the chromatin.
@@ -41,13 +41,13 @@ class NucleusKind:
 
 @dataclass(frozen=True)
 class Bank:
-    """Pictures of one kind: (angles, variants, side, side) float32 haematoxylin, side odd."""
+    """Images of one kind of nucleus: (angles, variants, side, side) float32 haematoxylin, side odd."""
 
     pictures: npt.NDArray[np.float32]
 
 
 def make_bank(rng: np.random.Generator, kind: NucleusKind, mpp: float, variants: int = 8) -> Bank:
-    """Draws every angle in steps of 180°/``ANGLES``, each with ``variants`` individuals."""
+    """Draw ``variants`` individual nuclei for each angle, in steps of 180°/``ANGLES``."""
     count = ANGLES * variants
     angle = np.repeat(np.arange(ANGLES) * np.pi / ANGLES, variants) + rng.normal(0, 0.08, count)
     size = np.exp(np.clip(rng.normal(0, kind.size_spread, count), -0.6, 0.6))
@@ -95,12 +95,12 @@ def stamp(
     points: Points,
     angles: npt.NDArray[np.float64] | None = None,
 ) -> None:
-    """Stamps one nucleus a point onto ``canvas`` in place; overlapping nuclei darken each other a little.
+    """Stamp one nucleus per point onto ``canvas`` in place; overlapping nuclei darken each other slightly.
 
     Args:
-        rng: chooses the individual, and the angle if none is given.
+        rng: chooses the variant, and the angle if none is given.
         canvas: (size, size) float32 haematoxylin of nuclei at level 0.
-        bank: the kind.
+        bank: images of the kind of nucleus.
         points: (n, 2) rows and columns in pixels; the slide's edge cuts nuclei off.
         angles: (n,) direction of the long axis in radians, from the column axis towards the row axis.
     """

@@ -19,16 +19,16 @@ SIMPLIFY_CELLS = 0.75
 
 
 def write_outlines(path: Path, slide_id: str, labels: npt.NDArray[np.uint8], cell_px: int) -> None:
-    """Writes the polygons of a label raster in drawing order.
+    """Write the polygons of a label raster in drawing order.
 
-    The first feature is the whole slide as glass, then comes all tissue as stroma, then the other classes on top: a
-    later feature overrules an earlier one, so simplified neighbours leave no cracks of glass between them.
+    The first feature is the whole slide as glass, followed by all tissue as stroma, then by the other classes: a later
+    feature overrides an earlier one, so simplified neighbours leave no cracks of glass between them.
 
     Args:
         path: the .geojson file.
-        slide_id: makes the features' ids.
+        slide_id: used in the ids of the features.
         labels: (rows, columns) uint8, index into ``CLASS_NAMES``, 0 is glass.
-        cell_px: level-0 pixels a cell of ``labels``.
+        cell_px: level-0 pixels per cell of ``labels``.
     """
     rows, columns = labels.shape
     whole = Polygon([(0, 0), (columns, 0), (columns, rows), (0, rows)])
@@ -42,7 +42,7 @@ def write_outlines(path: Path, slide_id: str, labels: npt.NDArray[np.uint8], cel
 
 
 def _polygons(member: npt.NDArray[np.bool_]) -> list[Polygon]:
-    """The connected parts of a mask, with their holes, in cells."""
+    """Return the connected components of a mask as polygons with holes, in cells."""
     found = features.shapes(member.astype(np.uint8), mask=member, transform=Affine.identity())
     parts = [shape(geometry).simplify(SIMPLIFY_CELLS) for geometry, _ in found]
     return [part for part in parts if isinstance(part, Polygon) and not part.is_empty]

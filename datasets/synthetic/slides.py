@@ -1,4 +1,4 @@
-"""Draws one slide, and writes the cohort: pyramidal TIFFs, QuPath-style annotations and the manifest."""
+"""Rendering of slides, and writing of the cohort: pyramidal TIFFs, QuPath-style annotations and the manifest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RenderedSlide:
 
 
 def render_slide(config: SyntheticConfig, patient: Patient) -> RenderedSlide:
-    """Draws a patient's slide: a pure function of ``config.seed``, size, mpp and the patient's index."""
+    """Draw a patient's slide, a pure function of ``config.seed``, size, mpp and the patient's index."""
 
     def rng(purpose: str) -> np.random.Generator:
         return stream(config.seed, patient.index, purpose)
@@ -56,12 +56,12 @@ def render_slide(config: SyntheticConfig, patient: Patient) -> RenderedSlide:
 
 
 def write_synthetic(folder: Path, config: SyntheticConfig, progress: Callable[[int, int], None] | None = None) -> None:
-    """Writes the cohort into ``folder``: ``slides/``, ``annotations/`` and, last, ``manifest.csv``.
+    """Write the cohort into ``folder``: ``slides/``, ``annotations/`` and, last, ``manifest.csv``.
 
     Args:
-        folder: made if it does not exist; files of the same names are overwritten.
+        folder: created if it does not exist; files of the same names are overwritten.
         config: what to draw.
-        progress: called with (slides done, slides in all), first with 0 done.
+        progress: called with (slides done, total slides), first with 0 done.
     """
     patients = cohort(config)
     for name in ("slides", "annotations"):
@@ -83,24 +83,24 @@ def write_synthetic(folder: Path, config: SyntheticConfig, progress: Callable[[i
 
 
 def write_slide(folder: Path, config: SyntheticConfig, patient: Patient) -> None:
-    """Draws and writes one patient's slide and annotation; the subfolders must exist."""
+    """Draw and write one patient's slide and annotation; the subfolders must exist."""
     slide = render_slide(config, patient)
     write_pyramid(folder / image_path(patient), slide.image, config.mpp)
     write_outlines(folder / annotation_path(patient), patient.slide_id, slide.labels[::CELL_PX, ::CELL_PX], CELL_PX)
 
 
 def image_path(patient: Patient) -> Path:
-    """Where a patient's image lies, relative to the cohort's folder."""
+    """Return the path of a patient's image, relative to the cohort's folder."""
     return Path("slides", f"{patient.slide_id}.tif")
 
 
 def annotation_path(patient: Patient) -> Path:
-    """Where a patient's annotation lies, relative to the cohort's folder."""
+    """Return the path of a patient's annotation, relative to the cohort's folder."""
     return Path("annotations", f"{patient.slide_id}.geojson")
 
 
 def write_pyramid(path: Path, image: npt.NDArray[np.uint8], mpp: float) -> None:
-    """Writes a tiled JPEG pyramid: each level a page of the main chain, every one but the first marked reduced."""
+    """Write a tiled JPEG pyramid: each level is a page of the main chain, and all but the first are marked reduced."""
     with tifffile.TiffWriter(path) as writer:
         for level in range(LEVELS):
             per_cm = 1e4 / (mpp * 2**level)

@@ -1,6 +1,6 @@
-"""From pigments to colours: the laboratory's stains and the scanner, both different for every patient.
+"""Conversion of pigments to colours: the laboratory's stains and the scanner, both different for each patient.
 
-Light follows Beer and Lambert, I = I0 · exp(-(H·od_H + E·od_E + R·od_R)), with stain vectors between those of
+Light follows the Beer-Lambert law, I = I0 · exp(-(H·od_H + E·od_E + R·od_R)), with stain vectors between those of
 Ruifrok and Johnston (2001) and of Macenko et al. (2009), jittered.
 """
 
@@ -24,7 +24,7 @@ HAEMOGLOBIN = np.array([0.16, 0.85, 0.62])
 
 @dataclass(frozen=True)
 class Stain:
-    """Optical density in red, green and blue of one unit of each pigment."""
+    """Optical densities in red, green and blue of one unit of each pigment."""
 
     haematoxylin: Rgb
     eosin: Rgb
@@ -34,15 +34,15 @@ class Stain:
 
 @dataclass(frozen=True)
 class Scanner:
-    """How light becomes bytes.
+    """Properties of the scanner, which converts light to bytes.
 
     Attributes:
         white: value of empty glass, 0 to 255.
         gamma: exponent of the transmitted light.
-        blur_px: deviation of the optics' and the section thickness' blur.
-        noise: deviation of the sensor noise, in grey values.
-        shading: relative fall of the light towards the border.
-        dust: specks on the slide.
+        blur_px: standard deviation of the blur due to the optics and the section thickness.
+        noise: standard deviation of the sensor noise, in grey values.
+        shading: relative decrease of the light towards the border.
+        dust: number of specks on the slide.
     """
 
     white: Rgb
@@ -54,7 +54,7 @@ class Scanner:
 
 
 def draw_stain(rng: np.random.Generator) -> Stain:
-    """A patient's staining: hue and strength of either dye."""
+    """Draw a patient's staining: hue and strength of both dyes."""
 
     def vector(pair: npt.NDArray[np.float64], strength: float) -> Rgb:
         mix = rng.uniform(0, 1)
@@ -69,7 +69,7 @@ def draw_stain(rng: np.random.Generator) -> Stain:
 
 
 def draw_scanner(rng: np.random.Generator) -> Scanner:
-    """A patient's scan: white point, contrast, sharpness, noise, dirt."""
+    """Draw the properties of a patient's scan: white point, contrast, sharpness, noise and dirt."""
     level = rng.uniform(236, 247)
     tint = rng.normal(0, 2.2, 3)
     red, green, blue = np.clip(level + tint, 225, 252).tolist()
@@ -84,7 +84,7 @@ def draw_scanner(rng: np.random.Generator) -> Scanner:
 
 
 def develop(rng: np.random.Generator, pigments: Pigments, stain: Stain, scanner: Scanner) -> npt.NDArray[np.uint8]:
-    """Stains and scans a slide.
+    """Stain and scan a slide.
 
     Returns:
         (size_px, size_px, 3) uint8 RGB.
@@ -113,7 +113,7 @@ def develop(rng: np.random.Generator, pigments: Pigments, stain: Stain, scanner:
 
 
 def _lamp(rng: np.random.Generator, size: int, shading: float) -> Field:
-    """Uneven illumination, at most 1."""
+    """Return uneven illumination, at most 1."""
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     centre = rng.uniform(-0.3, 0.3, 2).astype(np.float32)
     fall = ((axis[:, None] - centre[0]) ** 2 + (axis[None, :] - centre[1]) ** 2) / np.float32(2)
@@ -121,7 +121,7 @@ def _lamp(rng: np.random.Generator, size: int, shading: float) -> Field:
 
 
 def _dust(rng: np.random.Generator, size: int, count: int) -> Field:
-    """Out-of-focus specks as optical density, the same in all colours."""
+    """Return the optical density of out-of-focus specks, the same in all colours."""
     density = np.zeros((size, size), dtype=np.float32)
     for _ in range(count):
         radius = float(rng.uniform(2, 9))

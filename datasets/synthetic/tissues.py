@@ -1,4 +1,4 @@
-"""Paints pigments: how much haematoxylin, eosin and haemoglobin the light meets in every pixel of a slide."""
+"""Painting of pigments: the amounts of haematoxylin, eosin and haemoglobin in each pixel of a slide."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Pigments:
 
 @dataclass
 class Painting:
-    """A slide being painted: cytoplasm and fibres on the grid of cells, nuclei and red cells at level 0."""
+    """A slide while it is painted: cytoplasm and fibres on the grid of cells, nuclei and red cells at level 0."""
 
     haematoxylin: Field
     eosin: Field
@@ -46,17 +46,17 @@ class Painting:
 
     @property
     def mpp(self) -> float:
-        """Micrometres a pixel at level 0."""
+        """Micrometres per pixel at level 0."""
         return self.cell_um / CELL_PX
 
     def blend(self, weight: Field, haematoxylin: Field | float, eosin: Field | float) -> None:
-        """Lays cytoplasm over what is there; ``weight`` is 0 to 1."""
+        """Blend cytoplasm over the existing paint; ``weight`` is 0 to 1."""
         self.haematoxylin += weight * (haematoxylin - self.haematoxylin)
         self.eosin += weight * (eosin - self.eosin)
 
 
 def paint(rng: np.random.Generator, anatomy: Anatomy, traits: Traits, tumour: TumourTraits) -> Pigments:
-    """Fills a laid-out slide with cells and fibres."""
+    """Fill a slide's anatomy with cells and fibres."""
     size = anatomy.labels.shape[0]
     blank = np.zeros((size, size), dtype=np.float32)
     full = np.zeros((size * CELL_PX, size * CELL_PX), dtype=np.float32)
@@ -73,7 +73,7 @@ def paint(rng: np.random.Generator, anatomy: Anatomy, traits: Traits, tumour: Tu
 
 
 def _paint_stroma(rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, traits: Traits) -> Field:
-    """Wavy collagen everywhere; returns the direction of the fibres in radians."""
+    """Paint wavy collagen everywhere, and return the direction of the fibres in radians."""
     size, cell_um = anatomy.labels.shape[0], canvas.cell_um
     row, column = np.mgrid[0:size, 0:size].astype(np.float32) * np.float32(cell_um)
     turn = np.float32(rng.uniform(0, np.pi))
@@ -93,7 +93,7 @@ def _paint_stroma(rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, 
 
 
 def _paint_vessels(rng: np.random.Generator, canvas: Painting, anatomy: Anatomy) -> None:
-    """Capillaries and venules in the stroma, some of them with red cells."""
+    """Paint capillaries and venules in the stroma, some of them with red cells."""
     size, cell_um = anatomy.labels.shape[0], canvas.cell_um
     room = anatomy.labels == STROMA
     places = scatter(rng, room, 110 / cell_um, crowding=1.5)
@@ -137,7 +137,7 @@ def _ellipse(turn: Points, radius: float, aspect: float, tilt: float) -> Points:
 def _paint_lymphocytes(
     rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, growth: Growth, traits: Traits
 ) -> None:
-    """Dense aggregates, and single cells strewn in stroma and tumour according to the patient's inflammation."""
+    """Paint dense aggregates, and single cells scattered in stroma and tumour according to the patient's inflammation."""
     cell_um = canvas.cell_um
     aggregate = anatomy.labels == LYMPHOCYTES
     canvas.blend(0.75 * aggregate.astype(np.float32), 0.10, 0.20)
@@ -177,7 +177,7 @@ def _paint_tumour(
 
 
 def _paint_glands(rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, traits: Traits) -> None:
-    """Columnar epithelium: nuclei at the base, pale mucin towards an almost empty lumen."""
+    """Paint columnar epithelium: nuclei at the base, pale mucin towards an almost empty lumen."""
     size, cell_um = anatomy.labels.shape[0], canvas.cell_um
     height = traits.epithelium_height_um
     depth = anatomy.gland_depth_um + 0.8 * smooth_noise(rng, size, 12 / cell_um)
@@ -207,7 +207,7 @@ def _paint_glands(rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, 
 def _paint_spindles(
     rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, growth: Growth, angle: Field, traits: Traits
 ) -> None:
-    """Fibroblasts along the fibres."""
+    """Paint fibroblasts along the fibres."""
     between_glands = (anatomy.labels == NORMAL_GLAND) & (anatomy.gland_depth_um < -1)
     where = (anatomy.labels == STROMA) | growth.septum | between_glands
     empty = ndimage.minimum_filter(canvas.eosin, max(3, round(7 / canvas.cell_um))) < 0.07
@@ -218,7 +218,7 @@ def _paint_spindles(
 
 
 def _finish(rng: np.random.Generator, canvas: Painting, tissue: Mask) -> Pigments:
-    """Brings everything to level 0, adds fine grain and clears the glass."""
+    """Resample everything to level 0, add fine grain and clear the glass."""
     size_px = canvas.nuclei.shape[0]
     haematoxylin = resize(canvas.haematoxylin * tissue, size_px)
     eosin = resize(canvas.eosin * tissue, size_px)

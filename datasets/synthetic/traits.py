@@ -1,7 +1,7 @@
-"""What varies between patients: tissue traits that have nothing to do with the diagnosis, and the two tumours.
+"""Variation between patients: tissue traits that are unrelated to the diagnosis, and the two kinds of tumour.
 
-The nuisance traits are wide on purpose: nuclear size, density and chromatin differ more between two patients than
-between the two kinds of tumour, so a few annotated patients do not tell the kinds apart and a whole cohort does.
+The nuisance traits vary widely on purpose: nuclear size, density and chromatin differ more between two patients than
+between the two kinds of tumour, so the kinds cannot be told apart from a few annotated patients, but from a whole cohort.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tissuebench.datasets.synthetic.cohort import Diagnosis
 
 @dataclass(frozen=True)
 class Traits:
-    """A patient's tissue, apart from the tumour's kind. Factors are 1 in the average patient."""
+    """Traits of a patient's tissue that do not depend on the kind of tumour. Factors are 1 in the average patient."""
 
     nuclear_size: float
     nuclear_density: float
@@ -31,18 +31,18 @@ class Traits:
 
 @dataclass(frozen=True)
 class TumourTraits:
-    """How a patient's tumour grows.
+    """Traits of a patient's tumour.
 
     Attributes:
         major_um: length of the average nucleus; ``minor_um`` its width.
         darkness: haematoxylin of the average nucleus.
         nucleoli: darkness of the nucleoli as a fraction of the nucleus.
-        spacing_um: least distance between nuclei.
-        lumen_share: share of the possible places that hold a lumen.
+        spacing_um: minimum distance between nuclei.
+        lumen_share: share of the possible positions that have a lumen.
         lumen_um: radius of the average lumen.
-        cord_anisotropy: length over width of the tumour's cords; 1 is round nests.
+        cord_anisotropy: length over width of the tumour's cords; 1 gives round nests.
         cord_um: width of the average nest or cord.
-        polarity: 0 to 1, how strictly nuclei point across their cord or away from their lumen.
+        polarity: 0 to 1, the degree to which nuclei point across their cord or away from their lumen.
     """
 
     major_um: float
@@ -58,7 +58,7 @@ class TumourTraits:
 
 
 def draw_traits(rng: np.random.Generator) -> Traits:
-    """Traits of a patient, independent of the diagnosis."""
+    """Draw the traits of a patient, independent of the diagnosis."""
 
     def factor(spread: float) -> float:
         return float(np.exp(np.clip(rng.normal(), -2.0, 2.0) * spread))
@@ -78,7 +78,7 @@ def draw_traits(rng: np.random.Generator) -> Traits:
 
 
 def draw_tumour(rng: np.random.Generator, diagnosis: Diagnosis, traits: Traits) -> TumourTraits:
-    """The tumour of a patient: the mean depends on the diagnosis, and patients of either kind overlap."""
+    """Draw a patient's tumour; the means depend on the diagnosis, but the distributions of the two kinds overlap."""
     a = diagnosis is Diagnosis.A
     noise: list[float] = np.clip(rng.normal(size=8), -2.0, 2.0).tolist()
     size_um = (11.3 if a else 10.0) * traits.nuclear_size

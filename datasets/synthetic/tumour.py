@@ -1,4 +1,4 @@
-"""How a tumour grows inside its region: nests or cords between septa, lumina, and the places of the nuclei."""
+"""Inner structure of a tumour: nests or cords between septa, lumina, and the positions of the nuclei."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tissuebench.datasets.synthetic.traits import Traits, TumourTraits
 
 @dataclass(frozen=True)
 class Growth:
-    """The inner structure of a tumour, on the grid of cells.
+    """Inner structure of a tumour, on the grid of cells.
 
     Attributes:
         epithelium: tumour cells, as opposed to septa and lumina.
         septum: stroma between the nests.
-        weight: 0 to 1, how much of a cell of the grid is tumour cytoplasm.
-        lumen: 0 to 1, how much of it is an empty lumen or a cleft.
+        weight: 0 to 1, share of a grid cell that is tumour cytoplasm.
+        lumen: 0 to 1, share of it that is an empty lumen or a cleft.
         nuclei: (n, 2) rows and columns.
         angles: (n,) direction of the long axes, radians.
     """
@@ -34,7 +34,7 @@ class Growth:
 
 
 def draw_growth(rng: np.random.Generator, region: Mask, cell_um: float, traits: Traits, tumour: TumourTraits) -> Growth:
-    """Grows a tumour in ``region``; the kind of tumour enters through ``tumour`` alone."""
+    """Grow a tumour in ``region``; the kind of tumour matters only through ``tumour``."""
     size = region.shape[0]
     cords = _cord_noise(rng, size, cell_um, tumour)
     down, right = slopes(cords)
@@ -67,7 +67,7 @@ def draw_growth(rng: np.random.Generator, region: Mask, cell_um: float, traits: 
 
 
 def _cord_noise(rng: np.random.Generator, size: int, cell_um: float, tumour: TumourTraits) -> Field:
-    """Noise whose zero lines are the septa: stretched, then bent, so that cords curve."""
+    """Return noise whose zero lines are the septa: stretched, then bent so that cords curve."""
     row, column = np.mgrid[0:size, 0:size].astype(np.float32) - np.float32(size / 2)
     turn = np.float32(rng.uniform(0, np.pi))
     bend = 70 / cell_um
@@ -86,7 +86,7 @@ def _cord_noise(rng: np.random.Generator, size: int, cell_um: float, tumour: Tum
 def _holes(
     rng: np.random.Generator, region: Mask, centres: Points, cell_um: float, tumour: TumourTraits
 ) -> tuple[Field, Field]:
-    """Distance (µm) to the rim of the nearest lumen, negative inside it, and the direction to its centre."""
+    """Return the distance (µm) to the rim of the nearest lumen, negative inside, and the direction from its centre."""
     distance = np.full(region.shape, 1e3, dtype=np.float32)
     direction = np.zeros(region.shape, dtype=np.float32)
     if len(centres) == 0:

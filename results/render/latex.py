@@ -43,8 +43,8 @@ def escape(text: str) -> str:
 def to_latex(boards: Sequence[Leaderboard]) -> str:
     r"""Return one ``tabular`` of all data sets, for ``\input``. Requires the package booktabs.
 
-    Rows in bold are not distinguishable from the best at their budget
-    (``LeaderboardRow.tie``). Intervals are subscripts. Settings of a method's only variant are given in comments.
+    Rows in bold are not distinguishable from the best at their budget (``LeaderboardRow.tie``). Intervals are
+    subscripts. Settings of a method's only variant are given in comments.
     """
     rows = [row for board in boards for row in board.rows]
     gaps = {(gap.dataset, gap.method, gap.budget): gap for board in boards for gap in board.gaps}

@@ -104,7 +104,7 @@ def render(board: Leaderboard, console: Console) -> None:
             console.print(_efficiency(curves, beside))
         if of_dataset := [row for row in board.pseudo if row.dataset == dataset]:
             about = f"pseudo-masks of training tiles against withheld masks ({DIAGNOSTIC})"
-            console.print(Text(f"\n{dataset}: {about}", style="italic"))  # a table title would wrap at the width of the table
+            console.print(Text(f"\n{dataset}: {about}", style="italic"))  # a title wraps at the table's width
             console.print(_pseudo(of_dataset, beside))
         if taken := [row for row in board.compute if row.dataset == dataset]:
             console.print(_compute(taken, beside))

@@ -48,7 +48,7 @@ class Look:
 
 
 def looks(arms: Sequence[str]) -> dict[str, Look]:
-    """Return styles by method variant. ``supervised`` and ``full`` are drawn in ink, as the references for the others."""
+    """Return styles by method variant. ``supervised`` and ``full`` are in ink, as references for the others."""
     names = labels(arms)
     found = {}
     ideas = [arm for arm in sorted(arms) if arm not in (LOWER, UPPER)]

@@ -107,7 +107,7 @@ def run_weights(rng: np.random.Generator, runs: Sequence[Run], n_boot: int = N_B
     n_seeds = sizes[replicate][..., None]
     seed = (rng.random((*replicate.shape, sizes.max())) * n_seeds).astype(np.int64)
     drawn = padded[replicate[..., None], seed]
-    drawn = np.where(np.arange(sizes.max()) < n_seeds, drawn, len(runs))  # padding beyond a replicate's seeds goes to an extra bin
+    drawn = np.where(np.arange(sizes.max()) < n_seeds, drawn, len(runs))  # padding goes to an extra bin
     return weights_of(drawn.reshape(n_boot, -1), len(runs) + 1)[:, :-1]
 
 

@@ -22,7 +22,7 @@ from tissuebench.results.stats.bootstrap import (
 
 
 class Draws:
-    """Bootstrap draws of a dataset: of patients, shared by all cells, and of runs, shared by cells with the same runs."""
+    """Draws of a dataset: of patients, shared by all cells, and of runs, shared by cells with the same runs."""
 
     def __init__(self, dataset: str, n_patients: int, n_boot: int = N_BOOT) -> None:
         self.dataset = dataset

@@ -25,7 +25,7 @@ ALPHA = 0.05
 
 
 class FriedmanForm(StrEnum):
-    """Form of the statistic: tie-corrected chi-squared (as in scipy), or the less conservative F of Iman and Davenport."""
+    """Form of the statistic: tie-corrected chi-squared (as in scipy), or Iman and Davenport's less conservative F."""
 
     CHI_SQUARED = "chi_squared"
     IMAN_DAVENPORT = "iman_davenport"

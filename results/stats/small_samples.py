@@ -107,7 +107,7 @@ def _half_width(
 
 
 def _units(runs: Sequence[tuple[int, int]]) -> Floats:
-    """Membership matrix (N, R), 1 where a run belongs to a replicate; with a single replicate each run is its own unit."""
+    """Membership matrix (N, R), 1 where a run belongs to a replicate; a single replicate makes each run a unit."""
     replicates = sorted({replicate for replicate, _ in runs})
     if len(replicates) == 1:
         return np.eye(len(runs))

@@ -83,7 +83,7 @@ def area(minutes: Floats, scores: Floats, first: float, last: float) -> Floats:
 
 
 def minutes_to(minutes: Floats, scores: Floats, goals: Floats) -> Floats:
-    """Minutes at which curves ``scores`` (B, N) first reach ``goals`` (B,): 0 if at the start, inf if never, nan for nan."""
+    """Minutes until curves ``scores`` (B, N) first reach ``goals`` (B,): 0 at the start, inf if never, nan for nan."""
     out = np.full(len(scores), math.inf)
     x = np.log(minutes)
     for i in range(len(minutes) - 1, 0, -1):  # the first crossing is written last

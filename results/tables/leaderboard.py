@@ -178,7 +178,7 @@ _Means = Mapping[tuple[str, str], tuple[Floats, Floats]]
 
 
 def _rows(panel: Panel, cells: Sequence[Cell], draws: Draws) -> tuple[list[LeaderboardRow], _Means]:
-    """Rows of complete cells, budget by budget: draws of all cells at once would take gigabytes for a thousand trials."""
+    """Rows of complete cells, by budget, as draws of all cells at once would be gigabytes for a thousand trials."""
     budgets = defaultdict(list)
     for cell in cells:
         budgets[cell.budget].append(cell)

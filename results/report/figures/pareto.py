@@ -65,7 +65,7 @@ def seconds(cell: CellView) -> float | None:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the Pareto-optimal points (cost, score), by cost: nothing as cheap or cheaper scores as high or higher."""
+    """Indices of the Pareto-optimal points (cost, score), by cost: none as cheap or cheaper scores as much or more."""
     found: list[int] = []
     best = float("-inf")
     for i in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
