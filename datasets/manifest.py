@@ -1,4 +1,4 @@
-"""The manifest CSV: one row a slide, the same for every way into the store."""
+"""Manifest CSV with one row per slide, the common input of every ingest."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ PARTS = ("train", "val", "test")
 class ManifestRow:
     """One slide of a manifest; paths are absolute, ``mpp`` overrides the file's, ``split`` may be empty.
 
-    ``annotation`` None is a slide that nobody annotated. ``tags`` are the classes present, where they come with the
-    data and not from a mask; None where nothing was said, empty where no class is present. ``reader`` forces one of
-    the readers; empty goes by the file's suffix.
+    ``annotation`` is None for an unannotated slide. ``tags`` are the classes present, if they come with the data and
+    not from a mask; None if not stated, empty if no class is present. ``reader`` forces a particular reader; if empty
+    it is chosen by the file's suffix.
     """
 
     slide_id: str
@@ -39,9 +39,10 @@ class ManifestRow:
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A slide that cannot be used, and why, in one line.
+    """Slide that cannot be used, with a one-line reason.
 
-    ``slide_id`` is what the source says, fit for a file name or not; ``files`` are those that the row names.
+    ``slide_id`` is copied from the source, even if it is not a valid file name; ``files`` are the files that the row
+    names.
     """
 
     slide_id: str
@@ -50,13 +51,13 @@ class BadRow:
 
 
 def read_manifest(path: Path, class_map: ClassMap) -> list[ManifestRow | BadRow]:
-    """Read and check a manifest; a row that cannot be used is handed back with its reason.
+    """Read and check a manifest; an unusable row is returned as a ``BadRow`` with its reason.
 
-    Columns: slide_id, patient_id, image; optional annotation (empty: nobody annotated the slide), diagnosis and tags
-    (several with ';'), split (train, val, test), mpp, reader. Paths are relative to the manifest.
+    Columns: slide_id, patient_id, image; optional annotation (empty for an unannotated slide), diagnosis and tags
+    (several separated by ';'), split (train, val, test), mpp, reader. Paths are relative to the manifest.
 
     Raises:
-        DataError: the file as a whole is missing or unreadable, or has a missing or an unknown column.
+        DataError: the file as a whole is missing or unreadable, or a column is missing or unknown.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; see 'Your own slides' in the README")

@@ -1,4 +1,4 @@
-"""Patient-disjoint splits, as files: who is trained on, who is kept for choices, who is tested on."""
+"""Patient-disjoint splits, stored as files: patients for training, validation and testing."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ class Split:
 
     Raises:
         DataError: a patient is in two parts.
+
+    Example:
+        >>> from tissuebench.datasets.splits import random_split
+        >>> split = random_split("mine", {f"p{n}": "A" for n in range(10)}, seed=0)
+        >>> [len(split.patients(part)) for part in ("train", "val", "test")]
+        [6, 1, 3]
     """
 
     name: str
@@ -39,12 +45,12 @@ class Split:
                 where[patient] = part
 
     def patients(self, part: str) -> tuple[str, ...]:
-        """Patients of ``train``, ``val`` or ``test``."""
+        """Return the patients of ``train``, ``val`` or ``test``."""
         return self.parts.get(part, ())
 
     @property
     def sha256(self) -> str:
-        """Hash of the content, as it stands in the file and in every result."""
+        """Hash of the content, as stored in the file and in every result."""
         return content_hash(self._document())
 
     def _document(self) -> dict[str, Json]:
@@ -72,7 +78,7 @@ class Split:
 
 
 def official_split(name: str, assigned: Iterable[tuple[str, str]]) -> Split:
-    """The split that (patient, part) pairs of a manifest declare; disjointness is asserted."""
+    """Return the split declared by the (patient, part) pairs of a manifest; raises unless it is disjoint."""
     parts: dict[str, set[str]] = defaultdict(set)
     for patient, part in assigned:
         parts[part].add(patient)
@@ -82,9 +88,9 @@ def official_split(name: str, assigned: Iterable[tuple[str, str]]) -> Split:
 def random_split(
     name: str, strata: Mapping[str, str], seed: int, shares: tuple[float, float, float] = (0.6, 0.1, 0.3)
 ) -> Split:
-    """A seeded split, stratified by ``strata`` (patient -> diagnosis or the like).
+    """Return a seeded split, stratified by ``strata`` (patient -> diagnosis or the like).
 
-    Each stratum is shuffled and dealt so that the parts' running sizes follow ``shares`` (train, val, test).
+    Each stratum is shuffled and assigned so that the parts' running sizes follow ``shares`` (train, val, test).
     """
     rng = np.random.Generator(np.random.PCG64(derive_seed(seed, "split")))
     by_stratum: dict[str, list[str]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Plain values that every layer may know: supervision kinds, class maps, tiles, batches."""
+"""Plain value types shared by all layers: supervision kinds, class maps, tiles, batches."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ if TYPE_CHECKING:
     import torch
 
 IGNORE_LABEL = 255
-"""Label value of a pixel that nobody annotated. It is never trained on and never counted."""
+"""Label value of an unannotated pixel. It is never trained on and never counted."""
 
 StainNormalisation = Literal["none", "macenko", "reinhard"]
-"""How slides were brought to one stain when they were ingested."""
+"""Stain normalisation applied to the slides at ingest."""
 
 
 class Supervision(StrEnum):
-    """What a label says. A closed set: every method declares which of these it consumes."""
+    """Kind of supervision; a closed set: every method declares which of these kinds it consumes.
+
+    ``none``: no label. ``diagnosis``: diagnoses of a case. ``tags``: classes present in a tile. ``masks``: class of
+    each pixel.
+    """
 
     NONE = "none"
     DIAGNOSIS = "diagnosis"
@@ -28,7 +32,7 @@ class Supervision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabelCosts:
-    """What an annotator's time is assumed to be worth; printed beside every table as an assumption."""
+    """Assumed costs of labels in an annotator's minutes; printed with every table as an assumption."""
 
     mask_minutes_per_tile: float = 2.0
     tags_minutes_per_tile: float = 0.05
@@ -37,13 +41,19 @@ class LabelCosts:
 
 @dataclass(frozen=True, slots=True)
 class ClassMap:
-    """The classes of a dataset and what its diagnoses say about them.
+    """Classes of a dataset, and the constraints that its diagnoses put on them.
 
     Attributes:
         names: class names; the position is the label value (0-based, fewer than 255).
-        colors: one RGB triple (0..255) a class.
+        colors: one RGB triple (0..255) per class.
         diagnoses: for each diagnosis, the diagnosis-dependent classes that it allows. The union over all diagnoses
             is the set T of classes that some diagnosis can exclude; classes outside T (stroma, glass) are shared.
+
+    Example:
+        >>> colors = ((240, 150, 180), (200, 40, 40), (240, 140, 20))
+        >>> class_map = ClassMap(("stroma", "tumour_a", "tumour_b"), colors, {"A": ("tumour_a",), "B": ("tumour_b",)})
+        >>> class_map.dependent
+        (False, True, True)
     """
 
     names: tuple[str, ...]
@@ -64,14 +74,14 @@ class ClassMap:
 
     @property
     def dependent(self) -> tuple[bool, ...]:
-        """T as one flag a class: True where some diagnosis can exclude the class."""
+        """The set T as one flag per class: True if some diagnosis can exclude the class."""
         union = {name for allowed in self.diagnoses.values() for name in allowed}
         return tuple(name in union for name in self.names)
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A square region of one slide at the store's mpp; ``y``, ``x`` are its upper left pixel."""
+    """Square region of one slide at the store's mpp; ``y``, ``x`` are its upper left pixel."""
 
     slide_id: str
     y: int
@@ -80,11 +90,16 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """One source of tiles in a training step: which label its tiles carry, and how many a step.
+    """Source of tiles in a training step: the label that its tiles carry, and the number of tiles per step.
 
-    ``max_excluded`` keeps at most so many of the classes that a case's diagnosis excludes: the same ones at every
-    step, as an annotator who says less would. ``pseudo`` names an earlier stage: only tiles that it annotated are
-    drawn, and they carry its pseudo-masks beside their label.
+    Attributes:
+        supervision: kind of label.
+        batch_size: tiles per step.
+        balanced: whether classes, or cases, are sampled equally often.
+        max_excluded: maximum number of excluded classes per case; the same ones are kept at every step, as if the
+            diagnosis were less informative.
+        pseudo: name of an earlier stage: only tiles that it annotated are drawn, and they carry its pseudo-masks in
+            addition to their label.
     """
 
     supervision: Supervision
@@ -95,27 +110,27 @@ class Stream:
 
     @property
     def batch_type(self) -> type[TileBatch]:
-        """The batches that it gives: those in which its label is never absent."""
+        """Batch type of the stream, in which its label is never None."""
         return PseudoMaskBatch if self.pseudo is not None else _BATCH_TYPES[self.supervision]
 
 
 @dataclass(frozen=True, slots=True)
 class TileBatch:
-    """The tiles that one stream contributes to one step.
+    """Tiles that one stream contributes to one step.
 
     Attributes:
-        images: (B, 3, H, W) uint8 from the store, float in 0..1 once augmented; absent in training when ``features``
-            stand in, and there beside them where tiles are annotated.
-        features: maps of a frozen encoder, finest first, each (B, C_i, H_i, W_i); absent where none are cached.
+        images: (B, 3, H, W) uint8 from the store, float in 0..1 after augmentation; None in training if ``features``
+            replace them, but present alongside features when tiles are annotated.
+        features: maps of a frozen encoder, finest first, each (B, C_i, H_i, W_i); None if none are cached.
         masks: (B, H, W) class ids, ``IGNORE_LABEL`` where unlabelled, uint8 from the store, int64 on the device; only
             for a ``masks`` stream.
-        tags: (B, K) bool, classes present in the tile, none where each covers too little; only for a ``tags`` stream.
-        excluded: (B, K) bool, classes the diagnosis excludes; only for a ``diagnosis`` stream.
-        pseudo_masks: (B, L, H, W) class ids that an earlier stage gave the tile, typed as ``masks``; only for a
-            stream with ``pseudo``.
+        tags: (B, K) bool, classes present in the tile, none if each covers too little; only for a ``tags`` stream.
+        excluded: (B, K) bool, classes that the diagnosis excludes; only for a ``diagnosis`` stream.
+        pseudo_masks: (B, L, H, W) class ids from an earlier stage, with the dtypes of ``masks``; only for a stream with
+            ``pseudo``.
         step: the optimiser step that the batch belongs to.
-        offset: index of the first tile in the stream's whole batch, which several processes may share.
-        total: tiles of the whole batch over all processes; 0 says that these are all.
+        offset: index of the first tile in the stream's whole batch, which may be spread over several processes.
+        total: number of tiles of the whole batch over all processes; 0 if these are all.
     """
 
     step: int
@@ -130,24 +145,24 @@ class TileBatch:
 
     @property
     def inputs(self) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        """What a network is called with: images, or the cached features that stand in for them."""
+        """Input of a network: images, or the cached features that replace them."""
         if self.features is not None:
             return self.features
         return self.pixels
 
     @property
     def pixels(self) -> torch.Tensor:
-        """The images, where nothing stands in for them.
+        """The images, if features do not replace them.
 
         Raises:
-            ValueError: features were cached instead; a method that needs pixels says so in ``wants_images``.
+            ValueError: features were cached instead; a method that needs images declares it in ``wants_images``.
         """
         if self.images is None:
             raise ValueError("these tiles have cached features in place of images; override wants_images to get images")
         return self.images
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TileBatch:
-        """The batch with all tensors on ``device``."""
+        """Return the batch with all tensors on ``device``."""
 
         def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
@@ -166,7 +181,7 @@ class TileBatch:
         )
 
     def pin_memory(self) -> TileBatch:
-        """The batch in page-locked memory, for asynchronous copies to a GPU."""
+        """Return the batch in page-locked memory, for asynchronous copies to a GPU."""
 
         def pin(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else tensor.pin_memory()
@@ -221,7 +236,7 @@ BatchT = TypeVar("BatchT", bound=TileBatch)
 
 
 class StreamName(str, Generic[BatchT]):
-    """The name of a stream, which also knows what its batches carry: ``batch[NAME]`` has that type.
+    """Name of a stream that carries the type of its batches: ``batch[NAME]`` has that type.
 
     Example:
         >>> DIAGNOSED = StreamName("diagnosed", DiagnosisBatch)
@@ -232,18 +247,18 @@ class StreamName(str, Generic[BatchT]):
     batch_type: type[BatchT]
 
     def __new__(cls, name: str, batch_type: type[BatchT]) -> Self:
-        """A ``str`` cannot be changed later."""
+        """Create the name with its batch type; a ``str`` is immutable, so this cannot be done in ``__init__``."""
         made = super().__new__(cls, name)
         made.batch_type = batch_type
         return made
 
     def __getnewargs__(self) -> tuple[str, type[BatchT]]:  # type: ignore[override]
-        """For pickling: batches are loaded by other processes."""
+        """Return the arguments for unpickling, as batches are loaded by other processes."""
         return str(self), self.batch_type
 
 
 class TrainingBatch(dict[str, TileBatch]):
-    """One step's tiles by stream name."""
+    """Tiles of one step, by stream name."""
 
     if TYPE_CHECKING:
 
@@ -254,5 +269,5 @@ class TrainingBatch(dict[str, TileBatch]):
         def __getitem__(self, name: str) -> TileBatch: ...
 
         def __getitem__(self, name: str) -> TileBatch:
-            """The tiles of one stream."""
+            """Return the tiles of one stream."""
             ...

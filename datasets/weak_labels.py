@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from tissuebench.datasets.types import ClassMap
 
 MIN_SHARE = 0.01
-"""Share of a tile's annotated pixels from which on a mask shows a class, and a tag names it unless the dataset says
-otherwise."""
+"""Minimum share of a tile's annotated pixels for a mask to show a class, and for a tag to name it by default; a dataset
+may set another value for its tags."""
 
 
 def excluded_classes(diagnoses: Sequence[str], class_map: ClassMap) -> NDArray[np.bool_]:
-    """S, the classes a case's diagnoses rule out: diagnosis-dependent classes that none of them allows.
+    """Return S, the classes that a case's diagnoses rule out: diagnosis-dependent classes that none of them allows.
 
     A mixed diagnosis allows the classes of all its parts; an unknown diagnosis (empty) excludes nothing. The diagnosis
     itself is never in S: a case of tumour A excludes tumour B.
@@ -31,7 +31,7 @@ def excluded_classes(diagnoses: Sequence[str], class_map: ClassMap) -> NDArray[n
 
 
 def keep_at_most(excluded: NDArray[np.bool_], count: int | None, seed: int) -> NDArray[np.bool_]:
-    """A subset of ``count`` excluded classes that ``seed`` decides, (K,) bool; all of them where there are fewer."""
+    """Return a random subset of at most ``count`` excluded classes, (K,) bool, determined by ``seed``."""
     members = np.flatnonzero(excluded)
     if count is None or len(members) <= count:
         return excluded
@@ -41,11 +41,11 @@ def keep_at_most(excluded: NDArray[np.bool_], count: int | None, seed: int) -> N
 
 
 def tags_of_counts(counts: NDArray[np.integer], min_share: float = MIN_SHARE) -> NDArray[np.bool_]:
-    """Classes that cover at least ``min_share`` of a tile's annotated pixels, and one pixel, (..., K) bool.
+    """Return the classes with at least one pixel and ``min_share`` of a tile's annotated pixels, (..., K) bool.
 
     Args:
-        counts: annotated pixels of each class, (..., K), of one tile or of many.
-        min_share: of the annotated pixels.
+        counts: annotated pixels of each class, (..., K), for one or more tiles.
+        min_share: minimum share of the annotated pixels.
     """
     annotated = counts.sum(axis=-1, keepdims=True, dtype=np.int64)
     present: NDArray[np.bool_] = counts >= np.maximum(1.0, min_share * annotated)
@@ -53,5 +53,5 @@ def tags_of_counts(counts: NDArray[np.integer], min_share: float = MIN_SHARE) ->
 
 
 def tags_of_mask(mask: NDArray[np.uint8], n_classes: int, min_share: float = MIN_SHARE) -> NDArray[np.bool_]:
-    """``tags_of_counts`` of one tile's mask, (K,) bool."""
+    """Return ``tags_of_counts`` of one tile's mask, (K,) bool."""
     return tags_of_counts(np.bincount(mask.ravel(), minlength=256)[:n_classes], min_share)

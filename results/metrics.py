@@ -51,7 +51,13 @@ def _mean_of_present(scores: Floats) -> Floats:
 
 
 def iou(counts: Counts) -> Floats:
-    """Intersection over union per class, (..., K)."""
+    """Intersection over union per class, (..., K).
+
+    Example:
+        >>> counts = np.array([[3, 1], [0, 4]])  # counts[truth, predicted]
+        >>> iou(counts)
+        array([0.75, 0.8 ])
+    """
     tp, true, predicted = _margins(counts)
     return _ratio(tp, true + predicted - tp)
 
@@ -63,7 +69,13 @@ def dice(counts: Counts) -> Floats:
 
 
 def miou(counts: Counts) -> Floats:
-    """Mean IoU over the classes present in truth or prediction, (...)."""
+    """Mean IoU over the classes present in truth or prediction, (...).
+
+    Example:
+        >>> counts = np.array([[3, 1], [0, 4]])  # counts[truth, predicted]
+        >>> round(float(miou(counts)), 4)
+        0.775
+    """
     return _mean_of_present(iou(counts))
 
 

@@ -69,7 +69,7 @@ def rgb_to_hed(images: Tensor) -> Tensor:
 
 
 def hed_to_rgb(stains: Tensor) -> Tensor:
-    """Return RGB = exp(-HED · M · log(1e6)), clamped to 0..1, the inverse of ``rgb_to_hed`` (scikit-image's ``hed2rgb``)."""
+    """Return RGB = exp(-HED · M · log(1e6)), clamped to 0..1, as scikit-image's ``hed2rgb``; inverts ``rgb_to_hed``."""
     return (_unmixed(stains, _RGB_FROM_HED) * -_UNIT).exp().clamp(0, 1)
 
 
@@ -93,7 +93,7 @@ def jitter_stains(images: Tensor, factors: Tensor, shifts: Tensor) -> Tensor:
 
 
 def _unmixed(channels: Tensor, matrix: Floats) -> Tensor:
-    """Return ``channel vector @ matrix`` per pixel, in one summation order; a matmul's bits depend on the batch size."""
+    """Return ``channel vector @ matrix`` per pixel in a fixed order of summation, unlike a matmul over a batch."""
     result = channels.new_empty(channels.shape)
     first, second, third = channels.unbind(-3)
     for target, column in zip(result.unbind(-3), matrix.T.tolist(), strict=True):
@@ -105,7 +105,7 @@ class FittedNormaliser(Protocol):
     """Mapping from the colours of one slide to those of the target."""
 
     def apply(self, image: Pixels) -> Pixels:
-        """Return the normalised image, (H, W, 3) uint8 like ``image``; pixelwise, so it may be applied block by block."""
+        """Return the normalised image, (H, W, 3) uint8 like ``image``; pixelwise, hence applicable block by block."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Safe unpacking of untrusted zip and tar archives: checked before anything is written, and moved in place at the end."""
+"""Safe unpacking of untrusted zip and tar archives: checked before anything is written, moved in place when done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing label budgets from the training part: nested, stratified, seeded, kept on file."""
+"""Drawing of label budgets from the training part: nested, stratified, seeded, and kept in files."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ ALL_ON_MASKS = Spending()
 
 
 def annotated_tiles(store: TileStore, slide_id: str) -> NDArray[np.bool_]:
-    """Tiles of ``tiling.grid`` that have at least one annotated pixel, (N,) bool: those whose mask can be bought."""
+    """Return which tiles of ``tiling.grid`` have an annotated pixel, (N,) bool: those whose mask can be bought."""
     annotated: NDArray[np.bool_] = store.withheld.tile_class_pixels(slide_id).sum(axis=1) > 0
     return annotated
 
 
 def taggable_tiles(store: TileStore, slide_id: str) -> NDArray[np.bool_]:
-    """Tiles of ``tiling.grid`` whose tags can be bought, (N,) bool.
+    """Return which tiles of ``tiling.grid`` have tags that can be bought, (N,) bool.
 
-    Where the source tags the slide as a whole these are all its tiles, elsewhere the annotated ones that are tissue:
-    what a tile shows that nobody annotated is not known.
+    If the source tags the slide as a whole these are all its tiles, otherwise the annotated ones with tissue: the
+    content of unannotated tiles is unknown.
     """
     tissue = store.tile_tissue(slide_id)
     if store.withheld.tags(slide_id) is not None:
@@ -44,13 +44,13 @@ def taggable_tiles(store: TileStore, slide_id: str) -> NDArray[np.bool_]:
 
 
 def slide_tags(store: TileStore, slide_id: str) -> NDArray[np.bool_] | None:
-    """What the source says of the slide as a whole, (K,) bool; None where it says nothing."""
+    """Return the classes that the source assigns to the slide as a whole, (K,) bool; None if it assigns none."""
     tags = store.withheld.tags(slide_id)
     return None if tags is None else np.array([name in tags for name in store.class_map.names])
 
 
 def offer(store: TileStore, split: Split, kind: Supervision) -> Offer:
-    """The ``masks`` or ``tags`` of the training part that can be bought."""
+    """Return the ``masks`` or ``tags`` of the training part that can be bought."""
     masks = kind is Supervision.MASKS
     tiles_for_sale = annotated_tiles if masks else taggable_tiles
     slides: dict[str, list[SlideInfo]] = defaultdict(list)
@@ -96,7 +96,7 @@ def _classes_shown(store: TileStore, slide_id: str, kind: Supervision, for_sale:
 
 
 def diagnosis_purchase(store: TileStore, split: Split) -> Purchase:
-    """The diagnoses of all training patients who have one: a method that looks at diagnoses sees them all."""
+    """Return the purchase of all training patients' diagnoses: a method that uses diagnoses gets all of them."""
     slides = _training_slides(store, split)
     patients = sorted({slide.patient_id for slide in slides if store.withheld.diagnosis(slide.slide_id)})
     return Purchase(tuple(patients), minutes=len(patients) * store.info.costs.diagnosis_minutes_per_case)
@@ -109,13 +109,19 @@ def draw_budget(
 
     Args:
         store: the labels.
-        split: whose training part is sold.
-        spec: see ``budget_specs``.
+        split: split whose training part is sold.
+        spec: see ``budget_spec.parse_spec``.
         replicate: number of the draw.
-        spending: what a budget in minutes is spent on; others ignore it.
+        spending: division of a budget in minutes; ignored for other budgets.
 
     Raises:
-        ConfigError: another spelling, more than there is, or minutes that do not buy one tile of every kind.
+        ConfigError: invalid specification, more than available, or minutes that do not buy one tile of every kind.
+
+    Example:
+        >>> store = TileStore(Path("data/synthetic/store.zarr"))
+        >>> split = Split.read(Path("data/synthetic/split.json"))
+        >>> len(draw_budget(store, split, "masks:3p", replicate=0).patients)
+        3
     """
     parsed = parse_spec(spec)
     if parsed.kind is None:
@@ -160,13 +166,13 @@ def _spend(
 def persisted_budget(
     folder: Path, store: TileStore, split: Split, spec: str, replicate: int, spending: Spending = ALL_ON_MASKS
 ) -> LabelBudget:
-    """The budget on file, drawn and written first if it is not there yet.
+    """Return the budget stored in ``folder``; draw and write it first if necessary.
 
     Raises:
-        DataError: the file was edited, or holds another budget.
+        DataError: the file was edited, or holds a different budget.
         ConfigError: see ``draw_budget``.
     """
-    parsed = parse_spec(spec)  # a spec that passes can be a file name
+    parsed = parse_spec(spec)  # a valid spec is safe as a file name
     spent_on = "" if parsed.kind else str(spending)
     drawn_from = content_hash([store.content_hash, split.sha256])
     name = "-".join(filter(None, (parsed.file_name, spent_on, f"r{replicate}")))
@@ -196,5 +202,5 @@ def _training_slides(store: TileStore, split: Split) -> list[SlideInfo]:
 
 
 def _rounded_up(minutes: float) -> str:
-    """As few digits as a budget may have, never too little."""
+    """Format minutes with as few digits as possible, rounded up so that they suffice."""
     return f"{math.ceil(minutes * 1e6 - 1e-6) / 1e6:.6f}".rstrip("0").rstrip(".")

@@ -1,4 +1,4 @@
-"""Which labels of one kind are open, tile by tile: the arithmetic behind the label door."""
+"""Accessible labels of one kind, tile by tile: the arithmetic behind the label view."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ Flags = NDArray[np.bool_]
 
 
 class Opened:
-    """Labels of whole patients, and of single tiles.
+    """Labels that are open, for whole patients and for single tiles.
 
     Args:
-        store: whose grid the tiles are of.
-        patients: whose labels are all open.
-        tiles: grid tiles that are open beside.
-        for_sale: tiles of a slide that have such a label at all, (N,) bool in the order of ``tiling.grid``.
+        store: store whose grid the tiles belong to.
+        patients: patients whose labels are all open.
+        tiles: additional grid tiles that are open.
+        for_sale: function that returns which tiles of a slide have such a label at all, (N,) bool in the order of
+            ``tiling.grid``.
     """
 
     def __init__(
@@ -42,11 +43,11 @@ class Opened:
         self._flags: dict[str, Flags] = {}
 
     def any_of(self, slide: SlideInfo) -> bool:
-        """Whether anything of the slide is open."""
+        """Return whether any label of the slide is open."""
         return slide.patient_id in self._patients or slide.slide_id in self._single
 
     def covers(self, slide: SlideInfo, y: int, x: int, height: int, width: int) -> bool:
-        """Whether the region is open: the patient's labels all are, or it lies in one open tile."""
+        """Return whether the region is open: all of the patient's labels are, or it lies in a single open tile."""
         if slide.patient_id in self._patients:
             return True
         tiles, edge = self._single.get(slide.slide_id, set()), self._tile_px
@@ -57,7 +58,7 @@ class Opened:
         )
 
     def flags(self, slide: SlideInfo) -> Flags:
-        """The open tiles that have a label, (N,) bool in the order of ``tiling.grid``."""
+        """Return the open tiles that have a label, (N,) bool in the order of ``tiling.grid``."""
         if slide.slide_id not in self._flags:
             flags = self._for_sale(self._store, slide.slide_id)
             if slide.patient_id not in self._patients:
@@ -72,14 +73,14 @@ class Opened:
 
 
 def flagged(slide: SlideInfo, flags: Flags, tile_px: int) -> list[Tile]:
-    """The tiles of ``tiling.grid`` where ``flags``, (N,) bool, is true."""
+    """Return the tiles of ``tiling.grid`` where ``flags``, (N,) bool, is true."""
     if not flags.any():
         return []
     return [tile for tile, flag in zip(grid(slide, tile_px), flags.tolist(), strict=True) if flag]
 
 
 def grid_index(slide: SlideInfo, y: int, x: int, tile_px: int) -> int | None:
-    """Where in ``tiling.grid`` the tile that begins at (``y``, ``x``) stands; None if it is not of the grid."""
+    """Return the index in ``tiling.grid`` of the tile that starts at (``y``, ``x``); None if it is not on the grid."""
     row, column = _position(y, slide.height, tile_px), _position(x, slide.width, tile_px)
     if row is None or column is None:
         return None
@@ -87,7 +88,7 @@ def grid_index(slide: SlideInfo, y: int, x: int, tile_px: int) -> int | None:
 
 
 def _position(start: int, length: int, tile_px: int) -> int | None:
-    """Where in ``tiling.offsets`` a start stands, without making the list."""
+    """Return the index of a start in ``tiling.offsets``, without building that list."""
     last = max(0, length - tile_px)
     if start == last:
         return -(-length // tile_px) - 1

@@ -1,4 +1,4 @@
-"""What an annotator's time buys: whole patients in a drawn order, then single tiles as far as the minutes reach."""
+"""Purchase of labels with an annotator's time: whole patients in a drawn order, then single tiles for the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tissuebench.common.hashing import Json, derive_seed
 from tissuebench.datasets.types import Tile
 
 Unit = tuple[Tile, ...]
-"""Tiles that are labelled together or not at all: one tile, or all tiles of a slide that is tagged as a whole."""
+"""Smallest set of tiles that can be labelled: one tile, or all tiles of a slide that is tagged as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class Purchase:
     """Labels of one kind that were bought.
 
     Attributes:
-        patients: bought in full, in the order of purchase.
-        tiles: of the one patient at whom the minutes ended, in the order of purchase.
-        n_tiles: tiles that were paid for, those of ``patients`` and ``tiles`` together.
-        minutes: what they cost.
+        patients: patients bought in full, in the order of purchase.
+        tiles: tiles of the one patient at whom the minutes ran out, in the order of purchase.
+        n_tiles: total number of paid tiles, those of ``patients`` and ``tiles`` together.
+        minutes: their cost.
     """
 
     patients: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Purchase:
     minutes: float = 0.0
 
     def document(self) -> dict[str, Json]:
-        """As it stands in a budget file."""
+        """Return the purchase as stored in a budget file."""
         return {
             "patients": list(self.patients),
             "tiles": [[tile.slide_id, tile.y, tile.x] for tile in self.tiles],
@@ -44,7 +44,7 @@ class Purchase:
 
     @classmethod
     def of_document(cls, document: Json) -> Purchase:
-        """The inverse of ``document``; KeyError, TypeError or ValueError where it is none."""
+        """Return the purchase described by ``document``; raises KeyError, TypeError or ValueError if it is invalid."""
         found = cast("Mapping[str, Json]", document)
         tiles = cast("Sequence[tuple[str, int, int]]", found["tiles"])
         return cls(
@@ -60,14 +60,14 @@ NOTHING = Purchase()
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Labels of one kind that can be bought. Patients who have none of the kind are not in it.
+    """Labels of one kind that can be bought; patients without such labels are not included.
 
     Attributes:
         minutes_per_tile: the price.
-        n_tiles: tiles of each patient, at least one.
+        n_tiles: number of tiles of each patient, at least one.
         strata: diagnosis of each patient.
         classes: classes that each patient's labels show.
-        units: the tiles of a patient, as they are sold; asked for at most one patient a purchase.
+        units: function that returns the units of a patient; called for at most one patient per purchase.
     """
 
     minutes_per_tile: float
@@ -77,22 +77,26 @@ class Offer:
     units: Callable[[str], Sequence[Unit]]
 
     def order(self, replicate: int) -> tuple[str, ...]:
-        """``purchase_order`` of these patients."""
+        """Return the ``purchase_order`` of these patients."""
         return purchase_order(self.strata, self.classes, replicate)
 
 
 def purchase_order(
     diagnoses: Mapping[str, str], classes: Mapping[str, frozenset[int]], replicate: int
 ) -> tuple[str, ...]:
-    """The order in which patients are annotated; every budget is a prefix of it, so budgets are nested.
+    """Return the order in which patients are annotated; every budget is a prefix of it, so budgets are nested.
 
     At each step the patients that show most classes not seen yet come first; among them those whose diagnosis is most
-    under-represented so far; among them the draw of ``replicate`` decides.
+    under-represented so far; ties are broken by the draw of ``replicate``.
 
     Args:
         diagnoses: stratum of each patient.
         classes: classes present in each patient's labels.
         replicate: number of the draw.
+
+    Example:
+        >>> purchase_order({"p1": "A", "p2": "B"}, {"p1": frozenset({0}), "p2": frozenset({0, 1})}, replicate=0)
+        ('p2', 'p1')
     """
     rng = np.random.Generator(np.random.PCG64(derive_seed(replicate, "budget")))
     shuffled = sorted(diagnoses)
@@ -114,17 +118,17 @@ def purchase_order(
 
 
 def buy_patients(offer: Offer, count: int, replicate: int) -> Purchase:
-    """The first ``count`` patients of the order, in full."""
+    """Return the purchase of the first ``count`` patients of the order, in full."""
     bought = offer.order(replicate)[:count]
     n_tiles = sum(offer.n_tiles[patient] for patient in bought)
     return Purchase(bought, (), n_tiles, n_tiles * offer.minutes_per_tile)
 
 
 def buy_minutes(offer: Offer, minutes: float, replicate: int) -> Purchase:
-    """Patients in their order as long as the minutes pay all their tiles, then units of the next one.
+    """Return the purchase of patients in order while the minutes pay for all their tiles, then units of the next one.
 
-    The sequence of units depends on ``replicate`` alone, and the minutes only say where it is cut. Hence what fewer
-    minutes bought is contained in what more minutes bought.
+    The sequence of units depends only on ``replicate``; the minutes determine where it is cut. A purchase with fewer
+    minutes is therefore contained in one with more.
     """
     price = offer.minutes_per_tile
     affordable = math.floor(minutes / price + 1e-9) if price > 0 else math.inf
@@ -146,7 +150,7 @@ def buy_minutes(offer: Offer, minutes: float, replicate: int) -> Purchase:
 
 
 def least_minutes(offer: Offer, replicate: int) -> float:
-    """What the first unit costs: with less, ``buy_minutes`` buys nothing."""
+    """Return the cost of the first unit: with less, ``buy_minutes`` buys nothing."""
     first = _in_drawn_order(offer, offer.order(replicate)[0], replicate)[0]
     return len(first) * offer.minutes_per_tile
 

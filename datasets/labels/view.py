@@ -1,4 +1,4 @@
-"""LabelView: the only door to labels. It hands out what the budget bought and refuses the rest."""
+"""LabelView, the only way to access labels (the door): it returns what the budget bought and refuses the rest."""
 
 from __future__ import annotations
 
@@ -20,14 +20,24 @@ from tissuebench.errors import WithheldLabelError
 
 
 class LabelView:
-    """Labels of one part of a split, as far as they were bought.
+    """View of the labels of one part of a split, limited to those that were bought.
 
     Args:
-        store: where the labels are.
-        slides: the slides of the part; a label of any other slide is refused.
-        kinds: kinds of supervision that are open at all. Diagnoses are open for all ``slides``.
-        masks: masks that are open. Who has a mask has the tags that follow from it, too.
+        store: store with the labels.
+        slides: the slides of the part; labels of other slides are refused.
+        kinds: kinds of supervision that are accessible at all. Diagnoses are open for all ``slides``.
+        masks: masks that are open. An open mask also opens the tags that follow from it.
         tags: tags that are open.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tissuebench.datasets.labels.draw_budget import draw_budget
+        >>> store = TileStore(Path("data/synthetic/store.zarr"))
+        >>> split = Split.read(Path("data/synthetic/split.json"))
+        >>> budget = draw_budget(store, split, "masks:3p", replicate=0)
+        >>> view = LabelView.for_training(store, split, budget, frozenset({Supervision.MASKS}))
+        >>> view.masks(view.mask_tiles()[:2], size=128).shape
+        (2, 128, 128)
     """
 
     def __init__(
@@ -57,15 +67,15 @@ class LabelView:
         kinds: frozenset[Supervision],
         held_out: Collection[str] = frozenset(),
     ) -> LabelView:
-        """The training part, with what ``budget`` bought of the kinds that a method consumes.
+        """Return a view of the training part: what ``budget`` bought of the kinds that a method consumes.
 
         Args:
-            store: where the labels are.
-            split: its training part is looked at.
+            store: store with the labels.
+            split: split whose training part is viewed.
             budget: what was bought.
-            kinds: what the method consumes.
-            held_out: patients who choose a checkpoint (``label_budget.selection_patients``): their masks and tags stay
-                closed. Their diagnoses do not, as these were not bought with the masks.
+            kinds: kinds that the method consumes.
+            held_out: patients who select the checkpoint (``budget.selection_patients``): their masks and tags stay
+                closed, but their diagnoses are open, as these were not bought with the masks.
         """
 
         def kept(tiles: Sequence[Tile]) -> list[Tile]:
@@ -78,14 +88,14 @@ class LabelView:
 
     @classmethod
     def for_evaluation(cls, store: TileStore, split: Split, part: str) -> LabelView:
-        """All masks and diagnoses of one part, for the evaluator."""
+        """Return a view of all masks and diagnoses of one part, for the evaluator."""
         kinds = frozenset({Supervision.MASKS, Supervision.DIAGNOSIS})
         masks = Opened(store, split.patients(part), (), annotated_tiles)
         return cls(store, _slides_of(store, split, part), kinds, masks, Opened(store, (), (), taggable_tiles))
 
     @classmethod
     def for_selection(cls, store: TileStore, split: Split, budget: LabelBudget, patients: Collection[str]) -> LabelView:
-        """Masks of bought patients who are not trained on, to choose a checkpoint by.
+        """Return a view of the masks of bought but held-out patients, for checkpoint selection.
 
         Raises:
             WithheldLabelError: one of them was not bought.
@@ -104,13 +114,13 @@ class LabelView:
         return tuple(slide for slide in self.slides if self._masks.any_of(slide))
 
     def mask_tiles(self) -> list[Tile]:
-        """Grid tiles with an annotated pixel whose mask is open, slide by slide; none if masks are not consumed."""
+        """Return grid tiles with annotated pixels and an open mask, slide by slide; none if masks are not consumed."""
         if Supervision.MASKS not in self.kinds:
             return []
         return [tile for s in self.mask_slides for tile in flagged(s, self._masks.flags(s), self._tile_px)]
 
     def tag_tiles(self) -> list[Tile]:
-        """Grid tiles whose tags are open, slide by slide: those of the bought masks, and those bought as tags."""
+        """Return grid tiles with open tags, slide by slide: those of the bought masks, and those bought as tags."""
         if not self.kinds & {Supervision.MASKS, Supervision.TAGS}:
             return []
         tiles: list[Tile] = []
@@ -124,7 +134,7 @@ class LabelView:
         return tiles
 
     def mask(self, tile: Tile, height: int, width: int) -> NDArray[np.uint8]:
-        """Class ids of a region that begins at ``tile``, (height, width) uint8.
+        """Return the class ids of a region that starts at ``tile``, (height, width) uint8.
 
         Raises:
             WithheldLabelError: the budget did not buy all of it.
@@ -133,13 +143,13 @@ class LabelView:
         return self._labels.mask(tile.slide_id, tile.y, tile.x, height, width)
 
     def masks(self, tiles: Sequence[Tile], size: int) -> NDArray[np.uint8]:
-        """``mask`` of many square regions, (B, size, size) uint8."""
+        """Return the masks of several square regions, (B, size, size) uint8; raises as ``mask``."""
         for tile in tiles:
             self._require_mask(tile, size, size)
         return self._labels.masks(tiles, size)
 
     def masks_if_bought(self, tiles: Sequence[Tile], size: int) -> NDArray[np.uint8] | None:
-        """``masks`` of those whose mask was bought, ``IGNORE_LABEL`` all over the others; None if there is none."""
+        """Return ``masks`` with ``IGNORE_LABEL`` for tiles whose mask was not bought; None if none was."""
         if Supervision.MASKS not in self.kinds:
             return None
         bought = [self._masks.covers(self._slides[tile.slide_id], tile.y, tile.x, size, size) for tile in tiles]
@@ -150,15 +160,15 @@ class LabelView:
         return result
 
     def class_pixels(self, slide: SlideInfo) -> tuple[int, ...] | None:
-        """Annotated pixels of each class of a slide whose mask is open as a whole; None where it is not."""
+        """Return the annotated pixels per class of a slide whose whole mask is open; None otherwise."""
         self._require(Supervision.MASKS, slide.slide_id)
         whole = self._masks.covers(slide, 0, 0, slide.height, slide.width)
         return self._labels.class_pixels(slide.slide_id) if whole else None
 
     def shown_by_masks(self, tiles: Sequence[Tile]) -> Flags:
-        """Classes that bought masks of grid tiles show, at least 1 % of what is annotated, (B, K) bool.
+        """Return the classes in the bought masks of grid tiles, with at least 1 % of the annotated pixels, (B, K) bool.
 
-        Not what an annotator would tick, which ``tags_of`` says. Reads the tile table and no raster.
+        These are not an annotator's tags, for which see ``tags_of``. Reads the tile table, not the raster.
 
         Raises:
             WithheldLabelError: the budget did not buy the mask of one of them.
@@ -169,14 +179,15 @@ class LabelView:
 
     @property
     def n_untagged(self) -> int:
-        """How many of ``tag_tiles`` have tags that name no class: each covers less than ``StoreInfo.min_tag_share``."""
+        """Number of ``tag_tiles`` whose tags name no class: each covers less than ``StoreInfo.min_tag_share``."""
         return int(np.count_nonzero(~self.tags_of(self.tag_tiles()).any(axis=1)))
 
     def tags(self, tile: Tile, tile_px: int) -> Flags:
-        """The tags of a tile whose mask or tags were bought, (K,) bool.
+        """Return the tags of a tile whose mask or tags were bought, (K,) bool.
 
-        They follow from a bought mask (classes that cover at least ``StoreInfo.min_tag_share`` of what is annotated);
-        tags that were bought without it are those that the source gives the slide as a whole, where it does.
+        They follow from a bought mask (classes that cover at least ``StoreInfo.min_tag_share`` of the annotated
+        pixels); tags that were bought without the mask are those that the source assigns to the slide as a whole, if it
+        does.
 
         Raises:
             WithheldLabelError: neither was bought.
@@ -191,11 +202,11 @@ class LabelView:
         return tags_of_mask(mask, len(self.class_map), self._min_tag_share)
 
     def tags_of(self, tiles: Sequence[Tile]) -> Flags:
-        """``tags`` of many grid tiles of the store's size, (B, K) bool; reads the tile table and no raster."""
+        """Return ``tags`` of grid tiles of the store's size, (B, K) bool; reads the tile table, not the raster."""
         return self._grid_flags(tiles, self._min_tag_share)
 
     def image_tags(self, slide_id: str) -> Flags | None:
-        """What the source says of the slide as a whole, (K,) bool; None where it says nothing.
+        """Return the classes that the source assigns to the slide as a whole, (K,) bool; None if it assigns none.
 
         Raises:
             WithheldLabelError: the slide's tags were not bought.
@@ -206,21 +217,21 @@ class LabelView:
         return slide_tags(self._store, slide_id)
 
     def diagnosis(self, slide_id: str) -> tuple[str, ...]:
-        """Diagnoses of a slide's case.
+        """Return the diagnoses of a slide's case.
 
         Raises:
-            WithheldLabelError: the method does not consume diagnoses, or the slide is of another part.
+            WithheldLabelError: the method does not consume diagnoses, or the slide is in another part.
         """
         self._require(Supervision.DIAGNOSIS, slide_id)
         return self._labels.diagnosis(slide_id)
 
     def excluded(self, slide_id: str, at_most: int | None = None, seed: int = 0) -> Flags:
-        """Complementary label: the classes that the diagnosis rules out, (K,) bool; errors as ``diagnosis``.
+        """Return the complementary label: classes that the diagnosis rules out, (K,) bool; raises as ``diagnosis``.
 
-        With ``at_most``, only so many of them; which ones depends on ``seed`` and the case, never on when it is asked.
+        ``at_most`` limits their number; the choice depends on ``seed`` and the case, never on the order of calls.
         """
         key = (slide_id, at_most, seed)
-        if key not in self._excluded:  # asked for at every step, and always the same
+        if key not in self._excluded:  # requested at every step, and always the same
             self._excluded[key] = self._excluded_by_diagnosis(slide_id, at_most, seed)
         return self._excluded[key]
 

@@ -1,1 +1,1 @@
-"""Tiles and labels to training batches: sampling, augmentation, the data module."""
+"""Training batches from tiles and labels: sampling, augmentation, the data module."""

@@ -1,4 +1,4 @@
-"""Training augmentation that is safe for H&E, on the device: right angles, flips, zoom, stain, blur and mild colour."""
+"""Training augmentation suitable for H&E, on the device: right angles, flips, zoom, stain, blur and mild colour."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from tissuebench.datasets.color.stain import jitter_stains
 
 N_ORIENTATIONS = 8
 _OF_THE_BATCH = ("order", "forward_input_shape")
-"""What kornia draws once a batch; everything else that it draws has one entry a sample."""
+"""Parameters that kornia draws once per batch; all its other parameters have one entry per sample."""
 
 _SHARPEST = 1e-3
-"""Pixels of sigma at which a Gaussian is a single one; kornia refuses 0."""
+"""Sigma in pixels at which a Gaussian is a single pixel; kornia refuses 0."""
 
 
 class AugmentSettings(Settings):
-    """Strength of the augmentation; 0 switches a kind off. Part of a trial's identity.
+    """Strength of each kind of augmentation; 0 disables it. Part of a trial's identity.
 
     Attributes:
-        color: brightness, contrast and saturation change by up to this share.
-        hue: in turns of the hue circle.
+        color: maximum relative change of brightness, contrast and saturation.
+        hue: maximum change of hue, in turns of the hue circle.
         scale: zoom between 1 / (1 + scale) and 1 + scale, uniform in its logarithm.
         blur: largest sigma of a Gaussian blur, in pixels.
-        stain: haematoxylin, eosin and DAB each times U(1 - stain, 1 + stain) plus U(-stain, stain), see
-            ``jitter_stains``. Published strengths are .05 and .2.
+        stain: haematoxylin, eosin and DAB are each multiplied by U(1 - stain, 1 + stain) and shifted by
+            U(-stain, stain), see ``jitter_stains``. Published strengths are .05 and .2.
     """
 
     color: float = Field(0.2, ge=0, le=0.9)
@@ -48,20 +48,20 @@ class AugmentSettings(Settings):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Geometry:
-    """How the samples of a batch were moved.
+    """Geometric transformation of each sample of a batch.
 
     Attributes:
         orientations: (B,) int64, see ``orient``.
-        zooms: (B,) float32, applied after the orientation about the centre; above 1 things look larger.
+        zooms: (B,) float32, applied about the centre after the orientation; values above 1 magnify.
     """
 
     orientations: Tensor
     zooms: Tensor
 
     def apply_to_labels(self, masks: Tensor) -> Tensor:
-        """The same for masks, (B, S, S) or (B, L, S, S) integers.
+        """Return masks, (B, S, S) or (B, L, S, S) integers, with the same transformation.
 
-        By the nearest pixel, so no label comes out that did not go in.
+        Interpolates by nearest neighbour, so no new label values appear.
         """
         turned = orient_each(masks, self.orientations)
         if bool((self.zooms == 1).all()):
@@ -71,19 +71,19 @@ class Geometry:
 
 
 def orient(tensor: Tensor, orientation: int) -> Tensor:
-    """One of the eight symmetries of the square, on the last two axes: ``orientation`` = quarter turns + 4 * flip."""
+    """Apply one of the square's eight symmetries to the last two axes: ``orientation`` = quarter turns + 4 * flip."""
     turned = torch.rot90(tensor, orientation % 4, dims=(-2, -1))
     return turned.flip(-1) if orientation >= 4 else turned
 
 
 def orient_arrays(batch: NDArray[np.uint8], orientations: Sequence[int]) -> NDArray[np.uint8]:
-    """``orient_each`` without torch, for threads that feed it."""
+    """Apply ``orient_each`` to numpy arrays, for threads that feed torch without using it."""
     turned = (np.rot90(each, which % 4, axes=(-2, -1)) for each, which in zip(batch, orientations, strict=True))
     return np.stack([each[..., ::-1] if which >= 4 else each for each, which in zip(turned, orientations, strict=True)])
 
 
 def orient_each(batch: Tensor, orientations: Tensor) -> Tensor:
-    """``orient`` a (B, ..., S, S) batch, each sample its own way."""
+    """Apply ``orient`` to a (B, ..., S, S) batch, with its own orientation for each sample."""
     result = torch.empty_like(batch)
     for orientation in range(N_ORIENTATIONS):
         chosen = (orientations == orientation).to(batch.device)
@@ -95,23 +95,29 @@ def orient_each(batch: Tensor, orientations: Tensor) -> Tensor:
 def augment(
     images: Tensor, seed: int, settings: AugmentSettings, offset: int = 0, total: int | None = None
 ) -> tuple[Tensor, Geometry]:
-    """Augment a batch, or one process's slice of it: what happens to a sample depends on the seed and its index alone.
+    """Augment a batch, or one process's slice of it; the effect on a sample depends only on the seed and its index.
 
     All random numbers are drawn for the whole batch, on the CPU, and those of the slice are used: processes that share
-    a batch do together what one process does with all of it.
+    a batch together do the same as one process with all of it.
 
     Args:
         images: (B, 3, S, S) uint8.
-        seed: of the whole batch.
+        seed: seed of the whole batch.
         settings: strength.
         offset: index of the first image in the whole batch.
-        total: samples of the whole batch; by default the images are all of it.
+        total: number of samples in the whole batch; by default the images are the whole batch.
 
     Returns:
-        (B, 3, S, S) float32 in 0..1, and how the samples were moved.
+        (B, 3, S, S) float32 in 0..1, and the geometric transformation of the samples.
 
     Raises:
         ValueError: the slice is not inside the whole batch.
+
+    Example:
+        >>> images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+        >>> augmented, geometry = augment(images, seed=0, settings=AugmentSettings())
+        >>> augmented.shape, augmented.dtype
+        (torch.Size([2, 3, 64, 64]), torch.float32)
     """
     total = len(images) if total is None else total
     if not 0 <= offset <= total - len(images):
@@ -123,13 +129,13 @@ def augment(
     zooms = torch.ones(len(images))
     if settings.scale:
         exponents = _uniform(seed, "scale", total, 1)[:, 0]
-        zooms = ((1 + settings.scale) ** exponents)[mine]  # a power's last bit may depend on how many are computed
+        zooms = ((1 + settings.scale) ** exponents)[mine]  # the last bit of a power may depend on the batch size
         result = _zoom(result, zooms, "bilinear")
     return recolour(result, seed, settings, offset, total), Geometry(orientations, zooms)
 
 
 def recolour(images: Tensor, seed: int, settings: AugmentSettings, offset: int = 0, total: int | None = None) -> Tensor:
-    """What ``augment`` does to colours and sharpness, and nothing that moves a pixel.
+    """Apply the colour and sharpness part of ``augment``, without its geometry.
 
     ``images`` are (B, 3, S, S) float32 in 0..1, as is the result; the other arguments are those of ``augment``.
     """
@@ -147,13 +153,13 @@ def recolour(images: Tensor, seed: int, settings: AugmentSettings, offset: int =
 
 
 def _uniform(seed: int, name: str, n_samples: int, n_values: int) -> Tensor:
-    """Numbers in -1..1, (n_samples, n_values); each kind of augmentation has its own, so none moves another's."""
+    """Return numbers in -1..1, (n_samples, n_values); each kind of augmentation has its own independent sequence."""
     generator = torch.Generator().manual_seed(derive_seed(seed, name))
     return torch.rand((n_samples, n_values), generator=generator) * 2 - 1
 
 
 def _zoom(batch: Tensor, zooms: Tensor, mode: str) -> Tensor:
-    """(B, C, S, S) about the centre, mirrored beyond the border."""
+    """Zoom a batch (B, C, S, S) about its centre, mirrored beyond the border."""
     size = batch.shape[-1]
     centres = (torch.arange(size, device=batch.device) * 2 + 1) / size - 1
     places = centres / zooms.to(batch.device)[:, None]
@@ -163,7 +169,7 @@ def _zoom(batch: Tensor, zooms: Tensor, mode: str) -> Tensor:
 
 
 def _blur(images: Tensor, sigmas: Tensor, largest: float) -> Tensor:
-    """Gaussian, (B, 1) sigmas. The window depends on the settings alone; mirroring needs it narrower than two tiles."""
+    """Blur with a Gaussian per sample, sigmas (B, 1); its window depends only on the settings and the tile size."""
     from kornia.filters import gaussian_blur2d
 
     radius = min(math.ceil(3 * largest), images.shape[-1] - 1)

@@ -1,4 +1,4 @@
-"""The one LightningDataModule: every method's batches come from here, in an order that seed and step alone decide."""
+"""LightningDataModule for all methods: batches in an order that only depends on seed and step."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from tissuebench.errors import ConfigError
 
 
 class FeatureSource(Protocol):
-    """Cached maps of a frozen encoder, a few augmented variants a tile."""
+    """Cached maps of a frozen encoder, with a few augmented variants per tile."""
 
     n_variants: int
 
     def read(self, tiles: Sequence[Tile], variants: Sequence[int]) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Maps, finest first, each (B, C, H, W), and the orientation of each variant, (B,) int64."""
+        """Return maps, finest first, each (B, C, H, W), and the orientation of each variant, (B,) int64."""
         ...
 
 
 class PseudoSource(Protocol):
-    """Pseudo-masks that an earlier stage gave to tiles."""
+    """Pseudo-masks that an earlier stage computed for tiles."""
 
     @property
     def tiles(self) -> Collection[Tile]:
-        """Whose there are."""
+        """Tiles with pseudo-masks."""
         ...
 
     def read(self, tiles: Sequence[Tile]) -> NDArray[np.uint8]:
-        """(B, L, H, W) class ids."""
+        """Return the class ids of the tiles' pseudo-masks, (B, L, H, W) uint8."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LoaderSettings:
-    """How batches get to the device; never changes what is in them."""
+    """Settings for loading batches; they never change the content of a batch."""
 
     num_workers: int = 0
     pin_memory: bool = False
@@ -56,7 +56,7 @@ class LoaderSettings:
 
 
 class StepDataset(Dataset[TrainingBatch]):
-    """Item ``step`` is the whole batch of that step, or what ``shard`` left of it."""
+    """Dataset whose item ``step`` is the whole batch of that step, or this process's part after ``shard``."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class StepDataset(Dataset[TrainingBatch]):
             self._trees[name] = stream_tree(name, stream, store, view, self._tile_px, seed, among)
 
     def shard(self, rank: int, world_size: int) -> StepDataset:
-        """The part of one process: of every stream's B tiles those from r B // W up to, not with, (r + 1) B // W.
+        """Return the part of one process: of every stream's B tiles, those from r B // W to (r + 1) B // W (exclusive).
 
         Raises:
-            ConfigError: a stream has fewer tiles a step than there are processes.
+            ConfigError: a stream has fewer tiles per step than there are processes.
         """
         for name, stream in self._streams.items():
             if stream.batch_size < world_size:
@@ -103,35 +103,35 @@ class StepDataset(Dataset[TrainingBatch]):
         rng = np.random.Generator(np.random.PCG64(derive_seed(self._seed, "order", name, step)))
         total = stream.batch_size
         mine = slice(self._rank * total // self._world_size, (self._rank + 1) * total // self._world_size)
-        tiles = [draw(self._trees[name], rng) for _ in range(total)][mine]  # all are drawn, so all processes agree
+        tiles = [draw(self._trees[name], rng) for _ in range(total)][mine]  # all are drawn, so that processes agree
         variants = None
         if self._features is not None:
             variants = rng.integers(self._features.n_variants, size=total).tolist()[mine]
         return replace(self._load(stream, tiles, variants), step=step, offset=mine.start, total=total)
 
     def tiles(self, name: str) -> list[Tile]:
-        """The tiles that a stream could draw, each once, slide by slide."""
+        """Return the tiles that a stream can draw, without duplicates, slide by slide."""
         return distinct_tiles(self._trees[name])
 
     def tags(self, name: str) -> Tensor:
-        """The tags of these tiles of a ``tags`` stream, (N, K) bool in the order of ``tiles``."""
+        """Return the tags of the tiles of a ``tags`` stream, (N, K) bool in the order of ``tiles``."""
         return torch.from_numpy(self._view.tags_of(self.tiles(name)))
 
     def all_tags(self) -> dict[str, Tensor]:
-        """``tags`` of every ``tags`` stream, by its name."""
+        """Return ``tags`` for every ``tags`` stream, by name."""
         return {name: self.tags(name) for name, one in self._streams.items() if one.supervision is Supervision.TAGS}
 
     @property
     def n_untagged(self) -> int:
-        """Bought tiles whose tags name no class, which balanced streams never draw; 0 without a ``tags`` stream."""
+        """Number of bought tiles whose tags name no class, never drawn if balanced; 0 without a ``tags`` stream."""
         asks = any(stream.supervision is Supervision.TAGS for stream in self._streams.values())
         return self._view.n_untagged if asks else 0
 
     def load(self, name: str, tiles: Sequence[Tile]) -> TileBatch:
-        """Tiles of a stream as they are in the store, with the label that the stream asks for.
+        """Return tiles of a stream without augmentation, with the label that the stream requests.
 
-        Their images are there also when features stand in for them, and so are the masks that were bought, of whatever
-        stream: ``IGNORE_LABEL`` all over tiles without, None where no tile has one.
+        Their images are included even if features replace them, and so are all bought masks, from whatever stream:
+        ``IGNORE_LABEL`` for tiles without a mask, None if no tile has one.
         """
         batch = self._load(self._streams[name], tiles, None if self._features is None else [0] * len(tiles))
         if batch.masks is None:
@@ -167,7 +167,7 @@ def _oriented(labels: NDArray[np.uint8], orientations: Sequence[int] | None) -> 
 
 
 class StepSampler(Sampler[int]):
-    """Steps from ``start`` to ``stop``: a resumed fit goes on with exactly the next batch."""
+    """Sampler of the steps from ``start`` to ``stop``: a resumed fit picks up at exactly the next batch."""
 
     def __init__(self, start: int, stop: int) -> None:
         self._steps = range(start, stop)
@@ -180,19 +180,19 @@ class StepSampler(Sampler[int]):
 
 
 class StepLoader:
-    """Batches of the steps that are left, with the ``state_dict`` that Lightning keeps in a checkpoint.
+    """Loader of the remaining steps' batches, with the ``state_dict`` that Lightning stores in a checkpoint.
 
-    It is as long as the stage whatever it starts from: Lightning compares its length with the batches since the first
-    step, and a shorter loader would end the epoch early and start over. It holds a ``DataLoader`` and is none, because
-    Lightning gives those a sampler of its own when there are several processes.
+    Its length is that of the whole stage, whatever the start: Lightning compares the length with the batches since the
+    first step, and a shorter loader would end the epoch early and start over. It wraps a ``DataLoader`` instead of
+    being one, because Lightning replaces the sampler of a ``DataLoader`` when there are several processes.
 
     Args:
         dataset: this process's part.
         start: first step.
-        stop: steps of the stage.
+        stop: number of steps of the stage.
         settings: workers and pinned memory.
-        done: tells how many steps are over; by default the batches that were handed out. Batches that wait in a worker
-            or in Lightning count in neither.
+        done: returns the number of completed steps; by default the number of batches yielded. Batches queued in a
+            worker or in Lightning do not count in either case.
     """
 
     def __init__(
@@ -225,27 +225,27 @@ class StepLoader:
         return self._stop
 
     def state_dict(self) -> dict[str, int]:
-        """Where to go on."""
+        """Return the next step."""
         return {"step": self._done()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Start at that step the next time."""
+        """Start at the stored step in the next iteration."""
         self._start = self._handed_out = state["step"]
 
 
 class TileDataModule(LightningDataModule):
-    """Batches of one training stage; of several processes each gets its part of every batch.
+    """Data module of one training stage; with several processes, each gets its part of every batch.
 
-    The optimiser's step decides which batch is next. A resumed fit goes on with exactly that one.
+    The optimiser's step determines the next batch, so a resumed fit picks up at exactly the next one.
 
     Args:
         store: the tiles.
-        view: the labels that this trial may see.
-        streams: what the method asked for, by name.
-        seed: of the trial; order and augmentation derive their own from it.
+        view: the labels that this trial may access.
+        streams: streams that the method requests, by name.
+        seed: seed of the trial, from which those of order and augmentation are derived.
         steps: optimiser steps of the stage.
         augmentation: strength; unused with ``features``, which were augmented when they were computed.
-        features: maps of a frozen encoder in place of images.
+        features: maps of a frozen encoder that replace images.
         loader: workers and pinned memory.
         pseudo: pseudo-masks of earlier stages, by the stage's name.
     """
@@ -270,11 +270,11 @@ class TileDataModule(LightningDataModule):
 
     @property
     def _step(self) -> int:
-        """Optimiser steps that are over: the trainer's, or without one those of the state that was loaded."""
+        """Completed optimiser steps: the trainer's, or those of the loaded state if there is no trainer."""
         return self._restored if self.trainer is None else self.trainer.global_step
 
     def train_dataloader(self) -> StepLoader:
-        """The steps that are left, one batch each.
+        """Return a loader of the remaining steps, one batch each.
 
         Raises:
             ConfigError: there are more processes than tiles in a stream's batch.
@@ -285,15 +285,15 @@ class TileDataModule(LightningDataModule):
         return StepLoader(part, self._step, self._steps, self._loader, done=lambda: self._step)
 
     def state_dict(self) -> dict[str, int]:
-        """Where to go on."""
+        """Return the next step."""
         return {"step": self._step}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on there; with a trainer, its own restored step says the same."""
+        """Resume at the stored step; with a trainer, its own restored step is the same."""
         self._restored = state_dict["step"]
 
     def on_after_batch_transfer(self, batch: TrainingBatch, dataloader_idx: int) -> TrainingBatch:
-        """Augment on the device; labels move with their images."""
+        """Augment on the device; labels undergo the same geometry as their images."""
         return TrainingBatch((name, self._augmented(name, tiles)) for name, tiles in batch.items())
 
     def _augmented(self, name: str, batch: TileBatch) -> TileBatch:

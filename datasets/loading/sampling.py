@@ -1,4 +1,4 @@
-"""Which tiles a stream contributes to a step: a pure function of seed, stream and step."""
+"""Sampling of the tiles that a stream contributes to a step: a pure function of seed, stream and step."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tissuebench.datasets.types import Stream, Supervision, Tile
 from tissuebench.errors import ConfigError
 
 Tree = Tile | tuple["Tree", ...]
-"""Tiles in nested groups; a draw chooses uniformly at each level, so small groups count as much as large ones."""
+"""Tiles in nested groups; a draw is uniform at each level, so small groups have the same weight as large ones."""
 
 
 def draw(tree: Tree, rng: np.random.Generator) -> Tile:
-    """One tile, uniform at every level of the tree."""
+    """Draw one tile, uniformly at every level of the tree."""
     while not isinstance(tree, Tile):
         tree = tree[int(rng.integers(len(tree)))]
     return tree
@@ -35,15 +35,15 @@ def stream_tree(
     seed: int,
     among: Collection[Tile] | None = None,
 ) -> Tree:
-    """The tiles of a stream, grouped for balanced sampling; only those ``among`` the given ones, if any are given.
+    """Return the tiles of a stream, grouped for balanced sampling; restricted to ``among``, if given.
 
     ``masks``: a class, then a bought tile that shows it. ``tags``: a class, then a tile whose tags name it.
     ``diagnosis``: an excluded class, then a case, then a tissue tile, so that large cases and common diagnoses do not
     dominate; cases that exclude nothing are left out. ``none``: a case, then a tissue tile. With ``balanced=False``
-    all these tiles form one group, and with them those whose tags name no class.
+    all these tiles form one group, which for ``tags`` includes the tiles whose tags name no class.
 
     Raises:
-        ConfigError: the stream has no tile.
+        ConfigError: the stream has no tiles.
     """
     if stream.supervision is Supervision.MASKS:
         tiles = view.mask_tiles()
@@ -64,7 +64,7 @@ def stream_tree(
 
 
 def distinct_tiles(tree: Tree) -> list[Tile]:
-    """Each tile of a tree once, slide by slide."""
+    """Return the tiles of a tree without duplicates, slide by slide."""
     return sorted(set(_leaves(tree)), key=lambda tile: (tile.slide_id, tile.y, tile.x))
 
 
@@ -93,7 +93,7 @@ def _by_case(store: TileStore, slide_ids: Iterable[str], tile_px: int) -> tuple[
 
 
 def _pruned(tree: Tree, among: Collection[Tile]) -> tuple[Tree, ...]:
-    """The tree without other tiles, and without the groups that this empties."""
+    """Return the tree restricted to ``among``, without groups that become empty."""
     if isinstance(tree, Tile):
         return (tree,) if tree in among else ()
     kept: list[Tree] = []

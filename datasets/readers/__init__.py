@@ -1,4 +1,4 @@
-"""From a slide file to regions of RGB at a target mpp."""
+"""Readers of slide files: regions of RGB at a target mpp."""
 
 from tissuebench.datasets.readers.brightfield import require_brightfield
 from tissuebench.datasets.readers.formats import SLIDE_SUFFIXES

@@ -1,4 +1,4 @@
-"""Light through tissue or light from it: fluorescence is refused."""
+"""Check that a slide is brightfield: fluorescence is refused."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from tissuebench.datasets.readers.reader import Pixels
 from tissuebench.errors import DataError
 
 MIN_MEDIAN = 64
-"""Measured: TRITC fluorescence 17; H&E slides 219 to 244; 658 H&E tiles, many without glass, 111 to 242; the 46 drawn
-slides 182 to 225."""
+"""Threshold of the median. Measured values: TRITC fluorescence 17; H&E slides 219 to 244; 658 H&E tiles, many without
+glass, 111 to 242; the 46 synthetic slides 182 to 225."""
 
 
 def require_brightfield(thumbnail: Pixels, name: str) -> None:
-    """Refuse a slide whose background is dark.
+    """Raise unless the slide has a bright background.
 
-    The measure is the median over the pixels of each pixel's brightest channel. In brightfield even dark nuclei let
-    some red or blue through, and most of a slide is glass or pale tissue; in fluorescence most of a slide is black.
+    The measure is the median over the pixels of each pixel's brightest channel. In brightfield even dark nuclei
+    transmit some red or blue, and most of a slide is glass or pale tissue; in fluorescence most of a slide is black.
 
     Args:
         thumbnail: (h, w, 3) uint8, the whole slide at a low resolution.
-        name: of the slide, for the error.
+        name: name of the slide, for the error.
 
     Raises:
         DataError: the median is below 64 of 255.

@@ -1,4 +1,4 @@
-"""What a damaged file makes the decoders raise, and the one line it becomes."""
+"""Translation of decoder exceptions for damaged files into one-line errors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _BROKEN: tuple[type[Exception], ...] = (
     OSError, EOFError, ValueError, LookupError, TypeError, ArithmeticError, AssertionError, MemoryError, RuntimeError,
     struct.error,
 )  # fmt: skip
-"""Decoders trust the file: wrong tags and bytes come out as any of these."""
+"""Exceptions that decoders raise on wrong tags and bytes, since they trust the file."""
 
 
 @contextmanager
 def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turn what decoders raise on damaged bytes into one line; ``errors`` are a library's own.
+    """Translate what decoders raise on damaged bytes into a one-line error; ``errors`` are a library's own exceptions.
 
     Raises:
         DataError: the file cannot be read as ``kind`` ("a TIFF slide").
@@ -30,5 +30,5 @@ def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, in one line; its type where it says nothing."""
+    """Return an error's message in one line, or its type if the message is empty."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Which reader opens which file: by its suffix, or by name."""
+"""Choice of the reader for a file: by its suffix, or by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OME_ZARR = "ome-zarr"
 
 
 def _open_ome_zarr(path: Path) -> SlideReader:
-    from tissuebench.datasets.readers.ome_zarr import OmeZarrReader  # zarr is slow to import, few slides need it
+    from tissuebench.datasets.readers.ome_zarr import OmeZarrReader  # zarr is slow to import and rarely needed
 
     return OmeZarrReader(path)
 
@@ -37,10 +37,11 @@ _ZARR_FILES = ("zarr.json", ".zgroup")
 
 
 def open_reader(path: Path, name: str = "") -> SlideReader:
-    """Open a file with the reader of its suffix, or with the one that is named.
+    """Open a file with the reader for its suffix, or with the named one.
 
     Raises:
-        DataError: no such file, a folder in place of a file, empty, unknown suffix or name, or what the reader says.
+        DataError: no such file, a folder instead of a file, empty file, unknown suffix or name, or an error of the
+            reader.
     """
     if name and name not in _READERS:
         raise DataError(f"{path}: {unknown_name('reader', name, _READERS)}")
@@ -53,7 +54,7 @@ def open_reader(path: Path, name: str = "") -> SlideReader:
     if not exists:
         raise DataError(f"{path}: no such file; check the manifest's column 'image'")
     suffix = path.suffix.lower()
-    name = name or (_OME_ZARR if is_zarr else _BY_SUFFIX.get(suffix, ""))  # slides of our own stores have no suffix
+    name = name or (_OME_ZARR if is_zarr else _BY_SUFFIX.get(suffix, ""))  # slides in TissueBench stores have no suffix
     if not name:
         raise DataError(f"{path}: {unknown_name('slide format', suffix, SLIDE_SUFFIXES)}")
     if is_folder and name != _OME_ZARR:

@@ -1,4 +1,4 @@
-"""OME-Zarr images (NGFF 0.4 in zarr v2, 0.5 in zarr v3), the slides of our own stores among them."""
+"""Reader of OME-Zarr images (NGFF 0.4 in zarr v2, 0.5 in zarr v3), including the slides of our own stores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAFE_PATH = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*")
 
 @dataclass(frozen=True, slots=True)
 class _Multiscale:
-    """A pyramid's metadata: one letter an axis, unit of each, and for each level its path and scale."""
+    """Metadata of a pyramid: one letter per axis, the unit of each, the paths of the levels, the scale of level 0."""
 
     axes: str
     units: tuple[str, ...]
@@ -34,10 +34,10 @@ class _Multiscale:
 
 
 class OmeZarrReader:
-    """The first multiscale image of a folder, of series 0 where there are several; the protocol is ``SlideReader``.
+    """First multiscale image of a folder, from series 0 if there are several; implements ``SlideReader``.
 
-    A chunk whose file is missing reads as the array's fill value: zarr leaves such chunks out on purpose, so a copy
-    that lost some cannot be told from a sparse image. Translations are ignored: pixel 0 is the corner.
+    A chunk whose file is missing reads as the array's fill value: zarr omits such chunks on purpose, so a copy that
+    lost some cannot be distinguished from a sparse image. Translations are ignored: pixel 0 is the corner.
 
     Raises:
         DataError: no such image, not 8-bit RGB, more than one time point or depth, or pixels that are not square.
@@ -57,7 +57,7 @@ class OmeZarrReader:
             self.metadata: Mapping[str, str] = {"ngff_version": str(document["version"])}
 
     def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
-        """See ``SlideReader.read``."""
+        """Return a region; see ``SlideReader.read``."""
         size, canvas = self.levels[level], white(height, width)
         y0, y1 = inside(y, height, size.height)
         x0, x1 = inside(x, width, size.width)
@@ -71,7 +71,7 @@ class OmeZarrReader:
         return canvas
 
     def close(self) -> None:
-        """Nothing is held open: a chunk's file is opened when it is read."""
+        """Do nothing: no file is held open; a chunk's file is opened when it is read."""
 
 
 def _image_group(path: Path, root: zarr.Group) -> tuple[zarr.Group, dict[str, Any]]:
@@ -90,11 +90,11 @@ def _image_group(path: Path, root: zarr.Group) -> tuple[zarr.Group, dict[str, An
 
 def _ome(group: zarr.Group) -> dict[str, Any]:
     attributes = cast("dict[str, Any]", dict(group.attrs))
-    document = attributes.get("ome", attributes)  # 0.5 has a key of its own, 0.4 does not
+    document = attributes.get("ome", attributes)  # 0.5 nests the metadata under a key, 0.4 does not
     if not isinstance(document, dict):
         raise ValueError("'ome' is no mapping")
     multiscales = document.get("multiscales") or [{}]
-    assumed = "0.4" if group.metadata.zarr_format == 2 else "?"  # 0.4 recommends the version, 0.5 demands it
+    assumed = "0.4" if group.metadata.zarr_format == 2 else "?"  # 0.4 recommends the version, 0.5 requires it
     return {**document, "version": document.get("version", multiscales[0].get("version", assumed))}
 
 

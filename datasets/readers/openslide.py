@@ -1,4 +1,4 @@
-"""Scanner formats through the OpenSlide library, an extra that is installed on demand."""
+"""Reader of scanner formats through the OpenSlide library, an optional extra."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _KIND = "a slide of OpenSlide's formats"
 
 
 class OpenSlideReader:
-    """A slide as OpenSlide shows it; the protocol is ``SlideReader``.
+    """Slide opened with OpenSlide; implements ``SlideReader``.
 
-    Pixels that were never scanned are transparent and take the slide's background colour. The bounds of the scanned
-    part (``openslide.bounds-*``) are ignored: coordinates are those of level 0 as a whole, as annotation tools have it.
+    Pixels that were never scanned are transparent and get the slide's background colour. The bounds of the scanned part
+    (``openslide.bounds-*``) are ignored: coordinates are those of the whole level 0, as in annotation tools.
 
     Raises:
         DataError: the package is not installed, the file is unreadable, or pixels are not square.
@@ -55,15 +55,15 @@ class OpenSlideReader:
         self.metadata: Mapping[str, str] = {name: said[key] for name, key in names.items() if key in said}
 
     def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
-        """See ``SlideReader.read``."""
+        """Return a region; see ``SlideReader.read``."""
         size, canvas = self.levels[level], white(height, width)
         y0, y1 = inside(y, height, size.height)
         x0, x1 = inside(x, width, size.width)
         if y1 > y0 and x1 > x0 and size.downsample.is_integer():
             canvas[y0 - y : y1 - y, x0 - x : x1 - x] = self._pixels(level, y0, x0, y1, x1)
             return canvas
-        # OpenSlide takes corners in whole pixels of level 0 and interpolates what that leaves over: in cells of a fixed
-        # grid a pixel is the same whatever region it is asked for in.
+        # OpenSlide takes corners in whole level-0 pixels and interpolates the remainder: with cells on a fixed grid a
+        # pixel is the same whatever region is requested.
         for top, low_y, high_y in cells(y0, y1, _CELL_PX):
             for left, low_x, high_x in cells(x0, x1, _CELL_PX):
                 end_y, end_x = min(top + _CELL_PX, size.height), min(left + _CELL_PX, size.width)
@@ -80,14 +80,14 @@ class OpenSlideReader:
         return on_background(rgba, self._background)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._slide.close()
 
 
 def _library(path: Path) -> ModuleType:
     try:
         return importlib.import_module("openslide")
-    except (ImportError, OSError) as error:  # the package, or the shared library under it
+    except (ImportError, OSError) as error:  # the package, or its shared library
         raise DataError(
             f"{path}: this format needs OpenSlide ({reason(error)}); pip install 'tissuebench[openslide]'"
         ) from None

@@ -1,4 +1,4 @@
-"""PNG, JPEG, BMP and WebP images as slides of one level, without a resolution of their own."""
+"""Reader of PNG, JPEG, BMP and WebP images as slides with one level and without a resolution."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tissuebench.datasets.readers.regions import inside, on_background, white
 from tissuebench.errors import DataError
 
 PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # by content; others may start programs or read further files
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # by content; other formats may run programs or read more files
 _DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 class PlainReader:
-    """An image, decoded once when it is opened; the protocol is ``SlideReader``.
+    """Image that is decoded once when it is opened; implements ``SlideReader``.
 
     Raises:
-        DataError: unreadable, more than 8 bits a channel, or more pixels than Pillow decodes.
+        DataError: unreadable, more than 8 bits per channel, or more pixels than Pillow decodes.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             with reading(path, "an image", SyntaxError), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that of a bomb comes at half of what is refused
+                warnings.simplefilter("ignore")  # the bomb warning is issued at half the refused size
                 with Image.open(path, formats=_FORMATS) as image:
                     if image.mode in _DEEP_MODES:
                         raise DataError(
@@ -47,7 +47,7 @@ class PlainReader:
         self.metadata: Mapping[str, str] = {}
 
     def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
-        """See ``SlideReader.read``."""
+        """Return a region; see ``SlideReader.read``."""
         size, canvas = self.levels[level], white(height, width)
         y0, y1 = inside(y, height, size.height)
         x0, x1 = inside(x, width, size.width)
@@ -55,5 +55,5 @@ class PlainReader:
         return canvas
 
     def close(self) -> None:
-        """Let go of the pixels."""
+        """Release the pixels."""
         self._pixels = white(0, 0)

@@ -1,4 +1,4 @@
-"""What every slide format offers: levels of a pyramid, its resolution, and any region of it."""
+"""Common interface of all slide formats: pyramid levels, resolution, and access to any region."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level of a pyramid: its size in pixels, and how many pixels of level 0 one of its pixels spans."""
+    """One pyramid level: its size in pixels, and the number of level-0 pixels per pixel along an edge."""
 
     height: int
     width: int
@@ -22,12 +22,12 @@ class Level:
 
 
 class SlideReader(Protocol):
-    """An open slide of some format. Regions are decoded when they are asked for; nothing is kept of a whole slide.
+    """Open slide of some format. Regions are decoded on request; a whole slide is never kept in memory.
 
     Attributes:
         levels: the pyramid, finest first; ``levels[0].downsample`` is 1.
-        mpp: micrometres a pixel of level 0 as the file says it; None where it does not.
-        metadata: what else the file says of itself (vendor, objective power, ...), as text.
+        mpp: micrometres per pixel of level 0 according to the file; None if it does not say.
+        metadata: further information in the file (vendor, objective power, ...), as text.
     """
 
     levels: tuple[Level, ...]
@@ -35,7 +35,7 @@ class SlideReader(Protocol):
     metadata: Mapping[str, str]
 
     def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
-        """A region in pixels of ``level``, (height, width, 3) uint8 RGB; white beyond the slide's edge.
+        """Return a region in pixels of ``level``, (height, width, 3) uint8 RGB; white beyond the slide's edge.
 
         Raises:
             DataError: the region cannot be decoded; names the file.
@@ -43,5 +43,5 @@ class SlideReader(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         ...

@@ -1,4 +1,4 @@
-"""A level seen at another size: any region of it, the same pixels however it is asked for."""
+"""Resampled view of a pyramid level: every region has the same pixels, however it is requested."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tissuebench.datasets.readers.reader import Pixels, SlideReader
 from tissuebench.datasets.readers.regions import cells, inside, white
 
 MAX_SOURCE_PX = 4096
-"""Side of the largest piece of a level that is held at once: 48 MiB as RGB."""
+"""Side of the largest piece of a level that is held in memory at once: 48 MiB as RGB."""
 GRID_PX = 256
 
 
 class LevelView:
-    """A level of a slide resized to (height, width) by averaging areas.
+    """View of a slide's level, resized to (height, width) by area averaging.
 
-    The factor is that of the two sizes. One that is whole but for the rounding of the sides is taken as whole: level 0
-    of 2221 px and half of it, 1110 px or 1111 px, are copied and averaged pixel by pixel, without a drift of one pixel
-    over the slide; what such a view needs beyond the last row is that row again. With whole factors a pixel depends on
-    its own source pixels only. With others Pillow decides by the region's corners which source pixels an average
-    takes, so the view is made in cells of a fixed grid, and a region is cut out of them.
+    The factor is the ratio of the two sizes. A factor that is an integer up to the rounding of the sides is treated as
+    an integer: level 0 of 2221 px, at half size 1110 px or 1111 px, is averaged pixel by pixel, without a drift of one
+    pixel over the slide; if the view needs more than the last row, that row is repeated. With integer factors a pixel
+    depends only on its own source pixels. With other factors, the source pixels that Pillow averages depend on the
+    region's corners, so the view is computed in cells of a fixed grid, and regions are cropped from them.
     """
 
     def __init__(self, reader: SlideReader, level: int, height: int, width: int) -> None:
@@ -34,7 +34,7 @@ class LevelView:
         self._cell = largest if self._whole else min(largest, GRID_PX)
 
     def region(self, y: int, x: int, height: int, width: int) -> Pixels:
-        """Pixels of the view, (height, width, 3) uint8; white beyond its edge.
+        """Return pixels of the view, (height, width, 3) uint8; white beyond its edge.
 
         Raises:
             DataError: the file cannot be decoded.
@@ -58,7 +58,7 @@ class LevelView:
         first_y, first_x = min(top, self._source_height - 1), min(left, self._source_width - 1)
         end_y, end_x = min(bottom, self._source_height), min(right, self._source_width)
         pixels = self._reader.read(self._level, first_y, first_x, max(end_y - first_y, 1), max(end_x - first_x, 1))
-        if (bottom, right) != (end_y, end_x):  # the last row or column again
+        if (bottom, right) != (end_y, end_x):  # repeat the last row or column
             rows = np.minimum(np.arange(top, bottom) - first_y, pixels.shape[0] - 1)
             columns = np.minimum(np.arange(left, right) - first_x, pixels.shape[1] - 1)
             pixels = pixels[rows[:, None], columns]
@@ -71,15 +71,15 @@ class LevelView:
 
 
 def _factor(source_px: int, view_px: int) -> float:
-    """Source pixels a pixel of the view; whole if a whole one misses the source by at most one pixel of the view."""
+    """Return source pixels per view pixel; an integer if that misses the source's size by at most one view pixel."""
     whole = max(1, round(source_px / view_px))
     return float(whole) if abs(whole * view_px - source_px) <= whole else source_px / view_px
 
 
 def _source(start: int, end: int, factor: float, size: int, whole: bool) -> tuple[int, int, float, float]:
-    """Source pixels that hold ``start .. end`` of the view, and where exactly it lies in them.
+    """Return the source pixels that cover ``start .. end`` of the view, and its exact position within them.
 
-    Only whole views may reach beyond the source.
+    Only views with integer factors may extend beyond the source.
     """
     low, high = start * factor, end * factor
     first, last = int(low), -int(-high // 1)

@@ -1,4 +1,4 @@
-"""Micrometres a pixel from what files say: units, plausibility, square pixels."""
+"""Resolution in micrometres per pixel from file metadata: units, plausibility, square pixels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from tissuebench.errors import DataError
 
 PLAUSIBLE_MPP = (0.05, 20.0)
-"""Outside it a number is a camera's habit (72 dpi) or a missing scale (1 m), not a microscope's resolution."""
+"""Plausible range; values outside are a camera's default (72 dpi) or a missing scale (1 m), not a resolution."""
 _SQUARE = 0.01
 _MICROMETRES = {
     "nm": 1e-3, "nanometer": 1e-3,
@@ -20,16 +20,16 @@ _MICROMETRES = {
 
 
 def micrometres(value: float, unit: str) -> float | None:
-    """A length in micrometres; None if the unit is none of length (``pixel``) or unknown."""
+    """Return a length in micrometres; None if the unit is unknown or not a length (``pixel``)."""
     factor = _MICROMETRES.get(unit)
     return None if factor is None else value * factor
 
 
 def square_mpp(path: Path, x: float | None, y: float | None) -> float | None:
-    """One number from the resolution along both axes; None where the file gives none that is plausible.
+    """Return one resolution from those of both axes; None if the file gives no plausible one.
 
     Raises:
-        DataError: x and y differ by more than 1 %; every distance on such a slide would depend on its direction.
+        DataError: x and y differ by more than 1 %; distances on such a slide would depend on their direction.
     """
     low, high = PLAUSIBLE_MPP
     if x is None or not low <= x <= high:

@@ -1,4 +1,4 @@
-"""One entrance for every slide format: regions at the target mpp, and how they map to level 0."""
+"""Single entry point for all slide formats: regions at the target mpp, and their mapping to level 0."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from tissuebench.datasets.readers.reader import Pixels, SlideReader
 from tissuebench.datasets.readers.resample import LevelView
 from tissuebench.errors import DataError
 
-_FINE_ENOUGH = 1.01  # a level 1 % coarser than asked still serves: scanners round their magnifications
+_FINE_ENOUGH = 1.01  # a level 1 % coarser than requested is accepted: scanners round their magnifications
 
 
 def open_slide(path: Path, target_mpp: float | None, mpp_override: float | None = None, reader: str = "") -> Slide:
-    """Open a slide to read regions at ``target_mpp``, or at level 0 where that is None.
+    """Open a slide to read regions at ``target_mpp``, or at level 0 if it is None.
 
     Args:
-        path: a slide file, or the folder of an OME-Zarr image; ``SLIDE_SUFFIXES`` are known.
-        target_mpp: micrometres per pixel wanted.
-        mpp_override: replaces what the file says of its level 0 (the manifest's column ``mpp``).
-        reader: "tifffile", "openslide", "ome-zarr" or "plain"; empty goes by the suffix.
+        path: a slide file, or the folder of an OME-Zarr image; supported suffixes are in ``SLIDE_SUFFIXES``.
+        target_mpp: requested micrometres per pixel.
+        mpp_override: replaces the resolution of level 0 given by the file (the manifest's column ``mpp``).
+        reader: "tifffile", "openslide", "ome-zarr" or "plain"; if empty, chosen by the suffix.
 
     Raises:
         DataError: missing, unreadable or unknown file, not 8-bit RGB, or no mpp where one is needed.
+
+    Example:
+        >>> with open_slide(Path("data/synthetic/store.zarr/slides/S01"), target_mpp=2.0) as slide:
+        ...     slide.region(0, 0, 256, 256).shape
+        (256, 256, 3)
     """
     for mpp in (target_mpp, mpp_override):
         if mpp is not None and not 0 < mpp < math.inf:
@@ -40,21 +45,21 @@ def open_slide(path: Path, target_mpp: float | None, mpp_override: float | None 
 
 
 class Slide:
-    """An open slide at one resolution. Each process opens its own; one thread reads.
+    """Open slide at one resolution; each process must open its own, and only one thread may read.
 
-    A pyramid is read at its coarsest level that is still fine enough, then resized with an area filter; a level of
-    just that resolution is passed on as it is. No more than about 4096 x 4096 source pixels are held at once.
+    The coarsest pyramid level that is still fine enough is read and resized with an area filter; a level with exactly
+    the requested resolution is returned unchanged. At most about 4096 x 4096 source pixels are held in memory at once.
 
     Attributes:
-        height, width: in pixels of ``region``.
-        mpp: micrometres a pixel of ``region``; None where the file does not say and none was asked for.
-        level0_mpp: micrometres a pixel of level 0, or None.
-        scale: pixels of level 0 a pixel of ``region``, as annotations are drawn in level-0 pixels.
+        height, width: size in pixels of ``region``.
+        mpp: micrometres per pixel of ``region``; None if the file does not say and none was requested.
+        level0_mpp: micrometres per pixel of level 0, or None.
+        scale: level-0 pixels per pixel of ``region``, since annotations are drawn in level-0 pixels.
         level0_size: (height, width) of level 0.
-        metadata: what else the file says of itself.
+        metadata: further information in the file.
 
     Raises:
-        DataError: a resolution is asked for, and neither the file nor the override says its own.
+        DataError: a resolution is requested, but neither the file nor the override states that of level 0.
     """
 
     def __init__(
@@ -87,9 +92,9 @@ class Slide:
         raise TypeError(f"{self.path}: an open slide does not go to another process; open it there")
 
     def region(self, y: int, x: int, height: int, width: int) -> Pixels:
-        """A region in pixels at ``mpp``, (height, width, 3) uint8 RGB; white beyond the slide's edge.
+        """Return a region in pixels at ``mpp``, (height, width, 3) uint8 RGB; white beyond the slide's edge.
 
-        Its pixels do not depend on the region that they are asked for in.
+        Its pixels do not depend on the extent of the requested region.
 
         Raises:
             DataError: the file cannot be decoded there.
@@ -97,12 +102,12 @@ class Slide:
         return self._view.region(y, x, height, width)
 
     def thumbnail(self, max_px: int = 1024) -> Pixels:
-        """The whole slide, its longer side at most ``max_px`` (and level 0's), (h, w, 3) uint8."""
+        """Return the whole slide, with its longer side at most ``max_px`` (and level 0's), (h, w, 3) uint8."""
         view = self._view_at(max(1.0, max(self.level0_size) / max_px))
         return view.region(0, 0, view.height, view.width)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._reader.close()
 
     def _view_at(self, scale: float) -> LevelView:

@@ -1,4 +1,4 @@
-"""TIFF slides through tifffile: tiled, stripped, BigTIFF, plain and OME pyramids, Aperio SVS."""
+"""Reader of TIFF slides with tifffile: tiled, stripped, BigTIFF, plain and OME pyramids, Aperio SVS."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from tissuebench.errors import DataError
 
 TIFF_SUFFIXES = (".svs", ".tif", ".tiff")
 _KIND = "a TIFF slide"
-# What tifffile says of a damaged file would stand beside the one line of the error; a configured log still gets it.
+# Keep tifffile's warnings about damaged files from appearing next to the one-line error; a configured log gets them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class TiffReader:
-    """The first series of a TIFF and its levels; the protocol is ``SlideReader``.
+    """First series of a TIFF with its levels; implements ``SlideReader``.
 
-    Alpha is laid over white: what a scanner never took is transparent, and mostly black underneath.
+    Alpha is blended over white: pixels that a scanner never scanned are transparent, and mostly black underneath.
 
     Args:
-        path: the file. It stays open; one process and one thread read from it.
+        path: the file. It stays open; only one process and one thread may read from it.
 
     Raises:
-        DataError: unreadable, cut off at any level, not 8-bit RGB, or pixels that are not square.
+        DataError: unreadable, truncated at any level, not 8-bit RGB, or pixels that are not square.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._cache = SegmentCache()
         with reading(path, _KIND, tifffile.TiffFileError):
-            # One file only: OME-XML may name others, and names in data are not followed.
+            # One file only: OME-XML may reference others, and file names in data are not followed.
             self._tif = tifffile.TiffFile(path, _multifile=False)
         try:
             with reading(path, _KIND, tifffile.TiffFileError):
@@ -47,12 +47,12 @@ class TiffReader:
             raise
 
     def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
-        """See ``SlideReader.read``."""
+        """Return a region; see ``SlideReader.read``."""
         with reading(self._path, _KIND, tifffile.TiffFileError):
             return self._tiff_levels[level].read(y, x, height, width)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._cache.clear()
         self._tif.close()
 
@@ -64,7 +64,7 @@ class TiffReader:
         self.mpp = tiff_mpp(path, tif)
         self.metadata: Mapping[str, str] = _aperio(tif.pages.first) if tif.is_svs else {}
         levels = [(_level(found[0], one), one) for one in found]
-        # Some scanners pad the small levels to whole tiles: their pixels do not lie where their size says.
+        # Some scanners pad the small levels to whole tiles: their size does not match the position of their pixels.
         fitting = [(level, one) for level, one in levels if level is not None]
         self.levels = tuple(level for level, _ in fitting)
         self._tiff_levels = tuple(one for _, one in fitting)
@@ -82,9 +82,9 @@ def _level(base: TiffLevel, one: TiffLevel) -> Level | None:
 
 
 def _require_all_pages(path: Path, tif: tifffile.TiffFile) -> None:
-    # tifffile stops at a link that leads nowhere and goes on with fewer levels.
+    # tifffile stops at a dangling link and continues with fewer levels.
     end = tif.pages.next_page_offset
-    if end is None or tif.is_ndpi:  # Hamamatsu's links are written otherwise
+    if end is None or tif.is_ndpi:  # Hamamatsu writes its links differently
         return
     tif.filehandle.seek(end)
     link = tif.filehandle.read(tif.tiff.offsetsize)

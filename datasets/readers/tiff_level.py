@@ -1,4 +1,4 @@
-"""One level of a TIFF pyramid: only the tiles or strips that a region touches are read and decoded."""
+"""One level of a TIFF pyramid: only the tiles or strips that a region overlaps are read and decoded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tissuebench.datasets.readers.regions import WHITE, inside, on_background, w
 from tissuebench.errors import DataError
 
 CACHE_BYTES = 128 << 20
-"""Decoded segments kept a slide: a row of strips of a wide slide. The newest one stays whatever its size."""
+"""Cache size per slide: a row of strips of a wide slide. The newest segment is kept whatever its size."""
 MAX_SEGMENT_BYTES = 1 << 30
 _RGB, _GREY, _YCBCR = 2, 1, 6  # tag 262 PhotometricInterpretation
-_JPEG = (6, 7, 34892, 33007)  # the codecs that turn YCbCr into RGB as they decode
-_APERIO_YCBCR = 33003  # JPEG 2000 that holds YCbCr and does not say so
-_ASSOCIATED, _UNASSOCIATED = 1, 2  # tag 338 ExtraSamples: alpha multiplied into the colours already, or not
+_JPEG = (6, 7, 34892, 33007)  # codecs that convert YCbCr to RGB when decoding
+_APERIO_YCBCR = 33003  # JPEG 2000 with undeclared YCbCr
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # tag 338 ExtraSamples: alpha premultiplied into the colours, or not
 
 SegmentKey = tuple[int, int, int]
 
 
 class SegmentCache:
-    """Decoded segments of a slide, least recently used out first."""
+    """Cache of a slide's decoded segments; the least recently used are evicted first."""
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
         self._limit = limit_bytes
@@ -33,27 +33,27 @@ class SegmentCache:
         self._bytes = 0
 
     def get(self, key: SegmentKey) -> Pixels | None:
-        """What was kept under a key, if it is still there."""
+        """Return the segment cached under a key, or None."""
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
     def put(self, key: SegmentKey, pixels: Pixels) -> None:
-        """Keep a segment; older ones go until the bound holds."""
+        """Cache a segment, evicting older ones to stay within the limit."""
         self._kept[key] = pixels
         self._bytes += pixels.nbytes
         while self._bytes > self._limit and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all segments."""
         self._kept.clear()
         self._bytes = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Plane:
-    """Where some samples of a pixel lie: a page, its first segment of them, and which samples they are."""
+    """Location of some samples of a pixel: the page, the index of its first such segment, and the samples."""
 
     page: tifffile.TiffPage | tifffile.TiffFrame
     first_segment: int
@@ -61,16 +61,16 @@ class _Plane:
 
 
 class TiffLevel:
-    """8-bit RGB or RGBA pixels of a level: interleaved, in planes of one page, or in a page each.
+    """8-bit RGB or RGBA pixels of a level: interleaved, in planes of one page, or in one page per sample.
 
     Args:
-        path: named by errors.
-        number: of the level, for the cache.
-        series: the level as tifffile found it.
+        path: file name for errors.
+        number: number of the level, for the cache.
+        series: the level as found by tifffile.
         cache: shared by the levels of a slide.
 
     Raises:
-        DataError: not 8-bit RGB, cut off, tags that contradict each other, or a segment too large to decode at once.
+        DataError: not 8-bit RGB, truncated, contradictory tags, or a segment too large to decode at once.
     """
 
     def __init__(self, path: Path, number: int, series: tifffile.TiffPageSeries, cache: SegmentCache) -> None:
@@ -88,7 +88,7 @@ class TiffLevel:
         self._require_whole()
 
     def read(self, y: int, x: int, height: int, width: int) -> Pixels:
-        """A region, (height, width, 3) uint8; white beyond the edge and where a tile has no bytes."""
+        """Return a region, (height, width, 3) uint8; white beyond the edge and where a tile has no bytes."""
         canvas = white(height, width)
         y0, y1 = inside(y, height, self.height)
         x0, x1 = inside(x, width, self.width)
@@ -118,9 +118,9 @@ class TiffLevel:
         place = self._planes[plane]
         page, number = place.page, place.first_segment + index
         count = page.databytecounts[number]
-        if count == 0:  # scanners leave out tiles of bare glass
+        if count == 0:  # scanners omit tiles of bare glass
             return None
-        decode = page.decode  # making it may move the file's position
+        decode = page.decode  # creating it may move the file position
         file = self._page.parent.filehandle
         file.seek(page.dataoffsets[number])
         options = {"jpegtables": page.jpegtables}
@@ -135,7 +135,7 @@ class TiffLevel:
             return samples
         alpha = int(self._page.extrasamples[0]) if self._page.extrasamples else 0
         if alpha not in (_ASSOCIATED, _UNASSOCIATED):
-            return samples[..., :3]  # a fourth sample that the file does not call alpha
+            return samples[..., :3]  # a fourth sample that is not declared as alpha
         return on_background(samples, premultiplied=alpha == _ASSOCIATED)
 
     def _require_whole(self) -> None:
@@ -145,7 +145,7 @@ class TiffLevel:
             offsets, counts = place.page.dataoffsets, place.page.databytecounts
             if not place.first_segment + segments <= len(offsets) == len(counts):
                 raise DataError(f"{self._path}: tags of a level contradict each other; replace the file")
-            # A JPEG strip that is cut off decodes without an error, its rest grey.
+            # A truncated JPEG strip decodes without an error, with the remainder grey.
             if any(start + count > length for start, count in zip(offsets, counts, strict=True)):
                 raise DataError(f"{self._path}: is cut off (pixels beyond the end of the file); replace the file")
         rows = self._tile_height if self._page.is_tiled else min(self._tile_height, self.height)

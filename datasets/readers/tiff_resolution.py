@@ -1,4 +1,4 @@
-"""What a TIFF says of its resolution, in the order of trust: Aperio's text, OME-XML, the resolution tags."""
+"""Resolution of a TIFF, from the most reliable source: Aperio's text, OME-XML, then the resolution tags."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _TAG_UNITS = {2: "inch", 3: "cm"}  # TIFF 6.0, tag 296 ResolutionUnit; 1 means "
 
 
 def require_plain_xml(path: Path, page: tifffile.TiffPage) -> None:
-    """Refuse XML that defines entities, before any parser sees it.
+    """Raise if the XML defines entities, before any parser sees it.
 
     Raises:
-        DataError: the description has a document type; no slide format's has one.
+        DataError: the description has a document type, which no slide format has.
     """
     description = str(page.description).lower()
     if "<!doctype" in description or "<!entity" in description:
@@ -27,7 +27,7 @@ def require_plain_xml(path: Path, page: tifffile.TiffPage) -> None:
 
 
 def tiff_mpp(path: Path, tif: tifffile.TiffFile) -> float | None:
-    """Micrometres a pixel of level 0; None if the file does not say, or says what no microscope has.
+    """Return micrometres per pixel of level 0; None if the file does not say, or states an implausible value.
 
     Raises:
         DataError: pixels are not square.
@@ -42,7 +42,7 @@ def tiff_mpp(path: Path, tif: tifffile.TiffFile) -> float | None:
 
 
 def aperio_fields(page: tifffile.TiffPage) -> dict[str, str]:
-    """The ``key = value`` parts of Aperio's ImageDescription."""
+    """Return the ``key = value`` pairs of Aperio's ImageDescription."""
     parts = re.split(r"[|;\r\n]", str(page.description))
     pairs = (part.partition("=") for part in parts)
     return {key.strip(): value.strip() for key, sign, value in pairs if sign}

@@ -1,1 +1,1 @@
-"""The sealed tile store: an OME-Zarr 0.5 image and label pyramid of each slide."""
+"""Sealed tile store: an OME-Zarr 0.5 image and label pyramid for each slide."""

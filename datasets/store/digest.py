@@ -1,4 +1,4 @@
-"""The hash of a raster's pixels, block by block: the same whatever chunks, codec or order of writing it has."""
+"""Hash of a raster's pixels, computed block by block; independent of chunks, codec and order of writing."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tissuebench.common.hashing import content_hash
 
 
 class RasterDigest:
-    """Sha256 over the shape and the blocks of ``pyramid.blocks``, fed in that order."""
+    """SHA-256 over the shape and the blocks of ``pyramid.blocks``, fed in that order."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._sha = hashlib.sha256(content_hash(list(shape)).encode())
 
     def update(self, block: NDArray[np.generic]) -> None:
-        """The next block."""
+        """Add the next block."""
         self._sha.update(np.ascontiguousarray(block).data)
 
     def hexdigest(self) -> str:
-        """The hash so far, hex."""
+        """Return the hash so far, in hex."""
         return self._sha.hexdigest()
 
 
 def array_digest(*arrays: NDArray[np.generic]) -> str:
-    """Sha256 of small arrays: shapes and bytes."""
+    """Return the SHA-256 of the shapes and bytes of small arrays, in hex."""
     digest = RasterDigest(tuple(side for array in arrays for side in array.shape))
     for array in arrays:
         digest.update(array)

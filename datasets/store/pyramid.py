@@ -1,4 +1,4 @@
-"""Image and label pyramids as OME-Zarr 0.5, written block by block: memory does not grow with the slide.
+"""Image and label pyramids as OME-Zarr 0.5, written block by block in constant memory.
 
 Source of the format: OME-NGFF 0.5, sections ``multiscales`` and ``image-label``; Zarr v3 sharding codec.
 """
@@ -19,10 +19,10 @@ Codec = Literal["lz4", "zstd", "none"]
 CHUNK_PX = 256
 SHARD_PX = 4096
 FILL = 255
-"""White in an image, "not annotated" in a label raster: chunks of nothing else take no room on disk."""
+"""Fill value, white in an image, "not annotated" in a label raster: chunks of only this value use no disk space."""
 
-# No shuffle: bytes of pixels have no halves to sort. `make perf-tiles` measures the choice on images and labels; the
-# slower encoder makes labels three times smaller and twice as fast to decode, and images neither.
+# No shuffle: pixels are single bytes. `make perf-tiles` measures this choice on images and labels; the slower encoder
+# makes labels three times smaller and twice as fast to decode, but not images.
 _COMPRESSORS = {
     "lz4": BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1),
     "zstd": ZstdCodec(level=1),
@@ -32,7 +32,7 @@ _LABEL_COMPRESSORS = {**_COMPRESSORS, "lz4": BloscCodec(cname="lz4hc", clevel=5,
 
 
 def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
-    """Sizes of a pyramid's levels: each half of the one before, until the short side is at most two chunks."""
+    """Return the sizes of a pyramid's levels, each halved until the short side has at most two chunks."""
     shapes = [(height, width)]
     while min(shapes[-1]) > 2 * CHUNK_PX:
         shapes.append((shapes[-1][0] // 2, shapes[-1][1] // 2))
@@ -40,23 +40,23 @@ def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def blocks(height: int, width: int, edge: int = SHARD_PX) -> Iterator[tuple[int, int, int, int]]:
-    """(y, x, height, width) of the blocks of a grid, row by row; the last ones end with the slide."""
+    """Yield (y, x, height, width) of the blocks of a grid, row by row; the last ones end at the slide's edge."""
     for y in range(0, height, edge):
         for x in range(0, width, edge):
             yield y, x, min(edge, height - y), min(edge, width - x)
 
 
 class PyramidWriter:
-    """One pyramid. Level 0 is filled through ``write``, the others follow in ``finish``.
+    """Writer of one pyramid. Level 0 is filled with ``write``, the other levels are added by ``finish``.
 
     Args:
-        folder: of the OME-Zarr group, made here.
+        folder: folder of the OME-Zarr group, created here.
         lead: leading axes, (3,) for an image, () for labels.
         size: (height, width) of level 0.
-        n_levels: as many as the image has, which OME-NGFF asks of its labels.
-        scale: micrometres (or pixels, without an mpp) a pixel of level 0.
-        unit: "micrometer", or "" where the resolution is not known.
-        codec: how chunks are compressed.
+        n_levels: number of levels; OME-NGFF requires the same for labels as for their image.
+        scale: micrometres (or pixels, without an mpp) per pixel of level 0.
+        unit: "micrometer", or "" if the resolution is unknown.
+        codec: compression of the chunks.
         label: name of a label raster; "" for the image.
         colors: RGB of each class, for viewers.
     """
@@ -96,14 +96,14 @@ class PyramidWriter:
         group.attrs["ome"] = _metadata(lead, n_levels, scale, unit, label, colors)
 
     def write(self, block: Pixels, y: int, x: int) -> None:
-        """A block of level 0; blocks of ``blocks(height, width)`` are whole shards and cost no reading back."""
+        """Write a block of level 0; blocks from ``blocks(height, width)`` are whole shards and need no reading back."""
         height, width = block.shape[-2:]
         self._levels[0][..., y : y + height, x : x + width] = block
 
     def finish(self) -> None:
-        """Write the other levels, each from the one before."""
+        """Write the other levels, each from the previous one."""
         halve = _halve_labels if self._label else _halve_image
-        cache = ShardCache(max_open=4)  # mapped pages count as memory: a block touches no more shards than that
+        cache = ShardCache(max_open=4)  # mapped pages count as memory; a block overlaps at most 4 shards
         for index in range(1, len(self._levels)):
             below, above = self._levels[index - 1], self._levels[index]
             total_y, total_x = above.shape[-2:]
@@ -121,7 +121,7 @@ class PyramidWriter:
 
 
 def shard_edge(height: int, width: int) -> int:
-    """Edge of a shard: no larger than the array needs, so that small images stay small files."""
+    """Return the edge length of a shard, no larger than the array needs, so that small images remain small files."""
     return min(SHARD_PX, -(-max(height, width) // CHUNK_PX) * CHUNK_PX)
 
 
@@ -159,7 +159,7 @@ def _metadata(
 
 
 def _halve_image(cyx: Pixels) -> Pixels:
-    """Mean of 2 x 2 pixels, rounded; an odd last row or column is left out."""
+    """Return the rounded mean of 2 x 2 pixels; an odd last row or column is dropped."""
     height, width = cyx.shape[1] // 2 * 2, cyx.shape[2] // 2 * 2
     corners = (cyx[:, row:height:2, column:width:2] for row in (0, 1) for column in (0, 1))
     total = np.full((cyx.shape[0], height // 2, width // 2), 2, np.uint16)
@@ -169,6 +169,6 @@ def _halve_image(cyx: Pixels) -> Pixels:
 
 
 def _halve_labels(labels: Pixels) -> Pixels:
-    """Every second pixel, of the same size as the halved image; one row or column is kept as it is."""
+    """Return every second pixel, at the size of the halved image; a single row or column is kept."""
     height, width = (max(1, side // 2 * 2) for side in labels.shape)
     return np.ascontiguousarray(labels[:height:2, :width:2])

@@ -1,9 +1,9 @@
-"""Scattered regions out of a sharded zarr array, at the speed of the page cache.
+"""Reader of scattered regions from a sharded zarr array, at the speed of the page cache.
 
-A general zarr library spends most of a tile's time on bookkeeping. This reader knows one layout, the one that
+A general zarr library spends most of a tile's time on bookkeeping. This reader only supports the layout that
 ``store_writer`` writes: zarr v3, uint8, chunks that span all leading axes, the ``sharding_indexed`` codec with its
-index at the end, chunks raw or compressed with Blosc or Zstandard. It maps the shards into memory, checks the
-checksum of a shard's index when it is first touched, and decodes a chunk straight into the caller's array.
+index at the end, chunks raw or compressed with Blosc or Zstandard. It memory-maps the shards, verifies the checksum of
+a shard's index on first access, and decodes chunks directly into the caller's array.
 
 Source of the format: Zarr v3 core specification; "Sharding codec" (ZEP 2), version 1.0.
 """
@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]
 _MISSING = 2**64 - 1
 _MAX_OPEN_SHARDS = 256
 _CODECS = ("none", "blosc", "zstd")
-_decoders: Any = imagecodecs  # its stubs do not know that arrays pass in and out without a copy
+_decoders: Any = imagecodecs  # its stubs do not cover array arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class _Shard:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How an array lies on disk. ``chunk_px`` and ``shard_px`` are edges; leading axes are never cut."""
+    """Layout of an array on disk. ``chunk_px`` and ``shard_px`` are edge lengths; leading axes are never split."""
 
     shape: tuple[int, ...]
     chunk_px: int
@@ -51,7 +51,7 @@ class Layout:
 
 
 class ShardCache:
-    """Open shards, least recently used out first. Of one process: a copy in another process begins empty."""
+    """Cache of open shards that evicts the least recently used; a copy in another process starts empty."""
 
     def __init__(self, max_open: int = _MAX_OPEN_SHARDS) -> None:
         self._max_open = max_open
@@ -66,14 +66,14 @@ class ShardCache:
         self.__init__(state["_max_open"])  # type: ignore[misc]
 
     def layout(self, array: str) -> Layout:
-        """The layout of the array in the folder ``array``; errors as ``read_layout``."""
+        """Return the layout of the array in the folder ``array``; raises as ``read_layout``."""
         if array not in self._layouts:
             self._layouts[array] = read_layout(Path(array))
         return self._layouts[array]
 
     def shard(self, array: str, layout: Layout, row: int, column: int) -> _Shard | None:
-        """An open shard, None where nothing but the fill value was written."""
-        if self._pid != os.getpid():  # after a fork: mapped memory is shared safely, the bookkeeping is our own
+        """Return an open shard; None if it contains only the fill value."""
+        if self._pid != os.getpid():  # after a fork: sharing mapped memory is safe, sharing the bookkeeping is not
             self._pid = os.getpid()
             self._open = OrderedDict()
         key = (array, row, column)
@@ -89,10 +89,10 @@ class ShardCache:
 
 
 def read_layout(array: Path) -> Layout:
-    """Read ``zarr.json`` of an array.
+    """Read the layout of an array from its ``zarr.json``.
 
     Raises:
-        DataError: missing, or not of the layout that this reader knows.
+        DataError: missing, or not the layout that this reader supports.
     """
     try:
         document = json.loads((array / "zarr.json").read_text())
@@ -124,10 +124,10 @@ def read_layout(array: Path) -> Layout:
 
 
 def read_into(out: Pixels, cache: ShardCache, array: str, y: int, x: int) -> None:
-    """Fill ``out`` (..., height, width) with the region that begins at (``y``, ``x``); 255 beyond the edge.
+    """Fill ``out`` (..., height, width) with the region that starts at (``y``, ``x``); 255 beyond the edge.
 
     Raises:
-        DataError: not such an array, or a shard is damaged.
+        DataError: not an array of this layout, or a shard is damaged.
     """
     layout = cache.layout(array)
     edge = layout.chunk_px
@@ -135,7 +135,7 @@ def read_into(out: Pixels, cache: ShardCache, array: str, y: int, x: int) -> Non
     total_y, total_x = layout.shape[-2:]
     bottom, right = min(y + height, total_y), min(x + width, total_x)
     aligned = height == edge == width and bottom - y == edge == right - x and not (y % edge or x % edge)
-    if aligned and out.flags.c_contiguous:  # a tile of the grid: decoded in place, nothing to cut
+    if aligned and out.flags.c_contiguous:  # a tile of the grid: decoded in place, no cropping
         chunk = _chunk(out, cache, array, layout, y // edge, x // edge)
         if chunk is not out:
             np.copyto(out, chunk)
@@ -157,7 +157,7 @@ def read_into(out: Pixels, cache: ShardCache, array: str, y: int, x: int) -> Non
 
 
 def _chunk(scratch: Pixels, cache: ShardCache, array: str, layout: Layout, row: int, column: int) -> Pixels:
-    """A whole chunk: a raw one as it lies in the file, any other one in ``scratch``, contiguous and of its shape."""
+    """Return a whole chunk: a raw one as a view of the file, any other decoded into ``scratch``, contiguous."""
     per_shard = layout.shard_px // layout.chunk_px
     shard = cache.shard(array, layout, row // per_shard, column // per_shard)
     start, length = (_MISSING, 0) if shard is None else shard.index[row % per_shard * per_shard + column % per_shard]
@@ -194,5 +194,5 @@ def _open_shard(path: Path, layout: Layout) -> _Shard | None:
     tail = data[max(0, len(data) - size - 4) :]
     if len(tail) != size + 4 or crc32c(tail[:size]) != int.from_bytes(tail[size:], "little"):
         raise DataError(f"{path}: the shard's index is damaged (its checksum does not hold); ingest again")
-    entries = np.frombuffer(tail[:size], "<u8").tolist()  # Python's integers: looked up at every tile
+    entries = np.frombuffer(tail[:size], "<u8").tolist()  # Python integers: looked up for every tile
     return _Shard(np.frombuffer(data, np.uint8), list(zip(entries[::2], entries[1::2], strict=True)))

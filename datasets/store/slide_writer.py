@@ -1,4 +1,4 @@
-"""Writes one slide of a store, block by block, so that any process may write any slide and memory stays bounded."""
+"""Writer of one slide of a store, block by block: any process can write any slide, in bounded memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tissuebench.errors import DataError
 
 
 class SlideSource(Protocol):
-    """A slide at the store's mpp, read a block at a time. ``height``, ``width`` in pixels."""
+    """Source of a slide at the store's mpp, read in blocks. ``height`` and ``width`` are in pixels."""
 
     @property
     def height(self) -> int: ...  # noqa: D102
@@ -36,17 +36,17 @@ class SlideSource(Protocol):
     def width(self) -> int: ...  # noqa: D102
 
     def image(self, y: int, x: int, height: int, width: int) -> Pixels:
-        """(height, width, 3) uint8 RGB."""
+        """Return a block of the image, (height, width, 3) uint8 RGB."""
         ...
 
     def labels(self, y: int, x: int, height: int, width: int) -> Pixels:
-        """(height, width) uint8 class ids, 255 = not annotated."""
+        """Return a block of the labels, (height, width) uint8 class ids, 255 = not annotated."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
-    """What every slide of a store has in common: where it is written and how."""
+    """Properties that all slides of a store share: folder, resolution, tile size, classes and codec."""
 
     folder: Path
     mpp: float | None
@@ -57,12 +57,12 @@ class StoreSpec:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a slide was made from; told in the report, not part of the content hash.
+    """Origin of a slide; shown in the report, not part of the content hash.
 
     Attributes:
-        fingerprint: of the source files; another one means that the slide is made anew.
-        notes: what was repaired or clipped, a line each.
-        metadata: what the source file says of itself.
+        fingerprint: fingerprint of the source files; if it changes the slide is converted again.
+        notes: what was repaired or clipped, one line each.
+        metadata: further information in the source file.
     """
 
     fingerprint: str = ""
@@ -77,14 +77,14 @@ def write_slide(
     provenance: Provenance,
     tissue: Pixels | None = None,
 ) -> None:
-    """Write one slide; it is there in full once its record is.
+    """Write one slide; it is complete once its record exists.
 
     Args:
         spec: the store.
         slide_id: usable as a file name.
         source: pixels and labels.
-        provenance: where they came from.
-        tissue: (ceil(H/16), ceil(W/16)) uint8 of 0 and 1; by default found in the image.
+        provenance: origin of the pixels and labels.
+        tissue: (ceil(H/16), ceil(W/16)) uint8 of 0 and 1; by default detected in the image.
 
     Raises:
         DataError: the id is unusable, the source cannot be read, or the slide shows no tissue.
@@ -114,7 +114,7 @@ def write_slide(
 
 
 def written_slides(folder: Path) -> dict[str, Provenance]:
-    """The slides that are there in full, by id."""
+    """Return the provenance of the completely written slides, by id."""
     found = {}
     for path in sorted((folder / "records").glob("*.json")):
         document, _ = read_hashed_json(path)
@@ -127,7 +127,7 @@ def written_slides(folder: Path) -> dict[str, Provenance]:
 
 
 def drop_slide(folder: Path, slide_id: str) -> None:
-    """Remove a slide; its record first, so that it never counts as being there."""
+    """Remove a slide, its record first, so that it never counts as complete."""
     for path in (f"records/{slide_id}.json", f"records/{slide_id}.npz", f"thumbnails/{slide_id}.jpg"):
         (folder / path).unlink(missing_ok=True)
     shutil.rmtree(folder / "slides" / slide_id, ignore_errors=True)
@@ -210,7 +210,7 @@ def _write_rasters(
 def _count_tiles(
     table: NDArray[np.uint32], starts: NDArray[np.int64], tile_px: int, raster: Pixels, y: int, x: int
 ) -> None:
-    """Add to ``table`` what this block contributes to the class counts of the tiles that it touches."""
+    """Add this block's class counts to ``table`` for the tiles that it overlaps."""
     if (raster == IGNORE_LABEL).all():
         return
     ends = np.array([y + raster.shape[0], x + raster.shape[1]])

@@ -1,4 +1,4 @@
-"""StoreWriter gathers written slides into a store and seals it; for its layout see ``tile_store``."""
+"""Writer that collects written slides into a store and seals it; see ``tile_store`` for the layout."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _WRITTEN_AS = "written_as.json"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Whose slide it is and what is known of it without looking: patient, diagnoses, image-level tags if given."""
+    """Case of a slide, known without reading pixels: patient, diagnoses, and image-level tags if given."""
 
     patient_id: str
     diagnosis: tuple[str, ...] = ()
@@ -44,20 +44,21 @@ class Case:
 
 
 class StoreWriter:
-    """Writes a store aside and seals it by renaming: a store is whole or not there.
+    """Writer of a store in a temporary folder, sealed by renaming: a store is complete or does not exist.
 
-    Slides that an earlier writer finished under the same settings are kept, so an interrupted one goes on.
+    Slides that an earlier writer finished with the same settings are kept, so an interrupted one picks up where it left
+    off.
 
     Args:
-        path: where the sealed store will stand.
-        info: what is known of the store as a whole.
+        path: path of the sealed store.
+        info: properties of the store as a whole.
         class_map: the classes of its label rasters.
-        codec: how chunks are compressed; not part of the content hash, as the pixels are the same.
-        settings: what else decides the pixels of a slide; other ones begin anew.
-        update: open a sealed store again, to change, add or remove slides.
+        codec: compression of the chunks; not part of the content hash, as the pixels are the same.
+        settings: other settings that determine the pixels of a slide; if they differ, all slides are written again.
+        update: reopen a sealed store to change, add or remove slides.
 
     Raises:
-        DataError: something stands at ``path`` already and ``update`` was not asked for.
+        DataError: ``path`` already exists and ``update`` is not set.
     """
 
     def __init__(
@@ -102,18 +103,18 @@ class StoreWriter:
         self._cases: dict[str, Case] = {}
 
     def finished(self) -> dict[str, Provenance]:
-        """The slides that are written in full, by id."""
+        """Return the provenance of the completely written slides, by id."""
         return written_slides(self.folder)
 
     def add(
         self, slide_id: str, patient_id: str, diagnosis: tuple[str, ...], image: Pixels, labels: Pixels, tissue: Pixels
     ) -> None:
-        """Write one slide that is in memory.
+        """Write one slide from memory.
 
         Args:
             slide_id: unique, usable as a file name.
             patient_id: the unit of splits and budgets.
-            diagnosis: diagnoses of the case; several if mixed, empty if unknown.
+            diagnosis: diagnoses of the case, several if mixed, empty if unknown.
             image: (H, W, 3) uint8 RGB at the store's mpp.
             labels: (H, W) uint8 class ids, 255 = not annotated.
             tissue: (ceil(H/16), ceil(W/16)) uint8 of 0 and 1.
@@ -127,11 +128,11 @@ class StoreWriter:
         self._cases[slide_id] = Case(patient_id, diagnosis)
 
     def seal(self, cases: Mapping[str, Case] | None = None) -> TileStore:
-        """Write tables and manifest, rename the folder, and open it for reading.
+        """Write tables and manifest, rename the folder, and open the store for reading.
 
         Args:
-            cases: the slides that belong to the store; others that were written are removed. By default those that
-                ``add`` wrote.
+            cases: the slides that belong to the store; other written slides are removed. By default those written by
+                ``add``.
 
         Raises:
             DataError: one of the slides was not written, or there is none.
@@ -163,7 +164,7 @@ class StoreWriter:
             },
             "slides": [records[slide_id] for slide_id in sorted(records)],
         }
-        # Where these are the defaults nothing is said, as before they were known: content hashes stay what they were.
+        # Defaults are left out, as before these settings existed, so that content hashes do not change.
         if self._info.min_tag_share != MIN_SHARE:
             manifest["min_tag_share"] = self._info.min_tag_share
         if self._info.white is not None:
@@ -176,11 +177,11 @@ class StoreWriter:
         return TileStore(self.path)
 
     def discard(self) -> None:
-        """Remove what was written: after a failure nothing stays half-written."""
+        """Remove everything that was written, so that a failure leaves nothing half-written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write_tables(self, records: Mapping[str, dict[str, Json]]) -> None:
-        # One file for all slides: read through one memory map, whatever their number.
+        # One file for all slides: read through a single memory map, however many there are.
         (self.folder / "tiles").mkdir(exist_ok=True)
         total = sum(cast("int", record["n_tiles"]) for record in records.values())
         for name, path, descr, shape in (

@@ -1,4 +1,4 @@
-"""What people check at a glance: the slide, where tissue was found, and what was annotated."""
+"""Thumbnails for visual checks: the slide with its detected tissue, and with its annotation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _GAP_PX = 8
 
 
 def write_thumbnail(folder: Path, slide_id: str, tissue: Pixels, class_map: ClassMap) -> None:
-    """Write ``thumbnails/<slide_id>.jpg``: left the slide with its tissue outlined, right with its annotation.
+    """Write ``thumbnails/<slide_id>.jpg``: the slide with its tissue outlined (left) and with its annotation (right).
 
     Args:
-        folder: of the store; the slide is there already.
+        folder: folder of the store; it already contains the slide.
         slide_id: the slide.
         tissue: (h, w) uint8 of 0 and 1.
         class_map: colours of the classes.
@@ -54,7 +54,7 @@ def _whole(array: Path) -> Pixels:
 
 
 def _outline(mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """The pixels of a mask, two deep, that touch what is outside of it."""
+    """Return the outer rim of a mask, two pixels wide."""
     inner = mask.copy()
     for _ in range(2):
         kept = np.pad(inner, 1)

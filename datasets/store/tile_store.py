@@ -1,15 +1,15 @@
-"""TileStore: slides and label rasters as OME-Zarr 0.5, sealed under one content hash, immutable from then on.
+"""TileStore: slides and label rasters as OME-Zarr 0.5, sealed with a content hash and immutable from then on.
 
 Layout (zarr v3, sharded)::
 
-    store.zarr/manifest.json                      written last: its presence is the seal
+    store.zarr/manifest.json                      written last: it seals the store
     store.zarr/slides/<slide_id>/0..n             image pyramid, (3, Y, X) uint8
     store.zarr/slides/<slide_id>/labels/annotation/0..n   class ids, (Y, X) uint8, 255 = not annotated
     store.zarr/slides/<slide_id>/labels/tissue/0..n       1 = tissue, (Y, X) uint8, from 1/16 on
-    store.zarr/tiles/                             for every tile of every slide: tissue share, pixels of each class
-    store.zarr/source.json                        which files it was made from; not part of the content hash
-    store.zarr/records/<slide_id>.json            what the slide was made from, and what was repaired
-    store.zarr/thumbnails/<slide_id>.jpg          tissue and annotation drawn over the slide, for people
+    store.zarr/tiles/                             tissue share and pixels per class of every tile of every slide
+    store.zarr/source.json                        hash of the source files; not part of the content hash
+    store.zarr/records/<slide_id>.json            origin of the slide, and what was repaired
+    store.zarr/thumbnails/<slide_id>.jpg          tissue and annotation drawn over the slide, for visual checks
 
 Source of the format: OME-NGFF 0.5, sections ``multiscales`` and ``image-label``.
 """
@@ -43,7 +43,7 @@ TILE_TISSUE, TILE_CLASSES = "tiles/tissue.npy", "tiles/class_pixels.npy"
 
 @dataclass(frozen=True, slots=True)
 class SlideInfo:
-    """What is known of a slide without any label. ``height``, ``width`` in pixels at the store's mpp."""
+    """Label-free properties of a slide. ``height`` and ``width`` are in pixels at the store's mpp."""
 
     slide_id: str
     patient_id: str
@@ -54,12 +54,18 @@ class SlideInfo:
 
 @dataclass(frozen=True, slots=True)
 class StoreInfo:
-    """What is known of a store as a whole.
+    """Properties of a store as a whole.
 
-    ``mpp`` is None where the source does not publish it; ``source_sha256`` tells which manifest and files it was made
-    from: a new one means that something may have changed. ``min_tag_share`` is the share of a tile's annotated pixels
-    from which on a tag names a class; ``white`` says which pixels are background by their colour; ``stain`` how the
-    slides were brought to one stain.
+    Attributes:
+        dataset: name of the dataset.
+        mpp: micrometres per pixel; None if the source does not publish it.
+        tile_px: edge length of a tile.
+        costs: assumed costs of labels.
+        source_sha256: hash of the manifest and files that the store was made from; a new one means that something may
+            have changed.
+        min_tag_share: minimum share of a tile's annotated pixels for a tag to name a class.
+        white: rule for pixels that are background by their colour.
+        stain: method by which the slides were brought to one stain.
     """
 
     dataset: str
@@ -73,35 +79,35 @@ class StoreInfo:
 
 
 class WithheldLabels:
-    """Every label of a store. Only the label door, the budgets and the splits may hold one (a test says so)."""
+    """All labels of a store. Only the label view, the budgets and the splits may hold one (enforced by a test)."""
 
     def __init__(self, store: TileStore, records: dict[str, dict[str, Json]]) -> None:
         self._store = store
         self._records = records
 
     def mask(self, slide_id: str, y: int, x: int, height: int, width: int) -> Pixels:
-        """Class ids of a region, (height, width) uint8."""
+        """Return the class ids of a region, (height, width) uint8."""
         return self._store._region(slide_id, "labels/annotation/0", (height, width), y, x)
 
     def masks(self, tiles: Sequence[Tile], size: int) -> Pixels:
-        """Class ids of many tiles, (B, size, size) uint8."""
+        """Return the class ids of several tiles, (B, size, size) uint8."""
         return self._store._batch(tiles, "labels/annotation/0", (size, size))
 
     def diagnosis(self, slide_id: str) -> tuple[str, ...]:
-        """The diagnoses of a slide's case; several for a mixed one, none where it is unknown."""
+        """Return the diagnoses of a slide's case; several if mixed, none if unknown."""
         return tuple(cast("list[str]", self._records[slide_id]["diagnosis"]))
 
     def tags(self, slide_id: str) -> tuple[str, ...] | None:
-        """Classes present in the slide, where its source says so as a label of its own; None elsewhere."""
+        """Return the classes present in the slide, if its source states them as a separate label; None otherwise."""
         tags = cast("list[str] | None", self._records[slide_id]["tags"])
         return None if tags is None else tuple(tags)
 
     def class_pixels(self, slide_id: str) -> tuple[int, ...]:
-        """Annotated pixels of each class."""
+        """Return the number of annotated pixels of each class."""
         return tuple(cast("list[int]", self._records[slide_id]["class_pixels"]))
 
     def tile_class_pixels(self, slide_id: str) -> NDArray[np.uint32]:
-        """Annotated pixels of each class in each tile of ``tiling.grid``, (N, K), in its order."""
+        """Return the annotated pixels of each class in each tile of ``tiling.grid``, (N, K) uint32, in its order."""
         return self._all_tile_class_pixels[self._store._tile_rows[slide_id]]
 
     def __getstate__(self) -> dict[str, object]:
@@ -113,10 +119,16 @@ class WithheldLabels:
 
 
 class TileStore:
-    """A sealed store, opened for reading. It may be pickled and forked: every process maps the files by itself.
+    """Sealed store, opened for reading. It may be pickled and forked: every process maps the files by itself.
 
     Raises:
-        DataError: there is no store, or it was never sealed, or its manifest was edited.
+        DataError: there is no store, it was never sealed, or its manifest was edited.
+
+    Example:
+        >>> store = TileStore(Path("data/synthetic/store.zarr"))
+        >>> slide = next(iter(store.slides.values()))
+        >>> store.image(slide.slide_id, y=0, x=0, height=256, width=256).shape
+        (3, 256, 256)
     """
 
     def __init__(self, path: Path) -> None:
@@ -164,27 +176,27 @@ class TileStore:
         return {key: value for key, value in self.__dict__.items() if key != "_all_tile_tissue"}
 
     def frugal(self, max_open: int = 5) -> TileStore:
-        """The same store for going through slides in order: few shards stay mapped, as mapped pages count as memory."""
+        """Return the same store for reading slides in order: it keeps few shards mapped, as they count as memory."""
         twin = copy.copy(self)
         twin._shards = ShardCache(max_open)
         return twin
 
     def image(self, slide_id: str, y: int, x: int, height: int, width: int) -> Pixels:
-        """A region, (3, height, width) uint8 RGB; white beyond the slide's edge."""
+        """Return a region of the image, (3, height, width) uint8 RGB; white beyond the slide's edge."""
         return self._region(slide_id, "0", (3, height, width), y, x)
 
     def images(self, tiles: Sequence[Tile], size: int) -> Pixels:
-        """Many tiles, (B, 3, size, size) uint8 RGB; white beyond the slides' edges."""
+        """Return the images of several tiles, (B, 3, size, size) uint8 RGB; white beyond the slides' edges."""
         return self._batch(tiles, "0", (3, size, size))
 
     def tissue(self, slide_id: str) -> Pixels:
-        """The tissue mask at 1/16, (ceil(H/16), ceil(W/16)) uint8 of 0 and 1."""
+        """Return the tissue mask at 1/16, (ceil(H/16), ceil(W/16)) uint8 of 0 and 1."""
         slide = self._slide(slide_id)
         size = (-(-slide.height // TISSUE_DOWNSAMPLE), -(-slide.width // TISSUE_DOWNSAMPLE))
         return self._region(slide_id, "labels/tissue/0", size, 0, 0)
 
     def tile_tissue(self, slide_id: str) -> NDArray[np.float32]:
-        """Share of tissue in each tile of ``tiling.grid``, (N,) in 0..1, in its order."""
+        """Return the share of tissue in each tile of ``tiling.grid``, (N,) float32 in 0..1, in its order."""
         return self._all_tile_tissue[self._tile_rows[slide_id]]
 
     @cached_property

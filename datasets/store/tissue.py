@@ -1,4 +1,4 @@
-"""Where tissue is, from the image alone: stained pixels absorb, glass does not."""
+"""Tissue detection from the image alone: stained pixels absorb light, glass does not."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from PIL import Image, ImageFilter
 from tissuebench.datasets.store.tile_store import TISSUE_DOWNSAMPLE
 
 _MIN_OPTICAL_DENSITY = 0.06
-"""Mean optical density above the slide's own white that counts as tissue. H&E stroma has .15 to .3."""
+"""Minimum mean optical density of tissue above the slide's own white. H&E stroma has .15 to .3."""
 
 MIN_TISSUE_SHARE = 0.25
-"""Share of tissue from which on a tile counts as tissue."""
+"""Minimum share of tissue in a tissue tile."""
 
 
 def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Mean of blocks of 16 x 16 pixels, (ceil(H/16), ceil(W/16), 3); what is missing of a last block is repeated."""
+    """Return the means of 16 x 16 blocks, (ceil(H/16), ceil(W/16), 3) uint8; edge pixels pad incomplete blocks."""
     edge = TISSUE_DOWNSAMPLE
     rows, columns = (-(-side // edge) for side in pixels.shape[:2])
     missing = rows * edge - pixels.shape[0], columns * edge - pixels.shape[1]
@@ -27,10 +27,10 @@ def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def tissue_mask(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Tissue at 1/16: blurred optical density above the slide's background.
+    """Return the tissue mask at 1/16: blurred optical density above the slide's background.
 
     Args:
-        small: the whole slide through ``shrink``, (h, w, 3) RGB.
+        small: the whole slide after ``shrink``, (h, w, 3) RGB.
 
     Returns:
         (h, w) uint8 of 0 and 1.
@@ -42,12 +42,12 @@ def tissue_mask(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def tile_shares(mask: NDArray[np.uint8], origins: NDArray[np.int64], tile_px: int) -> NDArray[np.float32]:
-    """Share of tissue in each tile, (N,) in 0..1.
+    """Return the share of tissue in each tile, (N,) float32 in 0..1.
 
     Args:
         mask: from ``tissue_mask``.
         origins: (N, 2) upper left pixels of the tiles, y and x.
-        tile_px: edge of a tile.
+        tile_px: edge length of a tile.
     """
     size = max(1, tile_px // TISSUE_DOWNSAMPLE)
     starts = origins // TISSUE_DOWNSAMPLE

@@ -1,4 +1,4 @@
-"""Reads a whole store and compares every pixel with what was sealed."""
+"""Verification of a whole store: every pixel is compared with what was sealed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tissuebench.errors import DataError
 
 
 def verify(store: TileStore) -> None:
-    """Compare images, labels, tissue and tile tables with the hashes of the manifest, block by block.
+    """Compare images, labels, tissue and tile tables with the hashes in the manifest, block by block.
 
     Raises:
-        DataError: a slide's pixels are not those that were sealed.
+        DataError: a slide's pixels differ from those that were sealed.
     """
     document = cast("dict[str, Any]", read_hashed_json(store.path / MANIFEST)[0])
     for record in document["slides"]:

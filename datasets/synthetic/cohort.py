@@ -77,7 +77,7 @@ class Patient:
 
 
 def diagnosis_of(index: int) -> Diagnosis:
-    """Return a patient's diagnosis; they alternate, so consecutive patients are balanced and independent of each other."""
+    """Return a diagnosis; A and B alternate, so consecutive patients are balanced and none depends on another."""
     return Diagnosis.B if index % 2 else Diagnosis.A
 
 

@@ -137,7 +137,7 @@ def _ellipse(turn: Points, radius: float, aspect: float, tilt: float) -> Points:
 def _paint_lymphocytes(
     rng: np.random.Generator, canvas: Painting, anatomy: Anatomy, growth: Growth, traits: Traits
 ) -> None:
-    """Paint dense aggregates, and single cells scattered in stroma and tumour according to the patient's inflammation."""
+    """Paint dense aggregates, and single cells scattered in stroma and tumour, by the patient's inflammation."""
     cell_um = canvas.cell_um
     aggregate = anatomy.labels == LYMPHOCYTES
     canvas.blend(0.75 * aggregate.astype(np.float32), 0.10, 0.20)

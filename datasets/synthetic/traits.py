@@ -1,7 +1,7 @@
 """Variation between patients: tissue traits that are unrelated to the diagnosis, and the two kinds of tumour.
 
 The nuisance traits vary widely on purpose: nuclear size, density and chromatin differ more between two patients than
-between the two kinds of tumour, so the kinds cannot be told apart from a few annotated patients, but from a whole cohort.
+between the two kinds of tumour, so a whole cohort separates the kinds, but a few annotated patients do not.
 """
 
 from __future__ import annotations

@@ -27,10 +27,10 @@ class OverlayTile:
     Attributes:
         slide_id, y, x, height, width: position and size, in pixels of the store.
         reason: ``chosen`` by a hash, the same for all trials of a store, or one of the three ``worst`` of its trial.
-        accuracy: share of its annotated pixels that are right.
+        accuracy: share of its annotated pixels that are correct.
         image: JPEG.
         truth, prediction: palette PNG: pixel values are class ids, 255 where nothing is annotated or predicted; the
-            palette holds the class colours.
+            palette contains the class colours.
     """
 
     slide_id: str

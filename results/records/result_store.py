@@ -32,7 +32,13 @@ class Failure:
 
 
 class ResultStore:
-    """Store of finished and failed trials in ``folder``, which is created on the first write."""
+    """Store of finished and failed trials in ``folder``, which is created on the first write.
+
+    Example:
+        >>> results = ResultStore(Path("runs/results")).load()
+        >>> sorted({result.dataset for result in results})
+        ['synthetic']
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -60,7 +66,7 @@ class ResultStore:
         Trials without a result are left out; the leaderboard shows them as gaps if they are among its expected cells.
 
         Raises:
-            DataError: an id is malformed, or a file is damaged, foreign or of another trial than its name says.
+            DataError: an id is malformed, or a file is damaged, foreign, or holds a different trial than its name says.
         """
         if trial_ids is None:
             paths = sorted(self.folder.glob("*.parquet"))

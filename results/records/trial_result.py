@@ -72,7 +72,7 @@ class SlideCounts:
         counts: (K, K) int64, ``counts[truth, predicted]``, in pixels.
         boundaries: (K, 4) int64 pixels: true boundary, its matched part, predicted boundary, its matched part.
         calibration: (``CALIBRATION_BINS``, 3) float64, by the probability of the predicted class: pixels, sum of these
-            probabilities, pixels that are right.
+            probabilities, correct pixels.
         seconds: time to predict and count the slide.
     """
 

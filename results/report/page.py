@@ -18,7 +18,7 @@ from tissuebench.results.render.terminal import minutes, short, signed, to_csv
 from tissuebench.results.report import provenance as origin
 from tissuebench.results.report.picture import Picture
 from tissuebench.results.report.scores import scores
-from tissuebench.results.report.styles import Look, looks, metric_name, plain, settings
+from tissuebench.results.report.styles import MethodStyle, method_styles, metric_name, plain, settings
 from tissuebench.results.report.subject import Subject
 from tissuebench.results.report.summary import summary
 from tissuebench.results.report.tissue import Album, Tissue, tissue
@@ -69,11 +69,11 @@ def build(subjects: Sequence[Subject], title: str, n_boot: int) -> dict[str, byt
     """
     arms = {result.method for subject in subjects for result in subject.results}
     arms |= {row.method for subject in subjects for row in subject.board.rows}
-    look = looks(sorted(arms))
+    styles = method_styles(sorted(arms))
     album = Album()
-    views = [view(subject, f"d{i}", name, look) for i, (subject, name) in enumerate(_titled(subjects))]
+    views = [view(subject, f"d{i}", name, styles) for i, (subject, name) in enumerate(_titled(subjects))]
     chapters = [_chapter(one, n_boot, album) for one in views]
-    across = _across(views, look, n_boot)
+    across = _across(views, styles, n_boot)
     table = scores(views)
     script, style = _text("report.js"), _text("report.css")
     environment = Environment(
@@ -98,7 +98,7 @@ def build(subjects: Sequence[Subject], title: str, n_boot: int) -> dict[str, byt
         chapters=chapters,
         across=across,
         table=table,
-        looks=look,
+        styles=styles,
         settings=settings(sorted(arms)),
         n_trials=sum(len(subject.results) for subject in subjects),
         n_methods=len(arms),
@@ -151,7 +151,7 @@ def _chapter(one: View, n_boot: int, album: Album) -> Chapter:
             summary=tuple(summary(one)),
             curves=tuple(curves(one)),
             differences=tuple(forest(one, p_holm)),
-            ranks=tuple(ranks(one.slug, rankings(complete, n_boot=n_boot), one.looks)),
+            ranks=tuple(ranks(one.slug, rankings(complete, n_boot=n_boot), one.styles)),
             cost=tuple(pareto(one)),
             by_budget={
                 kind: tuple(
@@ -169,7 +169,7 @@ def _chapter(one: View, n_boot: int, album: Album) -> Chapter:
         )
 
 
-def _across(views: Sequence[View], look: Mapping[str, Look], n_boot: int) -> tuple[Picture, ...]:
+def _across(views: Sequence[View], styles: Mapping[str, MethodStyle], n_boot: int) -> tuple[Picture, ...]:
     """Draw ranks over data sets; empty with a single data set, or if one has groups that are not comparable."""
     from tissuebench.results.report.figures.ranks import ranks
     from tissuebench.results.report.figures.sheet import drawing
@@ -179,7 +179,7 @@ def _across(views: Sequence[View], look: Mapping[str, Look], n_boot: int) -> tup
         return ()
     found: list[Ranking] = rankings([result for one in views for result in _complete(one)], n_boot=n_boot)
     with drawing():
-        return tuple(ranks("all", [ranking for ranking in found if ranking.n_blocks > 1], look))
+        return tuple(ranks("all", [ranking for ranking in found if ranking.n_blocks > 1], styles))
 
 
 def _complete(one: View) -> list[TrialResult]:

@@ -41,9 +41,9 @@ def provenance(view: View) -> Mapping[str, Json]:
         if name not in _TOLD_ELSEWHERE
     }
     found["settings of methods"] = {
-        view.looks[method].name: _values([one.identity.get("config") for one in results if one.method == method])
+        view.styles[method].name: _values([one.identity.get("config") for one in results if one.method == method])
         for method in sorted({result.method for result in results})
-        if method in view.looks
+        if method in view.styles
     }
     found["environment"] = {name: _values([one.get(name) for one in environments]) for name in _names(environments)}
     return found

@@ -128,7 +128,7 @@ def _line(
     others = [rows[metric].mean if metric in rows else None for metric in beside]
     return ScoreLine(
         subject=view.title,
-        method=view.looks[first.method].name,
+        method=view.styles[first.method].name,
         arm=plain(first.method),
         budget=plain(first.budget),
         minutes=first.minutes,

@@ -33,7 +33,7 @@ _LONGEST = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class MethodStyle:
     """Style of a method in figures.
 
     Attributes:
@@ -47,7 +47,7 @@ class Look:
     dash: tuple[float, tuple[float, ...] | None]
 
 
-def looks(arms: Sequence[str]) -> dict[str, Look]:
+def method_styles(arms: Sequence[str]) -> dict[str, MethodStyle]:
     """Return styles by method variant. ``supervised`` and ``full`` are in ink, as references for the others."""
     names = labels(arms)
     found = {}
@@ -55,10 +55,10 @@ def looks(arms: Sequence[str]) -> dict[str, Look]:
     for arm in sorted(arms):
         if arm in (LOWER, UPPER):
             dash: tuple[float, tuple[float, ...] | None] = (0, (4, 2)) if arm == LOWER else (0, (1, 2))
-            found[arm] = Look(names[arm], INK, "s" if arm == LOWER else "*", dash)
+            found[arm] = MethodStyle(names[arm], INK, "s" if arm == LOWER else "*", dash)
         else:
             i = ideas.index(arm)
-            found[arm] = Look(
+            found[arm] = MethodStyle(
                 names[arm], _COLORS[i % 6], _MARKERS[i % len(_MARKERS)], _DASHES[i // len(_COLORS) % len(_DASHES)]
             )
     return found

@@ -63,7 +63,7 @@ def _against_control(view: View) -> list[str]:
         below[cell.method] = below.get(cell.method, 0) + (row.diff_high < 0)
     if not compared:
         return []
-    label = {method: look.name for method, look in view.looks.items()}
+    label = {method: style.name for method, style in view.styles.items()}
     always = [label[m] for m, n in compared.items() if above[m] == n]
     some = [f"{label[m]} ({above[m]} of {n})" for m, n in compared.items() if 0 < above[m] < n]
     worse = [label[m] for m, n in compared.items() if below[m] == n]
@@ -92,7 +92,7 @@ def _against_full(view: View) -> list[str]:
             ends = [one.minutes_low, one.minutes_high]
             told = "" if None in ends else f" [{', '.join(_needed(end, one.smallest, one.largest) for end in ends)}]"
             at_most = "at most " if not one.minutes else ""
-            reached.append((needed, f"{view.looks[one.method].name} after {at_most}{minutes(needed, '–')} min{told}"))
+            reached.append((needed, f"{view.styles[one.method].name} after {at_most}{minutes(needed, '–')} min{told}"))
     if reached:
         reached.sort()
         said += f" {100 * SHARE:.0f} % of this is reached by {_list([text for _, text in reached])}."
@@ -149,7 +149,8 @@ def _missing(view: View) -> list[str]:
     if not gaps:
         return []
     some = [
-        f"{view.looks[gap.method].name} at {plain(gap.budget)} ({gap.n_done} of {gap.n_planned} trials)" for gap in gaps
+        f"{view.styles[gap.method].name} at {plain(gap.budget)} ({gap.n_done} of {gap.n_planned} trials)"
+        for gap in gaps
     ]
     failed = f"; {len(failures)} trial{'s' if len(failures) != 1 else ''} failed" if failures else ""
     return [f"Not complete, and left without numbers: {_list(some)}{failed}."]
@@ -171,7 +172,7 @@ def _caveats(view: View) -> list[str]:
 
 
 def _name(view: View, cell: CellView) -> str:
-    return view.looks[cell.method].name
+    return view.styles[cell.method].name
 
 
 def _names(view: View, cells: Sequence[CellView]) -> str:

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tissuebench.errors import DataError
 from tissuebench.results.records.overlays import OverlayTile
-from tissuebench.results.report.styles import Look, plain
+from tissuebench.results.report.styles import MethodStyle, plain
 from tissuebench.results.report.view import View
 
 MOST_METHODS, MOST_BUDGETS = 16, 6
@@ -61,9 +61,9 @@ class Tissue:
     """
 
     budget: str
-    methods: tuple[Look, ...]
+    methods: tuple[MethodStyle, ...]
     tiles: tuple[TilePictures, ...]
-    worst: tuple[tuple[Look, tuple[TilePictures, ...]], ...]
+    worst: tuple[tuple[MethodStyle, tuple[TilePictures, ...]], ...]
     left_out: int
 
 
@@ -103,7 +103,7 @@ def _of_budget(view: View, budget: str, album: Album) -> Tissue | None:
     cells = every[:MOST_METHODS]
     if not cells:
         return None
-    looks = tuple(view.looks[cell.method] for cell in cells)
+    styles = tuple(view.styles[cell.method] for cell in cells)
     of_cell = [first[cell.method, cell.budget] for cell in cells]
     chosen: dict[tuple[str, int, int], list[OverlayTile | None]] = {}
     for i, tiles in enumerate(of_cell):
@@ -111,12 +111,12 @@ def _of_budget(view: View, budget: str, album: Album) -> Tissue | None:
             if tile.reason == "chosen":
                 chosen.setdefault((tile.slide_id, tile.y, tile.x), [None] * len(cells))[i] = tile
     worst = tuple(
-        (look, tuple(_tile([tile], album) for tile in tiles if tile.reason == "worst"))
-        for look, tiles in zip(looks, of_cell, strict=True)
+        (style, tuple(_tile([tile], album) for tile in tiles if tile.reason == "worst"))
+        for style, tiles in zip(styles, of_cell, strict=True)
     )
     return Tissue(
         budget=plain(budget),
-        methods=looks,
+        methods=styles,
         tiles=tuple(_tile(row, album) for row in chosen.values()),
         worst=tuple(one for one in worst if one[1]),
         left_out=len(every) - len(cells),

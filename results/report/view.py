@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from tissuebench.results.metrics import Floats
 from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.report.styles import Look
+from tissuebench.results.report.styles import MethodStyle
 from tissuebench.results.report.subject import Subject
 from tissuebench.results.tables.compute_cost import ComputeRow, compute_rows
 from tissuebench.results.tables.leaderboard import UPPER, LeaderboardRow
@@ -56,7 +56,7 @@ class View:
     Attributes:
         slug: safe as a file name and as an id.
         title: name of the data set, numbered if a report has several groups of it.
-        looks: styles by method variant.
+        styles: styles by method variant.
         cells: complete cells, by (method, budget), in the order of the leaderboard.
         budgets: budgets of methods other than ``full``, with the largest minutes of any method, cheapest first.
         metrics: metrics of the test part, in the order of the leaderboard.
@@ -67,7 +67,7 @@ class View:
     slug: str
     title: str
     subject: Subject
-    looks: Mapping[str, Look]
+    styles: Mapping[str, MethodStyle]
     cells: Mapping[Key, CellView]
     budgets: tuple[tuple[str, float], ...]
     metrics: tuple[str, ...]
@@ -92,7 +92,7 @@ class View:
         return self.at(budget) + ([self.full] if self.full is not None else [])
 
 
-def view(subject: Subject, slug: str, title: str, looks: Mapping[str, Look]) -> View:
+def view(subject: Subject, slug: str, title: str, styles: Mapping[str, MethodStyle]) -> View:
     """Arrange the data of a subject; ``DataError`` if its results are not comparable."""
     rows: dict[Key, dict[str, LeaderboardRow]] = defaultdict(dict)
     metrics: dict[str, None] = {}
@@ -134,7 +134,7 @@ def view(subject: Subject, slug: str, title: str, looks: Mapping[str, Look]) -> 
         slug=slug,
         title=title,
         subject=subject,
-        looks=looks,
+        styles=styles,
         cells=cells,
         budgets=_budgets(list(cells.values())),
         metrics=tuple(metrics),

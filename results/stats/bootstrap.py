@@ -164,7 +164,18 @@ def pair(a: Scored, b: Scored) -> Scored | None:
 
 
 def bootstrap(sample: Sample, rng: np.random.Generator, n_boot: int = N_BOOT) -> Interval:
-    """Estimate and interval of every score of a sample."""
+    """Estimate and interval of every score of a sample.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tissuebench.results.records.result_store import ResultStore
+        >>> from tissuebench.results.tables.comparable import comparable_results
+        >>> from tissuebench.results.tables.panel import panels
+        >>> (panel,) = panels(comparable_results(ResultStore(Path("runs/results")))[0])
+        >>> estimate = bootstrap(panel.cells["supervised", "minutes:60"], np.random.default_rng(0))
+        >>> estimate.mean.shape == estimate.low.shape == (len(panel.metrics),)
+        True
+    """
     scored = score(sample, patient_weights(rng, len(sample.patients), n_boot))
     return interval(scored, run_weights(rng, sample.runs, n_boot))
 
@@ -176,6 +187,16 @@ def paired_difference(a: Sample, b: Sample, rng: np.random.Generator, n_boot: in
 
     Raises:
         DataError: they were not tested on the same patients.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tissuebench.results.records.result_store import ResultStore
+        >>> from tissuebench.results.tables.comparable import comparable_results
+        >>> from tissuebench.results.tables.panel import panels
+        >>> (panel,) = panels(comparable_results(ResultStore(Path("runs/results")))[0])
+        >>> a, b = panel.cells["multilayer_pseudo", "minutes:60"], panel.cells["supervised", "minutes:60"]
+        >>> paired_difference(a, b, np.random.default_rng(0)).mean.shape == (len(panel.metrics),)
+        True
     """
     weights = patient_weights(rng, len(a.patients), n_boot)
     if a.patients != b.patients:
@@ -210,7 +231,12 @@ def wilcoxon(differences: Floats) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p values by Holm's step-down method (Scand. J. Statist. 1979); nan stays nan and is not counted."""
+    """Adjust p values by Holm's step-down method (Scand. J. Statist. 1979); nan stays nan and is not counted.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
     order = sorted((p, i) for i, p in enumerate(p_values) if not np.isnan(p))
     adjusted = [float("nan")] * len(p_values)
     largest = 0.0

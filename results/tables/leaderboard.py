@@ -117,6 +117,14 @@ def build(
 
     Raises:
         DataError: results of one dataset are not comparable (``panel.panels``).
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tissuebench.results.records.result_store import ResultStore
+        >>> from tissuebench.results.tables.comparable import comparable_results
+        >>> results = comparable_results(ResultStore(Path("runs/results")))[0]
+        >>> build(results).rows[0].metric
+        'miou'
     """
     finished = {result.trial_id for result in results}
     failed = Counter((f.dataset, f.method, f.budget) for f in failures if f.trial_id not in finished)

@@ -26,7 +26,7 @@ class PairRow:
         method_a, method_b: in alphabetical order.
         diff: mean over common runs of the difference of pooled scores; low, high: its 95 % interval. Below 0 where
             a is lower, which is better for an error (``metrics.lower_is_better``).
-        p: Wilcoxon signed-rank test over patients, as in ``compare.Comparison``; None for balanced accuracy.
+        p: Wilcoxon signed-rank test over patients, as in ``against_reference.Comparison``; None for balanced accuracy.
         p_holm: p after Holm adjustment over all pairs of the (dataset, budget) in this metric.
         n_runs: number of common (replicate, seed); if 0, there are no numbers.
     """

@@ -24,7 +24,7 @@ def calibration(view: View, budget: str, number: int) -> list[Picture]:
     if not cells:
         return []
     sheet = Sheet(
-        [f"reliability of {view.looks[cell.method].name}" for cell in cells], (252, 276), Margins(34, 42, 14, 36), 3
+        [f"reliability of {view.styles[cell.method].name}" for cell in cells], (252, 276), Margins(34, 42, 14, 36), 3
     )
     records: list[Record] = []
     for panel, cell in zip(sheet.panels, cells, strict=True):
@@ -32,8 +32,8 @@ def calibration(view: View, budget: str, number: int) -> list[Picture]:
         share = pixels / pixels.sum()
         there = share >= _FEW
         x, y = confidence[there] / pixels[there], right[there] / pixels[there]
-        look = view.looks[cell.method]
-        panel.head(look, _beside(cell, float((confidence.sum() - right.sum()) / pixels.sum())))
+        style = view.styles[cell.method]
+        panel.head(style, _beside(cell, float((confidence.sum() - right.sum()) / pixels.sum())))
         panel.ax.set_xlim(0, 1)
         panel.ax.set_ylim(0, 1)
         panel.x_ticks(_TICKS, ["0", ".25", ".5", ".75", "1"], "confidence")
@@ -45,14 +45,14 @@ def calibration(view: View, budget: str, number: int) -> list[Picture]:
         panel.ax.plot([0, 1], [0, 1], color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
         gaps = [[(a, a), (a, b)] for a, b in zip(x, y, strict=True)]
         panel.ax.add_collection(
-            LineCollection(gaps, colors=look.color, linewidths=5, alpha=0.25, zorder=1.5), autolim=False
+            LineCollection(gaps, colors=style.color, linewidths=5, alpha=0.25, zorder=1.5), autolim=False
         )
         panel.ax.plot(
             x,
             y,
-            color=look.color,
+            color=style.color,
             linewidth=1.8,
-            marker=look.marker,
+            marker=style.marker,
             markersize=5.5,
             markeredgewidth=0,
             zorder=3,

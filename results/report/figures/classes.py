@@ -39,10 +39,10 @@ def classes(view: View, budget: str, number: int) -> list[Picture]:
         panel.ax.set_ylim(len(cells) - 0.5, -0.5)
         scores_across(panel, ends, "Dice", 6)
         for j, (cell, row) in enumerate(zip(cells, rows[i], strict=True)):
-            look = view.looks[cell.method]
-            panel.text(168, 40 + _ROW * (j + 0.5) + 4, look.name, size=10, color=INK, side="right")
+            style = view.styles[cell.method]
+            panel.text(168, 40 + _ROW * (j + 0.5) + 4, style.name, size=10, color=INK, side="right")
             if row is not None:
-                interval(panel.ax, j, numbers(row), look)
+                interval(panel.ax, j, numbers(row), style)
                 records.append(record(row))
     left_out = len(view.classes) - len(shown)
     return [

@@ -25,7 +25,7 @@ def confusion(view: View, budget: str, number: int) -> list[Picture]:
     edge = 27.0 if k <= 7 else 22.0 if k <= 12 else 12.0
     left = 118.0
     sheet = Sheet(
-        [f"confusion of {view.looks[cell.method].name}" for cell in cells],
+        [f"confusion of {view.styles[cell.method].name}" for cell in cells],
         (left + k * edge + 14, 62 + k * edge + 10),
         Margins(left, 62, 14, 10),
         max(1, int(780 // (left + k * edge + 14))),
@@ -35,7 +35,7 @@ def confusion(view: View, budget: str, number: int) -> list[Picture]:
         counts = cell.counts.astype(np.float64)
         total = counts.sum(1, keepdims=True)
         shares = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
-        panel.head(view.looks[cell.method], cell.budget)
+        panel.head(view.styles[cell.method], cell.budget)
         panel.ax.set_xlim(0, k)
         panel.ax.set_ylim(k, 0)
         _squares(panel.ax, shares)

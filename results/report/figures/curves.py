@@ -49,16 +49,16 @@ def _together(view: View, lines: dict[str, list[CellView]]) -> Picture:
     few = len(lines) <= 4
     ends = []
     for method, cells in lines.items():
-        look = view.looks[method]
+        style = view.styles[method]
         x = [log_place(cell.minutes, smallest) for cell in cells]
         y = [numbers(row) for cell in cells if (row := cell.row()) is not None]
         width = 1.6 if method == LOWER else 2.0
-        panel.ax.plot(x, [one[0] for one in y], color=look.color, linewidth=width, linestyle=look.dash, zorder=2)
+        panel.ax.plot(x, [one[0] for one in y], color=style.color, linewidth=width, linestyle=style.dash, zorder=2)
         panel.ax.plot(
             x,
             [one[0] for one in y],
-            color=look.color,
-            marker=look.marker,
+            color=style.color,
+            marker=style.marker,
             markersize=7,
             markeredgewidth=0,
             linestyle="none",
@@ -66,15 +66,15 @@ def _together(view: View, lines: dict[str, list[CellView]]) -> Picture:
         )
         if few:
             panel.ax.fill_between(
-                x, [one[1] for one in y], [one[2] for one in y], color=look.color, alpha=0.13, linewidth=0
+                x, [one[1] for one in y], [one[2] for one in y], color=style.color, alpha=0.13, linewidth=0
             )
         at = panel.ax.transData.transform((x[-1], y[-1][0]))
-        ends.append(((float(at[0]), float(at[1])), look, f"  {short(y[-1][0])}"))
+        ends.append(((float(at[0]), float(at[1])), style, f"  {short(y[-1][0])}"))
     if view.full is not None and (row := view.full.row()) is not None:
         _reference(panel.ax, row.mean or 0.0)
         box = panel.ax.get_window_extent()
         height = float(panel.ax.transData.transform((0, row.mean or 0.0))[1])
-        ends.append(((box.x1 - 4, height), view.looks[UPPER], f"  {short(row.mean or 0.0)}"))
+        ends.append(((box.x1 - 4, height), view.styles[UPPER], f"  {short(row.mean or 0.0)}"))
     label_ends(panel, ends)
     told = "Bands are 95 % intervals." if few else "Intervals are in the panels below; here they would hide each other."
     return sheet.picture(
@@ -91,19 +91,19 @@ def _apart(view: View, lines: dict[str, list[CellView]]) -> list[Picture]:
     methods = [method for method in lines if method != LOWER][:MOST]
     if not methods:
         return []
-    labels = [f"{view.looks[method].name} over minutes" for method in methods]
+    labels = [f"{view.styles[method].name} over minutes" for method in methods]
     sheet = Sheet(labels, (252, 214), Margins(34, 42, 14, 36), 3)
     for panel, method in zip(sheet.panels, methods, strict=True):
-        look, cells = view.looks[method], lines[method]
-        panel.head(look, _at_last(view, cells[-1]))
+        style, cells = view.styles[method], lines[method]
+        panel.head(style, _at_last(view, cells[-1]))
         smallest = _axes(view, panel, named=False)
         for other, its in lines.items():
             if other not in (method, LOWER):
                 _line(panel.ax, its, smallest, LINE)
         for shown in (LOWER, method):
             if shown in lines:
-                color = SOFT if shown == LOWER else look.color
-                _line(panel.ax, lines[shown], smallest, color, band=True, marker=view.looks[shown].marker)
+                color = SOFT if shown == LOWER else style.color
+                _line(panel.ax, lines[shown], smallest, color, band=True, marker=view.styles[shown].marker)
         if view.full is not None and (row := view.full.row()) is not None:
             _reference(panel.ax, row.mean or 0.0)
     more = len(lines) - (LOWER in lines) - len(methods)
@@ -128,7 +128,7 @@ def _at_last(view: View, cell: CellView) -> str:
     if row is None or row.diff is None or row.diff_low is None or row.diff_high is None:
         return f"at {cell.budget}"
     sign = "±" if row.diff_low <= 0 <= row.diff_high else "+" if row.diff > 0 else "−"
-    words = {"±": "not distinguishable from", "+": "above", "−": "below"}[sign]
+    words = {"±": "tied with", "+": "above", "−": "below"}[sign]
     return f"{words} {LOWER} at {cell.budget}"
 
 

@@ -39,12 +39,12 @@ def forest(view: View, p_holm: Mapping[tuple[str, str], float | None]) -> list[P
         scores_across(panel, ends, f"difference in mIoU to {LOWER}", 6)
         panel.ax.plot([0, 0], [most - 0.5, -0.5], color=INK, linewidth=1.1, zorder=1)
         for i, cell in enumerate(cells):
-            look, (diff, low, high) = view.looks[cell.method], _ends(cell)
-            interval(panel.ax, i, (diff, low, high), look, filled=not low <= 0 <= high)
+            style, (diff, low, high) = view.styles[cell.method], _ends(cell)
+            interval(panel.ax, i, (diff, low, high), style, filled=not low <= 0 <= high)
             top = 40 + _ROW * i
             p = p_holm.get((cell.method, cell.budget))
             told = "" if p is None else "  p < .001" if p < 0.001 else f"  p = {f'{p:.3f}'.lstrip('0')}"
-            panel.text(0, top + 14, look.name, size=11)
+            panel.text(0, top + 14, style.name, size=11)
             panel.text(0, top + 27, f"{signed(diff)} [{signed(low)}, {signed(high)}]{told}", size=9.5, color=SOFT)
             records.append(
                 {

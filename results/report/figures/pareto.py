@@ -104,13 +104,13 @@ def _draw(
     )
     ends = []
     for method in dict.fromkeys(cell.method for cell in cells):
-        look = view.looks[method]
+        style = view.styles[method]
         own = sorted((key for key in keys if key[0] == method), key=lambda key: score[key])
         if method != UPPER:
             panel.ax.plot(
                 [at[key] for key in own],
                 [score[key] for key in own],
-                color=look.color,
+                color=style.color,
                 linewidth=1.0,
                 alpha=0.5,
                 zorder=1,
@@ -119,10 +119,10 @@ def _draw(
             panel.ax.plot(
                 [at[key]],
                 [score[key]],
-                marker=look.marker,
+                marker=style.marker,
                 markersize=7.5,
                 markeredgewidth=0,
-                color=look.color,
+                color=style.color,
                 zorder=3,
                 linestyle="none",
             )
@@ -138,7 +138,7 @@ def _draw(
                     zorder=4,
                 )
         place = panel.ax.transData.transform((at[own[-1]], score[own[-1]]))
-        ends.append(((float(place[0]) + 2, float(place[1])), look, f"  {short(score[own[-1]])}"))
+        ends.append(((float(place[0]) + 2, float(place[1])), style, f"  {short(score[own[-1]])}"))
     label_ends(panel, ends)
     return set(on)
 

@@ -12,7 +12,7 @@ from matplotlib.transforms import IdentityTransform
 from tissuebench.results.render.terminal import minutes, short
 from tissuebench.results.report.figures.sheet import NORMAL, FigurePanel, spread, steps
 from tissuebench.results.report.picture import Record
-from tissuebench.results.report.styles import INK, PAPER, SOFT, Look
+from tissuebench.results.report.styles import INK, PAPER, SOFT, MethodStyle
 from tissuebench.results.tables.leaderboard import LeaderboardRow
 
 Point = tuple[float, float]
@@ -64,13 +64,13 @@ def log_place(value: float, smallest: float) -> float:
     return math.log10(value) if value > 0 else math.log10(smallest) - 0.5
 
 
-def interval(ax: Axes, y: float, ends: tuple[float, float, float], look: Look, *, filled: bool = True) -> None:
+def interval(ax: Axes, y: float, ends: tuple[float, float, float], style: MethodStyle, *, filled: bool = True) -> None:
     """Draw a point with its interval (mean, low, high) at height ``y``; hollow unless ``filled``."""
     mean, low, high = ends
     ax.plot(
         [low, high],
         [y, y],
-        color=look.color,
+        color=style.color,
         linewidth=2.0,
         solid_capstyle="round",
         zorder=2,
@@ -78,12 +78,13 @@ def interval(ax: Axes, y: float, ends: tuple[float, float, float], look: Look, *
         clip_on=False,
     )
     ax.plot(
-        [mean], [y], marker=look.marker, markersize=7, color=look.color, linestyle="none", zorder=3,
-        clip_on=False, markeredgewidth=1.4, markeredgecolor=look.color, markerfacecolor=look.color if filled else PAPER,
+        [mean], [y], marker=style.marker, markersize=7, color=style.color, linestyle="none", zorder=3,
+        clip_on=False, markeredgewidth=1.4, markeredgecolor=style.color,
+        markerfacecolor=style.color if filled else PAPER,
     )  # fmt: skip
 
 
-def label_ends(panel: FigurePanel, ends: Sequence[tuple[Point, Look, str]], gap: float = 26) -> None:
+def label_ends(panel: FigurePanel, ends: Sequence[tuple[Point, MethodStyle, str]], gap: float = 26) -> None:
     """Write names to the right of the axes, near the heights of their points, with leader lines and no overlap.
 
     Args:
@@ -101,9 +102,9 @@ def label_ends(panel: FigurePanel, ends: Sequence[tuple[Point, Look, str]], gap:
     lines = LineCollection(leaders, colors=SOFT, linewidths=0.6, transform=IdentityTransform(), clip_on=False, zorder=1)
     lines.set_alpha(0.55)
     panel.ax.add_collection(lines, autolim=False)
-    for (_, look, beside), place in zip(ends, places, strict=True):
-        panel.mark(at - 5 - panel.x, panel.y - place, look)
-        panel.text(at + 4 - panel.x, panel.y - place + 4, look.name + beside, size=NORMAL, color=INK)
+    for (_, style, beside), place in zip(ends, places, strict=True):
+        panel.mark(at - 5 - panel.x, panel.y - place, style)
+        panel.text(at + 4 - panel.x, panel.y - place + 4, style.name + beside, size=NORMAL, color=INK)
 
 
 def budget_ticks(panel: FigurePanel, budgets: Sequence[tuple[str, float]], smallest: float, *, named: bool) -> None:

@@ -28,7 +28,7 @@ def patients(view: View, budget: str, number: int) -> list[Picture]:
     row = max(13.0 if n <= _NAMED else 400 / n, 2.0)
     named = n <= _NAMED
     sheet = Sheet(
-        [f"{view.looks[cell.method].name}: score of each patient" for cell in cells],
+        [f"{view.styles[cell.method].name}: score of each patient" for cell in cells],
         (252, 42 + row * n + 36),
         Margins(76 if named else 30, 42, 14, 36),
         3,
@@ -37,8 +37,8 @@ def patients(view: View, budget: str, number: int) -> list[Picture]:
     ends = span([float(value) for cell in cells for value in cell.own.ravel()], within=(0.0, 1.0))
     records: list[Record] = []
     for panel, cell in zip(sheet.panels, cells, strict=True):
-        look, means = view.looks[cell.method], patient_means(cell)
-        panel.head(look, _beside(cell, control))
+        style, means = view.styles[cell.method], patient_means(cell)
+        panel.head(style, _beside(cell, control))
         panel.ax.set_ylim(n - 0.5, -0.5)
         scores_across(panel, ends, "mIoU of the patient")
         if named:
@@ -47,7 +47,7 @@ def patients(view: View, budget: str, number: int) -> list[Picture]:
             panel.y_ticks([0, n - 1], ["1", str(n)], rules=False)
         low, high = (_over_runs(cell, which) for which in (np.fmin, np.fmax))
         lines = [[(low[i], i), (high[i], i)] for i in range(n) if not math.isnan(means[i])]
-        panel.ax.add_collection(LineCollection(lines, colors=look.color, linewidths=1.6, alpha=0.5), autolim=False)
+        panel.ax.add_collection(LineCollection(lines, colors=style.color, linewidths=1.6, alpha=0.5), autolim=False)
         if control is not None and cell is not control:
             base = patient_means(control)
             gaps = [[(base[i], i), (means[i], i)] for i in range(n) if not math.isnan(base[i] + means[i])]
@@ -67,10 +67,10 @@ def patients(view: View, budget: str, number: int) -> list[Picture]:
         panel.ax.plot(
             means,
             range(n),
-            marker=look.marker,
+            marker=style.marker,
             markersize=min(6.5, row),
             markeredgewidth=0,
-            color=look.color,
+            color=style.color,
             linestyle="none",
             zorder=3,
         )

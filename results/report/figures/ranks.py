@@ -12,7 +12,7 @@ from tissuebench.results.render.terminal import short
 from tissuebench.results.report.figures.parts import interval
 from tissuebench.results.report.figures.sheet import LARGE, SMALL, FigurePanel, Margins, Sheet
 from tissuebench.results.report.picture import Picture, Record
-from tissuebench.results.report.styles import INK, SOFT, Look, metric_name
+from tissuebench.results.report.styles import INK, SOFT, MethodStyle, metric_name
 
 if TYPE_CHECKING:
     from tissuebench.results.tables.ranks import Ranking
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 _ROW = 19.0
 
 
-def ranks(slug: str, rankings: Sequence[Ranking], looks: Mapping[str, Look]) -> list[Picture]:
+def ranks(slug: str, rankings: Sequence[Ranking], styles: Mapping[str, MethodStyle]) -> list[Picture]:
     """Draw one panel per ranking; empty without rankings of at least two methods.
 
     Args:
         slug: prefix of the file name.
         rankings: rankings in one metric.
-        looks: styles by method variant.
+        styles: styles by method variant.
     """
     rankings = [ranking for ranking in rankings if len(ranking.rows) > 1]
     if not rankings:
@@ -40,7 +40,7 @@ def ranks(slug: str, rankings: Sequence[Ranking], looks: Mapping[str, Look]) -> 
     )
     records: list[Record] = []
     for panel, ranking in zip(sheet.panels, rankings, strict=True):
-        _draw(panel, ranking, looks, most)
+        _draw(panel, ranking, styles, most)
         for row in ranking.rows:
             records.append(
                 {
@@ -69,7 +69,7 @@ def ranks(slug: str, rankings: Sequence[Ranking], looks: Mapping[str, Look]) -> 
     ]
 
 
-def _draw(panel: FigurePanel, ranking: Ranking, looks: Mapping[str, Look], most: int) -> None:
+def _draw(panel: FigurePanel, ranking: Ranking, styles: Mapping[str, MethodStyle], most: int) -> None:
     rows = sorted(ranking.rows, key=lambda row: (row.rank, row.method))
     n = len(rows)
     panel.text(0, 16, f"{ranking.budget}", size=LARGE, bold=True)
@@ -80,10 +80,10 @@ def _draw(panel: FigurePanel, ranking: Ranking, looks: Mapping[str, Look], most:
     ticks = range(1, n + 1, 1 if n <= 12 else -(-n // 12))
     panel.x_ticks(list(ticks), [str(tick) for tick in ticks], "mean rank (left is better)")
     for i, row in enumerate(rows):
-        look = looks[row.method]
-        panel.text(170, 82 + _ROW * (i + 0.5) + 4, look.name, size=10, side="right")
+        style = styles[row.method]
+        panel.text(170, 82 + _ROW * (i + 0.5) + 4, style.name, size=10, side="right")
         low, high = (row.rank if end is None else end for end in (row.low, row.high))
-        interval(panel.ax, i, (row.rank, low, high), look)
+        interval(panel.ax, i, (row.rank, low, high), style)
     width = ranking.critical_difference
     if width is not None and width < n:
         ends = [

@@ -21,7 +21,7 @@ from matplotlib.transforms import IdentityTransform
 
 from tissuebench.results.report.figures.inline import cut
 from tissuebench.results.report.picture import Picture, Record, to_csv
-from tissuebench.results.report.styles import INK, LINE, PAPER, SOFT, Look, plain
+from tissuebench.results.report.styles import INK, LINE, PAPER, SOFT, MethodStyle, plain
 
 SMALL, NORMAL, LARGE = 10.0, 11.0, 12.0
 _HEAD = 40.0
@@ -68,16 +68,16 @@ class FigurePanel:
             va="baseline", fontweight="bold" if bold else "normal", parse_math=False,
         )  # fmt: skip
 
-    def head(self, look: Look, beside: str) -> None:
+    def head(self, style: MethodStyle, beside: str) -> None:
         """Draw the marker and name of a method, with a line of text below."""
-        self.mark(7, 12.5, look)
-        self.text(18, 16.5, look.name, size=LARGE, bold=True)
+        self.mark(7, 12.5, style)
+        self.text(18, 16.5, style.name, size=LARGE, bold=True)
         self.text(18, 31, beside, size=SMALL, color=SOFT)
 
-    def mark(self, x: float, y: float, look: Look) -> None:
+    def mark(self, x: float, y: float, style: MethodStyle) -> None:
         """Draw the marker of a method."""
         self.ax.plot(
-            [self.x + x], [self.y - y], transform=IdentityTransform(), marker=look.marker, color=look.color,
+            [self.x + x], [self.y - y], transform=IdentityTransform(), marker=style.marker, color=style.color,
             markersize=7.5, markeredgewidth=0, clip_on=False, linestyle="none",
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""One report for all tests that only look at it."""
+"""One report for all tests that only style at it."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tissuebench.results.report.styles import looks
+from tissuebench.results.report.styles import method_styles
 from tissuebench.results.report.view import view
 
 
@@ -16,4 +16,4 @@ def quick_pdf(patch):
 def lined_up(subject):
     """The view of a subject, as the report makes it."""
     arms = {row.method for row in subject.board.rows}
-    return view(subject, "d0", subject.dataset, looks(sorted(arms)))
+    return view(subject, "d0", subject.dataset, method_styles(sorted(arms)))

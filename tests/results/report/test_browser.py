@@ -35,12 +35,12 @@ def open_page(browser, report):
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
 
-        def look(route):
+        def style(route):
             if not route.request.url.startswith(("file:", "data:")):
                 wrong.append(route.request.url)
             route.continue_()
 
-        context.route("**/*", look)
+        context.route("**/*", style)
         page = context.new_page()
         page.on("console", lambda message: wrong.append(message.text))
         page.on("pageerror", lambda error: wrong.append(str(error)))

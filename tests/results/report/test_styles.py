@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tissuebench.results.report.styles import INK, brief, labels, looks, plain, settings
+from tissuebench.results.report.styles import INK, brief, labels, method_styles, plain, settings
 
 ARMS = ["full", "supervised", "mean_teacher[decay=0.9]", "other[a=1,b=2]", "other[a=1,b=3]"]
 
@@ -26,10 +26,10 @@ def test_long_names_stay_different():
 
 
 def test_every_method_has_a_shape_and_the_controls_are_ink():
-    found = looks([*(f"m{i}" for i in range(9)), "supervised", "full"])
-    assert len({look.marker for look in found.values()}) == 11
+    found = method_styles([*(f"m{i}" for i in range(9)), "supervised", "full"])
+    assert len({style.marker for style in found.values()}) == 11
     assert found["supervised"].color == found["full"].color == INK
-    assert len({(look.color, look.dash) for look in found.values()}) == 11
+    assert len({(style.color, style.dash) for style in found.values()}) == 11
 
 
 def test_text_without_what_xml_forbids():

@@ -56,7 +56,7 @@ def test_pictures_are_kept_once(report, few_subjects):
 def test_the_summary_the_failure_and_the_provenance_are_on_the_page(report):
     html = report.read_text()
     for words in (
-        "What this says",
+        "Findings",
         "CUDA out of memory",
         "2 of 3 trials, 1 failed",
         "CC BY 4.0",
@@ -109,10 +109,10 @@ def test_a_report_with_foreign_files_is_left_alone(quick, tmp_path, where):
 
 def test_a_folder_that_is_no_report_is_left_alone(quick, tmp_path):
     (tmp_path / "index.html").write_text("somebody's page")
-    with pytest.raises(DataError, match="is not a report"):
+    with pytest.raises(DataError, match="holds files but no report"):
         write_report(tmp_path, [])
     (tmp_path / "report.json").write_text('{"kind": "other", "files": ["index.html"]}')
-    with pytest.raises(DataError, match="is not a report"):
+    with pytest.raises(DataError, match="holds files but no report"):
         write_report(tmp_path, [])
     file = tmp_path / "file"
     file.write_text("")
