@@ -177,8 +177,8 @@ def pixel_contrast_loss(
 ) -> Tensor:
     """Contrast between sampled pixels: queries are attracted to their class prototype and repelled by the negatives.
 
-    ``1/M sum over c of 1/Q sum over q of -log(e^{q . r_c} / (e^{q . r_c} + sum over n of e^{q . k_n}))``, where ``a .
-    b`` is cos(a, b) / tau, c runs over the classes with a hard pixel, and M is the number of present classes. The
+    ``1/M sum over c of 1/Q sum over q of -log(e^{q . r_c} / (e^{q . r_c} + sum over n of e^{q . k_n}))``, where
+    ``a . b`` is cos(a, b) / tau, c runs over the classes with a hard pixel, and M is the number of present classes. The
     gradient flows to the queries only, and only to first order. With fewer than two classes or no hard pixel the loss
     is a graph-connected 0. With several processes, each contrasts its own pixels and divides by its own M.
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tissuebench.methods.api import (
-    Snapshot,
     Settings,
+    Snapshot,
     Stream,
     StreamName,
     Supervision,
@@ -159,7 +159,7 @@ class Denoising(Averaging[DenoisingSettings]):
         return None if self.average is None else (self.average, self.network)
 
     def snapshot(self, images: Tensor, generator: torch.Generator) -> Snapshot:
-        """Return the loss at fixed noise and steps, one-step denoising results, and samples."""
+        """Return a snapshot with the loss at fixed noise and steps, one-step denoising results, and samples."""
         clean = images.float() / 127.5 - 1
         noise = torch.randn(clean.shape, generator=generator).to(clean.device)
         t = torch.linspace(0, len(self.schedule.betas) - 1, len(clean), device=clean.device).round().long()

@@ -1,4 +1,4 @@
-""""PolyLog" loss of the GenSelfDiff-HIS code."""
+"""The "PolyLog" loss of the GenSelfDiff-HIS code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tissuebench.methods.losses.pooling import pooled
 
 
 def poly_log_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0) -> Tensor:
-    """"PolyLog" loss over labelled pixels, as in the code of GenSelfDiff-HIS.
+    """The "PolyLog" loss over labelled pixels, as in the code of GenSelfDiff-HIS.
 
     ``1/|V| sum over V of (1 - p_y)^gamma |log p_y - log(1 - p_y)|``, V the labelled pixels, p = softmax(logits).
     Evaluated from the margin ``m = z_y - logsumexp of the other logits``, which equals the difference of the

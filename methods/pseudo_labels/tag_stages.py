@@ -73,8 +73,7 @@ class ClassifierSettings(Settings):
         absent: treatment of classes without a tag; ``zero`` is the official code's.
         doubt: leave out pixels that an untagged class claims (``heads``): its score is positive, and higher than those
             of all tagged classes. A tag requires a minimum share of the tile, so an untagged class may still be
-            present.
-            Published: false.
+            present. Published: false.
     """
 
     maps: MapSource = MapSource.HEADS

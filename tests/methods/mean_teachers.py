@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from tests.methods.arms import loss_of
+from tests.methods.student_teacher import loss_of
 from tissuebench.methods.api.contract import make_task
 from tissuebench.methods.mean_teacher import MeanTeacher
 from tissuebench.methods.networks.settings import EncoderMode

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.methods.anatomical_phases import K, annotated, made, unlabelled
-from tests.methods.arms import NETWORKS, PAPER, copied, loss_of, same
+from tests.methods.student_teacher import NETWORKS, PAPER, copied, loss_of, same
 from tests.properties import examples
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.methods.api.contract import make_batch

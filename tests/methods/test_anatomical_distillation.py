@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from tests.methods.anatomical_phases import K, annotated, learning_names, stage_made, unlabelled
-from tests.methods.arms import NETWORKS, PAPER, copied, loss_of, same
+from tests.methods.student_teacher import NETWORKS, PAPER, copied, loss_of, same
 from tissuebench.datasets.loading.augment import AugmentSettings, recolour
 from tissuebench.datasets.types import IGNORE_LABEL, Supervision, TileBatch
 from tissuebench.methods.api.contract import make_task

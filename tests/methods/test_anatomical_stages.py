@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.methods.anatomical_phases import made, stage_made
-from tests.methods.arms import NETWORKS, PAPER, copied, same
+from tests.methods.student_teacher import NETWORKS, PAPER, copied, same
 from tissuebench.datasets.types import Supervision
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast
 from tissuebench.methods.api.training_settings import TrainingSettings

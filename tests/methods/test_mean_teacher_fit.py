@@ -6,8 +6,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from tests.methods.arms import NETWORKS, PAPER, copied, loss_of, same
 from tests.methods.mean_teachers import learning, made
+from tests.methods.student_teacher import NETWORKS, PAPER, copied, loss_of, same
 from tissuebench.datasets.labels.draw_budget import draw_budget
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.loading.augment import AugmentSettings

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tests.methods.arms import loss_of
 from tests.methods.mean_teachers import PLAIN, learning, loss_and_gradients, made
+from tests.methods.student_teacher import loss_of
 from tissuebench.datasets.types import TileBatch
 from tissuebench.methods.api.contract import make_batch
 from tissuebench.methods.mean_teacher import UNLABELLED, MeanTeacher
