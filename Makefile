@@ -1,13 +1,13 @@
-# TissueBench. `make` shows what can be done. Every target calls the `tissuebench` command or a tool.
+# TissueBench. `make` lists the targets; each calls the `tissuebench` command or a tool.
 PYTHON ?= python3
 VENV   ?= .venv
 METHOD ?= complementary
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# One test process a core, one thread each: trainings that share threads get in each other's way.
+# One test process per core with one thread each: trainings that share cores slow each other down.
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n logical --maxprocesses 4
 
-# Options of `tissuebench run` that were given on the command line of make.
+# Options of `tissuebench run`, from variables on the command line of make.
 comma := ,
 each = $(foreach value,$(subst $(comma), ,$(2)),$(1) '$(value)')
 DATA_OPTIONS = $(if $(DATASET),--dataset '$(DATASET)') $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)')
@@ -18,7 +18,7 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
 .DEFAULT_GOAL := help
 .PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard chaos docs clean
 
-help:  ## this page
+help:  ## show this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
 	  /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
@@ -31,71 +31,71 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-setup: $(READY)  ## make .venv with everything in it (bench and test do it by themselves)
+setup: $(READY)  ## create .venv with all dependencies (other targets do it when needed)
 
-bench: $(READY)  ## compare METHOD with its controls, print the table
+bench: $(READY)  ## compare METHOD with its controls, print the leaderboard
 	@$(BIN)/tissuebench run --method '$(METHOD)' $(RUN_OPTIONS)
 
-sweep: $(READY)  ## all methods and data sets of PLAN; typed again it goes on
+sweep: $(READY)  ## run all methods and datasets of PLAN; run it again to resume
 	@$(BIN)/tissuebench run $(RUN_OPTIONS)
 
-status: $(READY)  ## how far the sweep is, from another terminal
+status: $(READY)  ## show the progress of a sweep, from another terminal
 	@$(BIN)/tissuebench status
 
-leaderboard: $(READY)  ## the table again, from what is stored
+leaderboard: $(READY)  ## print the leaderboard from stored results
 	@$(BIN)/tissuebench results table $(if $(DATASET),--dataset '$(DATASET)')
 
-report: $(READY)  ## everything that is stored as one HTML folder that works offline: runs/report/index.html
+report: $(READY)  ## write an HTML report that works offline: runs/report/index.html
 	@$(BIN)/tissuebench results report $(if $(DATASET),--dataset '$(DATASET)')
 
-data: $(READY)  ## make the store of DATASET (from DATA_ROOT), or list the datasets; `tissuebench data` has more
+data: $(READY)  ## convert DATASET (from DATA_ROOT) to a store, or list the datasets
 	@$(BIN)/tissuebench data $(if $(DATASET),ingest '$(DATASET)' $(if $(DATA_ROOT),--data-root '$(DATA_ROOT)'),list)
 
-method: $(READY)  ## begin a method of your own: make method NAME=mine
+method: $(READY)  ## start a method of your own: make method NAME=mine
 	@$(BIN)/tissuebench method $(if $(NAME),new '$(NAME)',list)
 
-check: $(READY)  ## hold METHOD to the contract that every method passes
+check: $(READY)  ## run the contract tests on METHOD
 	@$(BIN)/tissuebench method check '$(METHOD)'
 
-test: lint typecheck  ## everything that is quick: minutes
+test: lint typecheck  ## run linters, type checker and the quick tests (under 20 minutes)
 	$(PYTEST) -m 'not slow'
 
-test-all: lint typecheck  ## everything: slow tests too, property tests at random with ten times the examples
+test-all: lint typecheck  ## also run the slow tests; property tests draw at random, ten times as many examples
 	$(PYTEST) --hypothesis-profile=thorough
 
-perf-tiles: $(READY)  ## how fast tiles are read, against other ways (JSON=1)
+perf-tiles: $(READY)  ## compare reading tiles from a store with other formats (JSON=1)
 	@$(BIN)/tissuebench perf tiles $(if $(JSON),--json)
 
-perf-loader: $(READY)  ## what the data module costs a training (JSON=1)
+perf-loader: $(READY)  ## measure the cost of the data module in training (JSON=1)
 	@$(BIN)/tissuebench perf loader $(if $(JSON),--json)
 
-perf-sweep: $(READY)  ## what a sweep costs beside its nodes (JSON=1)
+perf-sweep: $(READY)  ## measure the overhead of a sweep (JSON=1)
 	@$(BIN)/tissuebench perf sweep $(if $(JSON),--json)
 
-perf-masks: $(READY)  ## what pseudo-masks cost beside the network itself (JSON=1)
+perf-masks: $(READY)  ## measure the cost of pseudo-masks against bare network passes (JSON=1)
 	@$(BIN)/tissuebench perf masks $(if $(JSON),--json)
 
-perf-denoising: $(READY)  ## what a step of diffusion pre-training costs, in bf16 and float32 (JSON=1)
+perf-denoising: $(READY)  ## compare diffusion pre-training in bf16 and float32 (JSON=1)
 	@$(BIN)/tissuebench perf denoising $(if $(JSON),--json)
 
-perf-contrast: $(READY)  ## what the contrast between pixels costs beside the supervised step (JSON=1)
+perf-contrast: $(READY)  ## measure the cost of pixel contrast against the supervised step (JSON=1)
 	@$(BIN)/tissuebench perf contrast $(if $(JSON),--json)
 
-perf-leaderboard: $(READY)  ## how the table grows with the number of trials (JSON=1)
+perf-leaderboard: $(READY)  ## measure how the leaderboard scales with the number of trials (JSON=1)
 	@$(BIN)/tissuebench perf leaderboard $(if $(JSON),--json)
 
-chaos: $(READY)  ## kill a sweep twenty times and compare with one that was left alone (SEED=0)
+chaos: $(READY)  ## kill a sweep twenty times and compare it with an undisturbed one (SEED=0)
 	@$(BIN)/python -P tests/chaos.py --seed $(or $(SEED),0)
 
-lint: $(READY)  ## ruff, and the layers (import-linter)
+lint: $(READY)  ## run ruff and check the import layers (import-linter)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	PYTHONPATH=src:. $(BIN)/lint-imports --no-cache
 
-typecheck: $(READY)  ## mypy --strict
+typecheck: $(READY)  ## run mypy --strict
 	$(BIN)/mypy -p tissuebench
 
-docs: $(READY)  ## the documentation site, in build/site
+docs: $(READY)  ## build the documentation site in build/site
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
-clean:  ## remove what was built and run (keeps data/ and .venv)
+clean:  ## remove build products and runs/ (keeps data/ and .venv)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs
