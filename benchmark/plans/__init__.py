@@ -1,1 +1,1 @@
-"""The plans that ship with the suite, one YAML file each."""
+"""Plans: schema, expansion into trials, trial identity, compute settings, and the built-in plans as YAML files."""
