@@ -67,7 +67,7 @@ def write_method(name: str, folder: Path) -> Path:
     if not re.fullmatch(r"[a-z][a-z0-9_]{1,40}", name):
         raise ConfigError(f"method name {name!r}: use lower-case letters, digits and '_', beginning with a letter")
     if name in all_methods() or (folder / f"{name}.py").exists():
-        raise ConfigError(f"method {name!r} exists already")
+        raise ConfigError(f"method {name!r} already exists")
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; run this in the repository, or say --folder")
     path = folder / f"{name}.py"

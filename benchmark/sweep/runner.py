@@ -111,7 +111,7 @@ class Runner:
         for key, task in self._graph.items():
             if is_finished(task.job.home, task.job.kind, key):
                 self._finished_before.append(key)
-                self._set(task, State.DONE, "finished already")
+                self._set(task, State.DONE, "already finished")
         needed = self._needed()
         failed_before = 0
         for key in needed:

@@ -84,7 +84,7 @@ class Session:
                 return Outcome.HELD, str(lease)
             try:
                 if is_finished(job.home, job.kind, job.key):
-                    return Outcome.DONE, "finished already"
+                    return Outcome.DONE, "already finished"
                 self._reporter.lease = lease
                 return self._run_leased(job, folder, lease)
             finally:

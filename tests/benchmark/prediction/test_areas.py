@@ -53,7 +53,7 @@ def test_replacing_keeps_the_old_one_until_the_new_one_is_complete(tmp_path):
     out = tmp_path / "out"
     with made_aside(out) as work:
         (work / "record").write_text("old")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         require_free(out, "record", overwrite=False)
     require_free(out, "record", overwrite=True)
     with pytest.raises(OSError, match="disk"), made_aside(out) as work:

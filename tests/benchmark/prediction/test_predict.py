@@ -121,7 +121,7 @@ def test_default_folder_overwriting_and_the_same_bits_again(trained, small_slide
     common = (small_slide, "--trial", trained.trial, "--home", trained.home)
     folder, _ = invoke(*common)
     assert folder == str(tmp_path / f"small-{trained.trial[:8]}")
-    assert f"small-{trained.trial[:8]}: exists already" in refused(*common)
+    assert f"small-{trained.trial[:8]}: already exists" in refused(*common)
     before = {name: (tmp_path / folder / name).read_bytes() for name in ("labels.geojson", "areas.csv")}
     invoke(*common, "--overwrite")
     assert {name: (tmp_path / folder / name).read_bytes() for name in before} == before
@@ -157,7 +157,7 @@ def test_bad_input_is_one_line(trained, small_slide, shared_data, tmp_path):
     assert "mpp -1.0 is not a resolution" in refused(small_slide, *common, "--mpp", -1)
     for trial, expected in (
         ("ffff0000", "no trial 'ffff0000'"),
-        (trained.waiting, "is waiting: only finished trials cane"),
+        (trained.waiting, "is waiting: only finished trials can"),
     ):
         assert expected in refused(small_slide, "--trial", trial, "--home", trained.home)
     assert not (tmp_path / "out").exists()
@@ -187,7 +187,7 @@ def test_what_may_spoil_a_prediction_is_said(trained, small_slide, tmp_path):
     assert record["scale"] == 0.5
     assert (record["height"], record["width"]) == (340, 460)
     assert any("it was enlarged" in line for line in record["warnings"])
-    assert any("the file says 1 µm a pixel; 4 was given" in line for line in record["warnings"])
+    assert any("the file says 1 µm a pixel; the given 4 is used" in line for line in record["warnings"])
     assert notes.count("warning: ") == 2
 
 

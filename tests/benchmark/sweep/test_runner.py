@@ -247,7 +247,7 @@ def test_killed_and_typed_again_gives_the_same_table(bench, tmp_path, quiet_envi
     assert_same_counts(counts_of(bench.home), counts_of(whole_home))
     once_more = subprocess.run(command, env=quiet_environment, capture_output=True, text=True, timeout=400)
     assert once_more.stdout == undisturbed.stdout
-    assert "finished already" in once_more.stderr
+    assert "already finished" in once_more.stderr
     assert not [path for path in bench.home.rglob("*") if path.name.endswith((".tmp", ".partial", ".ckpt"))]
 
 

@@ -56,7 +56,7 @@ def test_plain_lines_are_numbered_as_they_end_and_say_how_long_the_rest_takes(sh
     tasks = [task(tmp_path, number) for number in range(4)]
     display, out = shown(tasks)
     with display:
-        display.changed(tasks[0], State.DONE, "finished already", 0.0)
+        display.changed(tasks[0], State.DONE, "already finished", 0.0)
         display.tick()
         assert out.getvalue() == ""  # what was finished before is not said again
         display.changed(tasks[2], State.RUNNING, "", 0.0)
@@ -196,7 +196,7 @@ def test_what_was_finished_before_tells_how_long_the_rest_takes(shown, tmp_path)
     (folder / "journal.jsonl").write_text("".join(json.dumps({"event": e, "time": t}) + "\n" for e, t in events))
     display, out = shown(tasks)
     with display:
-        display.changed(tasks[0], State.DONE, "finished already", 0.0)
+        display.changed(tasks[0], State.DONE, "already finished", 0.0)
         display.changed(tasks[1], State.RUNNING, "", 0.0)
         display.changed(tasks[1], State.FAILED, "oh", 1.0)
     assert out.getvalue() == "trial 2/3 arm [x] seed 1: FAILED: oh (ETA 0:40)\n"
