@@ -46,7 +46,7 @@ class BenchRequest:
         overrides: ``key=value`` settings that override the plan.
         retry_failed: run again the tasks that failed before.
 
-    Example:
+    Examples:
         >>> request = BenchRequest(methods=("supervised",), plan="smoke", home=Path("home"), overrides=("seeds=[0]",))
         >>> sweep = prepare(request)
         >>> states_of_trials(sweep, request.home)
@@ -110,7 +110,7 @@ def bench(request: BenchRequest) -> BenchResult:
         TissueBenchError: bad input or configuration; found before anything is trained.
         KeyboardInterrupt: interrupted; the same request picks up where it left off.
 
-    Example:
+    Examples:
         >>> request = BenchRequest(methods=("supervised",), plan="smoke", home=Path("home"), overrides=("seeds=[0]",))
         >>> result = bench(request)
         >>> [(row.method, row.budget, row.mean) for row in result.boards[0].rows if row.metric == "miou"]

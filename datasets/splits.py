@@ -23,7 +23,7 @@ class Split:
     Raises:
         DataError: a patient is in two parts.
 
-    Example:
+    Examples:
         >>> from tissuebench.datasets.splits import random_split
         >>> split = random_split("mine", {f"p{n}": "A" for n in range(10)}, seed=0)
         >>> [len(split.patients(part)) for part in ("train", "val", "test")]

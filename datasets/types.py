@@ -49,7 +49,7 @@ class ClassMap:
         diagnoses: for each diagnosis, the diagnosis-dependent classes that it allows. The union over all diagnoses
             is the set T of classes that some diagnosis can exclude; classes outside T (stroma, glass) are shared.
 
-    Example:
+    Examples:
         >>> colors = ((240, 150, 180), (200, 40, 40), (240, 140, 20))
         >>> class_map = ClassMap(("stroma", "tumour_a", "tumour_b"), colors, {"A": ("tumour_a",), "B": ("tumour_b",)})
         >>> class_map.dependent
@@ -238,7 +238,7 @@ BatchT = TypeVar("BatchT", bound=TileBatch)
 class StreamName(str, Generic[BatchT]):
     """Name of a stream that carries the type of its batches: ``batch[NAME]`` has that type.
 
-    Example:
+    Examples:
         >>> DIAGNOSED = StreamName("diagnosed", DiagnosisBatch)
         >>> DIAGNOSED == "diagnosed"
         True

@@ -53,7 +53,7 @@ def _mean_of_present(scores: Floats) -> Floats:
 def iou(counts: Counts) -> Floats:
     """Intersection over union per class, (..., K).
 
-    Example:
+    Examples:
         >>> counts = np.array([[3, 1], [0, 4]])  # counts[truth, predicted]
         >>> iou(counts)
         array([0.75, 0.8 ])
@@ -71,7 +71,7 @@ def dice(counts: Counts) -> Floats:
 def miou(counts: Counts) -> Floats:
     """Mean IoU over the classes present in truth or prediction, (...).
 
-    Example:
+    Examples:
         >>> counts = np.array([[3, 1], [0, 4]])  # counts[truth, predicted]
         >>> round(float(miou(counts)), 4)
         0.775

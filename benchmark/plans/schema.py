@@ -87,7 +87,7 @@ def load_plan(name_or_path: str, overrides: tuple[str, ...] = ()) -> Plan:
     Raises:
         ConfigError: no such plan, not YAML, an unknown key or an invalid value; the message names file and key.
 
-    Example:
+    Examples:
         >>> plan = load_plan("smoke", ("training.steps=500",))
         >>> plan.training.steps
         500

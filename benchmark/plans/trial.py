@@ -40,7 +40,7 @@ class Trial:
     ``minutes`` is the assumed annotation cost of the labels that the trial sees (masks, tags and diagnoses together);
     it is reported next to the result and is not part of the identity.
 
-    Example:
+    Examples:
         >>> trial = find_trained(Path("home"), "1c9ffe2a").trial  # from tissuebench.prediction.load_method
         >>> trial.label
         'supervised masks:3p draw 0 seed 0'

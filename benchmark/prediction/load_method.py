@@ -73,7 +73,7 @@ def find_trained(home: Path, prefix: str) -> Trained:
         ConfigError: there is none, more than one, or it has not finished.
         DataError: its files, or the store that it was trained on, are missing or have changed.
 
-    Example:
+    Examples:
         >>> trained = find_trained(Path("home"), "1c9ffe2a")
         >>> trained.trial.label
         'supervised masks:3p draw 0 seed 0'

@@ -80,7 +80,7 @@ def predict(request: PredictionRequest, progress: Progress) -> Prediction:
         DataError: the slide cannot be read, or its resolution is required and unknown; weights or store are missing;
             the disk is full.
 
-    Example:
+    Examples:
         >>> request = PredictionRequest(Path("slide.tif"), trial="1c9ffe2a", home=Path("home"))
         >>> prediction = predict(request, progress=lambda activity, done, total: None)
         >>> {area.name: area.share for area in prediction.areas}

@@ -52,7 +52,7 @@ def open_annotation(
         DataError: missing or unusable file.
         ConfigError: an argument names a class that does not exist.
 
-    Example:
+    Examples:
         >>> classes = ClassMap(("stroma", "tumour"), ((240, 150, 180), (200, 40, 40)))
         >>> frame = Frame(level0_size=(4096, 4096), size=(1024, 1024), scale=4.0)
         >>> open_annotation(Path("slide.geojson"), classes, frame).raster(y=0, x=0, height=256, width=256).shape

@@ -22,7 +22,7 @@ _TILE_PX = re.compile("[1-9][0-9]{0,4}")
 def recipe_names() -> list[str]:
     """Return the names that ``find_recipe`` accepts, sorted.
 
-    Example:
+    Examples:
         >>> from tissuebench.datasets.catalog import recipe_names
         >>> "synthetic" in recipe_names()
         True
@@ -36,7 +36,7 @@ def find_recipe(name: str, data_root: Path | None = None) -> Recipe:
     Raises:
         ConfigError: no such recipe (the closest name is suggested), or invalid tile size.
 
-    Example:
+    Examples:
         >>> from tissuebench.datasets.catalog import find_recipe
         >>> recipe = find_recipe("synthetic@64")
         >>> recipe.name, recipe.tile_px

@@ -59,7 +59,7 @@ def rgb_to_hed(images: Tensor) -> Tensor:
 
     Source: Ruifrok and Johnston, "Quantification of histochemical staining by color deconvolution", 2001.
 
-    Example:
+    Examples:
         >>> import torch
         >>> images = torch.rand(1, 3, 8, 8)
         >>> torch.allclose(hed_to_rgb(rgb_to_hed(images)), images, atol=1e-4)
@@ -127,7 +127,7 @@ def normaliser(name: Literal["macenko", "reinhard"]) -> StainNormaliser:
     Raises:
         ConfigError: no method has this name.
 
-    Example:
+    Examples:
         >>> pixels = np.random.default_rng(0).integers(60, 200, (1000, 3), dtype=np.uint8)
         >>> normaliser("reinhard").fit(pixels).apply(pixels[None]).shape
         (1, 1000, 3)

@@ -53,7 +53,7 @@ def white_mask(images: NDArray[np.uint8], white: WhiteBackground) -> NDArray[np.
     Returns:
         (B, H, W) bool, True where the image is white background.
 
-    Example:
+    Examples:
         >>> images = np.full((1, 3, 16, 16), 255, dtype=np.uint8)
         >>> int(white_mask(images, WhiteBackground()).sum())
         256

@@ -32,7 +32,7 @@ class LabelBudget:
         diagnoses: the diagnoses that were paid from a budget in minutes. A budget in patients leaves them to the
             trial, because whether a method uses diagnoses must not change which masks it gets.
 
-    Example:
+    Examples:
         >>> from tissuebench.datasets.labels.budget import LabelBudget
         >>> budget = LabelBudget("masks:2p", 0, split_sha256="", patients=("p3", "p1"), tiles=12, mask_minutes=24.0)
         >>> budget.purchases[Supervision.MASKS].n_tiles, budget.minutes

@@ -72,7 +72,7 @@ def parse_spec(text: str) -> BudgetSpec:
     Raises:
         ConfigError: invalid specification; the message lists the valid forms.
 
-    Example:
+    Examples:
         >>> from tissuebench.datasets.labels.budget_spec import parse_spec
         >>> parse_spec("masks:25%").patients_of(n_patients=10)
         3

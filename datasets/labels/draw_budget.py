@@ -117,7 +117,7 @@ def draw_budget(
     Raises:
         ConfigError: invalid specification, more than available, or minutes that do not buy one tile of every kind.
 
-    Example:
+    Examples:
         >>> store = TileStore(Path("data/synthetic/store.zarr"))
         >>> split = Split.read(Path("data/synthetic/split.json"))
         >>> len(draw_budget(store, split, "masks:3p", replicate=0).patients)

@@ -94,7 +94,7 @@ def purchase_order(
         classes: classes present in each patient's labels.
         replicate: number of the draw.
 
-    Example:
+    Examples:
         >>> purchase_order({"p1": "A", "p2": "B"}, {"p1": frozenset({0}), "p2": frozenset({0, 1})}, replicate=0)
         ('p2', 'p1')
     """

@@ -29,7 +29,7 @@ class LabelView:
         masks: masks that are open. An open mask also opens the tags that follow from it.
         tags: tags that are open.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from tissuebench.datasets.labels.draw_budget import draw_budget
         >>> store = TileStore(Path("data/synthetic/store.zarr"))

@@ -113,7 +113,7 @@ def augment(
     Raises:
         ValueError: the slice is not inside the whole batch.
 
-    Example:
+    Examples:
         >>> images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
         >>> augmented, geometry = augment(images, seed=0, settings=AugmentSettings())
         >>> augmented.shape, augmented.dtype

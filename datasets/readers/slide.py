@@ -28,7 +28,7 @@ def open_slide(path: Path, target_mpp: float | None, mpp_override: float | None 
     Raises:
         DataError: missing, unreadable or unknown file, not 8-bit RGB, or no mpp where one is needed.
 
-    Example:
+    Examples:
         >>> with open_slide(Path("data/synthetic/store.zarr/slides/S01"), target_mpp=2.0) as slide:
         ...     slide.region(0, 0, 256, 256).shape
         (256, 256, 3)

@@ -124,7 +124,7 @@ class TileStore:
     Raises:
         DataError: there is no store, it was never sealed, or its manifest was edited.
 
-    Example:
+    Examples:
         >>> store = TileStore(Path("data/synthetic/store.zarr"))
         >>> slide = next(iter(store.slides.values()))
         >>> store.image(slide.slide_id, y=0, x=0, height=256, width=256).shape

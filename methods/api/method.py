@@ -35,7 +35,7 @@ class Method(Trainable[SettingsT], ABC):
         Config: settings class, with a default for every field: the type argument in brackets, or a nested class of
             this name.
 
-    Example:
+    Examples:
         >>> from tissuebench.methods.api import ANNOTATED, Method, Settings, Supervision, masked_cross_entropy
         >>> class MineSettings(Settings):
         ...     weight: float = 0.5
@@ -121,7 +121,7 @@ def masked_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     Returns:
         () float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> logits, masks = torch.zeros(2, 4, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
         >>> round(masked_cross_entropy(logits, masks).item(), 4)  # log 4

@@ -36,7 +36,7 @@ def all_methods() -> dict[str, type[Method[Any]]]:
     Raises:
         ConfigError: an entry point cannot be loaded or is not a ``Method``.
 
-    Example:
+    Examples:
         >>> from tissuebench.methods.api import all_methods
         >>> "supervised" in all_methods()
         True
@@ -63,7 +63,7 @@ def find_method(name: str) -> type[Method[Any]]:
     Raises:
         ConfigError: no such method; the closest name is suggested.
 
-    Example:
+    Examples:
         >>> from tissuebench.methods.api import find_method
         >>> sorted(find_method("complementary").consumes)
         [<Supervision.DIAGNOSIS: 'diagnosis'>, <Supervision.MASKS: 'masks'>]

@@ -60,7 +60,7 @@ def distillation_loss(
     Raises:
         ValueError: shapes do not match, or a temperature is not positive.
 
-    Example:
+    Examples:
         >>> student, teacher, queue = torch.randn(4, 16), torch.randn(4, 16), torch.randn(36, 16)
         >>> distillation_loss(student, teacher, queue).shape
         torch.Size([])
@@ -99,7 +99,7 @@ def window_distillation_loss(
     Raises:
         ValueError: shapes do not match, or a temperature is not positive.
 
-    Example:
+    Examples:
         >>> student, teacher, queue = torch.randn(4, 9, 16), torch.randn(4, 9, 16), torch.randn(36, 9, 16)
         >>> window_distillation_loss(student, teacher, queue).shape
         torch.Size([])

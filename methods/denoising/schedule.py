@@ -58,7 +58,7 @@ class NoiseSchedule(nn.Module):
     Raises:
         ValueError: fewer than 2 steps.
 
-    Example:
+    Examples:
         >>> schedule = NoiseSchedule()
         >>> schedule.noised(torch.zeros(2, 3, 8, 8), torch.randn(2, 3, 8, 8), torch.tensor([0, 999])).shape
         torch.Size([2, 3, 8, 8])
@@ -147,7 +147,7 @@ def denoising_loss(predicted: Tensor, noise: Tensor, weights: Tensor, reduction:
     Raises:
         ValueError: shapes do not match.
 
-    Example:
+    Examples:
         >>> noise, weights = torch.randn(2, 3, 8, 8), torch.ones(2)
         >>> denoising_loss(noise, noise, weights).item()
         0.0

@@ -34,7 +34,7 @@ def set_wise(logits: Tensor, excluded: Tensor, gamma: float) -> Tensor:
     Raises:
         ValueError: S contains every class.
 
-    Example:
+    Examples:
         >>> logits, excluded = torch.zeros(1, 4, 8, 8), torch.tensor([[False, False, True, True]])
         >>> round(set_wise(logits, excluded, gamma=0.0).mean().item(), 4)  # log 2
         0.6931
@@ -61,7 +61,7 @@ def conditional_set_wise(logits: Tensor, excluded: Tensor, dependent: Tensor, ga
     Returns:
         (B, H, W) float32.
 
-    Example:
+    Examples:
         >>> logits, dependent = torch.zeros(1, 4, 8, 8), torch.tensor([False, False, True, True])
         >>> excluded = torch.tensor([[False, False, False, True]])
         >>> round(conditional_set_wise(logits, excluded, dependent, gamma=0.0).mean().item(), 4)  # 1/2 log 2
@@ -93,7 +93,7 @@ def forward_corrected(logits: Tensor, observation: Tensor, gamma: float, officia
     Returns:
         (B, H, W) float32.
 
-    Example:
+    Examples:
         >>> logits, observation = torch.zeros(1, 4, 8, 8), torch.tensor([[0.5, 0.5, 1.0, 0.0]])
         >>> round(forward_corrected(logits, observation, gamma=0.0).mean().item(), 4)  # log 2
         0.6931

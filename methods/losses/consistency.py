@@ -62,7 +62,7 @@ def weighted_consistency_loss(
     Raises:
         ValueError: shapes do not match.
 
-    Example:
+    Examples:
         >>> logits, labels = torch.zeros(2, 4, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
         >>> round(weighted_consistency_loss(logits, labels, confidence=torch.ones(2, 8, 8)).item(), 4)  # log 4
         1.3863

@@ -26,7 +26,7 @@ def soft_dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     Raises:
         ValueError: shapes do not match.
 
-    Example:
+    Examples:
         >>> masks = torch.randint(4, (2, 8, 8))
         >>> logits = 100.0 * torch.nn.functional.one_hot(masks, 4).movedim(-1, 1)
         >>> round(soft_dice_loss(logits, masks).item(), 4)

@@ -29,7 +29,7 @@ def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0) -> Tensor:
     Raises:
         ValueError: shapes do not match, or gamma is negative.
 
-    Example:
+    Examples:
         >>> logits, masks = torch.zeros(1, 2, 8, 8), torch.zeros(1, 8, 8, dtype=torch.int64)
         >>> round(focal_loss(logits, masks).item(), 4)  # 1/4 log 2
         0.1733

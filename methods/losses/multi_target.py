@@ -49,7 +49,7 @@ def multi_target_cross_entropy(
     Raises:
         ValueError: shapes or the number of weights do not match.
 
-    Example:
+    Examples:
         >>> logits, targets = torch.zeros(1, 4, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.int64)
         >>> round(multi_target_cross_entropy(logits, targets, weights=(0.2, 0.2, 0.6)).item(), 4)  # log 4
         1.3863

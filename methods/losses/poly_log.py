@@ -29,7 +29,7 @@ def poly_log_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0) -> Tensor:
     Raises:
         ValueError: shapes do not match, or gamma is below 1.
 
-    Example:
+    Examples:
         >>> logits, masks = torch.zeros(1, 2, 8, 8), torch.zeros(1, 8, 8, dtype=torch.int64)
         >>> poly_log_loss(logits, masks).item()  # p = 1/2
         0.0

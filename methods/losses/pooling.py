@@ -19,7 +19,7 @@ def pooled(total: Tensor, count: Tensor) -> Tensor:
     Returns:
         () float; still connected to the graph if nothing is counted.
 
-    Example:
+    Examples:
         >>> import torch
         >>> pooled(torch.tensor(6.0), torch.tensor(3))
         tensor(2.)

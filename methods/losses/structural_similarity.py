@@ -57,7 +57,7 @@ def structural_similarity_loss(
     Raises:
         ValueError: shapes do not match, ``beta`` is outside 0..1 or ``stabiliser`` is not positive.
 
-    Example:
+    Examples:
         >>> masks = torch.randint(4, (2, 8, 8))
         >>> logits = 100.0 * torch.nn.functional.one_hot(masks, 4).movedim(-1, 1)
         >>> round(structural_similarity_loss(logits, masks).item(), 4)

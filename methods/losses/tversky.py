@@ -29,7 +29,7 @@ def tversky_loss(logits: Tensor, masks: Tensor, smooth: float = 1.0) -> Tensor:
     Raises:
         ValueError: shapes do not match, or smooth is not positive.
 
-    Example:
+    Examples:
         >>> logits, masks = torch.zeros(1, 2, 8, 8), torch.zeros(1, 8, 8, dtype=torch.int64)
         >>> round(tversky_loss(logits, masks).item(), 4)  # 1 - 33/65
         0.4923

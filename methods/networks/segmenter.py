@@ -85,7 +85,7 @@ def build_segmenter(settings: NetworkSettings, n_classes: int, tile_px: int | No
     Raises:
         ConfigError: unknown encoder, or its weights are not available.
 
-    Example:
+    Examples:
         >>> from tissuebench.methods.networks.settings import NetworkSettings, Weights
         >>> network = build_segmenter(NetworkSettings(encoder="resnet18", weights=Weights.NONE), n_classes=4)
         >>> network(torch.zeros(1, 3, 64, 64)).shape

@@ -34,7 +34,7 @@ class Failure:
 class ResultStore:
     """Store of finished and failed trials in ``folder``, which is created on the first write.
 
-    Example:
+    Examples:
         >>> results = ResultStore(Path("runs/results")).load()
         >>> sorted({result.dataset for result in results})
         ['synthetic']

@@ -166,7 +166,7 @@ def pair(a: Scored, b: Scored) -> Scored | None:
 def bootstrap(sample: Sample, rng: np.random.Generator, n_boot: int = N_BOOT) -> Interval:
     """Estimate and interval of every score of a sample.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from tissuebench.results.records.result_store import ResultStore
         >>> from tissuebench.results.tables.comparable import comparable_results
@@ -188,7 +188,7 @@ def paired_difference(a: Sample, b: Sample, rng: np.random.Generator, n_boot: in
     Raises:
         DataError: they were not tested on the same patients.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from tissuebench.results.records.result_store import ResultStore
         >>> from tissuebench.results.tables.comparable import comparable_results
@@ -233,7 +233,7 @@ def wilcoxon(differences: Floats) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p values by Holm's step-down method (Scand. J. Statist. 1979); nan stays nan and is not counted.
 
-    Example:
+    Examples:
         >>> holm([0.01, 0.04, 0.03])
         [0.03, 0.06, 0.06]
     """

@@ -118,7 +118,7 @@ def build(
     Raises:
         DataError: results of one dataset are not comparable (``panel.panels``).
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from tissuebench.results.records.result_store import ResultStore
         >>> from tissuebench.results.tables.comparable import comparable_results
