@@ -187,7 +187,7 @@ def test_set_wise_grows_with_excluded_logits_and_with_the_set(situation, index):
 
 
 def test_everything_excluded_is_an_error():
-    with pytest.raises(ValueError, match="every class"):
+    with pytest.raises(ValueError, match="all classes of a sample"):
         set_wise(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, dtype=torch.bool), 0)
 
 

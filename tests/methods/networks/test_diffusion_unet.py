@@ -125,7 +125,7 @@ def test_output_depends_on_the_time_of_each_image():
 
 def test_a_block_without_time_refuses_one():
     block = ResnetBlock(8, 8)
-    with pytest.raises(ValueError, match="without time"):
+    with pytest.raises(ValueError, match="without a time input"):
         block(torch.zeros(1, 8, 4, 4), torch.zeros(1, 12))
 
 
