@@ -130,7 +130,7 @@ def test_ignored_pixels_have_exactly_no_gradient(agree):
         (("deep",), (0.5, 0.5), "2 weights for the layers deep"),
         (LAYERS, (1.0,), "1 weights for the layers shallow, middle, deep"),
         (("deep", "deep"), (0.5, 0.5), "2 weights for the layers deep, deep"),
-        (("shallow", "deep"), (0.5, 0.6), "weights 0.5, 0.6: .*sum 1"),
+        (("shallow", "deep"), (0.5, 0.6), "weights 0.5, 0.6: .*sum to 1"),
         (("shallow", "deep"), (1.5, -0.5), "weights 1.5, -0.5: they must be non-negative"),
         ((), (), "at least 1"),
         (("first",), (1.0,), "'shallow', 'middle' or 'deep'"),
