@@ -201,7 +201,7 @@ class MethodContract:
     def test_overfits_one_batch(self) -> None:
         method = self.make()
         batch = make_batch(method)
-        optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=3e-3)
+        optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=1e-3)
         first = float(training_loss(method, batch).detach())
         for _ in range(15):
             optimizer.zero_grad()
