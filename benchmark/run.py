@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ from tissuebench.plans.schema import load_plan
 from tissuebench.plans.trial import Trial
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.render.terminal import to_csv, to_json
-from tissuebench.results.tables.comparable import board_of_trials, results_folder
-from tissuebench.results.tables.leaderboard import Leaderboard
+from tissuebench.results.tables.comparable import results_folder
+from tissuebench.results.tables.leaderboard import CellKey, Leaderboard, build
 from tissuebench.sweep.graph import Graph, Sweep, SweepTask, build_graph
 from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.runner import Runner, RunSummary
@@ -131,6 +131,16 @@ def bench(request: BenchRequest) -> BenchResult:
         if any(board.rows for board in boards):
             display.note(publisher.close(_PUBLISH_SECONDS))
     return BenchResult(boards, summary)
+
+
+def board_of_trials(store: ResultStore, trials: Sequence[Trial]) -> Leaderboard:
+    """Build the leaderboard of one plan, gaps included."""
+    counted = Counter((trial.dataset, trial.arm, trial.budget.spec) for trial in trials)
+    minutes = {(trial.dataset, trial.arm, trial.budget.spec): trial.minutes for trial in trials}
+    expected = [CellKey(*key, n_trials=count, minutes=minutes[key]) for key, count in counted.items()]
+    ids = {trial.id for trial in trials}
+    failures = [failure for failure in store.read_failures() if failure.trial_id in ids]
+    return build(store.load(ids), expected=expected, failures=failures)
 
 
 def _board(home: Path, dataset: str, trials: Sequence[Trial], publisher: Publisher) -> Leaderboard:

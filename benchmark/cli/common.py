@@ -22,15 +22,7 @@ EXIT_BAD_INPUT, EXIT_SOME_FAILED, EXIT_INTERRUPTED = 2, 3, 130
 
 
 class Command(click.Command):
-    """A command whose options stand in sections, with an example at the end of its help.
-
-    Args:
-        example: one command line.
-    """
-
-    def __init__(self, *args: Any, example: str = "", **options: Any) -> None:  # noqa: ANN401 - handed on to click
-        super().__init__(*args, **options)
-        self.example = example
+    """A command whose options stand in sections of its help."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each section under its title, those without one at the end."""
@@ -43,30 +35,17 @@ class Command(click.Command):
             with formatter.section(title if len(sections) > 1 else "Options"):
                 formatter.write_dl(sections[title])
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example."""
-        write_example(formatter, self.example)
-
 
 class Commands(click.Group):
-    """A group that lists its commands in sections and suggests the nearest one for a typing error.
-
-    Args:
-        example: one command line.
-    """
+    """A group that lists its commands in sections and suggests the nearest one for a typing error."""
 
     command_class = Command
-
-    def __init__(self, *args: Any, example: str = "", **options: Any) -> None:  # noqa: ANN401 - handed on to click
-        super().__init__(*args, **options)
-        self.example = example
-        self.sections: dict[str, str] = {}
 
     def add(self, section: str, *commands: click.Command) -> None:
         """Add commands under a title of the help."""
         for command in commands:
+            vars(command)["section"] = section
             self.add_command(command)
-            self.sections[command.name or ""] = section
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -89,22 +68,18 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each section under its title."""
         width = formatter.width - 6 - max(map(len, self.commands))
-        titles = dict.fromkeys(self.sections.get(name, "Commands") for name in self.commands)
-        for title in titles:
-            names = [name for name in self.commands if self.sections.get(name, "Commands") == title]
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            record = (name, command.get_short_help_str(width))
+            sections.setdefault(vars(command).get("section", "Commands"), []).append(record)
+        for title, records in sections.items():
             with formatter.section(title):
-                formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the example."""
-        write_example(formatter, self.example)
+                formatter.write_dl(records)
 
 
-def write_example(formatter: click.HelpFormatter, example: str) -> None:
-    """Write an example as the last section of a help page."""
-    if example:
-        with formatter.section("Example"):
-            formatter.write(f"  {example}\n")
+def example(line: str) -> str:
+    """Return the end of a help page: an example of one command line, which is not wrapped."""
+    return f"\b\nExample:\n  {line}"
 
 
 def section(title: str, *options: Decorator) -> Decorator:

@@ -7,19 +7,30 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tissuebench.cli.common import AS_JSON, DATA_ROOT, EXIT_SOME_FAILED, HOME, Commands, listed, section, stderr, stdout
+from tissuebench.cli.common import (
+    AS_JSON,
+    DATA_ROOT,
+    EXIT_SOME_FAILED,
+    HOME,
+    Commands,
+    example,
+    listed,
+    section,
+    stderr,
+    stdout,
+)
 
 if TYPE_CHECKING:
     from tissuebench.datasets.store.pyramid import Codec
     from tissuebench.datasets.types import StainNormalisation
 
 
-@click.group(cls=Commands, example="tissuebench data ingest folder --data-root my_slides")
+@click.group(cls=Commands, epilog=example("tissuebench data ingest folder --data-root my_slides"))
 def data() -> None:
     """List, download, ingest and inspect datasets."""
 
 
-@data.command("list", example="tissuebench data list")
+@data.command("list", epilog=example("tissuebench data list"))
 @HOME
 def list_(home: Path) -> None:
     """List all datasets.
@@ -46,7 +57,7 @@ def list_(home: Path) -> None:
         click.echo(f"{name:14} {recipe.title}; {recipe.licence}; {state}")
 
 
-@data.command(example="tissuebench data fetch glas")
+@data.command(epilog=example("tissuebench data fetch glas"))
 @click.argument("dataset")
 @HOME
 def fetch(dataset: str, home: Path) -> None:
@@ -65,7 +76,7 @@ def fetch(dataset: str, home: Path) -> None:
     click.echo(f"{folder}: complete; convert it with 'tissuebench data ingest {dataset}'")
 
 
-@data.command(example="tissuebench data ingest folder --data-root my_slides --stain macenko")
+@data.command(epilog=example("tissuebench data ingest folder --data-root my_slides --stain macenko"))
 @click.argument("dataset")
 @section(
     "Source",
@@ -129,7 +140,7 @@ def ingest(
         raise SystemExit(EXIT_SOME_FAILED)
 
 
-@data.command(example="tissuebench data inspect synthetic --verify")
+@data.command(epilog=example("tissuebench data inspect synthetic --verify"))
 @click.argument("dataset")
 @DATA_ROOT
 @click.option("--verify", "verified", is_flag=True, help="Also read every pixel and compare it with the seal.")
@@ -153,7 +164,7 @@ def inspect(dataset: str, data_root: Path | None, verified: bool, home: Path) ->
     click.echo(page)
 
 
-@data.command(example="tissuebench data budgets synthetic --budget masks:3p,minutes:60 --method complementary")
+@data.command(epilog=example("tissuebench data budgets synthetic --budget masks:3p,minutes:60 --method complementary"))
 @click.argument("dataset", default="synthetic")
 @DATA_ROOT
 @click.option("--budget", "budgets", multiple=True, help="Repeat or write a,b; default: masks:1p,3p,25%,all.")

@@ -15,6 +15,7 @@ from tissuebench.cli.common import (
     HOME,
     Command,
     Commands,
+    example,
     section,
 )
 from tissuebench.cli.data import data
@@ -42,7 +43,7 @@ def cli(debug: bool) -> None:
 @click.command(
     cls=Command,
     short_help="Train and evaluate trials, then print the leaderboard.",
-    example="tissuebench run --method complementary --budget masks:3p,minutes:60 --seed 0,1,2",
+    epilog=example("tissuebench run --method complementary --budget masks:3p,minutes:60 --seed 0,1,2"),
 )
 @PLAN_OPTIONS
 @section(
@@ -71,12 +72,12 @@ def run(planned: Planned, retry_failed: bool, dry_run: bool, as_json: bool, home
         raise SystemExit(EXIT_SOME_FAILED)
 
 
-@click.group(cls=Commands, example="tissuebench method new entropy_minimisation")
+@click.group(cls=Commands, epilog=example("tissuebench method new entropy_minimisation"))
 def method() -> None:
     """List methods, start a new one, check it against the contract."""
 
 
-@method.command("list", example="tissuebench method list")
+@method.command("list", epilog=example("tissuebench method list"))
 def method_list() -> None:
     """List all methods, those of installed plug-ins included."""
     from tissuebench.methods.api.registry import all_methods
@@ -86,7 +87,7 @@ def method_list() -> None:
         click.echo(f"{name:16} {kind.summary}{origin}")
 
 
-@method.command(example="tissuebench method new entropy_minimisation")
+@method.command(epilog=example("tissuebench method new entropy_minimisation"))
 @click.argument("name")
 @click.option(
     "--folder",
@@ -102,7 +103,7 @@ def new(name: str, folder: Path) -> None:
     click.echo(f"{write_method(name, folder)}: edit its loss, then run 'tissuebench method check {name}'")
 
 
-@method.command(example="tissuebench method check complementary")
+@method.command(epilog=example("tissuebench method check complementary"))
 @click.argument("name")
 def check(name: str) -> None:
     """Run the contract tests on method NAME."""

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
-from tissuebench.cli.common import AS_JSON, DATA_ROOT, DATASET, Commands, stdout
+from tissuebench.cli.common import AS_JSON, DATA_ROOT, DATASET, Commands, example, stdout
 
 
-@click.group(cls=Commands, example="tissuebench perf tiles")
+@click.group(cls=Commands, epilog=example("tissuebench perf tiles"))
 def perf() -> None:
     """Run benchmarks: ratios measured within one run on this machine."""
 
 
-@perf.command(example="tissuebench perf tiles --size 4096")
+@perf.command(epilog=example("tissuebench perf tiles --size 4096"))
 @click.option(
     "--size", "size_px", type=click.IntRange(min=2048), default=8192, show_default=True, help="Edge of the slide in px."
 )
@@ -26,7 +26,7 @@ def tiles(size_px: int, as_json: bool) -> None:
     run(stdout(), as_json, size_px)
 
 
-@perf.command(example="tissuebench perf loader --plan smoke")
+@perf.command(epilog=example("tissuebench perf loader --plan smoke"))
 @click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Home folder whose store is used.")
 @DATASET
 @DATA_ROOT
@@ -39,7 +39,7 @@ def loader(home: Path | None, dataset: str, data_root: Path | None, plan_name: s
     run(stdout(), as_json, home, dataset, data_root, plan_name)
 
 
-@perf.command(example="tissuebench perf sweep --tasks 20")
+@perf.command(epilog=example("tissuebench perf sweep --tasks 20"))
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="Home folder whose embedded data is used."
 )
@@ -61,7 +61,7 @@ def sweep(home: Path | None, n_tasks: int, n_slots: int, as_json: bool) -> None:
     run(stdout(), as_json, home, n_tasks, n_slots)
 
 
-@perf.command(example="tissuebench perf masks --tiles 500")
+@perf.command(epilog=example("tissuebench perf masks --tiles 500"))
 @click.option(
     "--tiles", "n_tiles", type=click.IntRange(min=1), default=1000, show_default=True, help="Tiles to annotate."
 )
@@ -73,7 +73,7 @@ def masks(n_tiles: int, as_json: bool) -> None:
     run(stdout(), as_json, n_tiles)
 
 
-@perf.command(example="tissuebench perf denoising --steps 50")
+@perf.command(epilog=example("tissuebench perf denoising --steps 50"))
 @click.option(
     "--width", type=click.IntRange(min=8), default=32, show_default=True, help="Channels of the U-Net's finest level."
 )
@@ -94,7 +94,7 @@ def denoising(width: int, multipliers: str, patch: int, tile_px: int, batch: int
     run(stdout(), as_json, width, multipliers, patch, tile_px, batch, steps)
 
 
-@perf.command(example="tissuebench perf contrast --rounds 3")
+@perf.command(epilog=example("tissuebench perf contrast --rounds 3"))
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Repetitions.")
 @click.option(
     "--rep-stride",
@@ -111,7 +111,7 @@ def contrast(rounds: int, rep_stride: str, as_json: bool) -> None:
     run(stdout(), as_json, rounds, int(rep_stride))
 
 
-@perf.command(example="tissuebench perf leaderboard --trials 500")
+@perf.command(epilog=example("tissuebench perf leaderboard --trials 500"))
 @click.option(
     "--trials",
     "n_trials",

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from tissuebench.cli.common import HOME, Command, stderr
+from tissuebench.cli.common import HOME, Command, example, stderr
 
 
 @click.command(
     cls=Command,
     short_help="Segment a slide with a trained method.",
-    example="tissuebench predict slides/S01.svs --trial 3f9a --out S01_predicted",
+    epilog=example("tissuebench predict slides/S01.svs --trial 3f9a --out S01_predicted"),
 )
 @click.argument("slide", type=click.Path(path_type=Path))
 @click.option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tissuebench.cli.common import AS_JSON, HOME, Commands, listed, stdout
+from tissuebench.cli.common import AS_JSON, HOME, Commands, example, listed, stdout
 from tissuebench.errors import DataError, TissueBenchError, unknown_name
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ _DATASET = click.option("--dataset", default=None, help="Only this dataset.")
 _NOTHING = "no results yet; start with 'tissuebench run --method complementary'"
 
 
-@click.group(cls=Commands, example="tissuebench results table --ranks")
+@click.group(cls=Commands, epilog=example("tissuebench results table --ranks"))
 def results() -> None:
     """Print, compare, export and report stored results."""
 
 
-@results.command(example="tissuebench results table --dataset synthetic --csv table.csv")
+@results.command(epilog=example("tissuebench results table --dataset synthetic --csv table.csv"))
 @_DATASET
 @click.option("--all", "everything", is_flag=True, help="Also show results run with different shared settings.")
 @click.option("--ranks", is_flag=True, help="Also rank the methods over the test patients of each dataset.")
@@ -57,7 +57,7 @@ def table(
     print_boards(boards, as_json, csv_path, svg_path, [] if as_json else _rankings(groups, ranks))
 
 
-@results.command(example="tissuebench results compare complementary mean_teacher --budget masks:3p")
+@results.command(epilog=example("tissuebench results compare complementary mean_teacher --budget masks:3p"))
 @click.argument("methods", nargs=-1)
 @click.option("--budget", default=None, help="Budget of the reference (default: masks:all), or of all pairs.")
 @click.option(
@@ -116,7 +116,7 @@ def compare(
         console.print(_NOTHING)
 
 
-@results.command(example="tissuebench results export --format csv,latex --out tables")
+@results.command(epilog=example("tissuebench results export --format csv,latex --out tables"))
 @click.option(
     "--format",
     "formats",
@@ -156,7 +156,7 @@ def export(formats: tuple[str, ...], out: Path | None, dataset: str | None, home
         click.echo(path)
 
 
-@results.command(example="tissuebench results report --out report")
+@results.command(epilog=example("tissuebench results report --out report"))
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tissuebench.cli.common import AS_JSON, EXIT_SOME_FAILED, HOME, Command, Commands, stderr, stdout
+from tissuebench.cli.common import AS_JSON, EXIT_SOME_FAILED, HOME, Command, Commands, example, stderr, stdout
 from tissuebench.cli.plan_options import PLAN_OPTIONS, Planned
 
 _LOOK_SECONDS = 1.0
@@ -18,12 +18,12 @@ _FOLLOW_SECONDS = 0.3
 TRIAL = click.argument("trial_id", metavar="ID")
 
 
-@click.group(cls=Commands, example="tissuebench plan show --plan standard")
+@click.group(cls=Commands, epilog=example("tissuebench plan show --plan standard"))
 def plan() -> None:
     """Preview a sweep before it runs."""
 
 
-@plan.command(example="tissuebench plan show --plan standard --set training.steps=1000")
+@plan.command(epilog=example("tissuebench plan show --plan standard --set training.steps=1000"))
 @PLAN_OPTIONS
 @AS_JSON
 @HOME
@@ -42,7 +42,7 @@ def show(planned: Planned, as_json: bool, home: Path) -> None:
         stdout().print(render(shown), soft_wrap=True)
 
 
-@click.command(cls=Command, example="tissuebench status --watch")
+@click.command(cls=Command, epilog=example("tissuebench status --watch"))
 @click.argument("sweep", required=False)
 @click.option("--watch", is_flag=True, help="Refresh every second until the sweep finishes.")
 @AS_JSON
@@ -80,7 +80,7 @@ def status(sweep: str | None, watch: bool, as_json: bool, home: Path) -> None:
             seen = reader.read()
 
 
-@click.group(cls=Commands, example="tissuebench trial show 3f9a")
+@click.group(cls=Commands, epilog=example("tissuebench trial show 3f9a"))
 def trial() -> None:
     """Show, follow or repeat a trial.
 
@@ -88,7 +88,7 @@ def trial() -> None:
     """
 
 
-@trial.command("show", example="tissuebench trial show 3f9a")
+@trial.command("show", epilog=example("tissuebench trial show 3f9a"))
 @TRIAL
 @AS_JSON
 @HOME
@@ -106,7 +106,7 @@ def trial_show(trial_id: str, as_json: bool, home: Path) -> None:
         stdout().print(render(described), soft_wrap=True)
 
 
-@trial.command(example="tissuebench trial log 3f9a --follow")
+@trial.command(epilog=example("tissuebench trial log 3f9a --follow"))
 @TRIAL
 @click.option("--follow", is_flag=True, help="Keep printing until the trial finishes.")
 @HOME
@@ -134,7 +134,7 @@ def log(trial_id: str, follow: bool, home: Path) -> None:
         time.sleep(_FOLLOW_SECONDS)
 
 
-@trial.command(example="tissuebench trial rerun 3f9a")
+@trial.command(epilog=example("tissuebench trial rerun 3f9a"))
 @TRIAL
 @click.option("--executor", default="local", show_default=True, help="local, slurm, ray or inline.")
 @AS_JSON

@@ -23,7 +23,7 @@ _ID_LENGTH = 16
 
 def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
     """Return the training settings that determine the result."""
-    settings: dict[str, Json] = training.model_dump(mode="json")
+    settings = training.stored()
     settings.pop("compile")  # affects the speed, not the result
     return settings
 

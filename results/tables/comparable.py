@@ -2,55 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
 from pathlib import Path
-from typing import Protocol
 
 from tissuebench.common.hashing import content_hash
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.tables.leaderboard import CellKey, Leaderboard, build
 
 _MAY_DIFFER = ("method", "config", "budget", "seed")
-
-
-class NamedBudget(Protocol):
-    """A label budget, reduced to the name that tables show."""
-
-    @property
-    def spec(self) -> str:
-        """Specification, for example ``masks:3p``."""
-        ...
-
-
-class PlannedTrial(Protocol):
-    """A trial that a plan asks for; it appears as a gap in the table while it has no result."""
-
-    @property
-    def id(self) -> str:
-        """Content hash of the trial."""
-        ...
-
-    @property
-    def dataset(self) -> str:
-        """Name of the dataset."""
-        ...
-
-    @property
-    def arm(self) -> str:
-        """Name of the method variant: the method, with the settings that distinguish it."""
-        ...
-
-    @property
-    def budget(self) -> NamedBudget:
-        """Budget of labels that the trial may use."""
-        ...
-
-    @property
-    def minutes(self) -> float:
-        """Annotation cost of the budget in minutes."""
-        ...
 
 
 def results_folder(home: Path) -> Path:
@@ -61,16 +20,6 @@ def results_folder(home: Path) -> Path:
 def comparison_key(result: TrialResult) -> str:
     """Return a hash of everything that must be equal for two results to be comparable."""
     return content_hash({key: value for key, value in result.identity.items() if key not in _MAY_DIFFER})
-
-
-def board_of_trials(store: ResultStore, trials: Sequence[PlannedTrial]) -> Leaderboard:
-    """Build the leaderboard of one plan, gaps included."""
-    counted = Counter((trial.dataset, trial.arm, trial.budget.spec) for trial in trials)
-    minutes = {(trial.dataset, trial.arm, trial.budget.spec): trial.minutes for trial in trials}
-    expected = [CellKey(*key, n_trials=count, minutes=minutes[key]) for key, count in counted.items()]
-    ids = {trial.id for trial in trials}
-    failures = [failure for failure in store.read_failures() if failure.trial_id in ids]
-    return build(store.load(ids), expected=expected, failures=failures)
 
 
 def comparable_results(
