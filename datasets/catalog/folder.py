@@ -54,7 +54,9 @@ def recipe(data_root: Path | None) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"{path}: key {'.'.join(map(str, first['loc']))!r}: {first['msg']}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
         raise DataError(f"{path}: {str(error).splitlines()[0]}") from None
     unknown = [name for name in described.drawing_order or () if name not in described.classes]
     if unknown:

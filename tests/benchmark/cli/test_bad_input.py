@@ -202,6 +202,12 @@ def test_no_manifest(source, refused):
     assert "manifest.csv: no such manifest" in refused()
 
 
+def test_a_dataset_file_that_is_no_yaml_is_told_with_the_place(source, refused):
+    (source / "dataset.yaml").write_text("name: mine\nclasses: [")
+    line = refused()
+    assert "dataset.yaml: not YAML" in line and "line 2" in line
+
+
 def test_a_resolution_that_is_asked_for_and_not_known(source, refused):
     text = (source / "dataset.yaml").read_text()
     (source / "dataset.yaml").write_text(text.replace("mpp: null", "mpp: 1.0"))

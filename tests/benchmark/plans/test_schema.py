@@ -103,6 +103,7 @@ def test_a_wrong_override_names_its_key(override, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("budgets: masks:3p\n", r"key 'budgets': Input should be a list, as in \[a, b\]"),
         ("budgets: [a\n", "not YAML"),
         ("\t- x: [", "not YAML"),
         ("", "a plan is a mapping"),
