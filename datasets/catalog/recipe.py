@@ -14,6 +14,10 @@ from tissuebench.datasets.weak_labels import MIN_SHARE
 GIB = 2**30
 
 
+Generate = Callable[[Path, Callable[[int, int], None]], None]
+"""Write source files into an empty folder, reporting how many of how many are done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Download:
     """One archive of a dataset.
@@ -74,7 +78,7 @@ class Recipe:
     tile_px: int
     mpp: float | None
     rows: Callable[[Path], Sequence[ManifestRow | BadRow]]
-    generate: Callable[[Path, Callable[[int, int], None]], None] | None = None
+    generate: Generate | None = None
     costs: LabelCosts = field(default_factory=LabelCosts)
     split_name: str | None = None
     notes: Callable[[Path], tuple[str, ...]] | None = None

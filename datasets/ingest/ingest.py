@@ -16,7 +16,7 @@ from pathlib import Path
 from tissuebench.common.files import exclusive
 from tissuebench.common.folders import made_aside
 from tissuebench.common.hashing import Json, content_hash
-from tissuebench.datasets.catalog.recipe import Recipe
+from tissuebench.datasets.catalog.recipe import Generate, Recipe
 from tissuebench.datasets.ingest.convert import Converted, Reading, SlideJob, convert
 from tissuebench.datasets.ingest.fingerprint import fingerprint
 from tissuebench.datasets.ingest.quarantine import read_quarantine, write_quarantine
@@ -100,7 +100,10 @@ def ensure_store(
     ready = store_path.exists() and split_path.exists() and not options.update
     if data_root is None and not ready:  # the source files of a sealed store are not checked again
         if recipe.generate is not None and not raw.is_dir():
-            _generate(recipe, raw, progress)
+            raw.parent.mkdir(parents=True, exist_ok=True)
+            with exclusive(raw.parent):  # of two at once, the second waits and finds the files
+                if not raw.is_dir():
+                    _generate(recipe.generate, recipe.name, raw, progress)
         data_root = raw if raw.is_dir() else None
     notes: tuple[str, ...] = ()
     if data_root is not None:
@@ -139,11 +142,9 @@ def ensure_store(
     return Ingested(store, split, read_quarantine(folder), notes)
 
 
-def _generate(recipe: Recipe, raw: Path, progress: Progress) -> None:
-    if recipe.generate is None:
-        raise DataError(f"dataset {recipe.name!r} cannot be generated")
+def _generate(generate: Generate, name: str, raw: Path, progress: Progress) -> None:
     with made_aside(raw) as aside:
-        recipe.generate(aside, lambda done, total: progress(f"drawing {recipe.name} slides", done, total))
+        generate(aside, lambda done, total: progress(f"drawing {name} slides", done, total))
 
 
 def _checked(found: Sequence[ManifestRow | BadRow]) -> tuple[list[ManifestRow], list[BadRow]]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -207,7 +209,22 @@ def test_a_generated_dataset_is_made_good_too(source, tmp_path):
     assert ensured(recipe, tmp_path / "home", None, lambda *_: None)[1] == split
     (store.path.parent / "split.json").unlink()
     assert ensured(recipe, tmp_path / "home", None, lambda *_: None)[1] == split
-    assert not (store.path.parent / "raw.partial").exists()
+    assert not list(store.path.parent.glob("*.partial"))
+
+
+def test_of_two_at_once_one_draws_and_the_other_finds_the_files(source, tmp_path):
+    drawn = []
+
+    def generate(folder, progress):
+        drawn.append(folder)
+        time.sleep(0.5)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+    recipe = replace(find_recipe("folder", source), generate=generate)
+    with ThreadPoolExecutor(2) as threads:
+        made = list(threads.map(lambda _: ensured(recipe, tmp_path / "home", None, lambda *_: None), range(2)))
+    assert len(drawn) == 1
+    assert made[0][0].content_hash == made[1][0].content_hash
 
 
 def test_a_split_whose_patients_are_not_in_the_store(source, ingest):
