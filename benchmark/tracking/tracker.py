@@ -156,7 +156,7 @@ class Tracker:
         return line
 
     def _write_trial(self, result: TrialResult) -> None:
-        scores = {row.metric: row.mean for row in build([result], n_boot=2).rows if row.mean is not None}
+        scores = {row.metric: row.mean for row in build([result]).rows if row.mean is not None}
         trial = Found(self._home, TaskKind.TRIAL, result.trial_id)
         curve = trial.folder / "history.jsonl"
         pictures = {f"pseudo_masks/{stage}": path for stage, path in pseudo_pictures(trial).items()}

@@ -16,7 +16,6 @@ from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.results.export.relations import Relation, Value, of_rows
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.render.latex import to_latex
-from tissuebench.results.stats.bootstrap import N_BOOT
 from tissuebench.results.tables.compute_cost import ComputeRow
 from tissuebench.results.tables.label_efficiency import EfficiencyRow
 from tissuebench.results.tables.leaderboard import METRICS, Leaderboard, LeaderboardRow, build
@@ -56,25 +55,22 @@ def formats_of(names: Iterable[str]) -> list[Format]:
     return [Format(name) for name in asked]
 
 
-def export(
-    groups: Sequence[Sequence[TrialResult]], folder: Path, formats: Sequence[Format], n_boot: int = N_BOOT
-) -> list[Path]:
+def export(groups: Sequence[Sequence[TrialResult]], folder: Path, formats: Sequence[Format]) -> list[Path]:
     """Write every relation in every format, each file atomically; returns the paths.
 
     Args:
         groups: comparable results, one group per data set.
         folder: created if missing; files of the same name are replaced.
         formats: at least one.
-        n_boot: number of bootstrap draws.
     """
-    boards = [build(results, n_boot=n_boot) for results in groups]
+    boards = [build(results) for results in groups]
     written = []
     if Format.LATEX in formats:
         written.append(folder / "leaderboard.tex")
         write_aside(written[-1], to_latex(boards).encode())
     if set(formats) == {Format.LATEX}:
         return written
-    for relation in relations(groups, boards, n_boot):
+    for relation in relations(groups, boards):
         for form in formats:
             if form is not Format.LATEX:
                 written.append(folder / f"{relation.name}.{form}")
@@ -88,18 +84,16 @@ def _encoded(relation: Relation, form: Format) -> bytes:
     return relation.to_json() if form is Format.JSON else relation.to_parquet()
 
 
-def relations(
-    groups: Sequence[Sequence[TrialResult]], boards: Sequence[Leaderboard], n_boot: int
-) -> Iterator[Relation]:
+def relations(groups: Sequence[Sequence[TrialResult]], boards: Sequence[Leaderboard]) -> Iterator[Relation]:
     """Yield the relations one by one, as those of patients and slides are large."""
     everything = [result for results in groups for result in results]
     yield of_rows("leaderboard", LeaderboardRow, [row for board in boards for row in board.rows])
     yield of_rows(
         "pairs",
         PairRow,
-        [row for results in groups for row in pairs(results, metrics=_overall(results), n_boot=n_boot)],
+        [row for results in groups for row in pairs(results, metrics=_overall(results))],
     )
-    yield ranks(groups, n_boot)
+    yield ranks(groups)
     yield label_efficiency([row for board in boards for row in board.efficiency])
     yield of_rows("compute", ComputeRow, [row for board in boards for row in board.compute])
     yield patient_scores(everything)
@@ -116,39 +110,33 @@ class ExportedRank:
     """A ``RankRow`` with the fields of its ``Ranking``; ``datasets`` are joined by commas."""
 
     datasets: str
-    blocks: str
     budget: str
     metric: str
     method: str
     rank: float | None
-    low: float | None
-    high: float | None
-    n_blocks: int
+    n_datasets: int
     friedman_statistic: float | None
     friedman_p: float | None
     critical_difference: float | None
 
 
-def ranks(groups: Sequence[Sequence[TrialResult]], n_boot: int = N_BOOT) -> Relation:
-    """Ranks of the methods over data sets, or over the patients of a single one, in each overall metric."""
+def ranks(groups: Sequence[Sequence[TrialResult]]) -> Relation:
+    """Ranks of the methods over datasets in each overall metric; empty with fewer than ``ranks.LEAST_DATASETS``."""
     everything = [result for results in groups for result in results]
     rows = [
         ExportedRank(
             datasets=",".join(ranking.datasets),
-            blocks=ranking.blocks,
             budget=ranking.budget,
             metric=ranking.metric,
             method=row.method,
             rank=_finite(row.rank),
-            low=_finite(row.low),
-            high=_finite(row.high),
-            n_blocks=row.n_blocks,
+            n_datasets=len(ranking.datasets),
             friedman_statistic=_finite(ranking.friedman_statistic),
             friedman_p=_finite(ranking.friedman_p),
             critical_difference=_finite(ranking.critical_difference),
         )
         for metric in METRICS
-        for ranking in rankings(everything, metric=metric, n_boot=n_boot)
+        for ranking in rankings(everything, metric=metric)
         for row in ranking.rows
     ]
     return of_rows("ranks", ExportedRank, rows)

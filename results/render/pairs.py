@@ -13,7 +13,7 @@ from tissuebench.results.tables.pairs import PairRow
 
 
 def render_pairs(rows: Sequence[PairRow], console: Console) -> None:
-    """Print paired differences a - b and Holm-adjusted p, one table per dataset and metric. Fits 120 columns."""
+    """Print paired differences a - b with p, one table per dataset and metric. Fits 120 columns."""
     short, settings = short_names({name for row in rows for name in (row.method_a, row.method_b)})
     tables: dict[tuple[str, str], list[PairRow]] = {}
     for row in rows:
@@ -21,7 +21,7 @@ def render_pairs(rows: Sequence[PairRow], console: Console) -> None:
     for (dataset, metric), group in tables.items():
         console.print(Text(f"\n{dataset}: differences a - b of {metric}", style="italic"))
         table = plain_table("")
-        for name in ("budget", "a", "b", "difference [low, high]", "p (Wilcoxon, Holm)"):
+        for name in ("budget", "a", "b", "difference [low, high]", "p", "p (Holm)"):
             table.add_column(Text(name), overflow="fold")  # as a plain string, brackets would be markup
         table.add_column("runs", justify="right")
         budget = None
@@ -32,11 +32,14 @@ def render_pairs(rows: Sequence[PairRow], console: Console) -> None:
             interval = "-" if row.diff is None else signed(row.diff)
             if row.low is not None and row.high is not None:
                 interval += f" [{signed(row.low)}, {signed(row.high)}]"
-            p = "-" if row.p_holm is None else f"{row.p_holm:.2g}"
+            p = ["-" if value is None else f"{value:.2g}" for value in (row.p, row.p_holm)]
             names = (short[row.method_a], short[row.method_b])
-            table.add_row(*map(Text, (row.budget, *names, interval, p, str(row.n_runs))))
+            table.add_row(*map(Text, (row.budget, *names, interval, *p, str(row.n_runs))))
         console.print(table)
     for method, said in settings.items():
         console.print(Text(f"{method}: with {said}"))
     if rows:
-        console.print(Text("\np is adjusted over all pairs of a budget in one metric; full stands with all masks."))
+        console.print(Text(
+                "\np and the 95 % interval have one distribution: p < .05 where it leaves out 0. p (Holm) is adjusted over "
+                "the pairs printed for a budget and metric; those with full, which has all masks, among themselves."
+            ))

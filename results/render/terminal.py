@@ -133,20 +133,20 @@ def _without_settings(board: Leaderboard) -> tuple[Leaderboard, dict[str, str]]:
 
 
 def render_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], console: Console) -> None:
-    """Print paired differences to the reference in these metrics, with Holm-adjusted p where there is one."""
+    """Print paired differences to the reference in these metrics, with p alone and adjusted (Holm) over the cells of a budget."""
     short, settings = short_names({name for row in comparisons for name in (row.method, row.reference)})
     for dataset in dict.fromkeys(row.dataset for row in comparisons):
         rows = [row for row in comparisons if row.dataset == dataset and row.metric in metrics]
         against = f"{short[rows[0].reference]} {rows[0].reference_budget}" if rows else ""
         table = plain_table(f"\n{dataset}: difference to {against}")
-        for name in ("method", "budget", "metric", "difference [low, high]", "p (Wilcoxon, Holm)", "runs"):
+        for name in ("method", "budget", "metric", "difference [low, high]", "p", "p (Holm)", "runs"):
             table.add_column(Text(name), overflow="fold")  # as a plain string, brackets would be markup
         for row in rows:
             interval = "-" if row.diff is None else signed(row.diff)
             if row.low is not None and row.high is not None:
                 interval += f" [{signed(row.low)}, {signed(row.high)}]"
-            p = "-" if row.p_holm is None else f"{row.p_holm:.2g}"
-            table.add_row(*map(Text, (short[row.method], row.budget, row.metric, interval, p, str(row.n_runs))))
+            p = ["-" if value is None else f"{value:.2g}" for value in (row.p, row.p_holm)]
+            table.add_row(*map(Text, (short[row.method], row.budget, row.metric, interval, *p, str(row.n_runs))))
         console.print(table)
     for method, said in settings.items():
         console.print(Text(f"{method}: with {said}"))
@@ -301,7 +301,7 @@ def _gap_text(gap: Gap) -> Text:
 
 def _reading(board: Leaderboard, mark: str) -> str:
     return (
-        f"\n{mark} not distinguishable from the best at its budget (excluding full). Intervals: 95 %, {board.n_boot} "
-        "bootstrap draws over budget replicate, seed within replicate, and patient, widened for small numbers of each. "
-        "runs = replicates x seeds. Minutes of annotation are assumed, not measured."
+        f"\n{mark} not distinguishable from the best at its budget (excluding full), at 5 % over all pairs. Intervals: "
+        "95 %, over draws of the budget, seeds, and patients (docs/statistics.md). runs = draws x seeds. Minutes of "
+        "annotation are assumed, not measured."
     )

@@ -58,10 +58,10 @@ class Chapter:
     def pictures(self) -> tuple[Picture, ...]:
         """All pictures of the chapter."""
         budgets = (picture for group in self.by_budget.values() for _, picture in group)
-        return (*self.curves, *self.differences, *self.ranks, *self.cost, *budgets)
+        return (*self.curves, *self.differences, *self.cost, *budgets)
 
 
-def build(subjects: Sequence[Subject], title: str, n_boot: int) -> dict[str, bytes]:
+def build(subjects: Sequence[Subject], title: str) -> dict[str, bytes]:
     """Build all files of the report; the same subjects give the same bytes.
 
     Raises:
@@ -72,8 +72,8 @@ def build(subjects: Sequence[Subject], title: str, n_boot: int) -> dict[str, byt
     styles = method_styles(sorted(arms))
     album = Album()
     views = [view(subject, f"d{i}", name, styles) for i, (subject, name) in enumerate(_titled(subjects))]
-    chapters = [_chapter(one, n_boot, album) for one in views]
-    across = _across(views, styles, n_boot)
+    chapters = [_chapter(one, album) for one in views]
+    across = _across(views, styles)
     table = scores(views)
     script, style = _text("report.js"), _text("report.css")
     environment = Environment(
@@ -124,7 +124,7 @@ def build(subjects: Sequence[Subject], title: str, n_boot: int) -> dict[str, byt
     return out
 
 
-def _chapter(one: View, n_boot: int, album: Album) -> Chapter:
+def _chapter(one: View, album: Album) -> Chapter:
     # matplotlib takes a second to import, so it is imported only for drawing.
     from tissuebench.results.report.figures.calibration import calibration
     from tissuebench.results.report.figures.classes import classes
@@ -133,11 +133,10 @@ def _chapter(one: View, n_boot: int, album: Album) -> Chapter:
     from tissuebench.results.report.figures.forest import forest
     from tissuebench.results.report.figures.pareto import pareto
     from tissuebench.results.report.figures.patients import patients
-    from tissuebench.results.report.figures.ranks import ranks
     from tissuebench.results.report.figures.sheet import drawing
 
     complete = _complete(one)
-    compared = pairs(complete, n_boot=n_boot)
+    compared = pairs(complete)
     p_holm: dict[tuple[str, str], float | None] = {}
     for row in compared:
         for method, other in ((row.method_a, row.method_b), (row.method_b, row.method_a)):
@@ -151,7 +150,6 @@ def _chapter(one: View, n_boot: int, album: Album) -> Chapter:
             summary=tuple(summary(one)),
             curves=tuple(curves(one)),
             differences=tuple(forest(one, p_holm)),
-            ranks=tuple(ranks(one.slug, rankings(complete, n_boot=n_boot), one.styles)),
             cost=tuple(pareto(one)),
             by_budget={
                 kind: tuple(
@@ -169,17 +167,17 @@ def _chapter(one: View, n_boot: int, album: Album) -> Chapter:
         )
 
 
-def _across(views: Sequence[View], styles: Mapping[str, MethodStyle], n_boot: int) -> tuple[Picture, ...]:
-    """Draw ranks over data sets; empty with a single data set, or if one has groups that are not comparable."""
+def _across(views: Sequence[View], styles: Mapping[str, MethodStyle]) -> tuple[Picture, ...]:
+    """Draw ranks over datasets; empty with too few (``rankings``), or if one has groups that are not comparable."""
     from tissuebench.results.report.figures.ranks import ranks
     from tissuebench.results.report.figures.sheet import drawing
 
     names = [one.subject.dataset for one in views]
-    if len(names) < 2 or len(set(names)) < len(names):
+    if len(set(names)) < len(names):
         return ()
-    found: list[Ranking] = rankings([result for one in views for result in _complete(one)], n_boot=n_boot)
+    found: list[Ranking] = rankings([result for one in views for result in _complete(one)])
     with drawing():
-        return tuple(ranks("all", [ranking for ranking in found if ranking.n_blocks > 1], styles))
+        return tuple(ranks("all", found, styles))
 
 
 def _complete(one: View) -> list[TrialResult]:

@@ -30,9 +30,8 @@ def provenance(view: View) -> Mapping[str, Json]:
     found["trials"] = {
         "finished": len(results),
         "failed": len(view.subject.failures),
-        "replicates of a budget": sorted({result.replicate for result in results}),
+        "draws of a budget": sorted({result.replicate for result in results}),
         "seeds": sorted({result.seed for result in results}),
-        "bootstrap draws": view.subject.board.n_boot,
         "schema of results": SCHEMA_VERSION,
     }
     found["settings of all trials"] = {

@@ -37,7 +37,7 @@ def _leaders(view: View) -> list[str]:
             said.append(
                 f"{where} {_name(view, best)} has the highest mIoU, {_score(best.row())}: its paired difference "
                 "to every other "
-                "method has an interval that leaves out 0."
+                "method is significant at 5 % after adjustment over all pairs."
             )
             continue
         control = any(cell.method == LOWER for cell in tied)
@@ -76,7 +76,7 @@ def _against_control(view: View) -> list[str]:
     parts += [f"better at some: {_list(some)}"] if some else []
     parts += [f"not distinguishable at any: {_list(never)}"] if never else []
     parts += [f"worse at every one: {_list(worse)}"] if worse else []
-    return [f"Against {LOWER} with the same labels (intervals that leave out 0), " + "; ".join(parts) + "."]
+    return [f"Against {LOWER} with the same labels (intervals of single comparisons that leave out 0), " + "; ".join(parts) + "."]
 
 
 def _against_full(view: View) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from tissuebench.common.folders import made_aside
 from tissuebench.errors import DataError
 from tissuebench.results.report.subject import Subject
-from tissuebench.results.stats.bootstrap import N_BOOT
 
 INDEX, CONTENTS = "index.html", "report.json"
 _KIND = "tissuebench report"
@@ -20,7 +19,6 @@ def write_report(
     subjects: Sequence[Subject],
     *,
     title: str = "Which labels are worth an annotator's time?",
-    n_boot: int = N_BOOT,
 ) -> Path:
     """Write the report and return its ``index.html``; an older report at the same path is replaced atomically.
 
@@ -31,7 +29,6 @@ def write_report(
         folder: folder of the report; created with its parents.
         subjects: one per group of comparable results.
         title: title of the page.
-        n_boot: number of bootstrap draws for intervals of pairs and ranks.
 
     Raises:
         DataError: the folder exists and holds anything that is not part of a report; results of a subject are not
@@ -41,7 +38,7 @@ def write_report(
 
     folder = folder.resolve()
     _require_ours(folder)
-    files = build(subjects, title, n_boot)
+    files = build(subjects, title)
     files[CONTENTS] = json.dumps({"kind": _KIND, "files": sorted(files)}, indent=1).encode()
     with made_aside(folder) as aside:
         for name, data in files.items():

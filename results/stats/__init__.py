@@ -1,1 +1,1 @@
-"""Bootstrap intervals, small samples, rank tests."""
+"""Influence of patients, the variance model, intervals and p values, tests of ranks."""

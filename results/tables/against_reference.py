@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tissuebench.errors import DataError, unknown_name
 from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.stats.bootstrap import N_BOOT, holm, score, wilcoxon
-from tissuebench.results.stats.draws import Draws
+from tissuebench.results.stats.intervals import estimate
+from tissuebench.results.stats.multiple import holm
+from tissuebench.results.stats.scored import pair, score
 from tissuebench.results.tables.leaderboard import UPPER, number
 from tissuebench.results.tables.panel import Panel, panels
-from tissuebench.results.tables.patient_scores import POOLED_ONLY, common_runs, own_differences
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,9 @@ class Comparison:
 
     Attributes:
         diff: mean over common runs of the difference of pooled scores; low, high: its 95 % interval.
-        p: Wilcoxon signed-rank test over patients, of each patient's own score averaged over the common runs; a
-            patient without a score on either side is left out. None for balanced accuracy, which is undefined for a
-            single patient.
-        p_holm: p after Holm adjustment over all cells of the dataset compared with the reference in this metric.
-        n_runs: number of common (replicate, seed); if 0, there are no numbers.
+        p: two-sided p of no difference, from the distribution of the interval: below .05 exactly where it leaves out 0.
+        p_holm: p after Holm adjustment over the cells at this budget, in this metric.
+        n_runs: number of common runs; if 0, there are no numbers.
     """
 
     dataset: str
@@ -46,14 +45,13 @@ def compare(
     *,
     reference: str = UPPER,
     reference_budget: str = "masks:all",
-    n_boot: int = N_BOOT,
 ) -> list[Comparison]:
     """Compare all cells with the reference of their dataset, by dataset, method, budget and metric.
 
     Raises:
         DataError: a dataset has no or several results of the reference, or its results are not comparable.
     """
-    return [row for panel in panels(results) for row in _of_panel(panel, (reference, reference_budget), n_boot)]
+    return [row for panel in panels(results) for row in _of_panel(panel, (reference, reference_budget))]
 
 
 def _cell(panel: Panel, reference: tuple[str, str]) -> tuple[str, str]:
@@ -74,38 +72,36 @@ def _cell(panel: Panel, reference: tuple[str, str]) -> tuple[str, str]:
     raise DataError(f"dataset {panel.dataset}: {unknown_name('reference', ' at '.join(reference), known)}")
 
 
-def _of_panel(panel: Panel, reference: tuple[str, str], n_boot: int) -> list[Comparison]:
+def _of_panel(panel: Panel, reference: tuple[str, str]) -> list[Comparison]:
     reference = _cell(panel, reference)
-    draws = Draws(panel.dataset, len(panel.patients), n_boot)
-    against = panel.cells[reference]
-    against_scored = score(against, draws.patients)
+    against = score(panel.cells[reference])
     rows: list[Comparison] = []
     for key, cell in panel.cells.items():
         if key == reference:
             continue
-        common = common_runs([cell, against])
-        diff = draws.difference(score(cell, draws.patients), against_scored)
-        per_patient = own_differences(cell, against, common)
-        for j, metric in enumerate(panel.metrics):
-            p = None if metric in POOLED_ONLY else number(wilcoxon(per_patient[:, j]))
-            rows.append(
-                Comparison(
-                    dataset=panel.dataset,
-                    method=key[0],
-                    budget=key[1],
-                    reference=reference[0],
-                    reference_budget=reference[1],
-                    metric=metric,
-                    diff=None if diff is None else number(diff.mean[j]),
-                    low=None if diff is None else number(diff.low[j]),
-                    high=None if diff is None else number(diff.high[j]),
-                    p=p,
-                    p_holm=None,
-                    n_runs=len(common),
-                )
+        both = pair(score(cell), against)
+        diff = None if both is None else estimate(both)
+        rows += [
+            Comparison(
+                dataset=panel.dataset,
+                method=key[0],
+                budget=key[1],
+                reference=reference[0],
+                reference_budget=reference[1],
+                metric=metric,
+                diff=None if diff is None else number(diff.mean[j]),
+                low=None if diff is None else number(diff.low[j]),
+                high=None if diff is None else number(diff.high[j]),
+                p=None if diff is None else number(diff.p[j]),
+                p_holm=None,
+                n_runs=0 if both is None else len(both.runs),
             )
-    for metric in panel.metrics:
-        where = [i for i, row in enumerate(rows) if row.metric == metric]
+            for j, metric in enumerate(panel.metrics)
+        ]
+    families = defaultdict(list)
+    for i, row in enumerate(rows):
+        families[row.budget, row.metric].append(i)
+    for where in families.values():
         raw = [rows[i].p for i in where]
         adjusted = holm([float("nan") if p is None else p for p in raw])
         for i, p in zip(where, adjusted, strict=True):

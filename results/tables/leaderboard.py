@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tissuebench.results.metrics import Floats, lower_is_better
+from tissuebench.results.metrics import lower_is_better
 from tissuebench.results.records.pseudo_mask_quality import COVERAGE, MIOU
 from tissuebench.results.records.result_store import Failure
 from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.stats.bootstrap import N_BOOT, Interval, Scored, run_means, score
-from tissuebench.results.stats.draws import Draws
+from tissuebench.results.stats.intervals import Estimate, estimate
+from tissuebench.results.stats.multiple import among_best
+from tissuebench.results.stats.scored import Scored, pair, score
 from tissuebench.results.tables.compute_cost import ComputeRow, compute_rows
 from tissuebench.results.tables.label_efficiency import Curve, EfficiencyRow, efficiency
 from tissuebench.results.tables.panel import Cell, Panel, panels
@@ -33,12 +35,15 @@ class LeaderboardRow:
         metric: metric on the test part; ``pseudo_miou/<layer>`` and ``pseudo_coverage/<layer>`` are diagnostics on
             training tiles: only the mean of a ``PseudoRow``.
         mean: mean over runs of the score pooled over all patients; low, high: its 95 % interval.
-        n_seeds: seeds per replicate, the smallest number if uneven; 0 in a gap.
-        diff: mean of (this - ``diff_to``) on common replicates, seeds and patients; diff_low, diff_high: its interval.
+        n_seeds: seeds per draw, the smallest number if uneven; 0 in a gap.
+        n_patients: patients behind the score: those with annotated pixels, or with a case.
+        n_replicates: draws of the budget; 1 for a budget of everything, which has no draw.
+        diff: mean of (this - ``diff_to``) on common draws, seeds and patients; diff_low, diff_high: its interval.
         diff_to: ``supervised`` at the same budget; None for ``supervised`` itself and for ``full``.
         tie: whether the row is among the best of its (dataset, budget, metric), ``full`` excluded: the row of the best
-            mean, and every row whose paired difference to it has an interval that covers 0 or does not exist. There is
-            a winner only if exactly one row is marked. False if there is nothing to compare with.
+            mean, and every row that is not told from it at 5 % by p adjusted over all pairs of these rows (Holm). So
+            of equal methods any is left out in at most 5 % of tables. There is a winner only if exactly one row is
+            marked. False if there is nothing to compare with.
         n_trials_failed: number of trials of this cell recorded as failed.
     """
 
@@ -96,7 +101,6 @@ class Leaderboard:
     rows: tuple[LeaderboardRow, ...]
     gaps: tuple[Gap, ...]
     notes: tuple[str, ...]
-    n_boot: int
     pseudo: tuple[PseudoRow, ...] = ()
     shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
     efficiency: tuple[EfficiencyRow, ...] = ()
@@ -108,7 +112,6 @@ def build(
     *,
     expected: Sequence[CellKey] = (),
     failures: Sequence[Failure] = (),
-    n_boot: int = N_BOOT,
 ) -> Leaderboard:
     """Build all rows, by dataset, budget (in minutes), method and metric; the same inputs give the same numbers.
 
@@ -148,10 +151,9 @@ def build(
         panel = by_dataset.get(dataset)
         if panel is not None:
             complete = [cell for key, cell in panel.cells.items() if (dataset, *key) not in gaps]
-            draws = Draws(panel.dataset, len(panel.patients), n_boot)
-            of_panel, means = _rows(panel, complete, draws)
+            of_panel, first = _rows(panel, complete)
             rows += of_panel
-            efficient += _efficiency(panel, complete, means)
+            efficient += _efficiency(panel, complete, first)
             notes += _case_notes(panel)
             minutes |= {(dataset, *key): cell.minutes for key, cell in panel.cells.items()}
         metrics = METRICS if panel is None else panel.metrics
@@ -167,7 +169,6 @@ def build(
         rows=tuple(rows),
         gaps=tuple(gaps.values()),
         notes=tuple(notes),
-        n_boot=n_boot,
         pseudo=tuple(pseudo),
         shares=shares,
         efficiency=tuple(efficient),
@@ -181,79 +182,54 @@ def cell_order(row: LeaderboardRow | PseudoRow | ComputeRow) -> tuple[bool, bool
     return (row.method == UPPER, unknown, row.minutes or 0.0, row.budget, row.method != LOWER, row.method)
 
 
-_Means = Mapping[tuple[str, str], tuple[Floats, Floats]]
-"""Mean over runs of the table's first metric, (1,), and under each draw, (B, 1), by (method, budget)."""
+_First = Mapping[tuple[str, str], Scored]
+"""The table's first metric by (method, budget)."""
 
 
-def _rows(panel: Panel, cells: Sequence[Cell], draws: Draws) -> tuple[list[LeaderboardRow], _Means]:
-    """Rows of complete cells, by budget, as draws of all cells at once would be gigabytes for a thousand trials."""
+def _rows(panel: Panel, cells: Sequence[Cell]) -> tuple[list[LeaderboardRow], _First]:
+    """Rows of complete cells, budget by budget, so that the influences of one budget are held at a time."""
     budgets = defaultdict(list)
     for cell in cells:
         budgets[cell.budget].append(cell)
     rows: list[LeaderboardRow] = []
-    means = {}
+    first = {}
     for budget, group in budgets.items():
-        pairs = _Pairs(draws, {cell.method: score(cell, draws.patients) for cell in group})
-        by_method = [_cell_rows(panel, cell, pairs) for cell in group]
-        rows += _mark_ties(list(zip(*by_method, strict=True)), pairs)
-        for method, scored in pairs.scored.items():
-            means[method, budget] = run_means(_only(scored, [0]), draws.runs(scored.runs))
-    return rows, means
+        scored = {cell.method: score(cell) for cell in group}
+        differences = {
+            (a, b): estimate(both)
+            for a, b in itertools.permutations(scored, 2)
+            if (a < b or b == LOWER) and (both := pair(scored[a], scored[b])) is not None
+        }
+        by_method = [_cell_rows(panel, cell, scored[cell.method], differences) for cell in group]
+        rows += _mark_ties(list(zip(*by_method, strict=True)), differences)
+        first |= {(method, budget): one.only([0]) for method, one in scored.items()}
+    return rows, first
 
 
-def _efficiency(panel: Panel, cells: Sequence[Cell], means: _Means) -> list[EfficiencyRow]:
+def _efficiency(panel: Panel, cells: Sequence[Cell], first: _First) -> list[EfficiencyRow]:
     """Label efficiency, in the table's first metric, of methods with two or more budgets of nonzero minutes."""
-    first = panel.metrics[0]
     budgets = defaultdict(list)
     for cell in sorted(cells, key=lambda cell: (cell.method != LOWER, cell.method, cell.minutes)):
         if cell.method != UPPER and cell.minutes > 0:
             budgets[cell.method].append(cell)
     curves = {
-        method: Curve(
-            np.array([cell.minutes for cell in group]),
-            np.array([means[method, cell.budget][0][0] for cell in group]),
-            np.stack([means[method, cell.budget][1][:, 0] for cell in group], -1),
-        )
+        method: Curve(tuple(cell.minutes for cell in group), tuple(first[method, cell.budget] for cell in group))
         for method, group in budgets.items()
         if len({cell.minutes for cell in group}) == len(group) > 1
     }
-    full = [(mean[0], under[:, 0]) for (method, _), (mean, under) in means.items() if method == UPPER]
-    return efficiency(panel.dataset, first, curves, full[0] if len(full) == 1 else None)
+    full = [scored for (method, _), scored in first.items() if method == UPPER]
+    return efficiency(panel.dataset, panel.metrics[0], curves, full[0] if len(full) == 1 else None)
 
 
-def _only(scored: Scored, metrics: Sequence[int]) -> Scored:
-    """Return the scores in some of the metrics, given by index."""
-    return replace(scored, point=scored.point[:, metrics], draws=scored.draws[..., metrics])
+_Differences = Mapping[tuple[str, str], Estimate]
+"""Differences a - b of the methods of one (dataset, budget), by (a, b)."""
 
 
-class _Pairs:
-    """Scored methods of one (dataset, budget); each difference is computed once."""
-
-    def __init__(self, draws: Draws, scored: Mapping[str, Scored]) -> None:
-        self.draws = draws
-        self.scored = scored
-        self._known: dict[tuple[str, str], Interval | None] = {}
-
-    def difference(self, a: str, b: str) -> Interval | None:
-        if (a, b) not in self._known:
-            self._known[a, b] = self.draws.difference(self.scored[a], self.scored[b])
-        return self._known[a, b]
-
-    def differ(self, a: str, b: str, metrics: Sequence[int]) -> list[bool]:
-        """Whether the interval of a - b excludes 0, in each of these metrics."""
-        diff = self._known.get((a, b)) or self._known.get((b, a))
-        where = list(metrics)
-        if diff is None:
-            diff = self.draws.difference(_only(self.scored[a], where), _only(self.scored[b], where))
-            where = list(range(len(where)))
-        return [diff is not None and bool(diff.high[j] < 0 or diff.low[j] > 0) for j in where]
-
-
-def _cell_rows(panel: Panel, cell: Cell, pairs: _Pairs) -> list[LeaderboardRow]:
-    estimate = pairs.draws.interval(pairs.scored[cell.method])
+def _cell_rows(panel: Panel, cell: Cell, scored: Scored, differences: _Differences) -> list[LeaderboardRow]:
+    found = estimate(scored)
     diff_to = None if cell.method in (LOWER, UPPER) else LOWER
-    diff = pairs.difference(cell.method, LOWER) if diff_to in pairs.scored else None
-    seeds = Counter(replicate for replicate, _ in cell.runs)
+    diff = differences.get((cell.method, LOWER)) if diff_to else None
+    seeds = Counter(draw for draw, _ in cell.runs)
     return [
         LeaderboardRow(
             dataset=panel.dataset,
@@ -261,11 +237,11 @@ def _cell_rows(panel: Panel, cell: Cell, pairs: _Pairs) -> list[LeaderboardRow]:
             budget=cell.budget,
             minutes=cell.minutes,
             metric=metric,
-            mean=number(estimate.mean[j]),
-            low=number(estimate.low[j]),
-            high=number(estimate.high[j]),
+            mean=number(found.mean[j]),
+            low=number(found.low[j]),
+            high=number(found.high[j]),
             n_seeds=min(seeds.values()),
-            n_patients=len(panel.patients),
+            n_patients=panel.n_of(metric),
             n_replicates=len(seeds),
             diff=None if diff is None else number(diff.mean[j]),
             diff_low=None if diff is None else number(diff.low[j]),
@@ -278,37 +254,15 @@ def _cell_rows(panel: Panel, cell: Cell, pairs: _Pairs) -> list[LeaderboardRow]:
     ]
 
 
-def _mark_ties(columns: Sequence[Sequence[LeaderboardRow]], pairs: _Pairs) -> list[LeaderboardRow]:
-    """Return the rows of one (dataset, budget), grouped by metric, with the top group of each metric marked.
-
-    Each metric has its own best method; differences to a best method are computed for its metrics only.
-    """
-    bests = [_best(column) for column in columns]
-    apart: set[tuple[str, int]] = set()
-    for best in sorted({best for best in bests if best is not None}):
-        where = [j for j, name in enumerate(bests) if name == best]
-        for method in pairs.scored:
-            if method not in (best, UPPER):
-                differ = pairs.differ(method, best, where)
-                apart |= {(method, j) for j, differs in zip(where, differ, strict=True) if differs}
-    return [
-        replace(row, tie=best is not None and _is_candidate(row) and (row.method, j) not in apart)
-        for j, (column, best) in enumerate(zip(columns, bests, strict=True))
-        for row in column
-    ]
-
-
-def _best(rows: Sequence[LeaderboardRow]) -> str | None:
-    """Return the method with the best mean in the metric of these rows; None with fewer than two candidates."""
-    candidates = [row for row in rows if _is_candidate(row)]
-    if len(candidates) < 2:
-        return None
-    sign = 1.0 if lower_is_better(candidates[0].metric) else -1.0
-    return min(candidates, key=lambda row: (sign * (row.mean or 0.0), row.method)).method
-
-
-def _is_candidate(row: LeaderboardRow) -> bool:
-    return row.method != UPPER and row.mean is not None
+def _mark_ties(columns: Sequence[Sequence[LeaderboardRow]], differences: _Differences) -> list[LeaderboardRow]:
+    """Return the rows of one (dataset, budget), grouped by metric, with the top group of each metric marked."""
+    marked: list[LeaderboardRow] = []
+    for j, column in enumerate(columns):
+        means = {row.method: row.mean for row in column if row.method != UPPER and row.mean is not None}
+        p_values = {(a, b): float(diff.p[j]) for (a, b), diff in differences.items() if a < b}
+        best = among_best(means, p_values, lower_is_better=lower_is_better(column[0].metric))
+        marked += [replace(row, tie=row.method in best) for row in column]
+    return marked
 
 
 def number(value: float) -> float | None:

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tissuebench.errors import DataError, unknown_name
-from tissuebench.results.metrics import Floats
 from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.stats.bootstrap import N_BOOT, Scored, holm, score, wilcoxon
-from tissuebench.results.stats.draws import Draws
+from tissuebench.results.stats.intervals import estimate
+from tissuebench.results.stats.multiple import holm
+from tissuebench.results.stats.scored import Scored, pair, score
 from tissuebench.results.tables.leaderboard import UPPER, number
-from tissuebench.results.tables.panel import Cell, Panel, panels
-from tissuebench.results.tables.patient_scores import POOLED_ONLY, own_scores
+from tissuebench.results.tables.panel import Panel, panels
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,10 @@ class PairRow:
         method_a, method_b: in alphabetical order.
         diff: mean over common runs of the difference of pooled scores; low, high: its 95 % interval. Below 0 where
             a is lower, which is better for an error (``metrics.lower_is_better``).
-        p: Wilcoxon signed-rank test over patients, as in ``against_reference.Comparison``; None for balanced accuracy.
-        p_holm: p after Holm adjustment over all pairs of the (dataset, budget) in this metric.
-        n_runs: number of common (replicate, seed); if 0, there are no numbers.
+        p: two-sided p of no difference, from the distribution of the interval: below .05 exactly where it leaves out 0.
+        p_holm: p after Holm adjustment over the pairs of methods of the (dataset, budget) in this metric; pairs with
+            ``full`` are adjusted among themselves, as it has other labels.
+        n_runs: number of common runs; if 0, there are no numbers.
     """
 
     dataset: str
@@ -44,63 +44,49 @@ class PairRow:
     n_runs: int
 
 
-def pairs(results: Sequence[TrialResult], *, metrics: Sequence[str] = ("miou",), n_boot: int = N_BOOT) -> list[PairRow]:
+def pairs(results: Sequence[TrialResult], *, metrics: Sequence[str] = ("miou",)) -> list[PairRow]:
     """Compare all pairs of methods, by dataset, budget (in minutes), metric and methods.
 
     Raises:
         DataError: a dataset has no such metric, or its results are not comparable (``panel.panels``).
     """
-    return [row for panel in panels(results) for row in _of_panel(panel, metrics, n_boot)]
+    return [row for panel in panels(results) for row in _of_panel(panel, metrics)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Arm:
-    """One method in the requested metrics: pooled scores under the draws, and scores of each patient (P, R, M)."""
-
-    scored: Scored
-    own: Floats
-
-
-def _of_panel(panel: Panel, metrics: Sequence[str], n_boot: int) -> list[PairRow]:
+def _of_panel(panel: Panel, metrics: Sequence[str]) -> list[PairRow]:
     for metric in metrics:
         if metric not in panel.metrics:
             raise DataError(f"dataset {panel.dataset}: {unknown_name('metric', metric, panel.metrics)}")
-    draws = Draws(panel.dataset, len(panel.patients), n_boot)
+    where = [panel.metrics.index(metric) for metric in metrics]
     budgets = defaultdict(list)
     for cell in sorted(panel.cells.values(), key=lambda cell: (cell.minutes, cell.budget)):
         budgets[cell.budget].append(cell)
-    upper = {cell.method: cell for cell in budgets.get("masks:all", ()) if cell.method.partition("[")[0] == UPPER}
-    upper_arms = {method: _arm(panel, cell, draws, metrics) for method, cell in upper.items()}
+    upper = {cell.method: cell for cell in budgets.get("masks:all", ()) if _is_upper(cell.method)}
+    upper_scored = {method: score(cell).only(where) for method, cell in upper.items()}
     rows: list[PairRow] = []
     for budget, cells in budgets.items():
-        own = {cell.method: cell for cell in cells}
-        arms = {name: _arm(panel, cell, draws, metrics) for name, cell in own.items() if upper.get(name) is not cell}
-        arms = upper_arms | arms  # a ``full`` trained at this budget takes precedence
+        own = {cell.method for cell in cells}
+        scored = {cell.method: score(cell).only(where) for cell in cells if upper.get(cell.method) is not cell}
+        scored = upper_scored | scored  # a ``full`` trained at this budget takes precedence
         compared = [
-            _compare(panel.dataset, budget, (a, b), (arms[a], arms[b]), draws, metrics)
-            for a, b in itertools.combinations(sorted(arms), 2)
+            _compare(panel.dataset, budget, (a, b), (scored[a], scored[b]), metrics)
+            for a, b in itertools.combinations(sorted(scored), 2)
             if a in own or b in own
         ]
         rows += [row for of_metric in zip(*compared, strict=True) for row in _adjusted(of_metric)]
     return rows
 
 
-def _arm(panel: Panel, cell: Cell, draws: Draws, metrics: Sequence[str]) -> _Arm:
-    where = [panel.metrics.index(metric) for metric in metrics]
-    scored = score(cell, draws.patients)
-    scored = replace(scored, point=scored.point[:, where], draws=scored.draws[..., where])
-    return _Arm(scored, own_scores(cell, cell.runs)[..., where])
+def _is_upper(method: str) -> bool:
+    return method.partition("[")[0] == UPPER
 
 
 def _compare(
-    dataset: str, budget: str, names: tuple[str, str], arms: tuple[_Arm, _Arm], draws: Draws, metrics: Sequence[str]
+    dataset: str, budget: str, names: tuple[str, str], scored: tuple[Scored, Scored], metrics: Sequence[str]
 ) -> list[PairRow]:
     """Return one row per metric, without the Holm-adjusted p."""
-    a, b = arms
-    diff = draws.difference(a.scored, b.scored)
-    common = sorted(set(a.scored.runs) & set(b.scored.runs))
-    left, right = (arm.own[:, [arm.scored.runs.index(run) for run in common]] for arm in arms)
-    own = (left - right).mean(1) if common else None
+    both = pair(*scored)
+    diff = None if both is None else estimate(both)
     return [
         PairRow(
             dataset=dataset,
@@ -111,15 +97,22 @@ def _compare(
             diff=None if diff is None else number(diff.mean[j]),
             low=None if diff is None else number(diff.low[j]),
             high=None if diff is None else number(diff.high[j]),
-            p=None if own is None or metric in POOLED_ONLY else number(wilcoxon(own[:, j])),
+            p=None if diff is None else number(diff.p[j]),
             p_holm=None,
-            n_runs=len(common),
+            n_runs=0 if both is None else len(both.runs),
         )
         for j, metric in enumerate(metrics)
     ]
 
 
 def _adjusted(rows: Sequence[PairRow]) -> list[PairRow]:
-    """Return the rows of one metric and budget with Holm-adjusted p."""
-    adjusted = holm([float("nan") if row.p is None else row.p for row in rows])
-    return [replace(row, p_holm=number(p)) for row, p in zip(rows, adjusted, strict=True)]
+    """Return the rows of one metric and budget with p adjusted in two families: with and without ``full``."""
+    with_full = [_is_upper(row.method_a) or _is_upper(row.method_b) for row in rows]
+    out = list(rows)
+    for family in (True, False):
+        where = [i for i, full in enumerate(with_full) if full is family]
+        p_values = [rows[i].p for i in where]
+        adjusted = holm([float("nan") if p is None else p for p in p_values])
+        for i, p in zip(where, adjusted, strict=True):
+            out[i] = replace(rows[i], p_holm=number(p))
+    return out

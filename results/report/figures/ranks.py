@@ -48,9 +48,7 @@ def ranks(slug: str, rankings: Sequence[Ranking], styles: Mapping[str, MethodSty
                     "budget": ranking.budget,
                     "method": row.method,
                     "rank": row.rank,
-                    "low": row.low,
-                    "high": row.high,
-                    "n_blocks": row.n_blocks,
+                    "n_datasets": len(ranking.datasets),
                     "friedman_p": ranking.friedman_p,
                     "critical_difference": ranking.critical_difference,
                 }
@@ -59,9 +57,7 @@ def ranks(slug: str, rankings: Sequence[Ranking], styles: Mapping[str, MethodSty
         sheet.picture(
             f"{slug}-ranks",
             f"Average ranks in {metric_name(rankings[0].metric)}",
-            "1 is best. A mark is the mean rank over blocks (what a block is stands in each panel), the line "
-            "its 95 % interval. "
-            "Methods that a bar at the right joins differ by less than the critical difference (Nemenyi, 5 %). "
+            "1 is best. A mark is the mean rank over datasets. Methods that a bar at the right joins differ by less than the critical difference (Nemenyi, 5 %). "
             "Where Friedman's test "
             "does not reject, no two of them should be told apart.",
             records,
@@ -73,7 +69,7 @@ def _draw(panel: FigurePanel, ranking: Ranking, styles: Mapping[str, MethodStyle
     rows = sorted(ranking.rows, key=lambda row: (row.rank, row.method))
     n = len(rows)
     panel.text(0, 16, f"{ranking.budget}", size=LARGE, bold=True)
-    panel.text(0, 30, f"{ranking.n_blocks} blocks: {ranking.blocks}", size=SMALL, color=SOFT)
+    panel.text(0, 30, f"{len(ranking.datasets)} datasets", size=SMALL, color=SOFT)
     panel.text(0, 43, f"Friedman {_p(ranking.friedman_p)}", size=SMALL, color=SOFT)
     panel.ax.set_xlim(0.7, n + 0.3)
     panel.ax.set_ylim(most - 0.5, -0.5)
@@ -82,8 +78,7 @@ def _draw(panel: FigurePanel, ranking: Ranking, styles: Mapping[str, MethodStyle
     for i, row in enumerate(rows):
         style = styles[row.method]
         panel.text(170, 82 + _ROW * (i + 0.5) + 4, style.name, size=10, side="right")
-        low, high = (row.rank if end is None else end for end in (row.low, row.high))
-        interval(panel.ax, i, (row.rank, low, high), style)
+        interval(panel.ax, i, (row.rank, row.rank, row.rank), style)
     width = ranking.critical_difference
     if width is not None and width < n:
         ends = [
@@ -116,5 +111,5 @@ def _draw(panel: FigurePanel, ranking: Ranking, styles: Mapping[str, MethodStyle
     )
 
 
-def _p(value: float | None) -> str:
-    return "was not tested" if value is None else "p < .001" if value < 0.001 else f"p = {short(value)}"
+def _p(value: float) -> str:
+    return "p < .001" if value < 0.001 else f"p = {short(value)}"
