@@ -1,4 +1,9 @@
-"""Slide-wise evaluation: every annotated pixel is counted exactly once, slide by slide, in bounded memory."""
+"""Slide-wise evaluation: every annotated pixel, and every pixel of a case's tissue, is counted exactly once.
+
+Masks are compared on the annotated pixels of annotated slides. Cases need no mask: of each slide with one diagnosis all
+tissue is predicted, annotated or not, and the area of each class is counted. A window that serves both is predicted
+once. Slides are processed one by one, in bounded memory.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,8 @@ from numpy.typing import NDArray
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.store.tile_store import SlideInfo, TileStore
-from tissuebench.datasets.types import IGNORE_LABEL, Tile
+from tissuebench.datasets.store.tissue import tissue_pixels
+from tissuebench.datasets.types import IGNORE_LABEL, Supervision, Tile
 from tissuebench.evaluation.boundaries import boundary_counts, margin_px
 from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.overlays import ReadLabels, TilePicker
@@ -30,12 +36,14 @@ _BLOCK_PX = 2048
 
 @dataclass(frozen=True, slots=True)
 class CountedSlide:
-    """Counts of one slide, over annotated pixels only.
+    """Counts of one slide: over annotated pixels, ``areas`` over its tissue.
 
     Attributes:
+        diagnosis: as the view has it; empty if it does not open diagnoses.
         counts: ``counts[truth, predicted]``, (K, K) int64.
         boundaries: (K, 4) int64, see ``boundary_counts``.
         calibration: (``CALIBRATION_BINS``, 3) float64, see ``calibration_bins``.
+        areas: (K,) int64 pixels of tissue that are predicted as each class; 0 unless the slide ``has_case``.
         seconds: time taken.
     """
 
@@ -44,6 +52,7 @@ class CountedSlide:
     counts: NDArray[np.int64]
     boundaries: NDArray[np.int64]
     calibration: NDArray[np.float64]
+    areas: NDArray[np.int64]
     seconds: float
 
 
@@ -58,8 +67,9 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, total: None,
     picker: TilePicker | None = None,
 ) -> list[CountedSlide]:
-    """Predict every slide of ``view`` and return the counts in the order of the view.
+    """Predict the slides of ``view`` and return the counts in the order of the view.
 
+    A slide is predicted where it is annotated and, if it ``has_case``, over its tissue; others need no prediction.
     With several processes, each predicts its share and returns the counts of all; no slide is predicted twice.
 
     Args:
@@ -75,14 +85,14 @@ def evaluate(
     """
     method.eval()
     k = len(view.class_map)
-    mine = shares([slide.height * slide.width for slide in view.slides], world.size)[world.rank]
-    whole = np.zeros((len(view.slides), k, k + 4), dtype=np.int64)  # confusion, then boundaries
+    mine = shares([_cost(view, slide) for slide in view.slides], world.size)[world.rank]
+    whole = np.zeros((len(view.slides), k, k + 5), dtype=np.int64)  # confusion, then boundaries, then areas
     parts = np.zeros((len(view.slides), CALIBRATION_BINS * 3 + 1))  # calibration, then seconds
     how, images = Stitching.of(settings, store.info.tile_px, device, precision), store.frugal()
     tolerance_px = settings.boundary_um / (store.info.mpp or 1.0)
     for done, index in enumerate(mine, start=1):
         found = _count(method, images, view, view.slides[index], how, tolerance_px, picker)
-        whole[index, :, :k], whole[index, :, k:] = found.counts, found.boundaries
+        whole[index] = np.column_stack((found.counts, found.boundaries, found.areas))
         parts[index, :-1], parts[index, -1] = found.calibration.ravel(), found.seconds
         progress(done, len(mine))
     whole = sum_over_processes(torch.from_numpy(whole)).numpy()
@@ -90,10 +100,11 @@ def evaluate(
     return [
         CountedSlide(
             slide,
-            view.diagnosis(slide.slide_id),
+            _diagnosis(view, slide),
             counts=counted[:, :k],
-            boundaries=counted[:, k:],
+            boundaries=counted[:, k : k + 4],
             calibration=part[:-1].reshape(CALIBRATION_BINS, 3),
+            areas=counted[:, k + 4],
             seconds=float(part[-1]),
         )
         for slide, counted, part in zip(view.slides, whole, parts, strict=True)
@@ -111,6 +122,24 @@ def shares(costs: Sequence[int], n: int) -> list[list[int]]:
     return [sorted(share) for share in dealt]
 
 
+def has_case(view: LabelView, slide: SlideInfo) -> bool:
+    """Whether the slide counts in the scores of cases: it has one diagnosis, and the dataset others to tell it from."""
+    return len(_diagnosis(view, slide)) == 1 and len(view.class_map.diagnoses) > 1
+
+
+def _diagnosis(view: LabelView, slide: SlideInfo) -> tuple[str, ...]:
+    return view.diagnosis(slide.slide_id) if Supervision.DIAGNOSIS in view.kinds else ()
+
+
+def _is_annotated(view: LabelView, slide: SlideInfo) -> bool:
+    return any(view.class_pixels(slide) or ())
+
+
+def _cost(view: LabelView, slide: SlideInfo) -> int:
+    """Pixels of a slide of which anything is predicted."""
+    return slide.height * slide.width if _is_annotated(view, slide) or has_case(view, slide) else 0
+
+
 def _count(
     method: Method[Any],
     store: TileStore,
@@ -120,29 +149,41 @@ def _count(
     tolerance_px: float,
     picker: TilePicker | None,
 ) -> CountedSlide:
-    """Predict the annotated regions of one slide, and count."""
+    """Predict the annotated regions of one slide and the tissue of a case, and count."""
     started = time.perf_counter()
     k = len(view.class_map)
     counts, calibration = np.zeros((k, k), dtype=np.int64), np.zeros((CALIBRATION_BINS, 3))
+    boundaries, areas = np.zeros((k, 4), dtype=np.int64), np.zeros(k, dtype=np.int64)
+    is_annotated = _is_annotated(view, slide)
+    tissue = store.tissue(slide.slide_id) if has_case(view, slide) else None
 
     def truth_of(y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         return view.mask(Tile(slide.slide_id, y, x), height, width)
 
-    def annotated(y: int, x: int, height: int, width: int) -> bool:
-        return bool((truth_of(y, x, height, width) != IGNORE_LABEL).any())
+    def counted(y: int, x: int, height: int, width: int) -> bool:
+        if tissue is not None and tissue_pixels(tissue, y, x, height, width).any():
+            return True
+        return is_annotated and bool((truth_of(y, x, height, width) != IGNORE_LABEL).any())
 
     read = partial(store.image, slide.slide_id)
-    with LabelCanvas(slide.height, slide.width) as canvas:
-        for strip in strips(method, read, slide.height, slide.width, k, how, annotated):
-            canvas.write(strip.classes, strip.y, strip.x)
-            truth = truth_of(strip.y, strip.x, *strip.classes.shape)
-            counts += confusion(truth, strip.classes, k)
-            calibration += calibration_bins(truth, strip.classes, strip.confidence)
-        boundaries = boundaries_by_blocks(truth_of, canvas, k, tolerance_px)
-        if picker is not None:
-            picker.see(slide, truth_of, canvas)
-    diagnosis = view.diagnosis(slide.slide_id)
-    return CountedSlide(slide, diagnosis, counts, boundaries, calibration, time.perf_counter() - started)
+    if is_annotated or (tissue is not None and tissue.any()):
+        with LabelCanvas(slide.height, slide.width) as canvas:
+            for strip in strips(method, read, slide.height, slide.width, k, how, counted):
+                if tissue is not None:
+                    there = tissue_pixels(tissue, strip.y, strip.x, *strip.classes.shape)
+                    areas += np.bincount(strip.classes[there], minlength=k)
+                if is_annotated:
+                    canvas.write(strip.classes, strip.y, strip.x)
+                    truth = truth_of(strip.y, strip.x, *strip.classes.shape)
+                    counts += confusion(truth, strip.classes, k)
+                    calibration += calibration_bins(truth, strip.classes, strip.confidence)
+            if is_annotated:
+                boundaries = boundaries_by_blocks(truth_of, canvas, k, tolerance_px)
+                if picker is not None:
+                    picker.see(slide, truth_of, canvas)
+    return CountedSlide(
+        slide, _diagnosis(view, slide), counts, boundaries, calibration, areas, time.perf_counter() - started
+    )
 
 
 def boundaries_by_blocks(

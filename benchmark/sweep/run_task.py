@@ -294,7 +294,7 @@ def _run_trial(
 def _row(one: CountedSlide) -> SlideCounts:
     slide, diagnosis = one.slide, ";".join(one.diagnosis)
     return SlideCounts(
-        slide.patient_id, slide.slide_id, diagnosis, one.counts, one.boundaries, one.calibration, one.seconds
+        slide.patient_id, slide.slide_id, diagnosis, one.counts, one.boundaries, one.calibration, one.seconds, one.areas
     )
 
 

@@ -104,7 +104,7 @@ class LabelView:
         if stranger is not None:
             raise WithheldLabelError(f"masks of patient {stranger!r}: not bought by the budget")
         slides = tuple(slide for slide in _slides_of(store, split, "train") if slide.patient_id in patients)
-        kinds = frozenset({Supervision.MASKS, Supervision.DIAGNOSIS})
+        kinds = frozenset({Supervision.MASKS})
         masks = Opened(store, patients, (), annotated_tiles)
         return cls(store, slides, kinds, masks, Opened(store, (), (), taggable_tiles))
 

@@ -41,6 +41,20 @@ def tissue_mask(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(density > _MIN_OPTICAL_DENSITY, dtype=np.uint8)
 
 
+def tissue_pixels(mask: NDArray[np.uint8], y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:
+    """Return which pixels of a region of the slide are tissue, (height, width): all or none of each 16 x 16 block.
+
+    Args:
+        mask: from ``tissue_mask``.
+        y: top of the region, in pixels of the slide.
+        x: left of the region.
+        height: height of the region, which lies within the slide.
+        width: width of the region.
+    """
+    rows, columns = (np.arange(at, at + n) // TISSUE_DOWNSAMPLE for at, n in ((y, height), (x, width)))
+    return np.asarray(mask[rows[:, None], columns] > 0, dtype=np.bool_)
+
+
 def tile_shares(mask: NDArray[np.uint8], origins: NDArray[np.int64], tile_px: int) -> NDArray[np.float32]:
     """Return the share of tissue in each tile, (N,) float32 in 0..1.
 

@@ -20,7 +20,7 @@ from tissuebench.common.hashing import Json, canonical_json
 from tissuebench.errors import DataError
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 METADATA_KEY = b"tissuebench"
 CALIBRATION_BINS = 15  # of equal width, 0 to 1
 MIXED = ";"  # joins the names of a mixed diagnosis
@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
             ("counts", pa.list_(pa.int64())),
             ("boundaries", pa.list_(pa.int64())),
             ("calibration", pa.list_(pa.float64())),
+            ("areas", pa.list_(pa.int64())),
             ("seconds", pa.float64()),
         ]
     ]
@@ -63,7 +64,7 @@ def check_trial_id(trial_id: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class SlideCounts:
-    """Counts of one test slide over its annotated pixels.
+    """Counts of one test slide: over its annotated pixels, and over its tissue.
 
     Attributes:
         patient_id: the unit of every split and of the bootstrap.
@@ -74,6 +75,8 @@ class SlideCounts:
         calibration: (``CALIBRATION_BINS``, 3) float64, by the probability of the predicted class: pixels, sum of these
             probabilities, correct pixels.
         seconds: time to predict and count the slide.
+        areas: (K,) int64 pixels of tissue that are predicted as each class; all 0 if the slide has no single diagnosis.
+            None: the predicted pixels of ``counts``, as if exactly the tissue were annotated.
     """
 
     patient_id: str
@@ -83,6 +86,7 @@ class SlideCounts:
     boundaries: npt.NDArray[np.int64]
     calibration: npt.NDArray[np.float64]
     seconds: float
+    areas: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +110,7 @@ class TrialResult:
             ``peak_memory`` in bytes; ``steps/NAME`` and so on for each earlier stage, with its own measurements.
         pseudo_masks: quality of the pseudo-masks of training tiles against withheld masks, by the name of each stage
             that annotates. A diagnostic, never used in training; empty where there is nothing to compare.
+        areas: (S, K) int64 pixels, see ``SlideCounts``; by default the predicted pixels of ``counts``.
 
     Raises:
         DataError: a field contradicts another or is out of range; the message names trial, slide and field.
@@ -133,8 +138,11 @@ class TrialResult:
     seconds: Mapping[str, float]
     compute: Mapping[str, float]
     pseudo_masks: Mapping[str, PseudoQuality] = field(default_factory=dict)
+    areas: npt.NDArray[np.int64] = None  # type: ignore[assignment]  # filled in below
 
     def __post_init__(self) -> None:
+        if self.areas is None:
+            object.__setattr__(self, "areas", self.counts.sum(axis=-2))
         check_trial_id(self.trial_id)
         n, k = len(self.slide_ids), len(self.classes)
         allowed = {name for names in self.diagnoses.values() for name in names}
@@ -161,6 +169,9 @@ class TrialResult:
                 self.calibration.shape != (n, CALIBRATION_BINS, 3)
             ),
             "has calibration that is not of its annotated pixels": not _of_these_pixels(self.calibration, self.counts),
+            f"has areas of shape {self.areas.shape}: expected {(n, k)}": self.areas.shape != (n, k),
+            f"has areas of type {self.areas.dtype}: expected int64": self.areas.dtype != np.int64,
+            "has negative areas": self.areas.size > 0 and int(self.areas.min()) < 0,
             f"has diagnoses that allow classes it does not have: {sorted(allowed - set(self.classes))}": bool(
                 allowed - set(self.classes)
             ),
@@ -194,6 +205,9 @@ class TrialResult:
             "boundaries": np.stack([row.boundaries for row in rows]).astype(np.int64, casting="safe"),
             "calibration": np.stack([row.calibration for row in rows]).astype(np.float64, casting="safe"),
             "slide_seconds": np.array([row.seconds for row in rows], dtype=np.float64),
+            "areas": np.stack([row.counts.sum(0) if row.areas is None else row.areas for row in rows]).astype(
+                np.int64, casting="safe"
+            ),
         }
 
     def write(self, path: Path) -> None:
@@ -207,6 +221,7 @@ class TrialResult:
             "counts": self.counts.reshape(n, -1).tolist(),
             "boundaries": self.boundaries.reshape(n, -1).tolist(),
             "calibration": self.calibration.reshape(n, -1).tolist(),
+            "areas": self.areas.tolist(),
             "seconds": self.slide_seconds.tolist(),
         }
         schema = SCHEMA.with_metadata({METADATA_KEY: canonical_json(self._metadata()).encode()})
@@ -276,6 +291,7 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
         counts=_matrices(table, "counts", k, k).astype(np.int64, casting="safe"),
         boundaries=_matrices(table, "boundaries", k, 4).astype(np.int64, casting="safe"),
         calibration=_matrices(table, "calibration", CALIBRATION_BINS, 3),
+        areas=_matrices(table, "areas", 1, k)[:, 0].astype(np.int64, casting="safe"),
         slide_seconds=np.array(table.column("seconds").to_pylist(), dtype=np.float64),
         identity=meta["identity"],
         environment=meta["environment"],

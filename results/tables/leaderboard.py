@@ -154,7 +154,7 @@ def build(
             of_panel, first = _rows(panel, complete)
             rows += of_panel
             efficient += _efficiency(panel, complete, first)
-            notes += _case_notes(panel)
+            notes += panel.case_notes()
             minutes |= {(dataset, *key): cell.minutes for key, cell in panel.cells.items()}
         metrics = METRICS if panel is None else panel.metrics
         missing = [gap for key, gap in gaps.items() if key[0] == dataset]
@@ -320,22 +320,3 @@ def _diagnostic_row(row: PseudoRow, kind: str, mean: float | None) -> Leaderboar
         tie=False,
         n_trials_failed=0,
     )
-
-
-def _case_notes(panel: Panel) -> list[str]:
-    calls = [cell.calls for cell in panel.cells.values() if cell.calls is not None]
-    if not calls:
-        return []
-    n, ties, empty = sum(c.predicted.size for c in calls), sum(c.n_ties for c in calls), sum(c.n_empty for c in calls)
-    notes = []
-    if ties or empty:
-        notes.append(
-            f"{panel.dataset}: of {n} case-level diagnoses over all trials {ties} were ties and {empty} had no "
-            "diagnostic area; they count for the diagnosis declared first"
-        )
-    if panel.cases.n_left_out:
-        notes.append(
-            f"{panel.dataset}: {panel.cases.n_left_out} test slides with no or a mixed diagnosis are left out of "
-            "balanced accuracy"
-        )
-    return notes

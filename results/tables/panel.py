@@ -13,17 +13,15 @@ import numpy.typing as npt
 
 from tissuebench.common.hashing import canonical_json
 from tissuebench.errors import DataError
+from tissuebench.results.case_metrics import CASE_METRICS, area_shares, auc, balanced_accuracy, recalled
 from tissuebench.results.metrics import (
-    CaseCalls,
     Floats,
     area_error,
-    balanced_accuracy,
     calibration_gaps,
-    call_cases,
-    diagnosis_areas,
     margins,
     pixel_metric_names,
     pixel_metrics,
+    ratio,
 )
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.stats.bootstrap import Run
@@ -33,17 +31,19 @@ ScalarT = TypeVar("ScalarT", np.int64, np.float64)
 
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """The cases of a test split: (patient, diagnosis) of slides with exactly one declared diagnosis.
+    """The cases of a test split: (patient, diagnosis) of slides with tissue and exactly one declared diagnosis.
 
     Attributes:
         patient: (C,) index into the patients.
         truth: (C,) index into the declared diagnoses.
-        n_left_out: number of slides without a diagnosis or with a mixed one.
+        n_undiagnosed: number of slides left out because they have no diagnosis or a mixed one.
+        n_without_tissue: number of slides left out because no tissue was found on them.
     """
 
     patient: npt.NDArray[np.int64]
     truth: npt.NDArray[np.int64]
-    n_left_out: int
+    n_undiagnosed: int
+    n_without_tissue: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +55,9 @@ class Cell:
         runs: R sorted (replicate, seed).
         margins: (R, P, 7, K) pixels, summed over the slides of a patient (``metrics.margins``).
         gaps: (R, P, B) summed likewise (``metrics.calibration_gaps``).
-        area_errors: (R, P) area error of each patient.
-        calls: (R, C) diagnoses derived from the segmentations, or None if the dataset declares fewer than two.
+        area_errors: (R, P) area error of each patient; nan if nothing of the patient is annotated.
+        areas: (R, C, D) pixels of tissue predicted as a class of each diagnosis, or None if there are no scores of
+            cases.
         metrics: names of the last axis of ``scores``.
     """
 
@@ -70,7 +71,7 @@ class Cell:
     gaps: Floats
     area_errors: Floats
     cases: Cases
-    calls: CaseCalls | None
+    areas: Floats | None
     metrics: tuple[str, ...]
 
     def scores(self, weights: Floats) -> Floats:
@@ -80,10 +81,34 @@ class Cell:
             np.tensordot(weights, self.gaps, axes=(1, 1)),
             _weighted_mean(weights, self.area_errors),
         )
-        if self.calls is None:
+        if self.areas is None:
             return pixels
-        by_case = balanced_accuracy(self.calls.predicted, self.cases.truth, weights[:, self.cases.patient])
-        return np.concatenate([pixels, by_case[..., None]], -1)
+        truth, of_cases = self.cases.truth, weights[:, self.cases.patient]
+        by_case = (
+            balanced_accuracy(recalled(self.areas, truth), truth, of_cases),
+            auc(area_shares(self.areas), truth, of_cases),
+        )
+        return np.concatenate([pixels, np.stack(by_case, -1)], -1)
+
+    def shares(self) -> Floats:
+        """Return the share of each patient in what a metric averages over, (P, M): columns add up to 1.
+
+        It depends on the truth alone, so all cells of a panel have the same. IoU, Dice and boundary F1 of a class: its
+        true pixels, or the pixels of its true boundary; their means over classes: the mean of the shares of the classes
+        of the truth; frequency-weighted IoU, pixel accuracy, calibration: annotated pixels; area error: equal shares of
+        the annotated patients; scores of cases: the mean over diagnoses of the share of their cases. A column is 0
+        where there is no truth at all.
+        """
+        true, edges = self.margins[0, :, 1], self.margins[0, :, 3]
+        pixels, annotated = true.sum(-1, keepdims=True), (true.sum(-1, keepdims=True) > 0).astype(np.float64)
+        of_classes, of_edges = _column_shares(true), _column_shares(edges)
+        columns = [_mean_share(of_classes), *[_column_shares(pixels)] * 2, _mean_share(of_edges)]
+        columns += [_column_shares(pixels), _column_shares(annotated), of_classes, of_classes, of_edges]
+        if self.areas is not None:
+            cases = np.zeros((len(self.patients), self.areas.shape[-1]))
+            np.add.at(cases, (self.cases.patient, self.cases.truth), 1.0)
+            columns += [_mean_share(_column_shares(cases))] * len(CASE_METRICS)
+        return np.concatenate(columns, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +116,9 @@ class Panel:
     """All cells of one dataset, aligned.
 
     Attributes:
-        cells: cells by (method, budget).
+        patients: all patients of the part; some may be annotated and have no diagnosis, others the reverse.
         metrics: names of the scores that every cell has.
+        cells: cells by (method, budget).
     """
 
     dataset: str
@@ -105,8 +131,59 @@ class Panel:
     @property
     def shares(self) -> dict[str, float]:
         """Share of the annotated test pixels per class, the same for all cells."""
-        true = next(iter(self.cells.values())).margins[0, :, 1].sum(0)
+        true = self._true.sum(0)
         return dict(zip(self.classes, (true / max(true.sum(), 1)).tolist(), strict=True))
+
+    @property
+    def n_pixel_patients(self) -> int:
+        """Number of patients with annotated pixels."""
+        return int((self._true.sum(-1) > 0).sum())
+
+    @property
+    def n_cases(self) -> int:
+        """Number of cases."""
+        return self.cases.truth.size
+
+    @property
+    def n_case_patients(self) -> int:
+        """Number of patients with a case."""
+        return np.unique(self.cases.patient).size
+
+    def n_of(self, metric: str) -> int:
+        """Return the number of patients that a metric is computed from."""
+        return self.n_case_patients if metric in CASE_METRICS else self.n_pixel_patients
+
+    def case_notes(self) -> list[str]:
+        """Return what readers should know about the cases: those that decide nothing, and slides left out."""
+        calls = [cell.areas for cell in self.cells.values() if cell.areas is not None]
+        if not calls:
+            return []
+        largest = np.concatenate([areas.max(-1).ravel() for areas in calls])
+        n_tied = np.concatenate([(areas == areas.max(-1, keepdims=True)).sum(-1).ravel() for areas in calls])
+        empty = int((largest == 0).sum())
+        ties = int((n_tied > 1).sum()) - empty
+        notes = []
+        if ties or empty:
+            notes.append(
+                f"{self.dataset}: of {largest.size} case-level diagnoses over all trials {ties} were ties and {empty} "
+                "had no diagnostic area; they count in equal parts for each of the tied diagnoses"
+            )
+        if self.cases.n_undiagnosed:
+            notes.append(
+                f"{self.dataset}: {self.cases.n_undiagnosed} test slides with no or a mixed diagnosis are left out of "
+                "the scores of cases"
+            )
+        if self.cases.n_without_tissue:
+            notes.append(
+                f"{self.dataset}: {self.cases.n_without_tissue} test slides with a diagnosis but no tissue are left "
+                "out of the scores of cases"
+            )
+        return notes
+
+    @property
+    def _true(self) -> Floats:
+        """True pixels of each patient and class, (P, K)."""
+        return next(iter(self.cells.values())).margins[0, :, 1]
 
 
 def panels(results: Sequence[TrialResult]) -> list[Panel]:
@@ -134,7 +211,7 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
     patients = tuple(sorted(set(first.patient_ids)))
     cases = _cases(first, patients, diagnoses)
     with_cases = len(diagnoses) > 1 and cases.truth.size > 0
-    metrics = pixel_metric_names(first.classes) + (("balanced_accuracy",) if with_cases else ())
+    metrics = pixel_metric_names(first.classes) + (CASE_METRICS if with_cases else ())
     cells = {}
     for (method, budget), trials in sorted(by_cell.items()):
         trials.sort(key=lambda trial: (trial.replicate, trial.seed))
@@ -144,7 +221,6 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
                     f"trials {one.trial_id} and {two.trial_id} are both {dataset}, {method}, {budget}, replicate "
                     f"{one.replicate}, seed {one.seed}: make the table of one plan at a time"
                 )
-        calls = call_cases(np.stack([_areas(trial, patients, diagnoses, allows) for trial in trials]))
         cells[method, budget] = Cell(
             dataset=dataset,
             method=method,
@@ -159,7 +235,7 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
             gaps=calibration_gaps(np.stack([_by_patient(trial, trial.calibration, patients) for trial in trials])),
             area_errors=area_error(np.stack([_by_patient(trial, trial.counts, patients) for trial in trials])),
             cases=cases,
-            calls=calls if with_cases else None,
+            areas=np.stack([_areas(trial, diagnoses, allows) for trial in trials]) if with_cases else None,
             metrics=metrics,
         )
     return Panel(dataset, first.classes, patients, cases, metrics, cells)
@@ -169,12 +245,20 @@ def _check_comparable(a: TrialResult, b: TrialResult) -> None:
     def slides(trial: TrialResult) -> set[tuple[str, str, str]]:
         return set(zip(trial.slide_ids, trial.patient_ids, trial.slide_diagnoses, strict=True))
 
+    def annotated(trial: TrialResult) -> set[str]:
+        return {name for name, n in zip(trial.slide_ids, trial.counts.sum((1, 2)), strict=True) if n}
+
+    def with_tissue(trial: TrialResult) -> set[str]:
+        return {name for name, n in zip(trial.slide_ids, trial.areas.sum(1), strict=True) if n}
+
     pairs = {
         "splits": (canonical_json(a.identity.get("split")), canonical_json(b.identity.get("split"))),
         "classes": (a.classes, b.classes),
         "diagnoses": (list(a.diagnoses.items()), list(b.diagnoses.items())),
         "test patients": (set(a.patient_ids), set(b.patient_ids)),
         "test slides": (slides(a), slides(b)),
+        "annotated test slides": (annotated(a), annotated(b)),
+        "test slides with tissue": (with_tissue(a), with_tissue(b)),
     }
     for what, (left, right) in pairs.items():
         if left != right:
@@ -201,31 +285,39 @@ def _by_patient(trial: TrialResult, counts: npt.NDArray[ScalarT], patients: tupl
     return out
 
 
+def _column_shares(values: Floats) -> Floats:
+    """Return the share of each patient (P, ...) in the sum over patients; 0 where the sum is."""
+    return np.nan_to_num(ratio(values, values.sum(0)))
+
+
+def _mean_share(shares: Floats) -> Floats:
+    """Return the mean (P, 1) over the columns of shares (P, N) that have any."""
+    return np.nan_to_num(ratio(shares.sum(-1, keepdims=True), np.asarray((shares.sum(0) > 0).sum(), dtype=np.float64)))
+
+
 def _case_keys(trial: TrialResult, diagnoses: list[str]) -> list[tuple[str, str] | None]:
-    """Return the case of each slide, or None if it has no single diagnosis."""
-    pairs = zip(trial.patient_ids, trial.slide_diagnoses, strict=True)
-    return [(patient, diagnosis) if diagnosis in diagnoses else None for patient, diagnosis in pairs]
+    """Return the case of each slide, or None if it has no tissue or no single diagnosis."""
+    rows = zip(trial.patient_ids, trial.slide_diagnoses, trial.areas.sum(1).tolist(), strict=True)
+    return [(patient, diagnosis) if diagnosis in diagnoses and tissue else None for patient, diagnosis, tissue in rows]
 
 
 def _cases(trial: TrialResult, patients: tuple[str, ...], diagnoses: list[str]) -> Cases:
     keys = _case_keys(trial, diagnoses)
     cases = sorted({key for key in keys if key is not None})
+    n_undiagnosed = sum(diagnosis not in diagnoses for diagnosis in trial.slide_diagnoses)
     return Cases(
         patient=np.array([patients.index(patient) for patient, _ in cases], dtype=np.int64),
         truth=np.array([diagnoses.index(diagnosis) for _, diagnosis in cases], dtype=np.int64),
-        n_left_out=sum(key is None for key in keys),
+        n_undiagnosed=n_undiagnosed,
+        n_without_tissue=sum(key is None for key in keys) - n_undiagnosed,
     )
 
 
-def _areas(
-    trial: TrialResult, patients: tuple[str, ...], diagnoses: list[str], allows: npt.NDArray[np.bool_]
-) -> Floats:
-    """Return the predicted areas per case, (C, D); (0, 1) if there are no cases."""
+def _areas(trial: TrialResult, diagnoses: list[str], allows: npt.NDArray[np.bool_]) -> Floats:
+    """Return the predicted area of the classes that each diagnosis allows, (C, D), summed over the slides of a case."""
     keys = _case_keys(trial, diagnoses)
     index = {key: i for i, key in enumerate(sorted({key for key in keys if key is not None}))}
-    if not index:
-        return np.zeros((0, 1))
     out = np.zeros((len(index), len(diagnoses)))
     chosen = [i for i, key in enumerate(keys) if key is not None]
-    np.add.at(out, [index[key] for key in keys if key is not None], diagnosis_areas(trial.counts[chosen], allows))
+    np.add.at(out, [index[key] for key in keys if key is not None], trial.areas[chosen] @ allows.T.astype(np.int64))
     return out

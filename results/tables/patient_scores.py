@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tissuebench.results.case_metrics import CASE_METRICS
 from tissuebench.results.metrics import Floats
 from tissuebench.results.stats.bootstrap import Run
 from tissuebench.results.tables.panel import Cell
 
-POOLED_ONLY = frozenset({"balanced_accuracy"})
+POOLED_ONLY = frozenset(CASE_METRICS)
 """Metrics that are undefined for a single patient."""
 
 

@@ -31,6 +31,7 @@ def trial(
     classes=CLASSES,
     diagnoses=DIAGNOSES,
     calibration=None,
+    areas=None,
     slide_diagnoses=None,
     patient_ids=None,
     split="split-1",
@@ -76,6 +77,7 @@ def trial(
         environment={"python": "3.11"},
         seconds={"fit": 1.5, "evaluate": 0.5},
         compute={"steps": 10, "samples": 80},
+        areas=None if areas is None else np.asarray(areas, dtype=np.int64),
     )
 
 

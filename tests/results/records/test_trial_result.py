@@ -16,7 +16,7 @@ def result(make_trial):
 
 def same(a, b):
     left, right = dict(vars(a)), dict(vars(b))
-    for name in ("counts", "boundaries", "calibration", "slide_seconds"):
+    for name in ("counts", "boundaries", "calibration", "areas", "slide_seconds"):
         np.testing.assert_array_equal(left.pop(name), right.pop(name))
     return left == right and list(a.diagnoses) == list(b.diagnoses)
 
@@ -26,7 +26,7 @@ def test_what_is_written_is_read(result, tmp_path):
     result.write(path)
     back = TrialResult.read(path)
     assert same(result, back)
-    assert back.counts.dtype == back.boundaries.dtype == np.int64
+    assert back.counts.dtype == back.boundaries.dtype == back.areas.dtype == np.int64
     assert [entry.name for entry in path.parent.iterdir()] == ["a.parquet"]
 
 
@@ -36,6 +36,7 @@ def test_a_row_is_a_slide_and_counts_are_row_major(result, tmp_path):
     assert table.schema.names == SCHEMA.names
     assert table.num_rows == len(result.slide_ids)
     assert table["counts"][1].as_py()[0 * 3 + 2] == result.counts[1, 0, 2]
+    assert table["areas"][1].as_py() == result.areas[1].tolist()
     assert table["boundaries"][1].as_py()[2 * 4 + 1] == result.boundaries[1, 2, 1]
 
 
@@ -76,10 +77,10 @@ def test_foreign_files(result, tmp_path):
     result.write(path)
     table = pq.read_table(path)
     other = {
-        b"tissuebench": table.schema.metadata[b"tissuebench"].replace(b'"schema_version":3', b'"schema_version":9')
+        b"tissuebench": table.schema.metadata[b"tissuebench"].replace(b'"schema_version":4', b'"schema_version":9')
     }
     pq.write_table(table.replace_schema_metadata(other), path)
-    with pytest.raises(DataError, match="schema version 9, this release reads 3"):
+    with pytest.raises(DataError, match="schema version 9, this release reads 4"):
         TrialResult.read(path)
 
 
@@ -100,6 +101,9 @@ def test_foreign_files(result, tmp_path):
         ({"calibration": np.zeros((12, 10, 3))}, r"calibration of shape \(12, 10, 3\)"),
         ({"calibration": np.zeros((12, 15, 3))}, "not of its annotated pixels"),
         ({"calibration": np.full((12, 15, 3), np.nan)}, "not of its annotated pixels"),
+        ({"areas": np.zeros((12, 2), np.int64)}, r"areas of shape \(12, 2\): expected \(12, 3\)"),
+        ({"areas": np.zeros((12, 3))}, "areas of type float64"),
+        ({"areas": np.full((12, 3), -1)}, "negative areas"),
         ({"slide_seconds": np.zeros(3)}, "different lengths"),
         ({"colors": ((1, 2, 3),)}, "colours"),
         ({"colors": ((1, 2, 3), (4, 5, 6), (7, 8, 256))}, "colours"),
@@ -116,6 +120,23 @@ def test_mixed_and_missing_diagnoses_are_fine(result):
     replace(result, slide_diagnoses=("", "HCC;CCA") * 6)
 
 
+def test_areas_are_the_predicted_annotated_pixels_unless_given(result, tmp_path):
+    np.testing.assert_array_equal(result.areas, result.counts.sum(1))
+    given = replace(result, areas=np.arange(36).reshape(12, 3))
+    given.write(tmp_path / "a.parquet")
+    np.testing.assert_array_equal(TrialResult.read(tmp_path / "a.parquet").areas, np.arange(36).reshape(12, 3))
+
+
+def test_a_result_of_before_is_told_to_be_run_again(result, tmp_path):
+    path = tmp_path / "a.parquet"
+    result.write(path)
+    table = pq.read_table(path)
+    meta = table.schema.metadata[b"tissuebench"].replace(b'"schema_version":4', b'"schema_version":3')
+    pq.write_table(table.drop_columns("areas").replace_schema_metadata({b"tissuebench": meta}), path)
+    with pytest.raises(DataError, match=r"schema version 3, this release reads 4\); delete it and run its plan again"):
+        TrialResult.read(path)
+
+
 def test_rows_to_columns():
     rows = [
         SlideCounts(
@@ -126,6 +147,7 @@ def test_rows_to_columns():
             np.full((2, 4), 10 + i, np.int32),
             np.full((15, 3), i + 0.5),
             0.25 * i,
+            None if i == 1 else np.full(2, 20 + i, np.int32),
         )
         for i in range(3)
     ]
@@ -138,6 +160,7 @@ def test_rows_to_columns():
     assert columns["boundaries"][:, 1, 3].tolist() == [10, 11, 12]
     assert columns["calibration"][:, 14, 2].tolist() == [0.5, 1.5, 2.5]
     assert columns["slide_seconds"].tolist() == [0, 0.25, 0.5]
+    assert columns["areas"].dtype == np.int64 and columns["areas"].tolist() == [[20, 20], [2, 2], [22, 22]]
     with pytest.raises(DataError, match="at least one"):
         TrialResult.columns([])
 
