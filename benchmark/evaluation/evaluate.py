@@ -166,7 +166,7 @@ def _count(
         return is_annotated and bool((truth_of(y, x, height, width) != IGNORE_LABEL).any())
 
     read = partial(store.image, slide.slide_id)
-    if is_annotated or (tissue is not None and tissue.any()):
+    if is_annotated or tissue is not None:
         with LabelCanvas(slide.height, slide.width) as canvas:
             for strip in strips(method, read, slide.height, slide.width, k, how, counted):
                 if tissue is not None:

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
+from tissuebench.datasets.labels.draw_budget import annotated_tiles, taggable_tiles
+from tissuebench.datasets.labels.open_tiles import Opened
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.store.store_writer import StoreWriter
 from tissuebench.datasets.store.tile_store import StoreInfo
-from tissuebench.datasets.types import ClassMap, LabelCosts
+from tissuebench.datasets.store.tissue import tissue_pixels
+from tissuebench.datasets.types import IGNORE_LABEL, ClassMap, LabelCosts, Supervision, Tile
 from tissuebench.evaluation.boundaries import boundary_counts
 from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.evaluate import boundaries_by_blocks, calibration_bins, confusion, evaluate, shares
@@ -106,10 +109,100 @@ def test_evaluate_counts_the_part_and_nothing_else(tiny_data):
         assert pixels == right == 64 * 96
         assert 0.9 * pixels < said <= pixels
         assert row.seconds > 0
+        tissue = tiny_data.store.tissue(row.slide.slide_id).repeat(16, 0).repeat(16, 1)
+        truth = view.mask(Tile(row.slide.slide_id, 0, 0), 64, 96)
+        assert 0 < tissue.sum() < tissue.size
+        assert np.array_equal(row.areas, np.bincount(truth[tissue > 0], minlength=4))
         assert row.diagnosis == tiny_data.store.withheld.diagnosis(row.slide.slide_id)
     assert {tile.slide_id for tile in picker.chosen} <= {row.slide.slide_id for row in scored}
     assert len(picker.chosen) == len(picker.worst) == 3  # a tile a slide, all of them right
     assert {tile.accuracy for tile in picker.worst} == {1.0}
+
+
+CASES = {
+    "annotated": ("A", 60),
+    "unannotated": ("B", 0),
+    "no-diagnosis": ("", 60),
+    "neither": ("", 0),
+    "mixed": ("A;B", 0),
+}
+"""Diagnosis, and number of annotated rows."""
+
+
+@pytest.fixture(scope="module")
+def partly_annotated(tmp_path_factory):
+    """Slides of 90 x 200 px: the first rows annotated, or nothing; tissue from column 96 on."""
+    classes = ClassMap(tuple("abcd"), COLOURS, {"A": ("c",), "B": ("d",)})
+    writer = StoreWriter(
+        tmp_path_factory.mktemp("partly") / "store.zarr", StoreInfo("toy", None, 32, LabelCosts()), classes
+    )
+    rng, painted = np.random.default_rng(4), {}
+    for name, (diagnosis, n_rows) in CASES.items():
+        painted[name] = rng.integers(0, 4, (90, 200), dtype=np.uint8)
+        truth = np.full_like(painted[name], IGNORE_LABEL)
+        truth[:n_rows] = painted[name][:n_rows]
+        tissue = np.zeros((6, 13), dtype=np.uint8)
+        tissue[:, 6:] = 1
+        image = np.array(COLOURS, dtype=np.uint8)[painted[name]]
+        writer.add(name, name, tuple(filter(None, diagnosis.split(";"))), image, truth, tissue)
+    return writer.seal(), painted
+
+
+def _of(store, kinds=frozenset({Supervision.MASKS, Supervision.DIAGNOSIS})):
+    slides = tuple(store.slides.values())
+    masks = Opened(store, [slide.patient_id for slide in slides], (), annotated_tiles)
+    return LabelView(store, slides, kinds, masks, Opened(store, (), (), taggable_tiles))
+
+
+def test_a_case_is_predicted_over_its_tissue_and_scored_where_it_is_annotated(partly_annotated):
+    store, painted = partly_annotated
+    method, picker = ByColour(), TilePicker(store)
+    settings = EvaluationSettings(window_px=32, overlap=0)
+    found = {
+        row.slide.slide_id: row for row in evaluate(method, store, _of(store), settings, CPU, "32-true", picker=picker)
+    }
+    for name, (_, n_rows) in CASES.items():
+        row = found[name]
+        assert np.array_equal(row.counts, np.diag(np.bincount(painted[name][:n_rows].ravel(), minlength=4))), name
+        assert row.calibration[:, 0].sum() == 200 * n_rows
+        assert (row.boundaries[:, 0].sum() > 0) == (n_rows > 0)
+        case = name in ("annotated", "unannotated")
+        area = np.bincount(painted[name][:, 96:].ravel(), minlength=4) if case else np.zeros(4)
+        assert np.array_equal(row.areas, area), name
+    assert row.areas.dtype == np.int64
+    assert {tile.slide_id for tile in picker.chosen} <= {"annotated", "no-diagnosis"}
+
+
+def test_each_window_is_predicted_once_and_only_if_anything_in_it_counts(partly_annotated):
+    store, _ = partly_annotated
+    n_windows = {}
+    for name in CASES:
+        method, view = ByColour(), _of(store)
+        view.slides = (store.slides[name],)
+        evaluate(method, store, view, EvaluationSettings(window_px=32, overlap=0), CPU, "32-true")
+        n_windows[name] = sum(shape[0] for shape in method.shapes)
+    # three rows of seven windows, the last of each shifted back: from row 58 and from column 168
+    assert n_windows == {
+        "annotated": 2 * 7 + 7, "unannotated": 3 * 4, "no-diagnosis": 3 * 7, "neither": 0, "mixed": 0,
+    }  # fmt: skip
+
+
+def test_a_view_that_opens_no_diagnosis_asks_for_no_tissue(partly_annotated):
+    """As in the selection of a checkpoint, which looks at masks alone."""
+    store, _ = partly_annotated
+    view = _of(store, frozenset({Supervision.MASKS}))
+    for row in evaluate(ByColour(), store, view, EvaluationSettings(), CPU, "32-true"):
+        assert row.areas.sum() == 0 and row.diagnosis == ()
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 60))
+def test_tissue_pixels_are_those_of_the_enlarged_mask(seed, height, width):
+    rng = np.random.default_rng(seed)
+    mask = rng.integers(0, 2, (-(-height // 16), -(-width // 16)), dtype=np.uint8)
+    large = mask.repeat(16, 0).repeat(16, 1)[:height, :width] > 0
+    y, x = rng.integers(0, height), rng.integers(0, width)
+    found = tissue_pixels(mask, y, x, height - y, width - x)
+    assert np.array_equal(found, large[y:, x:])
 
 
 @given(st.lists(st.integers(1, 10**9), max_size=40), st.integers(1, 9))

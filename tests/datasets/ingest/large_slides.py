@@ -44,13 +44,17 @@ def write_pyramid(path: Path, tissue, side: int, levels: int = 3) -> None:
             )
 
 
-def write_source(root: Path, tissue, n_slides: int, side: int) -> None:
+def write_source(root: Path, tissue, n_slides: int, side: int, diagnoses: dict[str, list[str]] | None = None) -> None:
+    """Write slides that are annotated in part, the same part of each; with ``diagnoses``, in turn."""
     root.mkdir()
     described = {"name": "large", "mpp": 0.5, "tile_px": 256, "classes": {"stroma": [1, 2, 3], "tumour": [4, 5, 6]}}
+    names = list(diagnoses or {"": []})
+    if diagnoses:
+        described["diagnoses"] = diagnoses
     (root / "dataset.yaml").write_text(yaml.safe_dump(described))
     with (root / "manifest.csv").open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow(("slide_id", "patient_id", "image", "annotation"))
+        writer.writerow(("slide_id", "patient_id", "image", "annotation", "diagnosis"))
         for number in range(n_slides):
             write_pyramid(root / f"s{number}.tif", np.roll(tissue, 37 * number, axis=0), side)
             ring = [[0, 0], [side * 0.6, 0], [side * 0.8, side], [0, side * 0.7], [0, 0]]
@@ -58,7 +62,8 @@ def write_source(root: Path, tissue, n_slides: int, side: int) -> None:
                 '{"type":"Feature","geometry":{"type":"Polygon","coordinates":[' + str(ring) + "]},"
                 '"properties":{"classification":{"name":"tumour"}}}'
             )
-            writer.writerow((f"s{number}", f"p{number}", f"s{number}.tif", f"s{number}.geojson"))
+            row = (f"s{number}", f"p{number}", f"s{number}.tif", f"s{number}.geojson", names[number % len(names)])
+            writer.writerow(row)
 
 
 def start(root: Path, home: Path, workers: int) -> subprocess.Popen[bytes]:
