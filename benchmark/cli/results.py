@@ -24,7 +24,7 @@ _DATASET = click.option("--dataset", default=None, help="Only this dataset.")
 _NOTHING = "no results yet; start with 'tissuebench run --method complementary'"
 
 
-@click.group(cls=Commands, epilog=example("tissuebench results table --ranks"))
+@click.group(cls=Commands, epilog=example("tissuebench results table"))
 def results() -> None:
     """Print, compare, export and report stored results."""
 
@@ -32,7 +32,6 @@ def results() -> None:
 @results.command(epilog=example("tissuebench results table --dataset synthetic --csv table.csv"))
 @_DATASET
 @click.option("--all", "everything", is_flag=True, help="Also show results run with different shared settings.")
-@click.option("--ranks", is_flag=True, help="Also rank the methods over the test patients of each dataset.")
 @AS_JSON
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a CSV file.")
 @click.option("--svg", "svg_path", type=click.Path(dir_okay=False, path_type=Path), help="Also draw an SVG file.")
@@ -40,7 +39,6 @@ def results() -> None:
 def table(
     dataset: str | None,
     everything: bool,
-    ranks: bool,
     as_json: bool,
     csv_path: Path | None,
     svg_path: Path | None,
@@ -48,13 +46,13 @@ def table(
 ) -> None:
     """Print the leaderboard: scores with intervals, paired differences to the lower bound.
 
-    With results on two or more datasets, it ends with average ranks of the methods over datasets.
+    With results on five or more datasets, it ends with average ranks of the methods over datasets.
     """
     from tissuebench.results.tables.leaderboard import build
 
     groups = _stored(home, dataset, everything)
     boards = [build(group) for group in groups]
-    print_boards(boards, as_json, csv_path, svg_path, [] if as_json else _rankings(groups, ranks))
+    print_boards(boards, as_json, csv_path, svg_path, [] if as_json else _rankings(groups))
 
 
 @results.command(epilog=example("tissuebench results compare complementary mean_teacher --budget masks:3p"))
@@ -86,8 +84,8 @@ def compare(
     Without METHODS everything is compared with full; with one, everything is compared with it; with two or more,
     they are compared in pairs at every budget that both have.
 
-    Differences come with 95 % intervals and Wilcoxon signed-rank tests over patients, with Holm's adjustment for all
-    comparisons printed. Add the settings in brackets if several variants of a method have results.
+    Differences come with 95 % intervals and p, alone and with Holm's adjustment for the comparisons printed at a
+    budget. Add the settings in brackets if several variants of a method have results.
     """
     from tissuebench.results.render.terminal import render_comparisons
 
@@ -139,7 +137,7 @@ def export(formats: tuple[str, ...], out: Path | None, dataset: str | None, home
     \b
     leaderboard   one row per (dataset, method, budget, metric); a table in LaTeX
     pairs         differences between all pairs of methods
-    ranks         of the methods over datasets, or over the patients of one dataset
+    ranks         of the methods over datasets, from five datasets on
     efficiency    scores over minutes, minutes to 95 % of full
     compute       steps, samples, seconds, memory
     patients      scores of each test patient in each trial
@@ -218,17 +216,14 @@ def _stored(home: Path, dataset: str | None, everything: bool = False) -> list[l
     return comparable_results(ResultStore(results_folder(home)), dataset, everything)
 
 
-def _rankings(groups: Sequence[Sequence[TrialResult]], over_patients: bool) -> list[Ranking]:
-    """Return ranks over the newest group of each dataset, if there are several, and over patients if asked."""
+def _rankings(groups: Sequence[Sequence[TrialResult]]) -> list[Ranking]:
+    """Return ranks over the newest group of each dataset."""
+    from tissuebench.results.tables.ranks import rankings
+
     newest: dict[str, Sequence[TrialResult]] = {}
     for group in groups:
         newest.setdefault(group[0].dataset, group)
-    if len(newest) < 2 and not over_patients:
-        return []
-    from tissuebench.results.tables.ranks import rankings
-
-    found = rankings([result for group in newest.values() for result in group]) if len(newest) > 1 else []
-    return found + [one for group in newest.values() if over_patients for one in rankings(group)]
+    return rankings([result for group in newest.values() for result in group])
 
 
 def _known_metrics(group: Sequence[TrialResult], asked: Sequence[str]) -> list[str]:

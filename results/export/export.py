@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tissuebench.common.files import write_aside
 from tissuebench.errors import ConfigError, unknown_name
+from tissuebench.results.case_metrics import CASE_METRICS
 from tissuebench.results.export.relations import Relation, Value, of_rows
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.render.latex import to_latex
@@ -20,8 +21,7 @@ from tissuebench.results.tables.compute_cost import ComputeRow
 from tissuebench.results.tables.label_efficiency import EfficiencyRow
 from tissuebench.results.tables.leaderboard import METRICS, Leaderboard, LeaderboardRow, build
 from tissuebench.results.tables.pairs import PairRow, pairs
-from tissuebench.results.tables.panel import panels
-from tissuebench.results.tables.patient_scores import POOLED_ONLY
+from tissuebench.results.tables.panel import panels, run_of
 from tissuebench.results.tables.ranks import rankings
 
 _TRIAL = (
@@ -179,17 +179,17 @@ def patient_scores(results: Sequence[TrialResult]) -> Relation:
     Null if the patient has no such class. Balanced accuracy is left out, as it is undefined for a single patient.
     """
     schema = pa.schema([*_TRIAL, ("patient", pa.string()), ("metric", pa.string()), ("score", pa.float64())])
-    trials = {(one.dataset, one.method, one.budget, one.replicate, one.seed): one for one in results}
+    trials = {(one.dataset, one.method, one.budget, *run_of(one)): one for one in results}
     columns: dict[str, list[Value]] = {name: [] for name in schema.names}
     for panel in panels(results):
-        own = [j for j, metric in enumerate(panel.metrics) if metric not in POOLED_ONLY]
+        own = [j for j, metric in enumerate(panel.metrics) if metric not in CASE_METRICS]
         metrics = [panel.metrics[j] for j in own]
         n_patients = len(panel.patients)
         for cell in panel.cells.values():
             alone = cell.scores(np.eye(n_patients))[..., own]
-            for i, (replicate, seed) in enumerate(cell.runs):
+            for i, run in enumerate(cell.runs):
                 scores = alone[:, i].ravel()
-                _repeat(columns, trials[panel.dataset, cell.method, cell.budget, replicate, seed], scores.size)
+                _repeat(columns, trials[panel.dataset, cell.method, cell.budget, *run], scores.size)
                 columns["patient"] += [patient for patient in panel.patients for _ in metrics]
                 columns["metric"] += metrics * n_patients
                 columns["score"] += [None if math.isnan(score) else score for score in scores.tolist()]

@@ -133,7 +133,7 @@ def _without_settings(board: Leaderboard) -> tuple[Leaderboard, dict[str, str]]:
 
 
 def render_comparisons(comparisons: Sequence[Comparison], metrics: Sequence[str], console: Console) -> None:
-    """Print paired differences to the reference in these metrics, with p alone and adjusted (Holm) over the cells of a budget."""
+    """Print paired differences to the reference in these metrics, with p and p adjusted over the cells of a budget."""
     short, settings = short_names({name for row in comparisons for name in (row.method, row.reference)})
     for dataset in dict.fromkeys(row.dataset for row in comparisons):
         rows = [row for row in comparisons if row.dataset == dataset and row.metric in metrics]

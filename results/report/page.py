@@ -45,7 +45,6 @@ class Chapter:
     summary: tuple[str, ...]
     curves: tuple[Picture, ...]
     differences: tuple[Picture, ...]
-    ranks: tuple[Picture, ...]
     cost: tuple[Picture, ...]
     by_budget: Mapping[str, tuple[tuple[str, Picture], ...]]
     pairs: tuple[PairRow, ...]

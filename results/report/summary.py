@@ -76,7 +76,11 @@ def _against_control(view: View) -> list[str]:
     parts += [f"better at some: {_list(some)}"] if some else []
     parts += [f"not distinguishable at any: {_list(never)}"] if never else []
     parts += [f"worse at every one: {_list(worse)}"] if worse else []
-    return [f"Against {LOWER} with the same labels (intervals of single comparisons that leave out 0), " + "; ".join(parts) + "."]
+    return [
+        f"Against {LOWER} with the same labels (intervals of single comparisons that leave out 0), "
+        + "; ".join(parts)
+        + "."
+    ]
 
 
 def _against_full(view: View) -> list[str]:

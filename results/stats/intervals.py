@@ -6,8 +6,8 @@ Graubard 1998; Dean & Pagano 2015), with the quantile c of its distribution: all
     (s - theta)^2 <= c^2 V theta (1 - theta) / (s (1 - s))
 
 It lies within [0, 1], leans towards 1/2, and is never a point: at s = 0 or 1, where V is 0, the effective number of
-patients takes the place of the sample. A difference d gets d +- c(.05) sqrt(V), and the p with c(p) = |d| / sqrt(V): p < .05
-exactly where the interval leaves out 0.
+patients takes the place of the sample. A difference d gets d +- c(.05) sqrt(V), and the p with c(p) = |d| / sqrt(V), so
+p < .05 exactly where the interval leaves out 0.
 """
 
 from __future__ import annotations

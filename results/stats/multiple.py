@@ -31,9 +31,10 @@ def among_best(
     """Return the best mean and all that are not told from it by p adjusted over all pairs; empty with fewer than two.
 
     So of equal methods any is left out in at most 5 % of tables, whatever the dependence between the pairs. Comparing
-    each with the best only, as Hsu's MCB (1996) and Dunnett's test do, guards the best alone: of nine equal methods, one
-    is then left out far more often. Between all pairs, the joint distribution (Tukey's, max-t) gains little on Holm's
-    bound, as each pair has a variance of its own: of nine methods, p .0019 in place of .0014 at the first step.
+    each with the best only, as Hsu's MCB (1996) and Dunnett's test do, guards the best alone: of nine equal methods,
+    one is then left out far more often. Between all pairs, the joint distribution (Tukey's, max-t) gains little on
+    Holm's bound: of nine methods with a common variance, a p of .0019 in place of .0014 at the first step. And with
+    three draws the variances of the pairs differ, and their joint distribution is hardly known.
 
     Args:
         means: score of each method.

@@ -26,8 +26,8 @@ Run = tuple[int | None, int]
 """(draw of the budget, seed); the draw is None for a budget of everything, which has none."""
 
 SCORE_PRIOR = 0.1
-DIFFERENCE_PRIOR = 0.005
-"""Variances of a patient's own score, and of a difference of two, as shares of s (1 - s), assumed before any is seen."""
+DIFFERENCE_PRIOR = 0.002
+"""Assumed variances of a patient's own score, and of a difference of two, as shares of s (1 - s) (``variance``)."""
 
 
 class Sample(Protocol):
@@ -83,7 +83,7 @@ class Scored:
     def seen(self) -> Floats:
         """Effective number of patients behind each score, (M,): 1 / sum of squared shares (Kish 1965); 0 without."""
         squares = (self.shares**2).sum(0)
-        return np.divide(1.0, squares, out=np.zeros_like(squares), where=squares > 0)
+        return np.asarray(np.divide(1.0, squares, out=np.zeros_like(squares), where=squares > 0), dtype=np.float64)
 
     def only(self, metrics: Sequence[int]) -> Scored:
         """Return the scores in some of the metrics, given by index."""
@@ -149,7 +149,7 @@ def combined(parts: Sequence[Scored], weights: Sequence[float]) -> Scored | None
     bounded = min(weights) >= 0 and bool(np.isclose(sum(weights), 1))
     point = sum(weight * part.point for weight, part in zip(weights, parts, strict=True))
     influence = sum(weight * part.influence for weight, part in zip(weights, parts, strict=True))
-    shares, prior = parts[0].shares, np.mean([part.prior for part in parts], axis=0)
+    shares, prior = np.mean([part.shares for part in parts], axis=0), np.mean([part.prior for part in parts], axis=0)
     alone = (shares > 0).sum(0) < 2
     if not bounded:
         prior = prior * np.where(alone, 1.0, DIFFERENCE_PRIOR / SCORE_PRIOR)

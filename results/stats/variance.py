@@ -19,7 +19,7 @@ seed likewise.
 With few patients behind a score their variance is poorly known, and 0 for a class of one patient. So it is averaged
 with that of one more, assumed, patient: n patients count n - 1 times, the assumed one once,
 
-    V_patients* = ((n - 1) V_patients + v / n) / n,   v = .1 s (1 - s) for a score, .005 s (1 - s) for a difference
+    V_patients* = ((n - 1) V_patients + v / n) / n,   v = .1 s (1 - s) for a score, .002 s (1 - s) for a difference
 
 n is the effective number of patients, 1 / sum of squared shares of the truth (Kish 1965).
 
@@ -30,7 +30,7 @@ D - 1 and S - 1 degrees of freedom of the parts. The error exceeds c(a) sqrt(V) 
 
 is a mean of two: t at Satterthwaite's degrees of freedom (1946), sum(V_i)^2 / sum(V_i^2 / df_i), which is too low where
 a part with few of them dominates, above all far out; and the root of the parts' squared half-widths (Graybill & Wang
-1980), too high in between. w is 2/5, or 9/10 where draws and seeds are crossed. Interval and p are both from c: p is
+1980), too high in between. w is 1/2, or 3/4 where draws and seeds are crossed. Interval and p are both from c: p is
 the level at which c is the observed ratio. ``tests/results/stats/coverage_study.py`` simulates the result.
 """
 
@@ -47,7 +47,7 @@ from tissuebench.results.stats.scored import Run, Scored
 
 LEVEL = 0.05
 SMALLEST_P = 1e-16
-ALONE, CROSSED = 0.4, 0.9
+ALONE, CROSSED = 0.5, 0.75
 _NOTHING = 1e-18  # rounding errors of scores, squared
 
 
@@ -57,7 +57,7 @@ class Spread:
 
     Attributes:
         total: (M,) variance.
-        parts: (3, M) variances of patients, draws, seeds; their interaction, contained in two of them, is not taken off.
+        parts: (3, M) variances of patients, draws and seeds; the interaction of the latter, in both, is not taken off.
         df: (3, M) degrees of freedom of the parts.
         weight: w of the quantile, up to the level .05.
     """
@@ -70,9 +70,10 @@ class Spread:
     def quantile(self, level: Floats | float) -> Floats:
         """Return c, (M,): the error exceeds c standard errors to either side with probability ``level``."""
         total = self.parts.sum(0)
-        below = (self.parts**2 / self.df).sum(0)
-        pooled = np.maximum(np.divide(total**2, below, out=np.ones_like(total), where=below > 0), 1.0)
-        shares = np.divide(self.parts, total, out=np.full_like(self.parts, 1 / len(self.parts)), where=total > 0)
+        alone = np.zeros_like(self.parts)
+        alone[0] = 1.0  # without any variance, patients are all there is
+        shares = np.divide(self.parts, total, out=alone, where=total > _NOTHING)
+        pooled = np.maximum(1 / (shares**2 / self.df).sum(0), 1.0)
         half = np.broadcast_to(np.asarray(level) / 2, total.shape)
         apart = np.sqrt((shares * stdtrit(self.df, half) ** 2).sum(0))
         weight = self.weight * np.minimum(1.0, np.sqrt(2 * half / LEVEL))

@@ -79,7 +79,7 @@ def common_range(curves: Sequence[Curve]) -> tuple[float, float] | None:
 
 
 def area_weights(minutes: Sequence[float], first: float, last: float) -> Floats:
-    """Weights of the scores at the budgets, (N,), whose sum is the mean height over log minutes, ``first`` to ``last``."""
+    """Weights of N scores whose weighted sum is the mean height over log minutes (N,), from ``first`` to ``last``."""
     x = np.log(minutes)
     inner = x[(x > math.log(first)) & (x < math.log(last))]
     knots = np.concatenate([[math.log(first)], inner, [math.log(last)]])
@@ -101,9 +101,7 @@ def minutes_to(minutes: Sequence[float], scores: Floats, goal: float) -> float:
     return math.inf
 
 
-def efficiency(
-    dataset: str, metric: str, curves: Mapping[str, Curve], full: Scored | None
-) -> list[EfficiencyRow]:
+def efficiency(dataset: str, metric: str, curves: Mapping[str, Curve], full: Scored | None) -> list[EfficiencyRow]:
     """Return one row per method, in the order given.
 
     Args:

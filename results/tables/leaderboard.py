@@ -68,7 +68,7 @@ class LeaderboardRow:
 
 @dataclass(frozen=True)
 class CellKey:
-    """A cell that the plan asks for, with its number of trials (replicates x seeds)."""
+    """A cell that the plan asks for, with its number of trials (draws x seeds)."""
 
     dataset: str
     method: str
@@ -192,7 +192,7 @@ def _rows(panel: Panel, cells: Sequence[Cell]) -> tuple[list[LeaderboardRow], _F
     for cell in cells:
         budgets[cell.budget].append(cell)
     rows: list[LeaderboardRow] = []
-    first = {}
+    first: dict[tuple[str, str], Scored] = {}
     for budget, group in budgets.items():
         scored = {cell.method: score(cell) for cell in group}
         differences = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from tissuebench.results.metrics import (
     ratio,
 )
 from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.stats.bootstrap import Run
+from tissuebench.results.stats.scored import Run
 
 ScalarT = TypeVar("ScalarT", np.int64, np.float64)
 
@@ -48,11 +47,11 @@ class Cases:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """All runs of one method at one budget; a ``bootstrap.Sample``.
+    """All runs of one method at one budget; a ``scored.Sample``.
 
     Attributes:
-        minutes: mean over the runs (replicates of a budget may draw patients that differ in cost).
-        runs: R sorted (replicate, seed).
+        minutes: mean over the runs (draws of a budget may buy patients that differ in cost).
+        runs: R sorted (draw, seed), see ``run_of``.
         margins: (R, P, 7, K) pixels, summed over the slides of a patient (``metrics.margins``).
         gaps: (R, P, B) summed likewise (``metrics.calibration_gaps``).
         area_errors: (R, P) area error of each patient; nan if nothing of the patient is annotated.
@@ -191,12 +190,17 @@ def panels(results: Sequence[TrialResult]) -> list[Panel]:
 
     Raises:
         DataError: trials of one dataset differ in split, classes, diagnoses, test patients or cases, or two of them
-            are the same (method, budget, replicate, seed).
+            are the same (method, budget, draw, seed).
     """
     by_dataset = defaultdict(list)
     for result in results:
         by_dataset[result.dataset].append(result)
     return [_panel(name, by_dataset[name]) for name in sorted(by_dataset)]
+
+
+def run_of(trial: TrialResult) -> Run:
+    """Return draw and seed of a trial; a budget of everything, such as ``masks:all``, has no draw."""
+    return (None if trial.budget.endswith(":all") else trial.replicate, trial.seed)
 
 
 def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
@@ -214,19 +218,22 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
     metrics = pixel_metric_names(first.classes) + (CASE_METRICS if with_cases else ())
     cells = {}
     for (method, budget), trials in sorted(by_cell.items()):
-        trials.sort(key=lambda trial: (trial.replicate, trial.seed))
-        for one, two in itertools.pairwise(trials):
-            if (one.replicate, one.seed) == (two.replicate, two.seed):
+        trials.sort(key=lambda trial: (trial.replicate or 0, trial.seed))
+        first_of: dict[Run, TrialResult] = {}
+        for trial in trials:
+            other = first_of.setdefault(run_of(trial), trial)
+            if other is not trial:
+                draw = "" if run_of(trial)[0] is None else f"draw {trial.replicate}, "
                 raise DataError(
-                    f"trials {one.trial_id} and {two.trial_id} are both {dataset}, {method}, {budget}, replicate "
-                    f"{one.replicate}, seed {one.seed}: make the table of one plan at a time"
+                    f"trials {other.trial_id} and {trial.trial_id} are both {dataset}, {method}, {budget}, {draw}seed "
+                    f"{trial.seed}: make the table of one plan at a time"
                 )
         cells[method, budget] = Cell(
             dataset=dataset,
             method=method,
             budget=budget,
             minutes=float(np.mean([trial.minutes for trial in trials])),
-            runs=tuple((trial.replicate, trial.seed) for trial in trials),
+            runs=tuple(map(run_of, trials)),
             patients=patients,
             margins=margins(
                 np.stack([_by_patient(trial, trial.counts, patients) for trial in trials]),

@@ -21,7 +21,7 @@ class PseudoRow:
         miou: mean over the trials, each pooled over its tiles; lowest, highest: over single trials. Trials whose layer
             covers nothing have no mIoU and are left out; None if that holds for all.
         coverage: mean over all trials of the share of annotated pixels that the layer does not ignore.
-        n_seeds: seeds per replicate, the smallest number if uneven.
+        n_seeds: seeds per draw, the smallest number if uneven.
     """
 
     dataset: str

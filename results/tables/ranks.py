@@ -15,7 +15,7 @@ from tissuebench.results.stats.scored import common_runs, score
 from tissuebench.results.tables.panel import Panel, panels
 
 LEAST_DATASETS = 5
-"""Fewer blocks cannot tell methods apart: with four, Nemenyi's critical difference of three methods is 1.7 of 2 ranks."""
+"""Fewer can hardly tell methods apart: with four, the critical difference of three methods is 1.7 of 2 ranks."""
 
 
 @dataclass(frozen=True)

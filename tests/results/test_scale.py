@@ -23,7 +23,7 @@ def results():
 
 
 def test_a_row_a_cell_and_metric(results):
-    board = build(results, n_boot=30)
+    board = build(results)
     assert len(results) == 2 * PER_BUDGET and len({one.trial_id for one in results}) == len(results)
     cells = {(row.method, row.budget) for row in board.rows}
     assert len(cells) == 2 * N_METHODS == len(board.compute)
@@ -32,28 +32,20 @@ def test_a_row_a_cell_and_metric(results):
     assert all(row.mean is not None and row.low <= row.mean <= row.high for row in board.rows)
     assert all((row.n_replicates, row.n_seeds, row.n_patients) == (5, 2, N_SLIDES) for row in board.rows)
     assert len(board.efficiency) == N_METHODS
-    assert {row.tie for row in board.rows} == {True, False}
+    assert all(any(row.tie for row in board.rows if row.metric == metric) for metric in ("miou", "ece"))
     out = io.StringIO()
     render(board, Console(file=out, width=120))
     assert sum(line.startswith("method 9") for line in out.getvalue().splitlines()) >= 2 * 2 + 1 + 1
 
 
-def test_the_work_for_ties_does_not_grow_with_the_number_of_bests(results, monkeypatch):
-    """Each cell is scored once, and each metric of a cell is compared with its best once."""
+def test_each_cell_is_scored_and_each_pair_compared_once(results, monkeypatch):
     scored, compared = [], []
-    plain = leaderboard.Draws.difference
-
-    def difference(self, a, b):
-        compared.append(a.point.shape[1])
-        return plain(self, a, b)
-
-    monkeypatch.setattr(leaderboard.Draws, "difference", difference)
-    score = leaderboard.score
-    monkeypatch.setattr(leaderboard, "score", lambda cell, weights: scored.append(cell) or score(cell, weights))
-    board = build(results, n_boot=30)
-    n_metrics = len({row.metric for row in board.rows})
+    pair, score = leaderboard.pair, leaderboard.score
+    monkeypatch.setattr(leaderboard, "pair", lambda a, b: compared.append((a, b)) or pair(a, b))
+    monkeypatch.setattr(leaderboard, "score", lambda cell: scored.append(cell) or score(cell))
+    build(results)
     assert len(scored) == 2 * N_METHODS
-    assert sum(compared) <= 2 * 2 * N_METHODS * n_metrics  # to supervised, and to the best
+    assert len(compared) == 2 * N_METHODS * (N_METHODS - 1) // 2
 
 
 def test_the_benchmark_compares_the_same_trials(results, tmp_path):
@@ -71,9 +63,7 @@ def test_the_benchmark_compares_the_same_trials(results, tmp_path):
     assert lines[2].value == pytest.approx(len(few) / rates["table"][0] + len(few) / rates["reading"][0])
 
 
-@pytest.mark.parametrize(
-    "command", [("table",), ("table", "--ranks"), ("compare",), ("compare", "supervised", "good"), ("export",)]
-)
+@pytest.mark.parametrize("command", [("table",), ("compare",), ("compare", "supervised", "good"), ("export",)])
 def test_the_path_to_the_table_imports_nothing_heavy(command, make_trial, tmp_path):
     store = ResultStore(tmp_path / "runs" / "results")
     for seed in range(2):

@@ -62,8 +62,8 @@ def forest(view: View, p_holm: Mapping[tuple[str, str], float | None]) -> list[P
             f"{view.slug}-differences",
             f"{view.title}: what each method adds to the same labels",
             f"Paired difference in mIoU to {LOWER} (the same draws, seeds and patients) and its 95 % interval. "
-            "Hollow: the interval covers 0, so the two are not told apart even if nothing else is compared. p: from the "
-            "distribution of the interval, adjusted over all pairs of methods at the budget (Holm).",
+            "Hollow: the interval covers 0, so the two are not told apart even if nothing else is compared. p: from "
+            "the distribution of the interval, adjusted over all pairs of methods at the budget (Holm).",
             records,
         )
     ]

@@ -57,9 +57,9 @@ def ranks(slug: str, rankings: Sequence[Ranking], styles: Mapping[str, MethodSty
         sheet.picture(
             f"{slug}-ranks",
             f"Average ranks in {metric_name(rankings[0].metric)}",
-            "1 is best. A mark is the mean rank over datasets. Methods that a bar at the right joins differ by less than the critical difference (Nemenyi, 5 %). "
-            "Where Friedman's test "
-            "does not reject, no two of them should be told apart.",
+            "1 is best. A mark is the mean rank over datasets. Methods that a bar at the right joins differ by less "
+            "than the critical difference (Nemenyi, 5 %). Where Friedman's test does not reject, no two of them should "
+            "be told apart.",
             records,
         )
     ]

@@ -19,9 +19,7 @@ FEW = (
 @pytest.fixture(scope="session")
 def few_subjects(tmp_path_factory):
     """Two data sets, five methods, a gap, a failure, names with tags in them."""
-    return subjects(
-        tmp_path_factory.mktemp("pictures"), methods={name: METHODS[name] for name in FEW}, n_patients=8, n_boot=60
-    )
+    return subjects(tmp_path_factory.mktemp("pictures"), methods={name: METHODS[name] for name in FEW}, n_patients=8)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +27,7 @@ def report(few_subjects, tmp_path_factory):
     """The ``index.html`` of a whole report."""
     with pytest.MonkeyPatch.context() as patch:
         quick_pdf(patch)
-        return write_report(tmp_path_factory.mktemp("report") / "report", few_subjects, n_boot=60)
+        return write_report(tmp_path_factory.mktemp("report") / "report", few_subjects)
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +35,6 @@ def small(tmp_path_factory):
     """One data set without pictures, three methods: quick to draw."""
     names = ("supervised", "complementary", "diffusion_published")
     return subjects(
-        tmp_path_factory.mktemp("none"), methods={name: METHODS[name] for name in names}, n_patients=5, n_boot=40,
+        tmp_path_factory.mktemp("none"), methods={name: METHODS[name] for name in names}, n_patients=5,
         datasets=("glands",), pictures=False,
     )  # fmt: skip

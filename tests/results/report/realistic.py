@@ -35,17 +35,15 @@ METHODS = {  # name: (gain over supervised at the smallest budget, at the larges
 BUDGETS = {"masks:3p": 24.0, "masks:25%": 96.0, "masks:50%": 190.0}
 
 
-def subjects(
-    folder: Path, *, seeds=3, methods=None, n_patients=16, n_boot=300, datasets=("glands", "colon"), pictures=True
-):
+def subjects(folder: Path, *, seeds=3, methods=None, n_patients=16, datasets=("glands", "colon"), pictures=True):
     """The subjects of ``datasets``; the first has a failure and a gap. Pictures go below ``folder``."""
     return [
-        _subject(folder, name, i, seeds, methods or METHODS, n_patients - 4 * i, n_boot, pictures)
+        _subject(folder, name, i, seeds, methods or METHODS, n_patients - 4 * i, pictures)
         for i, name in enumerate(datasets)
     ]
 
 
-def _subject(folder, dataset, number, seeds, methods, n_patients, n_boot, pictures):
+def _subject(folder, dataset, number, seeds, methods, n_patients, pictures):
     rng = np.random.default_rng(derive_seed("realistic", dataset))
     difficulty = np.sort(rng.normal(0, 0.09, n_patients))
     rng.shuffle(difficulty)
@@ -56,13 +54,13 @@ def _subject(folder, dataset, number, seeds, methods, n_patients, n_boot, pictur
             one = _trial(rng, dataset, number, method, budget, replicate, difficulty)
             if number == 0 and method == "diffusion_published" and budget == "masks:50%" and replicate == seeds - 1:
                 failures.append(
-                    Failure(one.trial_id, dataset, method, budget, replicate, 0,
+                    Failure(one.trial_id, dataset, method, budget, replicate, replicate,
                             "CUDA out of memory <b>tried</b> to allocate 2.50 GiB", "Traceback (most recent call last):\n  ...\nRuntimeError: CUDA out of memory")
                 )  # fmt: skip
             else:
                 results.append(one)
     expected = [CellKey(dataset, m, b, seeds, BUDGETS.get(b, 384.0)) for m, b in cells]
-    board = build(results, expected=expected, failures=failures, n_boot=n_boot)
+    board = build(results, expected=expected, failures=failures)
     overlays = _overlays(folder, dataset, results) if pictures else {}
     provenance = {
         "data set": {
@@ -111,7 +109,7 @@ def _trial(rng, dataset, number, method, budget, replicate, difficulty):
     stages = {"stage/pretrain": before} if before else {}
     return TrialResult(
         trial_id=content_hash(identity)[:16], dataset=dataset, method=method, budget=budget,
-        minutes=BUDGETS.get(budget, 384.0), replicate=replicate, seed=0, classes=CLASSES, colors=COLORS, diagnoses={},
+        minutes=BUDGETS.get(budget, 384.0), replicate=replicate, seed=replicate, classes=CLASSES, colors=COLORS, diagnoses={},
         patient_ids=tuple(f"P{i:02d}" for i in range(n)),
         slide_ids=tuple(f"{HOSTILE if i == 0 else 'S'}{i:02d}" for i in range(n)),
         slide_diagnoses=("",) * n, counts=counts, boundaries=np.stack([edge, hit, edge, hit], -1),

@@ -136,7 +136,7 @@ def test_reliability_gives_back_the_ece_of_one_run(make_trial, rng=None):
     from tissuebench.results.tables.leaderboard import build
 
     trial = make_trial(rng=rng)
-    view = lined_up(Subject("toy", build([trial], n_boot=10), [trial], [], {}, {}))
+    view = lined_up(Subject("toy", build([trial]), [trial], [], {}, {}))
     with drawing():
         (one,) = calibration(view, "masks:3p", 0)
     rows = [row for row in rows_of(one) if row["confidence"]]
@@ -167,7 +167,7 @@ def test_one_budget_has_no_curve(make_trial):
     from tissuebench.results.tables.leaderboard import build
 
     trial = make_trial(rng=np.random.default_rng(0))
-    view = lined_up(Subject("toy", build([trial], n_boot=10), [trial], [], {}, {}))
+    view = lined_up(Subject("toy", build([trial]), [trial], [], {}, {}))
     assert curves(view) == []
     assert pareto(view) == []
     assert forest(view, {}) == []

@@ -11,11 +11,11 @@ from tissuebench.results.tables.leaderboard import CellKey, build
 
 
 def view_of(trials, expected=()):
-    return lined_up(Subject("toy", build(trials, expected=expected, n_boot=200), trials, [], {}, {}))
+    return lined_up(Subject("toy", build(trials, expected=expected), trials, [], {}, {}))
 
 
 def two_methods(make_trial, skills, seeds=4):
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(1)
     return [
         make_trial(method, seed=seed, replicate=seed, rng=rng, skill=skill, n_patients=8)
         for seed in range(seeds)

@@ -69,7 +69,7 @@ def test_the_summary_the_failure_and_the_provenance_are_on_the_page(report):
 
 def test_the_same_bytes_twice(small, monkeypatch):
     quick_pdf(monkeypatch)  # test_figures has those of the real ones
-    assert build(small, "title", 40) == build(small, "title", 40)
+    assert build(small, "title") == build(small, "title")
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def quick(monkeypatch):
     """A report of two files, without drawing."""
     monkeypatch.setattr(
         "tissuebench.results.report.page.build",
-        lambda subjects, title, n_boot: {"index.html": title.encode(), "figures/a.svg": b"a"},
+        lambda subjects, title: {"index.html": title.encode(), "figures/a.svg": b"a"},
     )
 
 

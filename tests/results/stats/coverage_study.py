@@ -103,9 +103,10 @@ def simulate(world, rng, n, n_methods=2, first=0):
     n_classes, n_patients = len(world.mu), world.n_patients
     present = rng.random((n_patients, n_classes, n)) < np.array(world.present)[:, None]
     while (missing := ~present.any(0)).any():  # a table without the class does not score it
-        present[:, missing] = rng.random((n_patients, missing.sum())) < np.broadcast_to(
-            np.array(world.present)[:, None], missing.shape
-        )[missing]
+        present[:, missing] = (
+            rng.random((n_patients, missing.sum()))
+            < np.broadcast_to(np.array(world.present)[:, None], missing.shape)[missing]
+        )
     true = np.exp(rng.normal(0, world.size, (n_patients, 1, n))) * present
     shared = world.patient * rng.standard_normal((n_patients, n_classes, n))
     draws, seeds = ([run[i] for run in world.runs] for i in (0, 1))
@@ -129,7 +130,7 @@ def coverage(world, n=2000, seed=0, chunk=500):
         found = estimate(a)
         scores.append((found.low <= world.truth) & (world.truth <= found.high))
         difference = estimate(pair(a, b))
-        differences.append((difference.low <= 0) & (0 <= difference.high))
+        differences.append((difference.low <= 0) & (difference.high >= 0))
     return float(np.mean(scores)), float(np.mean(differences))
 
 
@@ -217,7 +218,9 @@ def main():
         print(f"| balanced accuracy {recall} | {design}, {n_cases} cases a diagnosis | "
               f"{100 * case_coverage(n_cases, recall, DESIGNS[design], n):.0f} % |")  # fmt: skip
     for k, design in itertools.product((2, 4, 6, 9), ("3x1", "3x3", "5x3")):
-        print(f"| {k} equal methods | {design} | {100 * wrongly_left_out(World(DESIGNS[design], 16), k, n // 2):.1f} % |")
+        print(
+            f"| {k} equal methods | {design} | {100 * wrongly_left_out(World(DESIGNS[design], 16), k, n // 2):.1f} % |"
+        )
 
 
 def _range(cells, i):

@@ -27,7 +27,7 @@ def took(make_trial):
 
 def lines_of(results, width=120, **build_with):
     out = io.StringIO()
-    render(build(results, n_boot=10, **build_with), Console(file=out, width=width))
+    render(build(results, **build_with), Console(file=out, width=width))
     lines = out.getvalue().splitlines()
     start = next((i for i, line in enumerate(lines) if "compute, mean over trials" in line), len(lines))
     return [line.split() for line in lines[start + 3 :]], lines[start:]
@@ -87,5 +87,5 @@ def test_the_table_has_one_line_a_method_where_budgets_are_alike(took):
 
 def test_a_gap_has_no_compute(took):
     planned = [CellKey("toy", "mine", "masks:3p", 2)]
-    board = build([took("mine"), took("supervised")], expected=planned, n_boot=10)
+    board = build([took("mine"), took("supervised")], expected=planned)
     assert [row.method for row in board.compute] == ["supervised"]

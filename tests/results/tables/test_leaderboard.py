@@ -6,14 +6,16 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import scipy.stats
 from rich.console import Console
 
 from tissuebench.errors import DataError
 from tissuebench.results.metrics import lower_is_better
 from tissuebench.results.records.result_store import Failure
 from tissuebench.results.render.terminal import render, render_comparisons, short, signed, to_csv, to_json
-from tissuebench.results.stats.bootstrap import score
-from tissuebench.results.stats.draws import Draws
+from tissuebench.results.stats.intervals import estimate
+from tissuebench.results.stats.multiple import holm
+from tissuebench.results.stats.scored import pair, score
 from tissuebench.results.tables.against_reference import compare
 from tissuebench.results.tables.leaderboard import CellKey, LeaderboardRow, build
 from tissuebench.results.tables.panel import panels
@@ -55,7 +57,7 @@ def printed(board, width=120, **console):
 
 
 def test_hand_made_results_give_the_hand_made_table(make_trial, golden):
-    """All patients are alike and every cell is one run: no draw can move a number, all are plain fractions.
+    """All patients are alike and every cell is one run: scores are plain fractions, intervals what is assumed.
 
     Boundaries are as long as their class and matched as often as it is right.
     """
@@ -71,12 +73,17 @@ def test_hand_made_results_give_the_hand_made_table(make_trial, golden):
         one("mine", "masks:2p", 16.0, 7),
         one("supervised", "masks:2p", 16.0, 6),
     ]
-    board = build(done, failures=[failure_of(one("broken", "masks:2p", 16.0, 1))], n_boot=50)
+    board = build(done, failures=[failure_of(one("broken", "masks:2p", 16.0, 1))])
     got = json.loads(to_json(board.rows))
     expected = json.loads((golden / "leaderboard_small.json").read_text())
     assert len(got) == len(expected)
     for row, wanted in zip(got, expected, strict=True):
         assert row == {key: pytest.approx(value, abs=1e-12) if key != "tie" else value for key, value in wanted.items()}
+    (row,) = pick(board, method="mine", metric="miou")
+    n, t = 4, scipy.stats.t.ppf(0.975, 3)
+    assert row.mean == pytest.approx(7 / 9)
+    for end in (row.low, row.high):  # (s - end)^2 = t^2 V end (1 - end) / (s (1 - s)), V = .1 s (1 - s) / n^2
+        assert (row.mean - end) ** 2 == pytest.approx(t**2 * 0.1 / n**2 * end * (1 - end))
     assert board.notes == (
         "hand: of 12 case-level diagnoses over all trials 12 were ties and 0 had no diagnostic area; "
         "they count in equal parts for each of the tied diagnoses",
@@ -85,7 +92,7 @@ def test_hand_made_results_give_the_hand_made_table(make_trial, golden):
 
 def test_the_fields_are_the_promised_ones(results):
     assert [field.name for field in fields(LeaderboardRow)] == PROMISED
-    board = build(results, n_boot=50)
+    board = build(results)
     assert list(json.loads(to_json(board.rows))[0]) == PROMISED
     lines = to_csv(board.rows).splitlines()
     assert lines[0] == ",".join(PROMISED) and len(lines) == 1 + len(board.rows)
@@ -93,7 +100,7 @@ def test_the_fields_are_the_promised_ones(results):
 
 def test_the_same_results_in_any_order_give_the_same_table(results):
     shuffled = [results[i] for i in np.random.default_rng(0).permutation(len(results))]
-    assert build(results, n_boot=200) == build(shuffled, n_boot=200)
+    assert build(results) == build(shuffled)
     flipped = []
     for r in results:
         back = slice(None, None, -1)
@@ -101,19 +108,20 @@ def test_the_same_results_in_any_order_give_the_same_table(results):
         per_slide += ("calibration", "areas", "slide_seconds")
         columns = {name: getattr(r, name)[back] for name in per_slide}
         flipped.append(replace(r, **columns))
-    assert build(flipped, n_boot=200) == build(results, n_boot=200)
+    assert build(flipped) == build(results)
 
 
 def test_rows_are_ordered_supervised_first_full_last(results):
-    order = list(dict.fromkeys((row.budget, row.method) for row in build(results, n_boot=20).rows))
+    order = list(dict.fromkeys((row.budget, row.method) for row in build(results).rows))
     methods = ["supervised", "good", "same"]
     assert order == [(b, m) for b in ("masks:3p", "masks:25%") for m in methods] + [("masks:all", "full")]
 
 
 def test_differences_are_to_supervised_at_the_same_budget(results):
-    board = build(results, n_boot=200)
+    board = build(results)
     (same,) = pick(board, method="same", budget="masks:3p", metric="miou")
-    assert (same.diff, same.diff_low, same.diff_high, same.diff_to) == (0.0, 0.0, 0.0, "supervised")
+    assert (same.diff, same.diff_to) == (0.0, "supervised")
+    assert same.diff_low == -same.diff_high < 0
     (good,) = pick(board, method="good", budget="masks:3p", metric="miou")
     assert good.diff_low > 0 and good.n_seeds == 2 and good.n_replicates == 2 and good.n_patients == 6
     for row in pick(board, method="full") + pick(board, method="supervised"):
@@ -121,29 +129,31 @@ def test_differences_are_to_supervised_at_the_same_budget(results):
 
 
 def test_only_a_clear_best_wins(results):
-    board = build(results, n_boot=200)
+    board = build(results)
     assert {r.method for r in pick(board, budget="masks:3p", metric="miou") if r.tie} == {"good"}
-    without = build([r for r in results if r.method != "good"], n_boot=200)
+    without = build([r for r in results if r.method != "good"])
     assert {r.method for r in pick(without, budget="masks:3p", metric="miou") if r.tie} == {"supervised", "same"}
-    alone = build([r for r in results if r.method in ("supervised", "full")], n_boot=50)
+    alone = build([r for r in results if r.method in ("supervised", "full")])
     assert not any(row.tie for row in alone.rows)
 
 
-def test_ties_are_those_of_the_interval_to_the_best_of_each_metric(results):
+def test_ties_are_those_of_holm_over_all_pairs_of_each_metric(results):
     """Marked one by one, from all metrics of each difference at once."""
-    board = build(results, n_boot=200)
+    board = build(results)
     (panel,) = panels(results)
-    draws = Draws(panel.dataset, len(panel.patients), 200)
     bests = set()
     for budget in ("masks:3p", "masks:25%"):
-        scored = {m: score(panel.cells[m, budget], draws.patients) for m in ("supervised", "good", "same")}
+        scored = {m: score(panel.cells[m, budget]) for m in ("supervised", "good", "same")}
+        pairs = [("good", "same"), ("good", "supervised"), ("same", "supervised")]
+        found = [estimate(pair(scored[a], scored[b])) for a, b in pairs]
         for j, metric in enumerate(panel.metrics):
             rows = {row.method: row for row in pick(board, budget=budget, metric=metric)}
             best = (min if lower_is_better(metric) else max)(sorted(rows), key=lambda name: rows[name].mean)
             bests.add(best)
+            adjusted = holm([one.p[j] for one in found])
             for method, row in rows.items():
-                diff = draws.difference(scored[method], scored[best])
-                assert row.tie == (method == best or diff.low[j] <= 0 <= diff.high[j]), (budget, metric, method)
+                p = [p for both, p in zip(pairs, adjusted, strict=True) if set(both) == {method, best}]
+                assert row.tie == (method == best or p[0] >= 0.05), (budget, metric, method)
     assert len(bests) > 1
 
 
@@ -157,7 +167,7 @@ def test_an_error_is_better_when_it_is_lower(make_trial):
         return replace(result, calibration=calibration)
 
     both = [one(method, seed, c) for method, c in (("supervised", 0.95), ("modest", 0.6)) for seed in range(2)]
-    board = build(both, n_boot=100)
+    board = build(both)
     assert {row.method for row in pick(board, metric="ece") if row.tie} == {"modest"}
     assert {row.method for row in pick(board, metric="miou") if row.tie} == {"supervised", "modest"}
 
@@ -165,7 +175,7 @@ def test_an_error_is_better_when_it_is_lower(make_trial):
 def test_a_pair_that_shares_no_run_is_a_tie(results, make_trial):
     rng = np.random.default_rng(0)
     lone = [make_trial("elsewhere", "masks:3p", 9, 9, rng=rng, skill=0.1)]
-    board = build(results + lone, n_boot=50)
+    board = build(results + lone)
     (row,) = pick(board, method="elsewhere", metric="miou")
     assert row.diff is None and row.tie
 
@@ -174,7 +184,7 @@ def test_incomplete_cells_are_gaps(results):
     missing, *rest = results
     planned = [CellKey("toy", m, "masks:25%", 4) for m in ("supervised", "good")]
     planned += [CellKey("toy", "never", "masks:3p", 4), CellKey("elsewhere", "never", "masks:9p", 4, 60.0)]
-    board = build(rest, expected=planned, n_boot=50)
+    board = build(rest, expected=planned)
     assert [(g.dataset, g.method, g.n_done, g.n_planned) for g in board.gaps] == [
         ("elsewhere", "never", 0, 4),
         ("toy", "never", 0, 4),
@@ -187,10 +197,10 @@ def test_incomplete_cells_are_gaps(results):
     (good,) = pick(board, method="good", budget="masks:25%", metric="miou")
     assert good.mean is not None and good.diff is None and good.diff_to == "supervised"
     assert "3 of 4 trials" in printed(board) and "0 of 4 trials" in printed(board)
-    failed = build(rest, failures=[failure_of(missing)], n_boot=50)
+    failed = build(rest, failures=[failure_of(missing)])
     assert pick(failed, method="supervised", budget="masks:25%")[0].n_trials_failed == 1
     assert "3 of 4 trials, 1 failed" in printed(failed, width=160)
-    assert build(results, failures=[failure_of(missing)], n_boot=50).gaps == ()  # it finished later
+    assert build(results, failures=[failure_of(missing)]).gaps == ()  # it finished later
 
 
 @pytest.mark.parametrize(
@@ -205,28 +215,28 @@ def test_incomplete_cells_are_gaps(results):
 def test_what_cannot_stand_in_one_table_is_an_error(results, make_trial, change, message):
     other = make_trial("other", rng=np.random.default_rng(0), **change)
     with pytest.raises(DataError, match=message):
-        build([*results, other], n_boot=10)
+        build([*results, other])
 
 
 def test_the_same_run_twice_is_an_error(results):
-    with pytest.raises(DataError, match="are both toy, supervised, masks:25%, replicate 0, seed 0"):
-        build([*results, replace(results[0], trial_id="0" * 16)], n_boot=10)
+    with pytest.raises(DataError, match="are both toy, supervised, masks:25%, draw 0, seed 0"):
+        build([*results, replace(results[0], trial_id="0" * 16)])
 
 
 def test_slides_of_no_one_diagnosis_are_left_out(make_trial):
     rng = np.random.default_rng(0)
     diagnoses = ("HCC", "HCC", "CCA", "CCA", "", "HCC;CCA") * 2
-    board = build([make_trial(rng=rng, slide_diagnoses=diagnoses)], n_boot=50)
+    board = build([make_trial(rng=rng, slide_diagnoses=diagnoses)])
     assert pick(board, metric="balanced_accuracy")
     assert any("4 test slides with no or a mixed diagnosis" in note for note in board.notes)
-    none = build([make_trial(rng=rng, diagnoses={})], n_boot=50)
+    none = build([make_trial(rng=rng, diagnoses={})])
     assert not pick(none, metric="balanced_accuracy") and none.notes == ()
 
 
 def test_a_class_that_is_nowhere_has_no_score(make_trial):
     counts = np.zeros((12, 3, 3), dtype=int)
     counts[:, :2, :2] = 5
-    board = build([make_trial(counts=counts)], n_boot=50)
+    board = build([make_trial(counts=counts)])
     (row,) = pick(board, metric="dice/CCA")
     assert row.mean is row.low is None
     assert pick(board, metric="miou")[0].mean == pytest.approx(1 / 3)
@@ -234,29 +244,30 @@ def test_a_class_that_is_nowhere_has_no_score(make_trial):
 
 
 def test_the_table_fits_120_columns_as_plain_text(results):
-    text = printed(build(results, n_boot=100))
+    text = printed(build(results))
     assert max(map(len, text.splitlines())) <= 120 and "\x1b" not in text
     assert "balanced" in text and "Dice per class" in text and "2x2/6" in text and "[low, high]" in text
     said = " ".join(text.split())
-    assert "100 bootstrap draws" in said and "widened for small numbers" in said and "assumed, not measured" in said
-    wide = printed(build(results, n_boot=100), width=170)
+    assert "at 5 % over all pairs" in said and "draws of the budget, seeds, and patients" in said
+    assert "assumed, not measured" in said
+    wide = printed(build(results), width=170)
     line = next(line for line in wide.splitlines() if line.startswith("good"))
     assert " • [." in line and "…" not in text
-    tty = printed(build(results, n_boot=100), force_terminal=True)
+    tty = printed(build(results), force_terminal=True)
     assert "\x1b[1m" in tty
 
 
 def test_names_from_data_are_not_markup(make_trial):
     rng = np.random.default_rng(0)
     odd = make_trial(rng=rng, dataset="[red]x[/red]", classes=("[b]a", "HCC", "CCA[/]"), diagnoses={})
-    text = printed(build([odd], n_boot=20))
+    text = printed(build([odd]))
     assert "[red]x[/red]" in text and "[b]a" in text and "CCA[/]" in text
 
 
 def test_an_old_terminal_gets_letters_it_knows(results):
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii")
-    render(build(results, n_boot=20), Console(file=out, width=120))
+    render(build(results), Console(file=out, width=120))
     out.flush()
     assert b" *" in raw.getvalue()
 
@@ -272,14 +283,16 @@ def test_numbers_are_short():
 
 
 def test_everything_can_be_compared_with_full(results):
-    rows = compare(results, n_boot=200)
+    rows = compare(results)
     assert {(row.method, row.budget) for row in rows} == {
         (m, b) for m in ("supervised", "good", "same") for b in ("masks:3p", "masks:25%")
     }
     (row,) = [r for r in rows if (r.method, r.budget, r.metric) == ("good", "masks:3p", "miou")]
-    assert row.n_runs == 2 and row.high < 0 and row.p == pytest.approx(2 / 2**6)  # 6 patients, all worse
-    assert row.p_holm == pytest.approx(6 * row.p)
-    assert all(r.p is None for r in rows if r.metric == "balanced_accuracy")
+    assert row.n_runs == 4 and row.high < 0 and row.p < 0.05  # of full, each seed stands beside both draws
+    family = [r.p for r in rows if (r.budget, r.metric) == ("masks:3p", "miou")]
+    assert len(family) == 3 and row.p_holm == holm(family)[family.index(row.p)]
+    for r in rows:
+        assert r.diff is None or (r.p < 0.05) == (r.low > 0 or r.high < 0)
     with pytest.raises(DataError, match="unknown reference 'fool at masks:all'"):
         compare(results, reference="fool")
     with pytest.raises(DataError, match=r"good has no results at masks:all, but at .*masks:3p: use --budget masks"):
@@ -288,12 +301,12 @@ def test_everything_can_be_compared_with_full(results):
 
 def test_the_name_without_settings_is_enough_where_it_says_which(results):
     named = [replace(one, method="good[k=1]") if one.method == "good" else one for one in results]
-    rows = compare(named, reference="good", reference_budget="masks:3p", n_boot=20)
+    rows = compare(named, reference="good", reference_budget="masks:3p")
     assert {row.reference for row in rows} == {"good[k=1]"}
-    assert rows == compare(named, reference="good[k=1]", reference_budget="masks:3p", n_boot=20)
+    assert rows == compare(named, reference="good[k=1]", reference_budget="masks:3p")
     both = [*named, *(replace(one, method="good[k=2]") for one in named if one.method == "good[k=1]")]
     with pytest.raises(DataError, match=r"known: .*good\[k=1\] at masks:3p"):
-        compare(both, reference="good", reference_budget="masks:3p", n_boot=20)
+        compare(both, reference="good", reference_budget="masks:3p")
 
 
 def test_torch_is_never_imported():
@@ -311,7 +324,7 @@ def test_torch_is_never_imported():
 def test_the_settings_of_the_only_arm_of_a_method_are_said_below_the_table(make_trial):
     rng = np.random.default_rng(0)
     ours, theirs = "mine[decay=0.95,layers=['deep','middle']]", ["other[a=1]", "other[a=2]"]
-    board = build([make_trial(method, rng=rng) for method in ("supervised", ours, *theirs)], n_boot=20)
+    board = build([make_trial(method, rng=rng) for method in ("supervised", ours, *theirs)])
     text = printed(board, width=200)
     lines = text.splitlines()
     assert [line for line in lines if "decay" in line] == ["mine: with decay=0.95, layers=['deep', 'middle']"]
@@ -324,13 +337,13 @@ def test_the_settings_of_the_only_arm_of_a_method_are_said_below_the_table(make_
 def test_each_class_says_how_rare_it_is(make_trial):
     counts = np.zeros((12, 3, 3), dtype=int)
     counts[:, 0, 0], counts[:, 1, 0], counts[:, 2, 2] = 90, 9, 1  # it is the truth that counts
-    text = printed(build([make_trial(counts=counts)], n_boot=20))
+    text = printed(build([make_trial(counts=counts)]))
     (line,) = (line for line in text.splitlines() if "of pixels" in line)
     assert line.split()[2:] == ["90", "%", "of", "pixels", "9", "%", "of", "pixels", "1", "%", "of", "pixels"]
 
 
 def test_label_efficiency_of_hand_made_results(make_trial):
-    """Every patient is alike, so no draw moves a number: .4 at 10 minutes, .8 at 1000, 1 with all masks."""
+    """Every patient is alike; the curves are known, and intervals are what so few patients leave open."""
 
     def one(method, budget, minutes, right):
         return make_trial(method, budget, minutes=minutes, counts=[np.diag([100, right, 0]) + other(right)] * 12)
@@ -346,27 +359,29 @@ def test_label_efficiency_of_hand_made_results(make_trial):
         one("once", "masks:9p", 1000.0, 100),
         one("full", "masks:all", 2000.0, 100),
     ]
-    board = build(done, n_boot=20)
+    board = build(done)
     low, high = ((100 / (200 - right) + right / 100) / 2 for right in (20, 60))
     assert [row.method for row in board.efficiency] == ["supervised", "mine"]  # a single budget is no curve
     supervised, mine = board.efficiency
     assert (supervised.first, supervised.last, supervised.n_budgets) == (10, 1000, 2)
-    assert supervised.area == pytest.approx((low + high) / 2) == supervised.area_low == supervised.area_high
+    assert supervised.area == pytest.approx((low + high) / 2)
+    assert supervised.area_low < supervised.area < supervised.area_high
     assert supervised.minutes == supervised.minutes_high == np.inf
-    assert mine.minutes == pytest.approx(10 ** (1 + 2 * (0.95 - high) / (1 - high))) == mine.minutes_low
+    assert mine.minutes == pytest.approx(10 ** (1 + 2 * (0.95 - high) / (1 - high)))
+    assert mine.minutes_low < mine.minutes < mine.minutes_high
     text = printed(board)
-    assert "label efficiency (miou)" in text and "> 1000 [> 1000, > 1000]" in text
+    assert "label efficiency (miou)" in text and "> 1000 [" in text
 
 
 def test_without_two_budgets_there_is_no_curve(make_trial):
-    board = build([make_trial(rng=np.random.default_rng(0))], n_boot=20)
+    board = build([make_trial(rng=np.random.default_rng(0))])
     assert board.efficiency == () and "efficiency" not in printed(board)
 
 
 def test_comparisons_say_settings_below_as_well(make_trial):
     rng = np.random.default_rng(0)
     board = [make_trial(method, rng=rng) for method in ("supervised", "mine[decay=0.95]", "other[a=1]", "other[a=2]")]
-    rows = compare(board, reference="mine", reference_budget="masks:3p", n_boot=20)
+    rows = compare(board, reference="mine", reference_budget="masks:3p")
     out = io.StringIO()
     render_comparisons(rows, ("miou",), Console(file=out, width=120))
     lines = [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]

@@ -121,8 +121,8 @@ def test_garbage_in_their_place_is_named(result, tmp_path, garbage):
 
 
 def test_rows_for_machines_stand_after_the_scores_of_their_cell(cells):
-    plain = build([replace(one, pseudo_masks={}) for one in cells], n_boot=20)
-    board = build(cells, n_boot=20)
+    plain = build([replace(one, pseudo_masks={}) for one in cells])
+    board = build(cells)
     extra = [row for row in board.rows if row.metric.startswith("pseudo_")]
     assert tuple(row for row in board.rows if row not in extra) == plain.rows
     assert not plain.pseudo
@@ -142,29 +142,29 @@ def test_rows_for_machines_stand_after_the_scores_of_their_cell(cells):
 
 
 def test_the_order_of_results_changes_nothing(cells):
-    assert build(cells[::-1], n_boot=20) == build(cells, n_boot=20)
+    assert build(cells[::-1]) == build(cells)
 
 
 def test_lowest_and_highest_are_of_trials_that_cover_something(cells):
-    sure, odd = build(cells, n_boot=20).pseudo
+    sure, odd = build(cells).pseudo
     assert (sure.lowest, sure.highest) == pytest.approx((1 / 3, 40 / 60))
     assert (odd.miou, odd.lowest, odd.highest, odd.coverage) == pytest.approx((1 / 3, 1 / 3, 1 / 3, 0.8 / 3))
     for one in cells:
         if one.pseudo_masks:
             one.pseudo_masks["cam"].counts[1] = 0
-    _, odd = build(cells, n_boot=20).pseudo
+    _, odd = build(cells).pseudo
     assert (odd.miou, odd.lowest, odd.highest, odd.coverage) == (None, None, None, 0.0)
-    assert "–   .000" in re.sub(r" {3,}", "   ", printed(build(cells, n_boot=20)))
+    assert "–   .000" in re.sub(r" {3,}", "   ", printed(build(cells)))
 
 
 def test_a_gap_has_no_numbers_here_either(cells):
-    board = build(cells, expected=[CellKey("toy", "mine", "masks:3p", 4)], n_boot=20)
+    board = build(cells, expected=[CellKey("toy", "mine", "masks:3p", 4)])
     assert not board.pseudo
     assert not [row for row in board.rows if row.metric.startswith("pseudo_")]
 
 
 def test_the_table_fits_100_columns_and_says_what_it_is(cells):
-    text = printed(build(cells, n_boot=20))
+    text = printed(build(cells))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 100
     (start,) = [number for number, line in enumerate(lines) if line.startswith("toy: pseudo-masks of training tiles")]
@@ -183,7 +183,7 @@ def test_the_table_fits_100_columns_and_says_what_it_is(cells):
     ]
     assert lines[start + 2].split() == ["mine", "masks:3p", "sure", ".476", "(.333", "to", ".667)", "1.000", "1x3"]
     assert "[red]" in text  # names are no markup
-    assert "diagnostic" not in printed(build([replace(one, pseudo_masks={}) for one in cells], n_boot=20))
+    assert "diagnostic" not in printed(build([replace(one, pseudo_masks={}) for one in cells]))
 
 
 def test_long_names_are_folded_and_an_old_terminal_gets_letters_it_knows(make_trial):
@@ -192,7 +192,7 @@ def test_long_names_are_folded_and_an_old_terminal_gets_letters_it_knows(make_tr
     one = replace(make_trial(name, rng=np.random.default_rng(0)), pseudo_masks={"cam": quality(layers=layers)})
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="ascii")
-    render(build([one], n_boot=20), Console(file=out, width=100))
+    render(build([one]), Console(file=out, width=100))
     out.flush()
     lines = raw.getvalue().decode().splitlines()
     assert max(map(len, lines)) <= 100
