@@ -41,7 +41,7 @@ def render_pairs(rows: Sequence[PairRow], console: Console) -> None:
     if rows:
         console.print(
             Text(
-                "\np and the 95 % interval have one distribution: p < .05 where it leaves out 0. p (Holm) is adjusted over "
-                "the pairs printed for a budget and metric; those with full, which has all masks, among themselves."
+                "\np and the 95 % interval have one distribution: p < .05 where it leaves out 0. p (Holm) is adjusted "
+                "over the pairs printed for a budget and metric; those with full, which has all masks, among themselves."
             )
         )
