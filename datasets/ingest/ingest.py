@@ -8,7 +8,7 @@ picks up where it left off and arrives at the same content hash.
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from tissuebench.datasets.ingest.fingerprint import fingerprint
 from tissuebench.datasets.ingest.quarantine import read_quarantine, write_quarantine
 from tissuebench.datasets.ingest.workers import Died, run_each
 from tissuebench.datasets.manifest import BadRow, ManifestRow
-from tissuebench.datasets.splits import Split, official_split, random_split
+from tissuebench.datasets.splits import Split, official_split, random_split, stratum_of
 from tissuebench.datasets.store.pyramid import Codec
 from tissuebench.datasets.store.store_writer import Case, StoreWriter
 from tissuebench.datasets.store.tile_store import StoreInfo, TileStore
@@ -111,7 +111,7 @@ def ensure_store(
         notes = recipe.notes(data_root) if recipe.notes else ()
         if options.strict and bad:
             raise DataError(bad[0].reason)
-        _split_of(recipe, rows)  # detect a patient in two parts before hours of work
+        _published_split(recipe, rows)  # detect a patient in two parts before hours of work
         source = _source_hash(recipe, rows, bad)
         if store_path.exists() and not options.update and TileStore(store_path).info.source_sha256 != source:
             raise DataError(
@@ -124,8 +124,9 @@ def ensure_store(
                 if not store_path.exists() or options.update:
                     _ingest(recipe, rows, bad, source, folder, progress, options)
         if not split_path.exists():
-            there = TileStore(store_path).slides
-            _split_of(recipe, [row for row in rows if row.slide_id in there]).write(split_path)
+            sealed = TileStore(store_path)
+            published = _published_split(recipe, [row for row in rows if row.slide_id in sealed.slides])
+            (published or _drawn_split(recipe, sealed)).write(split_path)
     elif options.update:
         raise DataError(f"--update of dataset {recipe.name!r} needs its files (DATA_ROOT=… or --data-root …)")
     elif not store_path.exists():
@@ -168,7 +169,7 @@ def _source_hash(recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadR
     classes = recipe.class_map
     made_of: dict[str, Json] = {
         "recipe": [recipe.name, recipe.version, recipe.tile_px, asdict(_reading(recipe, "none"))],
-        "costs": asdict(recipe.costs),
+        "costs": recipe.costs.document(),
         "classes": [list(classes.names), {name: list(allowed) for name, allowed in classes.diagnoses.items()}],
         "rows": [[r.slide_id, r.patient_id, list(r.diagnosis), list(r.tags or ()), r.split] for r in rows],
         "files": [_fingerprint(row) for row in rows],
@@ -185,17 +186,28 @@ def _fingerprint(row: ManifestRow) -> str:
     return content_hash([fingerprint(row.image), fingerprint(row.annotation), row.mpp, row.reader])
 
 
-def _split_of(recipe: Recipe, rows: Sequence[ManifestRow]) -> Split:
+def _published_split(recipe: Recipe, rows: Sequence[ManifestRow]) -> Split | None:
+    """Return the split that the rows declare; None if they declare none."""
     assigned = [row for row in rows if row.split]
     if not assigned:
-        return random_split(
-            f"{recipe.plain_name}-random", {row.patient_id: ";".join(row.diagnosis) for row in rows}, SPLIT_SEED
-        )
+        return None
     if len(assigned) < len(rows):
         missing = next(row for row in rows if not row.split)
         raise DataError(f"{recipe.name}: slide {missing.slide_id!r} has no split but others do; fill in all or none")
     name = recipe.split_name or f"{recipe.plain_name}-official"
     return official_split(name, ((row.patient_id, row.split) for row in rows))
+
+
+def _drawn_split(recipe: Recipe, store: TileStore) -> Split:
+    """Return a random split of the store's patients."""
+    diagnoses: dict[str, list[str]] = defaultdict(list)
+    annotated: set[str] = set()
+    for slide in store.slides.values():
+        diagnoses[slide.patient_id] += store.withheld.diagnosis(slide.slide_id)
+        if any(store.withheld.class_pixels(slide.slide_id)):
+            annotated.add(slide.patient_id)
+    strata = {patient: stratum_of(found) for patient, found in diagnoses.items()}
+    return random_split(f"{recipe.plain_name}-random", strata, annotated, SPLIT_SEED)
 
 
 def _ingest(
@@ -255,10 +267,8 @@ def _ingest(
     if not good:
         writer.discard()
         raise DataError(f"none of {len(refusals)} slides can be used; the first: {refusals[0].reason}")
-    split = _split_of(recipe, good)
     write_quarantine(folder, refusals)
     writer.seal({row.slide_id: Case(row.patient_id, row.diagnosis, row.tags) for row in good})
-    split.write(folder / "split.json")
 
 
 def _reading(recipe: Recipe, stain: StainNormalisation) -> Reading:

@@ -184,6 +184,18 @@ def test_without_a_split_column_patients_are_dealt(source, ingest):
     assert sum(len(split.patients(part)) for part in ("train", "val", "test")) == len(store.slides)
 
 
+def test_every_part_gets_annotated_patients_if_half_of_the_slides_are(source, ingest):
+    """An annotation without an annotated pixel is none."""
+    header, *rows = [line.split(",")[:-1] for line in (source / "manifest.csv").read_text().splitlines()]
+    for row in rows[1::2]:
+        row[3] = ""
+    Image.fromarray(np.full((64, 96), 255, np.uint8)).save(source / "slide00_mask.png")
+    (source / "manifest.csv").write_text("\n".join(map(",".join, [header, *rows])) + "\n")
+    _, split = ingest(source)
+    annotated = {row[1] for row in rows[2::2]}
+    assert [len(annotated & set(split.patients(part))) for part in ("train", "val", "test")] == [3, 1, 1]
+
+
 def test_a_split_column_that_is_filled_in_part(source, ingest, tmp_path):
     rewrite(source / "manifest.csv", "A,val", "A,")
     with pytest.raises(DataError, match=r"slide 'slide\d+' has no split but others do"):
