@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, overload
 
@@ -32,11 +33,35 @@ class Supervision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabelCosts:
-    """Assumed costs of labels in an annotator's minutes; printed with every table as an assumption."""
+    """Assumed costs of labels in an annotator's minutes; printed with every table as an assumption.
+
+    Attributes:
+        mask_minutes_per_tile: time for the mask of one tile.
+        tags_minutes_per_tile: time for the tags of one tile.
+        diagnosis_minutes_per_case: time for one patient's diagnosis; 0: it is in the report.
+        opening_minutes_per_slide: time to open one more slide, spent with the first of its tiles, once for masks and
+            once for tags; 0: all time is spent on tiles.
+
+    Raises:
+        ValueError: a cost is negative or not finite.
+    """
 
     mask_minutes_per_tile: float = 2.0
     tags_minutes_per_tile: float = 0.05
     diagnosis_minutes_per_case: float = 0.0
+    opening_minutes_per_slide: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, minutes in asdict(self).items():
+            if not 0 <= minutes < math.inf:
+                raise ValueError(f"{name} is {minutes:g}; a label costs 0 minutes or more")
+
+    def document(self) -> dict[str, float]:
+        """Return the costs as stored with a dataset; opening slides for nothing is left out, as in older stores."""
+        costs = asdict(self)
+        if not self.opening_minutes_per_slide:
+            del costs["opening_minutes_per_slide"]
+        return costs
 
 
 @dataclass(frozen=True, slots=True)

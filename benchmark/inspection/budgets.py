@@ -29,16 +29,18 @@ class BudgetRow:
     """Labels of one kind that one draw of a budget buys.
 
     Attributes:
-        budget, replicate: budget and draw.
+        budget, replicate: budget and draw; 0 if everything was bought.
+        everything: whether all labels for sale were bought, so that there is no draw.
         spending: how minutes are shared out; empty for a budget in patients.
         kind: ``masks``, ``tags`` or ``diagnosis``.
-        patients: patients whose labels were bought, the last one perhaps in part.
+        patients: patients whose labels were bought, in full or in part.
         whole_patients: patients bought in full.
         slides: slides with a bought tile; for diagnoses, slides of the patients.
         tiles: tiles that were paid for; 0 for diagnoses.
-        minutes: their cost, also in ``hours``.
+        minutes: their cost, that of opening their slides included; also in ``hours``.
         budget_minutes: cost of all kinds of labels of this draw.
         assumed_minutes: price of one tile, or of one case for diagnoses. An assumption of the dataset.
+        opening_minutes: price of opening a slide; 0 for diagnoses. Likewise.
         min_tag_share: minimum share of a tile's annotated pixels for its tags to name a class; None for other kinds.
         untagged_tiles: tiles whose tags name no class; 0 for other kinds.
         class_tiles: tiles that show the class, or whose tags name it; empty for diagnoses.
@@ -47,6 +49,7 @@ class BudgetRow:
 
     budget: str
     replicate: int
+    everything: bool
     spending: str
     kind: str
     patients: int
@@ -57,6 +60,7 @@ class BudgetRow:
     hours: float
     budget_minutes: float
     assumed_minutes: float
+    opening_minutes: float
     min_tag_share: float | None
     untagged_tiles: int
     class_tiles: Mapping[str, int]
@@ -72,14 +76,16 @@ def describe_budgets(
 ) -> list[BudgetRow]:
     """Return one row per budget, draw and kind of label; budgets in minutes once for each of ``spendings``.
 
+    A budget of everything is the same in every draw and has one row.
+
     Raises:
         ConfigError: a budget that cannot be parsed, or cannot be bought.
     """
     rows: list[BudgetRow] = []
     for spec in specs:
         for spending in (ALL_ON_MASKS,) if parse_spec(spec).kind else spendings:
-            for replicate in replicates:
-                budget = draw_budget(store, split, spec, replicate, spending)
+            drawn = (draw_budget(store, split, spec, replicate, spending) for replicate in replicates)
+            for budget in dict.fromkeys(drawn):
                 rows += [_row(store, split, budget, kind) for kind in budget.purchases]
     return rows
 
@@ -104,13 +110,16 @@ def print_budgets(console: Console, rows: Sequence[BudgetRow]) -> None:
         table.add_column(Text(name), justify="right", overflow="fold", min_width=6)
     for row in rows:
         partly = "" if row.whole_patients == row.patients else f" ({row.patients - row.whole_patients} in part)"
-        cells = [row.budget, str(row.replicate), row.kind, f"{row.patients}{partly}", str(row.slides)]
+        draw = "-" if row.everything else str(row.replicate)
+        cells = [row.budget, draw, row.kind, f"{row.patients}{partly}", str(row.slides)]
         cells += [str(row.tiles) if row.class_tiles else "-", f"{row.minutes:.4g}", f"{row.hours:.3g}"]
         table.add_row(*map(Text, [*cells, *(_of_class(row, name) for name in classes)]))
     console.print(table)
     console.print(Text("\nFor each class: tiles that show it, and below them its annotated pixels."))
     prices = {row.kind: row.assumed_minutes for row in rows}
     said = [f"{_LABELS[kind]} {minutes:g} min a {_UNITS[kind]}" for kind, minutes in prices.items()]
+    opening = max(row.opening_minutes for row in rows)
+    said += [f"opening a slide takes {opening:g} min"] if opening else []
     console.print(Text(f"Minutes are assumed, not measured: {', '.join(said)} (costs of the dataset)."))
     tags = [row for row in rows if row.min_tag_share is not None]
     if tags:
@@ -163,6 +172,7 @@ def _row(store: TileStore, split: Split, budget: LabelBudget, kind: Supervision)
     return BudgetRow(
         budget=budget.spec,
         replicate=budget.replicate,
+        everything=budget.everything,
         spending=budget.spending,
         kind=kind.value,
         patients=len(bought.patients) + len(part),
@@ -173,6 +183,7 @@ def _row(store: TileStore, split: Split, budget: LabelBudget, kind: Supervision)
         hours=bought.minutes / 60,
         budget_minutes=budget.minutes,
         assumed_minutes=price,
+        opening_minutes=0.0 if kind is Supervision.DIAGNOSIS else costs.opening_minutes_per_slide,
         min_tag_share=store.info.min_tag_share if kind is Supervision.TAGS else None,
         untagged_tiles=view.n_untagged if kind is Supervision.TAGS else 0,
         class_tiles=class_tiles,

@@ -148,6 +148,7 @@ def _facts(name: str, slides: Sequence[SlideFacts], store: TileStore) -> PartFac
     n_tiles = sum(slide.n_tiles for slide in slides)
     pixels = tuple(map(sum, zip(*(slide.class_pixels for slide in slides), strict=True)))
     costs = store.info.costs
+    opening = len(slides) * costs.opening_minutes_per_slide
     return PartFacts(
         name=name,
         n_slides=len(slides),
@@ -157,7 +158,7 @@ def _facts(name: str, slides: Sequence[SlideFacts], store: TileStore) -> PartFac
         class_pixels=pixels,
         tissue=sum(slide.tissue * area for slide, area in zip(slides, areas, strict=True)) / sum(areas),
         annotated=sum(pixels) / sum(areas),
-        mask_hours=n_tiles * costs.mask_minutes_per_tile / 60,
-        tags_hours=n_tiles * costs.tags_minutes_per_tile / 60,
+        mask_hours=(n_tiles * costs.mask_minutes_per_tile + opening) / 60,
+        tags_hours=(n_tiles * costs.tags_minutes_per_tile + opening) / 60,
         diagnosis_hours=len(patients) * costs.diagnosis_minutes_per_case / 60,
     )

@@ -21,16 +21,17 @@ class LabelBudget:
 
     Attributes:
         spec: as typed in a plan, see ``budget_spec``.
-        replicate: number of the draw.
+        replicate: number of the draw; 0 if ``everything`` was bought.
         split_sha256: split whose training part was sold.
         spending: how minutes were divided between kinds of labels; empty for a budget in patients.
-        patients: patients whose masks were bought in full, in the order of purchase.
+        patients: patients whose masks were bought in full, in the order in which the last of their tiles was bought.
         tiles: number of tiles whose masks were bought.
         mask_minutes: cost of these masks.
-        mask_tiles: those of the tiles that belong to the patient at whom the minutes ran out.
+        mask_tiles: those of the tiles that belong to patients bought in part.
         tags: the tags that were bought in addition to the masks.
         diagnoses: the diagnoses that were paid from a budget in minutes. A budget in patients leaves them to the
             trial, because whether a method uses diagnoses must not change which masks it gets.
+        everything: whether all labels for sale were bought: nothing was drawn, and every draw is this one.
 
     Examples:
         >>> from tissuebench.datasets.labels.budget import LabelBudget
@@ -49,10 +50,17 @@ class LabelBudget:
     mask_tiles: tuple[Tile, ...] = ()
     tags: Purchase = NOTHING
     diagnoses: Purchase = NOTHING
+    everything: bool = False
 
     @classmethod
     def of_purchases(
-        cls, spec: str, replicate: int, split_sha256: str, spending: str, purchases: Mapping[Supervision, Purchase]
+        cls,
+        spec: str,
+        replicate: int,
+        split_sha256: str,
+        spending: str,
+        purchases: Mapping[Supervision, Purchase],
+        everything: bool,
     ) -> LabelBudget:
         """Return the budget that consists of the given purchases; the inverse of ``purchases``."""
         masks = purchases.get(Supervision.MASKS, NOTHING)
@@ -67,6 +75,7 @@ class LabelBudget:
             mask_tiles=masks.tiles,
             tags=purchases.get(Supervision.TAGS, NOTHING),
             diagnoses=purchases.get(Supervision.DIAGNOSIS, NOTHING),
+            everything=everything,
         )
 
     @classmethod
@@ -84,6 +93,7 @@ class LabelBudget:
                 cast("str", document["split_sha256"]),
                 cast("str", document["spending"]),
                 {Supervision(kind): Purchase.of_document(purchase) for kind, purchase in bought.items()},
+                cast("bool", document["everything"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise DataError("is not a budget of this version") from None
@@ -112,6 +122,7 @@ class LabelBudget:
             "replicate": self.replicate,
             "split_sha256": self.split_sha256,
             "spending": self.spending,
+            "everything": self.everything,
             "purchases": {kind.value: purchase.document() for kind, purchase in self.purchases.items()},
         }
 

@@ -115,9 +115,9 @@ class Spending:
 
     @property
     def shares(self) -> Mapping[Supervision, float]:
-        """Kinds of labels with a positive share, the more expensive one first."""
+        """Kinds of labels with a positive share (to nine decimal places), the more expensive one first."""
         shares = {Supervision.MASKS: self.masks, Supervision.TAGS: self.tags}
-        return {kind: share for kind, share in shares.items() if share > 0}
+        return {kind: share for kind, share in shares.items() if round(share, 9) > 0}
 
     def __str__(self) -> str:
         parts = [f"{kind}{'' if share == 1 else repr(share)}" for kind, share in self.shares.items()]

@@ -1,9 +1,11 @@
-"""Drawing of label budgets from the training part: nested, stratified, seeded, and kept in files."""
+"""Drawing of label budgets from the training part: random, stratified by diagnosis, nested, and kept in files."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +15,25 @@ from tissuebench.common.hashing import Json, content_hash
 from tissuebench.datasets.documents import read_hashed_json, write_hashed_json
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.labels.budget_spec import BudgetSpec, Spending, parse_spec
-from tissuebench.datasets.labels.purchase import Offer, Purchase, Unit, buy_minutes, buy_patients, least_minutes
-from tissuebench.datasets.splits import Split
+from tissuebench.datasets.labels.purchase import (
+    Offer,
+    Purchase,
+    Unit,
+    buy_minutes,
+    buy_patients,
+    decimal,
+    least_minutes,
+)
+from tissuebench.datasets.splits import Split, stratum_of
 from tissuebench.datasets.store.tile_store import SlideInfo, TileStore
 from tissuebench.datasets.store.tiling import grid
 from tissuebench.datasets.store.tissue import MIN_TISSUE_SHARE
 from tissuebench.datasets.types import Supervision
-from tissuebench.datasets.weak_labels import tags_of_counts
 from tissuebench.errors import ConfigError, DataError
 
 ALL_ON_MASKS = Spending()
+_RULE = 2
+"""Raised if the same data would be drawn differently: budgets of an earlier rule stay on disk and are not used."""
 
 
 def annotated_tiles(store: TileStore, slide_id: str) -> NDArray[np.bool_]:
@@ -50,20 +61,19 @@ def slide_tags(store: TileStore, slide_id: str) -> NDArray[np.bool_] | None:
 
 
 def offer(store: TileStore, split: Split, kind: Supervision) -> Offer:
-    """Return the ``masks`` or ``tags`` of the training part that can be bought."""
+    """Return the ``masks`` or ``tags`` of the training part that can be bought.
+
+    Whether a tile is annotated at all decides if it is for sale; nothing depends on what its label says.
+    """
     masks = kind is Supervision.MASKS
     tiles_for_sale = annotated_tiles if masks else taggable_tiles
     slides: dict[str, list[SlideInfo]] = defaultdict(list)
-    strata: dict[str, str] = {}
-    classes: dict[str, frozenset[int]] = defaultdict(frozenset)
-    n_tiles: dict[str, int] = defaultdict(int)
+    n_tiles: Counter[str] = Counter()
     for slide in _training_slides(store, split):
-        slides[slide.patient_id].append(slide)
-        diagnosis = ";".join(sorted(store.withheld.diagnosis(slide.slide_id)))
-        strata[slide.patient_id] = max(diagnosis, strata.get(slide.patient_id, ""))
-        for_sale = tiles_for_sale(store, slide.slide_id)
-        n_tiles[slide.patient_id] += int(np.count_nonzero(for_sale))
-        classes[slide.patient_id] |= _classes_shown(store, slide.slide_id, kind, for_sale)
+        count = int(np.count_nonzero(tiles_for_sale(store, slide.slide_id)))
+        if count:
+            slides[slide.patient_id].append(slide)
+            n_tiles[slide.patient_id] += count
 
     def units(patient: str) -> list[Unit]:
         found: list[Unit] = []
@@ -77,22 +87,21 @@ def offer(store: TileStore, split: Split, kind: Supervision) -> Offer:
     costs = store.info.costs
     return Offer(
         minutes_per_tile=costs.mask_minutes_per_tile if masks else costs.tags_minutes_per_tile,
-        n_tiles={patient: count for patient, count in n_tiles.items() if count},
-        strata={patient: stratum for patient, stratum in strata.items() if n_tiles[patient]},
-        classes=classes,
+        opening_minutes_per_slide=costs.opening_minutes_per_slide,
+        n_tiles=n_tiles,
+        n_slides={patient: len(found) for patient, found in slides.items()},
+        diagnoses=_strata(store, split),
         units=units,
     )
 
 
-def _classes_shown(store: TileStore, slide_id: str, kind: Supervision, for_sale: NDArray[np.bool_]) -> frozenset[int]:
-    if kind is Supervision.MASKS:
-        return frozenset(index for index, count in enumerate(store.withheld.class_pixels(slide_id)) if count)
-    given = slide_tags(store, slide_id)
-    if given is not None:
-        return frozenset(np.flatnonzero(given).tolist())
-    counts = store.withheld.tile_class_pixels(slide_id)[for_sale]
-    shown = tags_of_counts(counts, store.info.min_tag_share)
-    return frozenset(np.flatnonzero(shown.any(axis=0)).tolist())
+def _strata(store: TileStore, split: Split) -> dict[str, str]:
+    """Return the diagnosis by which each training patient is drawn; none where diagnoses must be bought."""
+    free = store.info.costs.diagnosis_minutes_per_case == 0
+    found: dict[str, list[str]] = defaultdict(list)
+    for slide in _training_slides(store, split):
+        found[slide.patient_id] += store.withheld.diagnosis(slide.slide_id) if free else ()
+    return {patient: stratum_of(diagnoses) for patient, diagnoses in found.items()}
 
 
 def diagnosis_purchase(store: TileStore, split: Split) -> Purchase:
@@ -106,6 +115,10 @@ def draw_budget(
     store: TileStore, split: Split, spec: str, replicate: int, spending: Spending = ALL_ON_MASKS
 ) -> LabelBudget:
     """Draw a budget from the training part.
+
+    Patients are drawn at random, stratified by diagnosis where that is free (``purchase.purchase_order``), and minutes
+    are spread over them (``purchase.Offer.in_turn``). No draw depends on the content of a mask or tag. A budget that
+    buys all labels for sale is the same in every draw, and its replicate is 0.
 
     Args:
         store: the labels.
@@ -125,42 +138,52 @@ def draw_budget(
     """
     parsed = parse_spec(spec)
     if parsed.kind is None:
-        purchases = _spend(store, split, parsed, replicate, spending)
+        offers, purchases = _spend(store, split, parsed, replicate, spending)
     else:
         found = offer(store, split, parsed.kind)
+        offers = {parsed.kind: found}
         purchases = {parsed.kind: buy_patients(found, parsed.patients_of(len(found.n_tiles)), replicate)}
-    spent_on = "" if parsed.kind else str(spending)
-    return LabelBudget.of_purchases(spec, replicate, split.sha256, spent_on, purchases)
+    everything = all(purchases[kind] == found.everything for kind, found in offers.items())
+    return LabelBudget.of_purchases(
+        spec,
+        0 if everything else replicate,
+        split.sha256,
+        "" if parsed.kind else str(spending),
+        purchases,
+        everything,
+    )
 
 
 def _spend(
     store: TileStore, split: Split, spec: BudgetSpec, replicate: int, spending: Spending
-) -> dict[Supervision, Purchase]:
+) -> tuple[dict[Supervision, Offer], dict[Supervision, Purchase]]:
+    """Return the labels that were for sale, and those that the minutes bought."""
+    offers: dict[Supervision, Offer] = {}
     purchases: dict[Supervision, Purchase] = {}
-    left = spec.minutes or 0.0
+    minutes = left = decimal(spec.minutes or 0.0)
     if spending.diagnoses:
         diagnoses = purchases[Supervision.DIAGNOSIS] = diagnosis_purchase(store, split)
-        left -= diagnoses.minutes
+        left -= decimal(diagnoses.minutes)
         if left < 0:
             raise ConfigError(
                 f"budget {spec.text!r} does not pay for the diagnoses of {len(diagnoses.patients)} training patients, "
-                f"which come first and cost {_rounded_up(diagnoses.minutes)} minutes"
+                f"which come first and cost {_rounded_up(decimal(diagnoses.minutes))} minutes"
             )
-    least: dict[Supervision, float] = {}
+    least: dict[Supervision, Fraction] = {}
     for kind, share in spending.shares.items():
-        found = offer(store, split, kind)
+        found = offers[kind] = offer(store, split, kind)
         if not found.n_tiles:
             raise ConfigError(f"budget {spec.text!r}: no patient of the training part has {kind}")
-        purchases[kind] = buy_minutes(found, share * left, replicate)
+        purchases[kind] = buy_minutes(found, decimal(share) * left, replicate)
         if not purchases[kind].n_tiles:
-            least[kind] = (spec.minutes or 0.0) - left + least_minutes(found, replicate) / share
+            least[kind] = minutes - left + least_minutes(found, replicate) / decimal(share)
     if least:
         kind = max(least, key=lambda one: least[one])
         raise ConfigError(
             f"budget {spec.text!r} buys no tile with {kind}; "
             f"the smallest that does is 'minutes:{_rounded_up(least[kind])}'"
         )
-    return purchases
+    return offers, purchases
 
 
 def persisted_budget(
@@ -168,26 +191,36 @@ def persisted_budget(
 ) -> LabelBudget:
     """Return the budget stored in ``folder``; draw and write it first if necessary.
 
+    A budget of everything has one file, whatever draw is asked for.
+
     Raises:
         DataError: the file was edited, or holds a different budget.
         ConfigError: see ``draw_budget``.
     """
     parsed = parse_spec(spec)  # a valid spec is safe as a file name
     spent_on = "" if parsed.kind else str(spending)
-    drawn_from = content_hash([store.content_hash, split.sha256])
-    name = "-".join(filter(None, (parsed.file_name, spent_on, f"r{replicate}")))
-    path = folder / drawn_from[:12] / f"{name}.json"
-    if not path.exists():
+    drawn_from = content_hash([_RULE, store.content_hash, split.sha256])
+    name = "-".join(filter(None, (parsed.file_name, spent_on)))
+
+    def stored(number: int) -> tuple[Path, dict[str, Json]]:
+        asked: dict[str, Json] = {"spec": spec, "replicate": number, "split_sha256": split.sha256, "spending": spent_on}
+        return folder / drawn_from[:12] / f"{name}-r{number}.json", asked
+
+    first = _read(*stored(0))
+    if first is not None and (first.everything or replicate == 0):
+        return first
+    budget = _read(*stored(replicate))
+    if budget is None:
         budget = draw_budget(store, split, spec, replicate, spending)
-        write_hashed_json(path, budget.document())
-        return budget
+        write_hashed_json(stored(budget.replicate)[0], budget.document())
+    return budget
+
+
+def _read(path: Path, asked: Mapping[str, Json]) -> LabelBudget | None:
+    """Return the budget in a file; None if there is no file."""
+    if not path.exists():
+        return None
     document, _ = read_hashed_json(path)
-    asked: dict[str, Json] = {
-        "spec": spec,
-        "replicate": replicate,
-        "split_sha256": split.sha256,
-        "spending": spent_on,
-    }
     if {key: document.get(key) for key in asked} != asked:
         raise DataError(f"{path}: holds a different budget than its name says; delete it")
     try:
@@ -201,6 +234,6 @@ def _training_slides(store: TileStore, split: Split) -> list[SlideInfo]:
     return [slide for slide in store.slides.values() if slide.patient_id in train]
 
 
-def _rounded_up(minutes: float) -> str:
+def _rounded_up(minutes: Fraction) -> str:
     """Format minutes with as few digits as possible, rounded up so that they suffice."""
-    return f"{math.ceil(minutes * 1e6 - 1e-6) / 1e6:.6f}".rstrip("0").rstrip(".")
+    return f"{math.ceil(minutes * 10**6) / 10**6:.6f}".rstrip("0").rstrip(".")

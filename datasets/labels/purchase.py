@@ -1,11 +1,11 @@
-"""Purchase of labels with an annotator's time: whole patients in a drawn order, then single tiles for the rest."""
+"""Purchase of labels with an annotator's time: whole patients in a drawn order, or their tiles in turn."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from tissuebench.common.hashing import Json, derive_seed
 from tissuebench.datasets.types import Tile
 
 Unit = tuple[Tile, ...]
-"""Smallest set of tiles that can be labelled: one tile, or all tiles of a slide that is tagged as a whole."""
+"""Smallest set of tiles of a slide that can be labelled: one tile, or all of a slide that is tagged as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class Purchase:
     """Labels of one kind that were bought.
 
     Attributes:
-        patients: patients bought in full, in the order of purchase.
-        tiles: tiles of the one patient at whom the minutes ran out, in the order of purchase.
+        patients: patients bought in full, in the order in which the last of their tiles was bought.
+        tiles: tiles of the patients bought in part, in the order of purchase.
         n_tiles: total number of paid tiles, those of ``patients`` and ``tiles`` together.
-        minutes: their cost.
+        minutes: their cost, that of opening their slides included.
     """
 
     patients: tuple[str, ...] = ()
@@ -62,100 +62,135 @@ NOTHING = Purchase()
 class Offer:
     """Labels of one kind that can be bought; patients without such labels are not included.
 
+    Nothing in it depends on the content of a label, so no draw does.
+
     Attributes:
-        minutes_per_tile: the price.
+        minutes_per_tile: price of a tile.
+        opening_minutes_per_slide: price of opening a slide, in addition to its tiles.
         n_tiles: number of tiles of each patient, at least one.
-        strata: diagnosis of each patient.
-        classes: classes that each patient's labels show.
-        units: function that returns the units of a patient; called for at most one patient per purchase.
+        n_slides: number of slides of each patient that have such a tile.
+        diagnoses: diagnosis of each training patient, also of those without such labels.
+        units: function that returns the units of a patient.
     """
 
     minutes_per_tile: float
+    opening_minutes_per_slide: float
     n_tiles: Mapping[str, int]
-    strata: Mapping[str, str]
-    classes: Mapping[str, frozenset[int]]
+    n_slides: Mapping[str, int]
+    diagnoses: Mapping[str, str]
     units: Callable[[str], Sequence[Unit]]
 
     def order(self, replicate: int) -> tuple[str, ...]:
         """Return the ``purchase_order`` of these patients."""
-        return purchase_order(self.strata, self.classes, replicate)
+        return purchase_order(self.diagnoses, self.n_tiles, replicate)
+
+    def minutes(self, n_tiles: int, n_slides: int) -> Fraction:
+        """Return the exact cost of this many tiles on this many slides."""
+        return n_tiles * decimal(self.minutes_per_tile) + n_slides * decimal(self.opening_minutes_per_slide)
+
+    @property
+    def everything(self) -> Purchase:
+        """All labels for sale. There is nothing to draw, so patients are in alphabetical order."""
+        return _in_full(self, tuple(sorted(self.n_tiles)))
+
+    def in_turn(self, replicate: int) -> Iterator[tuple[str, Unit]]:
+        """Yield (patient, unit) in the order of purchase by the minute; what minutes buy is a prefix of it.
+
+        Units are dealt in turn over the patients, who are in ``order``: the first one of each patient, the second one
+        of each, and so on. Within a patient their order is drawn: an annotator samples fields over the slides.
+        """
+        piles = deque((patient, self._drawn_units(patient, replicate)) for patient in self.order(replicate))
+        while piles:
+            patient, pile = piles.popleft()
+            unit = next(pile, None)
+            if unit is not None:
+                yield patient, unit
+                piles.append((patient, pile))
+
+    def _drawn_units(self, patient: str, replicate: int) -> Iterator[Unit]:
+        # A generator, so that a patient whom the minutes never reach is not looked up.
+        units = sorted(self.units(patient), key=lambda unit: [(tile.slide_id, tile.y, tile.x) for tile in unit])
+        rng = np.random.Generator(np.random.PCG64(derive_seed(replicate, "budget tiles", patient)))
+        yield from (units[index] for index in rng.permutation(len(units)))
 
 
-def purchase_order(
-    diagnoses: Mapping[str, str], classes: Mapping[str, frozenset[int]], replicate: int
-) -> tuple[str, ...]:
-    """Return the order in which patients are annotated; every budget is a prefix of it, so budgets are nested.
+def decimal(value: float) -> Fraction:
+    """Return a number as it was written, to nine decimal places, so that sums of minutes are exact."""
+    return Fraction(f"{value:.9f}")
 
-    At each step the patients that show most classes not seen yet come first; among them those whose diagnosis is most
-    under-represented so far; ties are broken by the draw of ``replicate``.
+
+def purchase_order(diagnoses: Mapping[str, str], for_sale: Collection[str], replicate: int) -> tuple[str, ...]:
+    """Return the order in which patients are annotated; every budget in patients is a prefix of it, hence nested.
+
+    The next patient is one whose diagnosis is most under-represented so far: fewest patients bought, relative to the
+    training patients who have this diagnosis. The draw of ``replicate`` decides between those.
 
     Args:
-        diagnoses: stratum of each patient.
-        classes: classes present in each patient's labels.
+        diagnoses: diagnosis of each training patient.
+        for_sale: the patients to put in order.
         replicate: number of the draw.
 
     Examples:
-        >>> purchase_order({"p1": "A", "p2": "B"}, {"p1": frozenset({0}), "p2": frozenset({0, 1})}, replicate=0)
-        ('p2', 'p1')
+        >>> order = purchase_order({"p1": "A", "p2": "A", "p3": "B", "p4": "B"}, ("p1", "p2", "p3"), replicate=0)
+        >>> "p3" in order[:2]
+        True
     """
     rng = np.random.Generator(np.random.PCG64(derive_seed(replicate, "budget")))
-    shuffled = sorted(diagnoses)
+    shuffled = sorted(for_sale)
     rng.shuffle(shuffled)
+    waiting: dict[str, deque[tuple[int, str]]] = defaultdict(deque)
+    for place, patient in enumerate(shuffled):
+        waiting[diagnoses[patient]].append((place, patient))
     sizes = Counter(diagnoses.values())
     taken: Counter[str] = Counter()
-    seen: set[int] = set()
     order: list[str] = []
-    while shuffled:
-        best = max(
-            shuffled,
-            key=lambda patient: (len(classes[patient] - seen), -taken[diagnoses[patient]] / sizes[diagnoses[patient]]),
-        )
-        shuffled.remove(best)
-        order.append(best)
-        seen |= classes[best]
-        taken[diagnoses[best]] += 1
+    while waiting:
+        behind = min(waiting, key=lambda name: (Fraction(taken[name], sizes[name]), waiting[name][0]))
+        order.append(waiting[behind].popleft()[1])
+        taken[behind] += 1
+        if not waiting[behind]:
+            del waiting[behind]
     return tuple(order)
 
 
 def buy_patients(offer: Offer, count: int, replicate: int) -> Purchase:
     """Return the purchase of the first ``count`` patients of the order, in full."""
-    bought = offer.order(replicate)[:count]
-    n_tiles = sum(offer.n_tiles[patient] for patient in bought)
-    return Purchase(bought, (), n_tiles, n_tiles * offer.minutes_per_tile)
+    return offer.everything if count == len(offer.n_tiles) else _in_full(offer, offer.order(replicate)[:count])
 
 
-def buy_minutes(offer: Offer, minutes: float, replicate: int) -> Purchase:
-    """Return the purchase of patients in order while the minutes pay for all their tiles, then units of the next one.
+def buy_minutes(offer: Offer, minutes: Fraction, replicate: int) -> Purchase:
+    """Return the purchase of the longest prefix of ``Offer.in_turn`` that costs at most ``minutes``.
 
     The sequence of units depends only on ``replicate``; the minutes determine where it is cut. A purchase with fewer
-    minutes is therefore contained in one with more.
+    minutes is therefore contained in one with more. A slide is opened, and paid for, with its first tile.
     """
-    price = offer.minutes_per_tile
-    affordable = math.floor(minutes / price + 1e-9) if price > 0 else math.inf
-    n_tiles = 0
+    if offer.minutes(sum(offer.n_tiles.values()), sum(offer.n_slides.values())) <= minutes:
+        return offer.everything
+    left = dict(offer.n_tiles)
+    bought: dict[Unit, str] = {}
     whole: list[str] = []
-    part: list[Tile] = []
-    for patient in offer.order(replicate):
-        if n_tiles + offer.n_tiles[patient] <= affordable:
+    opened: set[str] = set()
+    n_tiles = 0
+    for patient, unit in offer.in_turn(replicate):
+        slide = unit[0].slide_id
+        if offer.minutes(n_tiles + len(unit), len(opened) + (slide not in opened)) > minutes:
+            break
+        bought[unit] = patient
+        opened.add(slide)
+        n_tiles += len(unit)
+        left[patient] -= len(unit)
+        if not left[patient]:
             whole.append(patient)
-            n_tiles += offer.n_tiles[patient]
-            continue
-        for unit in _in_drawn_order(offer, patient, replicate):
-            if n_tiles + len(unit) > affordable:
-                break
-            part += unit
-            n_tiles += len(unit)
-        break
-    return Purchase(tuple(whole), tuple(part), n_tiles, n_tiles * price)
+    in_part = tuple(tile for unit, patient in bought.items() if left[patient] for tile in unit)
+    return Purchase(tuple(whole), in_part, n_tiles, float(offer.minutes(n_tiles, len(opened))))
 
 
-def least_minutes(offer: Offer, replicate: int) -> float:
+def least_minutes(offer: Offer, replicate: int) -> Fraction:
     """Return the cost of the first unit: with less, ``buy_minutes`` buys nothing."""
-    first = _in_drawn_order(offer, offer.order(replicate)[0], replicate)[0]
-    return len(first) * offer.minutes_per_tile
+    _, first = next(offer.in_turn(replicate))
+    return offer.minutes(len(first), 1)
 
 
-def _in_drawn_order(offer: Offer, patient: str, replicate: int) -> list[Unit]:
-    units = sorted(offer.units(patient), key=lambda unit: [(tile.slide_id, tile.y, tile.x) for tile in unit])
-    rng = np.random.Generator(np.random.PCG64(derive_seed(replicate, "budget tiles", patient)))
-    return [units[index] for index in rng.permutation(len(units))]
+def _in_full(offer: Offer, patients: tuple[str, ...]) -> Purchase:
+    n_tiles, n_slides = (sum(counts[patient] for patient in patients) for counts in (offer.n_tiles, offer.n_slides))
+    return Purchase(patients, (), n_tiles, float(offer.minutes(n_tiles, n_slides)))

@@ -156,7 +156,7 @@ class StoreWriter:
             "dataset": self._info.dataset,
             "mpp": self._info.mpp,
             "tile_px": self._info.tile_px,
-            "costs": asdict(self._info.costs),
+            "costs": self._info.costs.document(),
             "classes": {
                 "names": list(self._class_map.names),
                 "colors": [list(color) for color in self._class_map.colors],

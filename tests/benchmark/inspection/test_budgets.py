@@ -50,8 +50,10 @@ def shown(rows, width=200):
 
 def test_a_row_says_what_the_budget_says(store):
     rows = describe_budgets(store, SPLIT, ["masks:1p", "masks:all"], [0, 1])
-    assert [(row.budget, row.replicate, row.kind) for row in rows] == [
-        (spec, replicate, "masks") for spec in ("masks:1p", "masks:all") for replicate in (0, 1)
+    assert [(row.budget, row.replicate, row.everything, row.kind) for row in rows] == [
+        ("masks:1p", 0, False, "masks"),
+        ("masks:1p", 1, False, "masks"),
+        ("masks:all", 0, True, "masks"),  # once: it has no draw
     ]
     for row in rows:
         budget = draw_budget(store, SPLIT, row.budget, row.replicate)
@@ -80,7 +82,9 @@ def test_pixels_of_tiles_that_overlap_are_counted_once(store, minutes, replicate
                 bought[tile.y : tile.y + 32, tile.x : tile.x + 32] = True
         counts += np.bincount(mask[bought], minlength=256)
     assert list(row.class_pixels.values()) == counts[:2].tolist()
-    assert row.patients - row.whole_patients == (1 if budget.mask_tiles else 0)
+    in_part = {store.slides[tile.slide_id].patient_id for tile in budget.mask_tiles}
+    assert (row.patients, row.whole_patients) == (len(in_part) + len(budget.patients), len(budget.patients))
+    assert row.patients == min(3, row.tiles)  # dealt in turn
 
 
 def test_each_kind_has_a_row_and_its_share(store):
@@ -116,12 +120,23 @@ def test_the_table_names_budgets_classes_and_assumptions(store):
     assert "a diagnosis takes 1 min a case" in text
     (row,) = [row for row in rows if row.budget == "masks:all"]
     (line,) = [line for line in text.splitlines() if line.startswith("masks:all")]
-    assert line.split()[1:8] == ["0", "masks", "3", "5", str(row.tiles), f"{row.minutes:.4g}", f"{row.hours:.3g}"]
+    assert line.split()[1:8] == ["-", "masks", "3", "5", str(row.tiles), f"{row.minutes:.4g}", f"{row.hours:.3g}"]
     assert "Tags list the classes that cover at least 0.01 of a tile's annotated pixels." in text
     masks_only = shown(describe_budgets(store, SPLIT, ["masks:all"]))
     assert "tags take" not in masks_only
     assert "Tags name" not in masks_only
     assert "no budgets" in shown([])
+
+
+def test_opening_slides_is_part_of_the_minutes(store, monkeypatch):
+    dear = replace(store.info.costs, opening_minutes_per_slide=1.5)
+    monkeypatch.setattr(store, "info", replace(store.info, costs=dear))
+    rows = describe_budgets(store, SPLIT, ["masks:1p", "minutes:21"], [0], SPENDINGS)
+    for row in rows:
+        price = row.assumed_minutes * (row.patients if row.kind == "diagnosis" else row.tiles)
+        assert row.minutes == price + row.opening_minutes * row.slides
+    assert {row.kind: row.opening_minutes for row in rows} == {"masks": 1.5, "tags": 1.5, "diagnosis": 0}
+    assert "opening a slide takes 1.5 min (costs of the dataset)" in shown(rows)
 
 
 def test_what_cannot_be_bought_is_one_line(store):

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from tissuebench.datasets.labels.purchase import Offer, buy_minutes, purchase_order
+from tissuebench.datasets.labels.purchase import Offer, buy_minutes, decimal, purchase_order
 from tissuebench.datasets.types import Tile
 
 replicates = st.integers(0, 2**32)
 
 
-def order_of(cohort, replicate=0):
-    return purchase_order({p: c[0] for p, c in cohort.items()}, {p: c[1] for p, c in cohort.items()}, replicate)
-
-
 def one_order():
-    return order_of({f"P{n:02}": ("ABC"[n % 3], frozenset({n % 2, n % 5})) for n in range(40)}, 3)
+    return purchase_order({f"P{n:02}": "ABC"[n % 3] for n in range(40)}, [f"P{n:02}" for n in range(0, 40, 2)], 3)
 
 
-def whole_slides(patient, count, tagged=False):
+def units_of(patient, count, tagged=False):
     """The tiles of a patient as they are sold: one by one, or two slides of them."""
     tiles = [Tile(f"{patient}-{n % 2}", 0, 32 * n) for n in range(count)]
     if not tagged:
@@ -29,19 +26,33 @@ def whole_slides(patient, count, tagged=False):
     return [slide for slide in slides if slide]
 
 
-def made_up(cohort, price, tagged=False):
+def made_up(cohort, price, tagged=False, opening=0.0):
+    """Labels of a cohort of (diagnosis, number of tiles); a patient without tiles has no labels."""
+    sizes = {patient: n for patient, (_, n) in cohort.items() if n}
     return Offer(
         minutes_per_tile=price,
-        n_tiles={patient: n for patient, (_, _, n) in cohort.items()},
-        strata={patient: diagnosis for patient, (diagnosis, _, _) in cohort.items()},
-        classes={patient: classes for patient, (_, classes, _) in cohort.items()},
-        units=lambda patient: whole_slides(patient, cohort[patient][2], tagged),
+        opening_minutes_per_slide=opening,
+        n_tiles=sizes,
+        n_slides={patient: min(n, 2) for patient, n in sizes.items()},
+        diagnoses={patient: diagnosis for patient, (diagnosis, _) in cohort.items()},
+        units=lambda patient: units_of(patient, sizes[patient], tagged),
     )
 
 
+def tiles_of(purchase, cohort):
+    """All tiles of a purchase, those of patients bought in full included."""
+    whole = {tile for patient in purchase.patients for (tile,) in units_of(patient, cohort[patient][1])}
+    assert not whole & set(purchase.tiles)
+    return whole | set(purchase.tiles)
+
+
+def bought(offer, minutes, replicate):
+    return buy_minutes(offer, minutes if isinstance(minutes, Fraction) else decimal(minutes), replicate)
+
+
 def some_tiles():
-    bought = buy_minutes(made_up({f"p{n}": ("AB"[n % 2], frozenset({n % 3}), 9) for n in range(9)}, 1.0), 33, 5)
-    return [*bought.patients, *(f"{tile.slide_id}/{tile.x}" for tile in bought.tiles)]
+    purchase = bought(made_up({f"p{n}": ("AB"[n % 2], 2 + n) for n in range(9)}, 1.0), 33, 5)
+    return [*purchase.patients, *(f"{tile.slide_id}/{tile.x}" for tile in purchase.tiles)]
 
 
 if __name__ == "__main__":  # what another process draws

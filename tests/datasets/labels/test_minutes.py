@@ -1,92 +1,172 @@
-"""Buying labels by the minute: as many as the minutes pay for, and more minutes never buy less."""
+"""Buying labels by the minute: dealt in turn over the patients, as many as the minutes pay for, nested."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections import Counter
+from fractions import Fraction
+from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.datasets.labels.purchases import made_up, replicates, some_tiles, whole_slides
+from tests.datasets.labels.purchases import bought, made_up, replicates, some_tiles, tiles_of, units_of
 from tests.processes import output_of
-from tissuebench.datasets.labels.purchase import Purchase, buy_minutes, buy_patients
+from tissuebench.datasets.labels.purchase import Purchase, buy_patients, decimal, least_minutes
 
 sold = st.dictionaries(
     st.text("abcdef012345", min_size=1, max_size=4),
-    st.tuples(st.sampled_from(["A", "B", ""]), st.frozensets(st.integers(0, 5), max_size=4), st.integers(1, 9)),
+    st.tuples(st.sampled_from(["A", "B", ""]), st.integers(1, 9)),
     min_size=1,
     max_size=12,
 )
-prices = st.sampled_from([2.0, 0.05, 0.5, 1.0 / 3, 7.25])
-amounts = st.floats(0, 250, allow_nan=False)
+prices = st.sampled_from([2.0, 0.05, 0.5, 7.25])
+openings = st.sampled_from([0.0, 0.1, 3.0])
+amounts = st.decimals(0, 250, places=3).map(float)
+offers = st.tuples(prices, st.booleans(), openings)
 
 
-def tiles_of(purchase, cohort):
-    whole = {tile for p in purchase.patients for (tile,) in whole_slides(p, cohort[p][2])}
-    assert not whole & set(purchase.tiles)
-    return whole | set(purchase.tiles)
-
-
-def test_a_small_slide_does_not_jump_the_queue():
-    """Tiles that are sold together: skipping what is too dear for what is cheap would end the nesting."""
-    offer = made_up({"a": ("", frozenset(), 9)}, 1.0, tagged=True)
+def test_an_hour_is_spread_over_the_patients():
+    cohort = {f"p{n:02}": ("AB"[n % 2], 36) for n in range(24)}
     for replicate in range(10):
-        sets = [set(buy_minutes(offer, minutes, replicate).tiles) for minutes in range(9)]
+        hour = bought(made_up(cohort, 2.0), 60, replicate)
+        assert (hour.n_tiles, hour.minutes, hour.patients) == (30, 60.0, ())
+        taken = Counter(tile.slide_id[:3] for tile in hour.tiles)
+        assert sorted(taken.values()) == [1] * 18 + [2] * 6  # all 24 once, then the first six again
+        order = made_up(cohort, 2.0).order(replicate)
+        assert tuple(tile.slide_id[:3] for tile in hour.tiles) == order + order[:6]
+
+
+@given(sold, offers, replicates)
+def test_units_are_dealt_in_turn(cohort, offered, replicate):
+    """In every round each patient with anything left gets one unit, in the order of the draw."""
+    price, tagged, opening = offered
+    offer = made_up(cohort, price, tagged, opening)
+    dealt = list(offer.in_turn(replicate))
+    left = {patient: len(units_of(patient, n, tagged)) for patient, (_, n) in cohort.items()}
+    expected = []
+    while any(left.values()):
+        for patient in offer.order(replicate):
+            if left[patient]:
+                left[patient] -= 1
+                expected.append(patient)
+    assert [patient for patient, _ in dealt] == expected
+    units = [unit for patient, (_, n) in cohort.items() for unit in units_of(patient, n, tagged)]
+    assert Counter(unit for _, unit in dealt) == Counter(units)
+
+
+@given(sold, offers, amounts, amounts, replicates)
+def test_what_fewer_minutes_bought_is_in_what_more_bought(cohort, offered, one, other, replicate):
+    offer = made_up(cohort, *offered)
+    less, more = (bought(offer, minutes, replicate) for minutes in sorted((one, other)))
+    assert tiles_of(less, cohort) <= tiles_of(more, cohort)
+    assert less.minutes <= more.minutes
+    assert set(less.patients) <= set(more.patients)
+    if more != offer.everything:
+        assert more.patients[: len(less.patients)] == less.patients
+
+
+@given(sold, offers, amounts, replicates)
+def test_minutes_go_exactly_as_far_as_they_reach(cohort, offered, minutes, replicate):
+    price, tagged, opening = offered
+    offer = made_up(cohort, price, tagged, opening)
+    purchase = bought(offer, minutes, replicate)
+    assert purchase.minutes <= minutes  # no tolerance: sums are exact
+    tiles = tiles_of(purchase, cohort)
+    dealt = [unit for _, unit in offer.in_turn(replicate)]
+    count = next(n for n in range(len(dealt) + 1) if sum(map(len, dealt[:n])) == purchase.n_tiles)
+    assert tiles == {tile for unit in dealt[:count] for tile in unit}
+    assert len(tiles) == purchase.n_tiles
+
+    def cost(units):
+        opened = {unit[0].slide_id for unit in units}
+        return sum(map(len, units)) * decimal(price) + len(opened) * decimal(opening)
+
+    assert purchase.minutes == float(cost(dealt[:count]))
+    if count < len(dealt):
+        assert cost(dealt[: count + 1]) > decimal(minutes)  # the next one in turn does not fit
+    else:
+        assert purchase == offer.everything
+
+
+@given(sold, offers, replicates)
+def test_the_order_of_slides_and_patients_in_the_store_does_not_matter(cohort, offered, replicate):
+    offer = made_up(cohort, *offered)
+    backwards = made_up(dict(reversed(cohort.items())), *offered)
+    shuffled = type(offer)(
+        backwards.minutes_per_tile,
+        backwards.opening_minutes_per_slide,
+        backwards.n_tiles,
+        backwards.n_slides,
+        backwards.diagnoses,
+        lambda patient: offer.units(patient)[::-1],
+    )
+    for minutes in (10, 40):
+        assert bought(offer, minutes, replicate) == bought(shuffled, minutes, replicate)
+
+
+def test_a_slide_that_is_opened_costs_its_minutes_once():
+    offer = made_up({"a": ("", 4)}, 2.0, opening=5.0)  # two slides of two tiles
+    for replicate in range(10):
+        costs = [bought(offer, minutes, replicate).minutes for minutes in (6, 7, 8, 9, 13, 16, 17, 18, 99)]
+        assert costs[:2] == [0, 7]
+        assert {costs[2], costs[3]} <= {7, 9}
+        assert costs[-2:] == [18, 18]
+        sizes = [bought(offer, minutes, replicate).n_tiles for minutes in (6, 7, 14, 16, 18)]
+        assert sizes[:2] + sizes[-1:] == [0, 1, 4]
+        assert least_minutes(offer, replicate) == 7
+    assert buy_patients(made_up({"a": ("", 4), "b": ("", 1)}, 2.0, opening=5.0), 2, 0).minutes == 10 + 3 * 5
+
+
+def test_tiles_that_are_sold_together_do_not_jump_the_queue():
+    """Skipping what is too dear for what is cheap would end the nesting."""
+    offer = made_up({"a": ("", 9)}, 1.0, tagged=True)
+    for replicate in range(10):
+        sets = [set(bought(offer, minutes, replicate).tiles) for minutes in range(9)]
         assert all(less <= more for less, more in pairwise(sets))
 
 
-@given(sold, prices, st.booleans(), amounts, amounts, replicates)
-def test_what_fewer_minutes_bought_is_in_what_more_bought(cohort, price, tagged, one, other, replicate):
-    offer = made_up(cohort, price, tagged)
-    less, more = (buy_minutes(offer, minutes, replicate) for minutes in sorted((one, other)))
-    assert tiles_of(less, cohort) <= tiles_of(more, cohort)
-    assert more.patients[: len(less.patients)] == less.patients
-    assert less.minutes <= more.minutes
-    if len(less.patients) == len(more.patients):
-        assert more.tiles[: len(less.tiles)] == less.tiles
+def test_sums_of_minutes_have_no_rounding_errors():
+    offer = made_up({f"p{n}": ("", 9) for n in range(9)}, 0.05)
+    assert 3 * 0.05 > 0.15  # in floating point
+    assert [bought(offer, minutes / 100, 0).n_tiles for minutes in (5, 10, 15, 30, 35)] == [1, 2, 3, 6, 7]
+    assert bought(offer, 0.15, 0).minutes == 0.15
+    assert bought(offer, Fraction(3, 20) - Fraction(1, 10**9), 0).n_tiles == 2
 
 
-@given(sold, prices, st.booleans(), amounts, replicates)
-def test_minutes_go_as_far_as_they_reach(cohort, price, tagged, minutes, replicate):
-    offer = made_up(cohort, price, tagged)
-    bought = buy_minutes(offer, minutes, replicate)
-    tiles = tiles_of(bought, cohort)
-    assert len(tiles) == bought.n_tiles == len(set(tiles))
-    assert bought.minutes == bought.n_tiles * price <= minutes + 1e-6
-    order = offer.order(replicate)
-    assert bought.patients == order[: len(bought.patients)]
-    if len(bought.patients) == len(cohort):
-        assert bought.tiles == ()
-        return
-    at_the_end = order[len(bought.patients)]
-    units = whole_slides(at_the_end, cohort[at_the_end][2], tagged)
-    assert set(bought.tiles) < {tile for unit in units for tile in unit}
-    assert all(set(unit) <= set(bought.tiles) or not set(unit) & set(bought.tiles) for unit in units)
-    dearest = max(len(unit) for unit in units)
-    assert minutes < bought.minutes + dearest * price + 1e-6  # nothing more of this patient could be paid
-
-
-@given(sold, prices, st.integers(0, 40), replicates)
-def test_minutes_and_patients_buy_in_one_order(cohort, price, count, replicate):
-    offer = made_up(cohort, price)
-    bought = buy_patients(offer, count, replicate)
-    assert (bought.tiles, bought.minutes) == ((), bought.n_tiles * price)
-    assert buy_minutes(offer, bought.minutes, replicate) == bought
+@given(sold, offers, st.integers(0, 3), replicates)
+def test_everything_is_the_same_in_every_draw(cohort, offered, more, replicate):
+    offer = made_up(cohort, *offered)
+    everything = offer.everything
+    assert everything.patients == tuple(sorted(cohort))
+    assert bought(offer, everything.minutes + more, replicate) == everything
+    assert buy_patients(offer, len(cohort), replicate) == everything
+    if everything.n_tiles > 1:
+        assert bought(offer, everything.minutes - 0.001, replicate) != everything
 
 
 def test_labels_that_cost_nothing_are_all_bought():
-    offer = made_up({"a": ("", frozenset(), 3), "b": ("", frozenset(), 2)}, 0.0)
-    assert buy_minutes(offer, 0, 1) == Purchase(offer.order(1), (), 5, 0.0)
+    offer = made_up({"b": ("", 3), "a": ("", 2)}, 0.0)
+    assert bought(offer, 0, 1) == Purchase(("a", "b"), (), 5, 0.0)
+
+
+def test_patients_who_are_not_reached_are_not_looked_up():
+    asked = []
+    offer = made_up({f"p{n}": ("", 5) for n in range(50)}, 1.0)
+    watched = type(offer)(
+        1.0, 0.0, offer.n_tiles, offer.n_slides, offer.diagnoses, lambda p: asked.append(p) or offer.units(p)
+    )
+    bought(watched, 3, 0)
+    assert asked == list(offer.order(0)[:4])  # three are bought, the fourth is too dear
 
 
 def test_the_order_of_tiles_is_drawn_for_each_replicate_and_patient():
-    offer = made_up({"a": ("", frozenset(), 9)}, 1.0)
-    firsts = {buy_minutes(offer, 1, replicate).tiles for replicate in range(40)}
-    assert len(firsts) > 5
-    other = made_up({"b": ("", frozenset(), 9)}, 1.0)
-    drawn = [[tile.x for tile in buy_minutes(one, 8, 3).tiles] for one in (offer, other)]
+    offer = made_up({"a": ("", 9)}, 1.0)
+    assert len({bought(offer, 1, replicate).tiles for replicate in range(40)}) > 5
+    other = made_up({"b": ("", 9)}, 1.0)
+    drawn = [[unit[0].x for _, unit in islice(one.in_turn(3), 9)] for one in (offer, other)]
     assert drawn[0] != drawn[1]
+    assert all(order != sorted(order) for order in drawn)  # fields over the slides, not row by row
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "77"])

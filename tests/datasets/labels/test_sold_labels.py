@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from tests.datasets.labels.purchases import replicates
 from tissuebench.datasets.labels.budget_spec import Spending
 from tissuebench.datasets.labels.draw_budget import draw_budget
-from tissuebench.datasets.labels.purchase import NOTHING, Purchase
+from tissuebench.datasets.labels.purchase import Purchase
+from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.store_writer import Case, StoreWriter
 from tissuebench.datasets.store.tile_store import StoreInfo
@@ -57,7 +60,7 @@ def test_patients_without_a_mask_cannot_be_bought(cohort):
     store, split = cohort
     budget = draw_budget(store, split, "masks:all", 0)
     assert sorted(budget.patients) == ["p0", "p1", "p2", "p3"]
-    assert draw_budget(store, split, "masks:50%", 0).patients == budget.patients[:2]
+    assert {len(draw_budget(store, split, "masks:50%", replicate).patients) for replicate in range(5)} == {2}
     with pytest.raises(ConfigError, match=r"asks for 5 patients, the training part has 4 patients with masks$"):
         draw_budget(store, split, "masks:5p", 0)
     with pytest.raises(ConfigError, match=r"asks for 8 patients, the training part has 4 patients with tags$"):
@@ -153,11 +156,48 @@ def test_budgets_in_minutes_are_nested(cohort, one, other, share, replicate):
         found.append(budget)
     less, more = found
     for kind in less.purchases:
-        small, large = less.purchases[kind], more.purchases.get(kind, NOTHING)
-        assert large.patients[: len(small.patients)] == small.patients
+        small, large = less.purchases[kind], more.purchases[kind]
+        assert set(small.patients) <= set(large.patients) <= set(split.patients("train"))
         for tile in small.tiles:
             assert tile in large.tiles or store.slides[tile.slide_id].patient_id in large.patients
-        assert set(large.patients) <= set(split.patients("train"))
+
+
+@given(st.integers(1, 7), replicates)
+def test_opening_a_slide_is_paid_for_each_kind_of_label(cohort, opening, replicate):
+    store, split = cohort
+    dear = LabelCosts(2, 0.25, 0, opening)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "info", replace(store.info, costs=dear))
+        budget = draw_budget(store, split, "minutes:60", replicate, Spending(0.5, 0.5))
+        view = LabelView.for_training(store, split, budget, frozenset({Supervision.MASKS}))
+        masked = {tile.slide_id for tile in view.mask_tiles()}
+        assert budget.mask_minutes == 2 * budget.tiles + opening * len(masked) <= 30
+        whole = draw_budget(store, split, "masks:all", replicate)
+        slides = {tile.slide_id for patient in whole.patients for tile in annotated(store, patient)}
+        assert whole.minutes == 2 * whole.tiles + opening * len(slides)
+
+
+@pytest.mark.parametrize("spec", ["masks:2p", "minutes:20", "tags:3p", "minutes:4"])
+def test_no_draw_depends_on_what_a_label_says(cohort, tmp_path, spec):
+    """Masks replaced by noise in the same annotated pixels, tags of slides by others: the same is bought."""
+    store, split = cohort
+    rng = np.random.default_rng(5)
+    writer = StoreWriter(tmp_path / "s.zarr", store.info, CLASSES)
+    cases = {}
+    for slide in store.slides.values():
+        labels = store.withheld.mask(slide.slide_id, 0, 0, slide.height, slide.width)
+        noise = np.where(labels == 255, 255, rng.integers(3, size=labels.shape)).astype(np.uint8)
+        writer.add(
+            slide.slide_id, slide.patient_id, (), np.zeros((80, 72, 3), np.uint8), noise, store.tissue(slide.slide_id)
+        )
+        tags = None if store.withheld.tags(slide.slide_id) is None else ("b",)
+        cases[slide.slide_id] = Case(slide.patient_id, store.withheld.diagnosis(slide.slide_id), tags)
+    poisoned = writer.seal(cases)
+    assert poisoned.content_hash != store.content_hash
+    spending = Spending(0, 1) if spec == "minutes:4" else Spending()
+    for replicate in range(10):
+        drawn = [draw_budget(one, split, spec, replicate, spending).document() for one in (store, poisoned)]
+        assert drawn[0] == drawn[1]
 
 
 @pytest.fixture(scope="module")
@@ -187,17 +227,14 @@ def test_tag_budgets_are_nested_whatever_a_tag_needs(shares, which, one, other, 
         draw_budget(store, SHARED, f"tags:{n}p" if unit == "p" else f"minutes:{n}", replicate, Spending(0, 1)).tags
         for n in (small, large)
     )
-    assert more.patients[: len(less.patients)] == less.patients
+    assert set(less.patients) <= set(more.patients)
     single = [tile for tile in less.tiles if store.slides[tile.slide_id].patient_id not in more.patients]
     assert set(single) <= set(more.tiles)
 
 
-def test_what_a_tag_needs_decides_who_is_tagged_first_and_not_who_is_masked(shares):
-    tags, masks = (
-        {tuple(draw_budget(store, SHARED, f"{kind}:all", 3).purchases[kind].patients) for store in shares}
-        for kind in (Supervision.TAGS, Supervision.MASKS)
-    )
-    assert len(tags) > 1
-    assert len(masks) == 1
+def test_what_a_tag_needs_does_not_decide_who_is_tagged(shares):
+    for spec in ("tags:4p", "masks:4p"):
+        drawn = {tuple(draw_budget(store, SHARED, spec, 3).purchases.items()) for store in shares}
+        assert len(drawn) == 1
     assert {draw_budget(store, SHARED, "tags:all", 0).tags.n_tiles for store in shares} == {36}  # also without a tag
     assert len({store.content_hash for store in shares}) == 4
