@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,7 +16,8 @@ from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.errors import ConfigError
 from tissuebench.executors.registry import find_executor
-from tissuebench.plans.expand import PlannedData, check_part, configured, expand
+from tissuebench.plans.expand import PlannedData, configured, expand
+from tissuebench.plans.preconditions import check_part
 from tissuebench.plans.schema import load_plan
 from tissuebench.plans.trial import Trial
 from tissuebench.results.records.result_store import ResultStore
@@ -89,17 +90,17 @@ def prepare(request: BenchRequest) -> Sweep:
         raise ConfigError(f"plan {request.plan!r} names no methods; choose some (METHOD=… or --method …)")
     configured(plan, methods)  # errors are reported before hours of ingest
     find_executor(plan.compute.executor)
-    trials: dict[str, list[Trial]] = defaultdict(list)
+    trials: dict[str, list[Trial]] = {}
     opened: dict[str, PlannedData] = {}
     tasks: dict[str, SweepTask] = {}
     with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
         for name in request.datasets or plan.datasets:
             data = open_data(name, request.data_roots.get(name), request.home, display)
-            dataset = data.store.info.dataset
-            check_part(data, plan.evaluation.part)
-            trials[dataset] += expand(plan, methods, data, request.home)
-            opened[dataset] = data
-            tasks.update(build_graph(trials[dataset], data, request.home))
+            check_part(data.store, data.split, plan.evaluation.part)
+            opened[data.store.info.dataset] = data
+    for dataset, data in opened.items():
+        trials[dataset] = expand(plan, methods, data, request.home)
+        tasks.update(build_graph(trials[dataset], data, request.home))
     return Sweep(plan, trials, opened, Graph(tasks))
 
 

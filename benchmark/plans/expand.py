@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from tissuebench.datasets.labels.draw_budget import diagnosis_purchase, persiste
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Supervision
-from tissuebench.errors import ConfigError, unknown_name
+from tissuebench.errors import ConfigError
 from tissuebench.methods.api.registry import find_method
+from tissuebench.plans.preconditions import missing_labels
 from tissuebench.plans.schema import Plan, validated
 from tissuebench.plans.trial import Trial
 
@@ -65,22 +66,30 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
     """Return all trials of a plan in execution order: seed by seed, so that a first table is available early.
 
     A method is left out at budgets that it cannot use: budgets in masks or tags if it spends nothing on that kind of
-    label. At budgets in minutes, it must spend them on something, if only on diagnoses.
+    label. At budgets in minutes, it must spend them on something, if only on diagnoses. A control that was not
+    requested by name is left out, too, if the dataset lacks its labels. A budget of everything has no draw: it gives
+    one trial a seed.
 
     Raises:
         ConfigError: unknown method or setting, a budget that cannot be bought, or a method that was requested by name
-            and can use none of the budgets.
+            and lacks labels or can use none of the budgets.
     """
-    names, configs = with_controls(methods), configured(plan, methods)
-    spending = {name: spending_of(name, configs[name]) for name in names}
-    budgets = {name: _usable_budgets(name, spending[name], plan.budgets, name in methods) for name in names}
-    folder = dataset_folder(home, data.store.info.dataset) / "budgets"
+    configs = configured(plan, methods)
+    spending = {name: spending_of(name, configs[name]) for name in with_controls(methods)}
+    budgets = {name: _usable_budgets(name, spends, plan.budgets, name in methods) for name, spends in spending.items()}
+    for name, specs in list(budgets.items()):
+        kinds = {kind for spec in specs for kind in _kinds(spec, spending[name])}
+        lacks = missing_labels(name, kinds, data.store, data.split)
+        if lacks and name in methods:
+            raise ConfigError(lacks)
+        if lacks:
+            del budgets[name]
     trials: dict[str, Trial] = {}
     for seed in plan.seeds:
         for replicate in (seed,) if plan.replicates == "per_seed" else plan.replicates:
-            for name in names:
-                for spec in budgets[name]:
-                    budget = persisted_budget(folder, data.store, data.split, spec, replicate, spending[name])
+            for name, specs in budgets.items():
+                for spec in specs:
+                    budget = _budget(home, data, spec, replicate, spending[name])
                     trial = Trial.of_plan(
                         plan,
                         data.store.info.dataset,
@@ -94,6 +103,15 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
                     )
                     trials[trial.id] = trial
     return list(trials.values())
+
+
+def _budget(home: Path, data: PlannedData, spec: str, replicate: int, spending: Spending) -> LabelBudget:
+    dataset = data.store.info.dataset
+    folder = dataset_folder(home, dataset) / "budgets"
+    try:
+        return persisted_budget(folder, data.store, data.split, spec, replicate, spending)
+    except ConfigError as error:
+        raise ConfigError(f"dataset {dataset!r}: {error}") from None
 
 
 def spending_of(method: str, config: Settings) -> Spending:
@@ -135,16 +153,15 @@ def _usable_budgets(method: str, spending: Spending, specs: Sequence[str], asked
     return usable
 
 
+def _kinds(spec: str, spending: Spending) -> Collection[Supervision]:
+    """Return the kinds of labels that a budget buys, apart from diagnoses."""
+    kind = parse_spec(spec).kind
+    return spending.shares if kind is None else (kind,)
+
+
 def _minutes_of_labels(method: str, budget: LabelBudget, data: PlannedData) -> float:
     """Return the cost of all labels a trial sees, including diagnoses not paid for by a budget in patients."""
     minutes = budget.mask_minutes + budget.tags.minutes
     if Supervision.DIAGNOSIS in find_method(method).consumes:
         minutes += diagnosis_purchase(data.store, data.split).minutes
     return minutes
-
-
-def check_part(data: PlannedData, part: str) -> None:
-    """Raise ``ConfigError`` unless the split has patients in ``part``."""
-    if not data.split.patients(part):
-        filled = [name for name in ("train", "val", "test") if data.split.patients(name)]
-        raise ConfigError(f"evaluation.part: {unknown_name('part', part, filled)} (that part has no patients)")

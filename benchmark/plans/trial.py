@@ -158,5 +158,6 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """Title for users: method, budget, draw, seed."""
-        return f"{self.arm} {self.budget.spec} draw {self.budget.replicate} seed {self.seed}"
+        """Title for users: method, budget, draw (unless everything was bought), seed."""
+        draw = "" if self.budget.everything else f" draw {self.budget.replicate}"
+        return f"{self.arm} {self.budget.spec}{draw} seed {self.seed}"

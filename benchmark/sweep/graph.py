@@ -102,11 +102,13 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph
     """Build the graph of these trials, all of which must use the same dataset.
 
     Raises:
-        ConfigError: a network that cannot be built, or a method whose stages contradict each other.
+        ConfigError: a network that cannot be built, a method whose stages contradict each other, or a budget too small
+            to hold out patients for checkpoint selection.
     """
     tasks: dict[str, SweepTask] = {}
     banks: dict[str, list[FeatureShard]] = {}
     for trial in trials:
+        held_out_patients(trial.budget, trial.training.selection_share)  # a budget too small is told before training
         features: list[str] = []
         if trial.network.encoder_mode is EncoderMode.FROZEN:
             bank = short_hash([trial.network.stored(), trial.augmentation.stored()])

@@ -24,7 +24,7 @@ def held_out_patients(budget: LabelBudget, share: float) -> tuple[str, ...]:
     if share and not chosen:
         raise ConfigError(
             f"training.selection_share={share:g} holds out every {round(1 / share)}th patient with masks, but budget "
-            f"{budget.spec!r} bought {len(budget.patients)} in full; buy more or set it to 0"
+            f"{budget.spec!r} bought {len(budget.patients)} in full; buy more patients (masks:…p) or set it to 0"
         )
     return chosen
 

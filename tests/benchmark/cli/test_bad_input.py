@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shutil
 import signal
@@ -233,6 +234,53 @@ def test_a_part_without_patients(source, refused):
     line = refused("--set", "evaluation.part=val", leaves=WHOLE)
     assert "evaluation.part" in line
     assert "no patients" in line
+
+
+def rewritten(source, change):
+    """Change the manifest's rows in place."""
+    path = source / "manifest.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | change(row) for row in rows)
+
+
+def test_a_part_that_nobody_annotated(source, refused):
+    rewritten(source, lambda row: {"annotation": ""} if row["split"] == "val" else {})
+    line = refused("--set", "evaluation.part=val", leaves=WHOLE)
+    assert "dataset 'tiny': evaluation.part: none of the 2 patients of part 'val' is annotated" in line
+    assert "set evaluation.part=test" in line
+
+
+def test_a_method_of_diagnoses_without_one(source, refused):
+    rewritten(source, lambda row: {"diagnosis": ""})
+    line = refused(method="complementary", leaves=WHOLE)
+    assert "dataset 'tiny': method 'complementary' learns from diagnoses" in line
+    assert "column 'diagnosis'" in line
+
+
+def test_a_method_of_tags_without_one(source, refused):
+    rewritten(source, lambda row: {"annotation": ""} if row["split"] == "train" else {})
+    line = refused("--budget", "minutes:60", method="multilayer_pseudo", leaves=WHOLE)
+    assert "dataset 'tiny': method 'multilayer_pseudo' learns from tags" in line
+
+
+def test_a_budget_too_small_to_hold_patients_out(refused):
+    line = refused("--budget", "masks:1p", "--set", "training.selection_share=0.5", leaves=WHOLE)
+    assert "holds out every 2th patient" in line
+
+
+def test_costs_that_are_none(source, refused):
+    path = source / "dataset.yaml"
+    whole = path.read_text()
+    path.write_text(whole + "costs: {opening_minutes_per_slide: -1}\n")
+    line = refused()
+    assert (
+        "dataset.yaml: key 'costs': Value error, opening_minutes_per_slide is -1; a label costs 0 minutes or more"
+        in line
+    )
 
 
 def test_a_store_that_was_never_sealed(command, home, source, refused):

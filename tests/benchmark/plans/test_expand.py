@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from pydantic import Field
 
@@ -13,7 +15,10 @@ from tissuebench.errors import ConfigError
 from tissuebench.methods.api import registry
 from tissuebench.methods.api.method import Method
 from tissuebench.plans.expand import expand, spending_of
-from tissuebench.run import BenchRequest, prepare
+from tissuebench.plans.schema import load_plan
+from tissuebench.results.records.result_store import ResultStore
+from tissuebench.run import BenchRequest, board_of_trials, prepare
+from tissuebench.sweep.jobs import TaskKind
 
 MASKS, TAGS, DIAGNOSIS = Supervision.MASKS, Supervision.TAGS, Supervision.DIAGNOSIS
 
@@ -174,6 +179,57 @@ def test_minutes_of_a_trial_are_all_labels_that_it_sees(bench, monkeypatch):
 def test_methods_share_the_budget_in_patients_whatever_they_consume(bench):
     trials = trials_of(bench, "supervised", "complementary", "divided", budgets="['masks:2p']")
     assert len({trial.budget.sha256 for trial in trials if trial.method != "full"}) == 1
+
+
+@pytest.mark.parametrize("replicates", ["[0,1,2]", "per_seed"])
+def test_a_budget_of_everything_is_trained_once_a_seed(bench, replicates):
+    """Draws of everything are the same bits: taken for three runs they make a narrow interval of nothing."""
+    budgets = "['masks:2p','masks:7p','masks:100%','minutes:84','minutes:83']"
+    plan = bench.plan("seeds=[0,1,2]", f"replicates={replicates}", f"budgets={budgets}")
+    trials = expand(plan, ("supervised", "full"), bench.data, bench.home)
+    counted = Counter((trial.method, trial.budget.spec) for trial in trials)
+    draws = 3 if replicates == "per_seed" else 9
+    assert counted == {
+        ("supervised", "masks:2p"): draws,
+        ("supervised", "minutes:83"): draws,
+        ("supervised", "masks:7p"): 3,
+        ("supervised", "masks:100%"): 3,
+        ("supervised", "minutes:84"): 3,
+        ("full", "masks:all"): 3,
+    }
+    full = [trial for trial in trials if trial.method == "full"]
+    assert [(trial.seed, trial.budget.replicate) for trial in full] == [(0, 0), (1, 0), (2, 0)]
+    assert len({trial.budget.sha256 for trial in full}) == 1
+    assert full[1].label == "full masks:all seed 1"
+    board = board_of_trials(ResultStore(bench.home / "runs" / "results"), trials)
+    expected = {(gap.method, gap.budget): gap.n_planned for gap in board.gaps}
+    assert expected == counted
+    graph = bench.graph(trials)
+    assert len(graph.of_kind(TaskKind.TRIAL)) == len(trials) == 2 * draws + 12
+
+
+@pytest.mark.parametrize(("name", "draws", "seeds"), [("standard", 3, 3), ("paper", 3, 5)])
+def test_the_plans_that_cross_draws_and_seeds_train_full_once_a_seed(bench, name, draws, seeds):
+    plan = load_plan(name, ("budgets=['masks:3p']",))
+    trials = expand(plan, ("supervised", "full"), bench.data, bench.home)
+    assert Counter(trial.method for trial in trials) == {"full": seeds, "supervised": draws * seeds}
+
+
+def test_a_control_whose_labels_the_dataset_lacks_is_left_out(bench, monkeypatch):
+    """Tags of whole slides, and no mask in training: nothing to compute 'full' from."""
+    tags = dict.fromkeys(bench.data.store.slides, ("stroma",))
+    withheld = bench.data.store.withheld
+    none = np.zeros_like(withheld.tile_class_pixels("slide00"))
+    monkeypatch.setattr(withheld, "tags", tags.get)
+    monkeypatch.setattr(withheld, "tile_class_pixels", lambda slide_id: none)
+    assert {trial.method for trial in trials_of(bench, "tagger", budgets="['tags:2p','minutes:8']")} == {"tagger"}
+    with pytest.raises(ConfigError, match="dataset 'tiny': method 'full' learns from masks, which no patient"):
+        trials_of(bench, "tagger", "full", budgets="['tags:2p']")
+
+
+def test_a_budget_that_does_not_fit_names_the_dataset(bench):
+    with pytest.raises(ConfigError, match=r"^dataset 'tiny': budget 'masks:9p' asks for 9 patients, [^\n]*$"):
+        trials_of(bench, "supervised", budgets="['masks:9p']")
 
 
 def test_a_wrong_key_is_told_under_the_name_that_it_was_given(bench):
