@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
-from tissuebench.common.files import write_aside
 from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.ingest.ingest import ensure_store
@@ -20,9 +19,10 @@ from tissuebench.plans.expand import PlannedData, configured, expand
 from tissuebench.plans.preconditions import check_part
 from tissuebench.plans.schema import load_plan
 from tissuebench.plans.trial import Trial
+from tissuebench.results.export.table_files import write_tables
 from tissuebench.results.records.result_store import ResultStore
-from tissuebench.results.render.terminal import to_csv, to_json
-from tissuebench.results.tables.comparable import results_folder
+from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.tables.comparable import groups_of, results_folder, settings_key, with_remark
 from tissuebench.results.tables.leaderboard import CellKey, Leaderboard, build
 from tissuebench.sweep.graph import Graph, Sweep, SweepTask, build_graph
 from tissuebench.sweep.jobs import TaskKind
@@ -128,29 +128,42 @@ def bench(request: BenchRequest) -> BenchResult:
             summary = Runner(
                 sweep.graph, executor, display, compute.retries, request.retry_failed, publisher.trial
             ).run()
-        boards = tuple(_board(request.home, dataset, trials, publisher) for dataset, trials in sweep.trials.items())
+        boards = tuple(
+            _board(request.home, dataset, trials, publisher, display.note) for dataset, trials in sweep.trials.items()
+        )
         if any(board.rows for board in boards):
             display.note(publisher.close(_PUBLISH_SECONDS))
     return BenchResult(boards, summary)
 
 
-def board_of_trials(store: ResultStore, trials: Sequence[Trial]) -> Leaderboard:
-    """Build the leaderboard of one plan, gaps included."""
+def board_of_trials(
+    store: ResultStore, trials: Sequence[Trial], results: Sequence[TrialResult] | None = None
+) -> Leaderboard:
+    """Build the leaderboard of one plan, gaps included, or of these results with the gaps of the plan."""
     counted = Counter((trial.dataset, trial.arm, trial.budget.spec) for trial in trials)
     minutes = {(trial.dataset, trial.arm, trial.budget.spec): trial.minutes for trial in trials}
     expected = [CellKey(*key, n_trials=count, minutes=minutes[key]) for key, count in counted.items()]
     ids = {trial.id for trial in trials}
     failures = [failure for failure in store.read_failures() if failure.trial_id in ids]
-    return build(store.load(ids), expected=expected, failures=failures)
+    return build(store.load(ids) if results is None else results, expected=expected, failures=failures)
 
 
-def _board(home: Path, dataset: str, trials: Sequence[Trial], publisher: Publisher) -> Leaderboard:
-    """Build the table of one dataset, write it to ``runs/tables`` and pass it to W&B."""
+def _board(
+    home: Path, dataset: str, trials: Sequence[Trial], publisher: Publisher, note: Callable[[str], None]
+) -> Leaderboard:
+    """Build the table of a plan on one dataset and pass it to W&B; write that of all comparable trials to its file."""
     store = ResultStore(results_folder(home))
+    groups, own = groups_of(store, dataset).get(dataset, []), trials[0].identity()
     board = board_of_trials(store, trials)
-    tables = home / "runs" / "tables"
-    write_aside(tables / f"{dataset}.csv", to_csv(board.rows).encode())
-    write_aside(tables / f"{dataset}.json", to_json(board.rows).encode())
+    written, ids = board, {trial.id for trial in trials}
+    for group in groups:
+        if group.key == settings_key(own):
+            if not {result.trial_id for result in group.results} <= ids:
+                written = board_of_trials(store, trials, group.results)
+            board = with_remark(board, group)
+    path = write_tables(home / "runs" / "tables", dataset, groups, own, written.rows)
+    if path.stem != dataset:
+        note(f"{path} holds the table of {dataset} under these settings")
     if board.rows:
         publisher.board(board.rows, [trial.id for trial in trials if store.has(trial.id)], board.efficiency)
     return board

@@ -16,6 +16,7 @@ from tissuebench.errors import DataError, TissueBenchError, unknown_name
 if TYPE_CHECKING:
     from tissuebench.results.records.trial_result import TrialResult
     from tissuebench.results.tables.against_reference import Comparison
+    from tissuebench.results.tables.comparable import Group
     from tissuebench.results.tables.leaderboard import Leaderboard
     from tissuebench.results.tables.pairs import PairRow
     from tissuebench.results.tables.ranks import Ranking
@@ -31,7 +32,7 @@ def results() -> None:
 
 @results.command(epilog=example("tissuebench results table --dataset synthetic --csv table.csv"))
 @_DATASET
-@click.option("--all", "everything", is_flag=True, help="Also show results run with different shared settings.")
+@click.option("--all", "everything", is_flag=True, help="Also show results under other settings: part, plan.")
 @AS_JSON
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a CSV file.")
 @click.option("--svg", "svg_path", type=click.Path(dir_okay=False, path_type=Path), help="Also draw an SVG file.")
@@ -48,10 +49,11 @@ def table(
 
     With results on five or more datasets, it ends with average ranks of the methods over datasets.
     """
+    from tissuebench.results.tables.comparable import with_remark
     from tissuebench.results.tables.leaderboard import build
 
     groups = _stored(home, dataset, everything)
-    boards = [build(group) for group in groups]
+    boards = [with_remark(build(group.results), group) for group in groups]
     print_boards(boards, as_json, csv_path, svg_path, [] if as_json else _rankings(groups))
 
 
@@ -93,7 +95,7 @@ def compare(
         raise TissueBenchError(f"compare: name another method to pair {methods[0]} with, or leave out --all-pairs")
     asked, console = listed(metrics), stdout()
     said: list[dict[str, object]] = []
-    groups = _stored(home, dataset)
+    groups = [group.results for group in _stored(home, dataset)]
     for group in groups:
         of_group = _known_metrics(group, asked)
         if all_pairs or len(methods) > 1:
@@ -147,7 +149,7 @@ def export(formats: tuple[str, ...], out: Path | None, dataset: str | None, home
     from tissuebench.results.export.export import formats_of
 
     asked = formats_of(listed(formats))
-    groups = _stored(home, dataset)
+    groups = [group.results for group in _stored(home, dataset)]
     if not groups:
         raise DataError(_NOTHING if dataset is None else f"no results of dataset {dataset!r}")
     for path in export_results(groups, home / "runs" / "export" if out is None else out, asked):
@@ -162,7 +164,7 @@ def export(formats: tuple[str, ...], out: Path | None, dataset: str | None, home
     help="Folder to create; an earlier report there is replaced.",
 )
 @_DATASET
-@click.option("--all", "everything", is_flag=True, help="Also show results run with different shared settings.")
+@click.option("--all", "everything", is_flag=True, help="Also show results under other settings: part, plan.")
 @HOME
 def report(out: Path | None, dataset: str | None, everything: bool, home: Path) -> None:
     """Write an HTML report that works offline.
@@ -173,7 +175,7 @@ def report(out: Path | None, dataset: str | None, everything: bool, home: Path) 
     from tissuebench.results.report.write import write_report
     from tissuebench.sweep.view.report_subjects import subjects
 
-    found = subjects(home, dataset, everything)
+    found = subjects(home, _stored(home, dataset, everything))
     if not found:
         raise DataError(_NOTHING if dataset is None else f"no results of dataset {dataset!r}")
     click.echo(write_report(home / "runs" / "report" if out is None else out, found))
@@ -209,28 +211,33 @@ def print_boards(
         svg_path.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))  # they would be fetched from afar
 
 
-def _stored(home: Path, dataset: str | None, everything: bool = False) -> list[list[TrialResult]]:
+def _stored(home: Path, dataset: str | None, everything: bool = False) -> tuple[Group, ...]:
+    """Return the groups to show; results that are not among them are offered in a line on standard error."""
     from tissuebench.results.records.result_store import ResultStore
-    from tissuebench.results.tables.comparable import comparable_results, results_folder
+    from tissuebench.results.tables.comparable import results_folder, select
 
-    return comparable_results(ResultStore(results_folder(home)), dataset, everything)
+    selected = select(ResultStore(results_folder(home)), dataset, everything)
+    for line in selected.notes:
+        click.echo(line, err=True)
+    return selected.groups
 
 
-def _rankings(groups: Sequence[Sequence[TrialResult]]) -> list[Ranking]:
-    """Return ranks over the newest group of each dataset."""
+def _rankings(groups: Sequence[Group]) -> list[Ranking]:
+    """Return ranks over the main group of each dataset."""
     from tissuebench.results.tables.ranks import rankings
 
-    newest: dict[str, Sequence[TrialResult]] = {}
+    main: dict[str, Sequence[TrialResult]] = {}
     for group in groups:
-        newest.setdefault(group[0].dataset, group)
-    return rankings([result for group in newest.values() for result in group])
+        main.setdefault(group.dataset, group.results)
+    return rankings([result for results in main.values() for result in results])
 
 
 def _known_metrics(group: Sequence[TrialResult], asked: Sequence[str]) -> list[str]:
+    from tissuebench.results.case_metrics import CASE_METRICS
     from tissuebench.results.tables.panel import panels
 
     known = panels(group)[0].metrics
-    strange = next((name for name in asked if name not in {*known, "balanced_accuracy"}), None)
+    strange = next((name for name in asked if name not in {*known, *CASE_METRICS}), None)
     if strange is not None:  # not every dataset has diagnoses
         raise TissueBenchError(f"--metric: {unknown_name('metric', strange, known)}")
     return [name for name in asked if name in known]

@@ -42,6 +42,6 @@ def render_pairs(rows: Sequence[PairRow], console: Console) -> None:
         console.print(
             Text(
                 "\np and the 95 % interval have one distribution: p < .05 where it leaves out 0. p (Holm) is adjusted "
-                "over the pairs printed for a budget and metric; those with full, which has all masks, among themselves."
+                "over the pairs printed at a budget; those with full, which has all masks, among themselves."
             )
         )

@@ -14,7 +14,7 @@ from tissuebench.results.records.overlays import read_overlays
 from tissuebench.results.records.result_store import Failure, ResultStore
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.report.subject import Subject
-from tissuebench.results.tables.comparable import comparable_results, results_folder
+from tissuebench.results.tables.comparable import Group, results_folder, with_remark
 from tissuebench.results.tables.leaderboard import build
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.sweep.state.folders import JOB, task_folder
@@ -22,23 +22,23 @@ from tissuebench.sweep.state.folders import JOB, task_folder
 _SHARED = ("network", "training", "augmentation", "evaluation")
 
 
-def subjects(home: Path, dataset: str | None = None, everything: bool = False) -> list[Subject]:
-    """Return one subject per group of comparable results in ``home``, chosen as in ``results table``."""
-    store = ResultStore(results_folder(home))
-    groups = comparable_results(store, dataset, everything)
-    failures = store.read_failures()
-    return [_subject(home, group, [one for one in failures if _belongs(home, one, group[0])]) for group in groups]
+def subjects(home: Path, groups: Sequence[Group]) -> list[Subject]:
+    """Return one subject per group of comparable results in ``home``."""
+    failures = ResultStore(results_folder(home)).read_failures()
+    return [
+        _subject(home, group, [one for one in failures if _belongs(home, one, group.results[0])]) for group in groups
+    ]
 
 
-def _subject(home: Path, group: Sequence[TrialResult], failures: Sequence[Failure]) -> Subject:
-    pictures = {result.trial_id: read_overlays(home, result.trial_id) for result in group}
+def _subject(home: Path, group: Group, failures: Sequence[Failure]) -> Subject:
+    pictures = {result.trial_id: read_overlays(home, result.trial_id) for result in group.results}
     return Subject(
-        dataset=group[0].dataset,
-        board=build(group, failures=failures),
-        results=group,
+        dataset=group.dataset,
+        board=with_remark(build(group.results, failures=failures), group),
+        results=group.results,
         failures=failures,
         overlays={trial_id: tiles for trial_id, tiles in pictures.items() if tiles},
-        provenance={"data set": _data(home, group[0])},
+        provenance={"data set": _data(home, group.results[0])},
     )
 
 

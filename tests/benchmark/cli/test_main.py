@@ -66,11 +66,43 @@ def test_variants_and_other_settings_stay_apart(bench, monkeypatch):
     shared = ["--method", "complementary", "--budget", "masks:2p", "--seed", "0", "--json", "--executor", "inline"]
     for extra in ([], ["--set", "methods.complementary.gamma=0"], ["--set", "training.steps=3"]):
         invoke(*bench.options(*shared, *extra))
-    newest = json.loads(invoke("results", "table", "--home", bench.home, "--json"))
-    assert {row["method"] for row in newest} == {"supervised", "complementary", "full"}
+    main = json.loads(invoke("results", "table", "--home", bench.home, "--json"))
+    assert {row["method"] for row in main} == {"supervised", "complementary", "complementary[gamma=0.0]", "full"}
     everything = json.loads(invoke("results", "table", "--home", bench.home, "--json", "--all"))
     assert len([r for r in everything if r["metric"] == "miou" and r["method"] == "supervised"]) == 2
     assert "complementary[gamma=0.0]" in {row["method"] for row in everything}
+    tables = {path.stem: json.loads(path.read_text()) for path in (bench.home / "runs" / "tables").glob("*.json")}
+    assert tables.pop("tiny") == main
+    ((name, rows),) = tables.items()
+    assert name.startswith("tiny-") and {row["method"] for row in rows} == {"supervised", "complementary", "full"}
+
+
+def test_a_validation_run_leaves_the_test_results_where_they_are(bench, monkeypatch):
+    """Neither the board, nor its files, nor the report; each command offers it in one line."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    shared = ["--method", "supervised", "--budget", "masks:2p", "--executor", "inline", "--json"]
+    tested = json.loads(invoke(*bench.options(*shared, "--seed", "0")))
+    home, tables = bench.home, bench.home / "runs" / "tables"
+    before = (tables / "tiny.csv").read_bytes()
+    looked = CliRunner().invoke(cli, bench.options(*shared[:-1], "--seed", "0,1", "--set", "evaluation.part=val"))
+    assert looked.exit_code == 0, looked.output
+    assert "with evaluation.part=val, compared with the main table" in " ".join(looked.stdout.split())
+    assert f"{tables / 'tiny-val.csv'} holds the table of tiny" in " ".join(looked.stderr.split()).replace("- ", "-")
+    assert (tables / "tiny.csv").read_bytes() == before and (tables / "tiny-val.csv").is_file()
+    line = "4 trials under other settings, 4 of them scored on the validation part: 'tissuebench results table --all'"
+    commands = (["table", "--json"], ["export", "--format", "json"], ["compare"], ["report"])
+    for command in commands:
+        done = CliRunner().invoke(cli, ["results", *command, "--home", str(home)])
+        assert done.exit_code == 0, done.output
+        assert line in done.stderr and line not in done.stdout, command
+        if command[0] == "table":
+            assert json.loads(done.stdout) == tested
+    exported = json.loads((home / "runs" / "export" / "leaderboard.json").read_text())
+    assert len(exported) == len(tested)
+    reported = (home / "runs" / "report" / "data" / "d0-leaderboard.csv").read_bytes()
+    assert reported == before and not (home / "runs" / "report" / "data" / "d1-leaderboard.csv").exists()
+    both = invoke("results", "table", "--home", home, "--all")
+    assert "with evaluation.part=val, compared with the main table" in " ".join(both.split())
 
 
 def test_dry_run_lists_and_trains_nothing(bench):
