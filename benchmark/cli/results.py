@@ -142,8 +142,9 @@ def export(formats: tuple[str, ...], out: Path | None, dataset: str | None, home
     ranks         of the methods over datasets, from five datasets on
     efficiency    scores over minutes, minutes to 95 % of full
     compute       steps, samples, seconds, memory
-    patients      scores of each test patient in each trial
+    patients      scores of each annotated test patient in each trial
     slides        confusion counts of each test slide in each trial
+    areas         predicted area of each class on each test slide with a diagnosis in each trial
     """  # noqa: D301 - \b is click's mark for lines to be kept as they are
     from tissuebench.results.export.export import export as export_results
     from tissuebench.results.export.export import formats_of

@@ -98,6 +98,7 @@ def relations(groups: Sequence[Sequence[TrialResult]], boards: Sequence[Leaderbo
     yield of_rows("compute", ComputeRow, [row for board in boards for row in board.compute])
     yield patient_scores(everything)
     yield slide_counts(everything)
+    yield slide_areas(everything)
 
 
 def _overall(results: Sequence[TrialResult]) -> list[str]:
@@ -174,9 +175,9 @@ def _censored(value: float | None) -> str | None:
 
 
 def patient_scores(results: Sequence[TrialResult]) -> Relation:
-    """Scores of each test patient alone, one row per (trial, patient, metric).
+    """Scores of each annotated test patient alone, one row per (trial, patient, metric).
 
-    Null if the patient has no such class. Balanced accuracy is left out, as it is undefined for a single patient.
+    Null if the patient has no such class. Scores of cases are left out, as they are undefined for a single patient.
     """
     schema = pa.schema([*_TRIAL, ("patient", pa.string()), ("metric", pa.string()), ("score", pa.float64())])
     trials = {(one.dataset, one.method, one.budget, *run_of(one)): one for one in results}
@@ -184,14 +185,15 @@ def patient_scores(results: Sequence[TrialResult]) -> Relation:
     for panel in panels(results):
         own = [j for j, metric in enumerate(panel.metrics) if metric not in CASE_METRICS]
         metrics = [panel.metrics[j] for j in own]
-        n_patients = len(panel.patients)
+        patients = [patient for patient, there in zip(panel.patients, panel.annotated, strict=True) if there]
+        alone = np.eye(len(panel.patients))[panel.annotated]
         for cell in panel.cells.values():
-            alone = cell.scores(np.eye(n_patients))[..., own]
+            by_patient = cell.scores(alone)[..., own]
             for i, run in enumerate(cell.runs):
-                scores = alone[:, i].ravel()
+                scores = by_patient[:, i].ravel()
                 _repeat(columns, trials[panel.dataset, cell.method, cell.budget, *run], scores.size)
-                columns["patient"] += [patient for patient in panel.patients for _ in metrics]
-                columns["metric"] += metrics * n_patients
+                columns["patient"] += [patient for patient in patients for _ in metrics]
+                columns["metric"] += metrics * len(patients)
                 columns["score"] += [None if math.isnan(score) else score for score in scores.tolist()]
     return Relation("patients", schema, columns)
 
@@ -210,6 +212,23 @@ def slide_counts(results: Sequence[TrialResult]) -> Relation:
         columns["predicted"] += [trial.classes[i] for i in predicted]
         columns["pixels"] += trial.counts[np.nonzero(trial.counts)].tolist()
     return Relation("slides", schema, columns)
+
+
+def slide_areas(results: Sequence[TrialResult]) -> Relation:
+    """Predicted area of each class over the tissue of each test slide with a diagnosis, (trial, slide, class) a row."""
+    named = [(name, pa.string()) for name in ("patient", "slide", "diagnosis", "class")]
+    schema = pa.schema([*_TRIAL, *named, ("pixels", pa.int64())])
+    columns: dict[str, list[Value]] = {name: [] for name in schema.names}
+    for trial in sorted(results, key=lambda one: (one.dataset, one.method, one.budget, one.replicate, one.seed)):
+        slides = [i for i, areas in enumerate(trial.areas) if trial.slide_diagnoses[i] and areas.any()]
+        n = len(trial.classes)
+        _repeat(columns, trial, len(slides) * n)
+        columns["patient"] += [trial.patient_ids[i] for i in slides for _ in range(n)]
+        columns["slide"] += [trial.slide_ids[i] for i in slides for _ in range(n)]
+        columns["diagnosis"] += [trial.slide_diagnoses[i] for i in slides for _ in range(n)]
+        columns["class"] += list(trial.classes) * len(slides)
+        columns["pixels"] += trial.areas[slides].ravel().tolist()
+    return Relation("areas", schema, columns)
 
 
 def _repeat(columns: dict[str, list[Value]], trial: TrialResult, n: int) -> None:

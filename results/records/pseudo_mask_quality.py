@@ -52,7 +52,10 @@ class PseudoQuality:
 
     @property
     def miou(self) -> npt.NDArray[np.float64]:
-        """Mean IoU of each layer, pooled over the tiles, (L,); nan if the layer covers no annotated pixel."""
+        """Mean IoU of each layer, pooled over the tiles, (L,); nan if the layer covers no annotated pixel.
+
+        The mean is over the classes of the truth that the layer does not ignore everywhere; see ``coverage``.
+        """
         return miou(self.counts)
 
     @property

@@ -15,7 +15,7 @@ from tissuebench.results.report.styles import metric_name, plain
 from tissuebench.results.report.view import PRIMARY, View
 from tissuebench.results.tables.leaderboard import Gap, Leaderboard, LeaderboardRow
 
-BESIDE = ("fwiou", "boundary_f1", "ece", "area_error", "balanced_accuracy")
+BESIDE = ("fwiou", "boundary_f1", "ece", "area_error", "balanced_accuracy", "auc")
 
 
 @dataclass(frozen=True, slots=True)

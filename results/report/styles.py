@@ -91,6 +91,7 @@ _NAMES = {
     "ece": "ECE",
     "area_error": "area error",
     "balanced_accuracy": "balanced accuracy",
+    "auc": "AUC",
 }
 
 

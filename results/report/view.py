@@ -28,7 +28,7 @@ class CellView:
 
     Attributes:
         rows: rows of the leaderboard, by metric.
-        own: (P, R) each patient's own score in ``PRIMARY``, in each run; nan where there is none.
+        own: (P, R) own score of each of ``View.patients`` in ``PRIMARY``, in each run; nan where there is none.
         counts: (K, K) int64 pixels over all slides and runs.
         calibration: (15, 3) likewise.
         compute: compute cost.
@@ -60,7 +60,7 @@ class View:
         cells: complete cells, by (method, budget), in the order of the leaderboard.
         budgets: budgets of methods other than ``full``, with the largest minutes of any method, cheapest first.
         metrics: metrics of the test part, in the order of the leaderboard.
-        patients: patients by mean over all cells, hardest first.
+        patients: patients with annotated pixels, by mean over all cells, hardest first.
         shares: share of the annotated test pixels per class.
     """
 
@@ -114,7 +114,7 @@ def view(subject: Subject, slug: str, title: str, styles: Mapping[str, MethodSty
         column = panel.metrics.index(PRIMARY)
         alone = np.eye(len(panel.patients))
         own = {key: cell.scores(alone)[..., column] for key, cell in panel.cells.items()}
-        order = _hardest_first(list(own.values()))
+        order = [i for i in _hardest_first(list(own.values())) if panel.annotated[i]]
         patients = tuple(panel.patients[i] for i in order)
         for key in rows:
             if key in panel.cells:

@@ -134,9 +134,14 @@ class Panel:
         return dict(zip(self.classes, (true / max(true.sum(), 1)).tolist(), strict=True))
 
     @property
+    def annotated(self) -> npt.NDArray[np.bool_]:
+        """Whether each patient has annotated pixels, (P,), the same for all cells."""
+        return np.asarray(self._true.any(-1), dtype=np.bool_)
+
+    @property
     def n_pixel_patients(self) -> int:
         """Number of patients with annotated pixels."""
-        return int((self._true.sum(-1) > 0).sum())
+        return int(self.annotated.sum())
 
     @property
     def n_cases(self) -> int:

@@ -121,7 +121,7 @@ def _trial_ids(home: Path) -> Iterator[str]:
 
 
 def scores_of(result: TrialResult) -> dict[str, float]:
-    """Return every score over all slides, as in a table; NaN for a class that is neither present nor predicted."""
+    """Return every score over all slides, as in a table; NaN for a class that the truth does not have."""
     (panel,) = panels([result])
     (cell,) = panel.cells.values()
     return dict(zip(cell.metrics, cell.scores(np.ones((1, len(cell.patients))))[0, 0].tolist(), strict=True))

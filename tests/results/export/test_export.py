@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 from tissuebench.cli.main import cli
 from tissuebench.errors import ConfigError, DataError
-from tissuebench.results.export.export import Format, export, formats_of, label_efficiency, patient_scores, slide_counts
+from tissuebench.results.export.export import (
+    Format,
+    export,
+    formats_of,
+    label_efficiency,
+    patient_scores,
+    slide_areas,
+    slide_counts,
+)
 from tissuebench.results.export.relations import of_rows
 from tissuebench.results.metrics import dice, miou
 from tissuebench.results.records.result_store import ResultStore
@@ -50,7 +58,7 @@ def test_every_relation_is_the_same_in_every_format(results, tmp_path):
     written = export([results], tmp_path / "out", list(Format))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in written)
     names = {path.stem for path in written}
-    assert names == {"leaderboard", "pairs", "ranks", "efficiency", "compute", "patients", "slides"}
+    assert names == {"leaderboard", "pairs", "ranks", "efficiency", "compute", "patients", "slides", "areas"}
     for name in names:
         asked = [tmp_path / "out" / f"{name}.{form}" for form in ("csv", "json", "parquet")]
         as_csv = list(csv.DictReader(io.StringIO(asked[0].read_text())))
@@ -126,6 +134,24 @@ def test_counts_of_slides_come_back(results):
             back[at, trial.classes.index(row["truth"]), trial.classes.index(row["predicted"])] += row["pixels"]
         np.testing.assert_array_equal(back, trial.counts)
     assert all(row["pixels"] > 0 for row in rows)
+
+
+def test_patients_that_nobody_annotated_have_no_scores_of_their_own_but_areas(make_trial):
+    counts = np.array([np.diag([5, 5, 0])] * 11 + [np.zeros((3, 3))], dtype=np.int64)
+    areas = np.arange(36).reshape(12, 3)
+    names = tuple(f"p{i}" for i in range(12))
+    trial = make_trial(counts=counts, areas=areas, patient_ids=names, slide_diagnoses=("HCC", "CCA", "") * 4)
+    assert {row["patient"] for row in records(patient_scores([trial]))} == set(names[:11])
+    rows = records(slide_areas([trial]))
+    back = {(row["slide"], row["class"]): row["pixels"] for row in rows}
+    expected = {
+        (slide, name): int(areas[i, c])
+        for i, slide in enumerate(trial.slide_ids)
+        for c, name in enumerate(trial.classes)
+        if trial.slide_diagnoses[i]
+    }
+    assert back == expected and len(rows) == len(expected)
+    assert {row["patient"] for row in rows} == {name for i, name in enumerate(names) if i % 3 < 2}
 
 
 def test_no_rows_still_have_columns_with_types():
