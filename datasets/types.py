@@ -186,6 +186,30 @@ class TileBatch:
             raise ValueError("these tiles have cached features in place of images; override wants_images to get images")
         return self.images
 
+    @property
+    def whole(self) -> int:
+        """Number of tiles of the stream's whole batch, over all processes."""
+        return self.total or self._own
+
+    @property
+    def _own(self) -> int:
+        """Number of tiles of this process."""
+        inputs = self.inputs
+        return len(inputs[0] if isinstance(inputs, tuple) else inputs)
+
+    def part_of(self, drawn: torch.Tensor) -> torch.Tensor:
+        """Return the rows of this process's tiles, given one row for each of the ``whole`` tiles.
+
+        Random numbers are drawn for the whole batch, so that several processes draw together what one would.
+
+        Examples:
+            >>> import torch
+            >>> batch = TileBatch(step=0, images=torch.zeros(2, 3, 8, 8), offset=4, total=6)
+            >>> batch.part_of(torch.arange(batch.whole))
+            tensor([4, 5])
+        """
+        return drawn[self.offset : self.offset + self._own]
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TileBatch:
         """Return the batch with all tensors on ``device``."""
 

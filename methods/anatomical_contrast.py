@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tissuebench.methods.api import IGNORE_LABEL, Stage, Task, TrainingSettings, register
+from tissuebench.methods.api import IGNORE_LABEL, MaskBatch, Stage, Task, TrainingSettings, register
 from tissuebench.methods.contrastive.pixel_contrast import (
     candidates,
     pixel_contrast_loss,
@@ -29,6 +29,7 @@ from tissuebench.methods.contrastive.pixel_contrast import (
     relation,
     sample,
 )
+from tissuebench.methods.contrastive.spread_pixels import SpreadPixels
 from tissuebench.methods.contrastive.stages import (
     GLOBAL,
     LOCAL,
@@ -121,38 +122,56 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
         """Whether the teacher labels tiles: always with the contrast, which includes pixels of tiles without masks."""
         return super().asks_teacher or self.representation is not None
 
-    def unsupervised_loss(self, annotated: DecoderMaps, masks: Tensor, lesson: Lesson) -> Tensor:
+    def unsupervised_loss(self, maps: DecoderMaps, annotated: MaskBatch, lesson: Lesson) -> Tensor:
         """Return consistency plus the contrast between all pixels with a true label or a confident teacher label."""
-        loss = super().unsupervised_loss(annotated, masks, lesson)
+        loss = super().unsupervised_loss(maps, annotated, lesson)
         if self.representation is None:
             return loss
         confident = lesson.labels.masked_fill(lesson.confidence < self.config.weak, IGNORE_LABEL)
-        seen = [self._contrasted(annotated, masks), self._contrasted(lesson.maps, confident)]
-        maps, labels, probabilities = (torch.cat(parts) for parts in zip(*seen, strict=True))
-        return loss + self.config.contrast * self.contrast_loss(maps, labels, probabilities)
+        seen = [self._contrasted(maps, annotated.masks), self._contrasted(lesson.maps, confident)]
+        contrasted, labels, probabilities = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        places = torch.cat(
+            [
+                annotated.part_of(torch.arange(annotated.whole)),
+                annotated.whole + lesson.batch.part_of(torch.arange(lesson.batch.whole)),
+            ]
+        )
+        return loss + self.config.contrast * self.contrast_loss(contrasted, labels, probabilities, places)
 
-    def contrast_loss(self, maps: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
+    def contrast_loss(
+        self, maps: Tensor, labels: Tensor, probabilities: Tensor, places: Tensor | None = None
+    ) -> Tensor:
         """Return ``L_c`` for maps (B, C, h, w), labels (B, h, w) and the student's probabilities (B, K, h, w).
 
         Keys carry no gradient, so the dense vectors are computed without a graph; the queries are then recomputed with
-        one.
+        one. ``places`` are the positions (B,) of the images in the whole batch, by default those of a single process.
         """
-        return self.contrast_of(self.vectors(maps), maps, labels, probabilities)
+        return self.contrast_of(self.vectors(maps), maps, labels, probabilities, places)
 
     @torch.no_grad()
     def vectors(self, maps: Tensor) -> Tensor:
         """Return the keys (B h w, D) of all pixels of maps (B, C, h, w), without gradient."""
         return pixel_rows(self._head(maps))
 
-    def contrast_of(self, keys: Tensor, maps: Tensor, labels: Tensor, probabilities: Tensor) -> Tensor:
-        """Return ``contrast_loss`` given the precomputed keys of the maps."""
-        config = self.config
+    def contrast_of(
+        self, keys: Tensor, maps: Tensor, labels: Tensor, probabilities: Tensor, places: Tensor | None = None
+    ) -> Tensor:
+        """Return ``contrast_loss`` given the precomputed keys of the maps.
+
+        Every process draws the same sample from the pixels of the whole batch and evaluates the queries in its images.
+        """
+        config, per_image = self.config, labels[0].numel()
+        places = torch.arange(len(labels)) if places is None else places
+        spread = SpreadPixels.of(places.to(labels.device))
+        keys = spread.whole(keys.view(len(labels), per_image, -1)).flatten(0, 1)
+        labels, probabilities = spread.whole(labels), spread.whole(probabilities)
         found = candidates(labels, probabilities, config.strong)
         means = prototypes(keys, labels, probabilities.shape[1])
         relations = relation(means, found.present, config.temperature)
         drawn = sample(found, relations, torch.default_generator, config.queries, config.negatives)
-        queries = self._head.at(maps, drawn.queries.flatten()).view(*drawn.queries.shape, keys.shape[1])
-        return pixel_contrast_loss(queries, means, keys, drawn, config.temperature)
+        own, numbers = spread.own(drawn.queries.flatten(), per_image)
+        queries = self._head.at(maps, numbers)
+        return pixel_contrast_loss(queries, means, keys, drawn, config.temperature, own)
 
     @property
     def _head(self) -> RepresentationHead:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tissuebench.methods.api import (
     ANNOTATED,
+    MaskBatch,
     Method,
     Segmenter,
     Stream,
@@ -73,11 +74,13 @@ class Lesson:
         labels: (B, H, W) int64, the teacher's labels.
         confidence: (B, H, W) float32, the teacher's probability of these labels.
         maps: the student's maps of the mixed and stronger view.
+        batch: the unlabelled tiles.
     """
 
     labels: Tensor
     confidence: Tensor
     maps: DecoderMaps
+    batch: TileBatch
 
 
 class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT]):
@@ -118,10 +121,10 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
         if not self.asks_teacher or self.progress < self.config.warm_up:
             return loss
         lesson = self.lesson(batch[UNLABELLED])
-        return loss + self.unsupervised_loss(maps, annotated.masks, lesson)
+        return loss + self.unsupervised_loss(maps, annotated, lesson)
 
-    def unsupervised_loss(self, annotated: DecoderMaps, masks: Tensor, lesson: Lesson) -> Tensor:
-        """Return all terms that are added to the loss of the masks."""
+    def unsupervised_loss(self, maps: DecoderMaps, annotated: MaskBatch, lesson: Lesson) -> Tensor:
+        """Return all terms that are added to the loss of the masks; ``maps`` are those of the annotated tiles."""
         consistency = weighted_consistency_loss(
             lesson.maps.logits, lesson.labels, lesson.confidence, self.config.strong
         )
@@ -133,14 +136,15 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
         inputs = batch.inputs
         if self.config.cut_mix:
             height, width = labels.shape[-2:]
-            boxes = draw_boxes(len(labels), height, width, torch.default_generator)
+            boxes = batch.part_of(draw_boxes(batch.whole, height, width, torch.default_generator))
             pasted = boxes_to_mask(boxes, height, width).to(labels.device)
             labels, confidence = cut_mixed(labels, pasted), cut_mixed(confidence, pasted)
             if not isinstance(inputs, Tensor):  # cached features cover padded tiles
                 height, width = (side + -side % self.maps_network.stride for side in (height, width))
                 pasted = boxes_to_mask(boxes, height, width)
             inputs = cut_mixed(inputs, pasted)
-        return Lesson(labels, confidence, self.maps_network.maps(self.config.of(inputs)))
+        stronger = self.config.of(inputs, batch.offset, batch.whole)
+        return Lesson(labels, confidence, self.maps_network.maps(stronger), batch)
 
     @property
     def maps_network(self) -> MapsNetwork:

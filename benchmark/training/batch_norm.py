@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins import LayerSync
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,7 +16,7 @@ from tissuebench.errors import ConfigError
 _KNOWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
 
 
-class SharedStatistics(LayerSync):
+class SharedStatistics:
     """Normalises by the mean and variance of the whole batch, as a single process would.
 
     On GPUs these are torch's own synchronised layers; timm inserts them, as torch's conversion would drop the

@@ -36,15 +36,16 @@ class StepSeeds(Callback):
     """Reseeds the global generators for every step, as a function of trial seed and step.
 
     Dropout and anything a method draws then depend on the step alone: a resumed trial continues with the same bits, and
-    random numbers drawn by one method never shift those of another. Processes draw differently, as their tiles differ.
+    random numbers drawn by one method never shift those of another. The processes of a trial draw the same numbers: those
+    of the whole batch, of which each uses the part of its tiles.
     """
 
-    def __init__(self, seed: int, world: World) -> None:
-        self._seed, self._rank = seed, [world.rank] if world.rank else []  # process 0 draws as a single one would
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Seed for the step about to begin."""
-        seed_everything(derive_seed(self._seed, "step", trainer.global_step, *self._rank))
+        seed_everything(derive_seed(self._seed, "step", trainer.global_step))
 
 
 class History(Callback):

@@ -19,7 +19,6 @@ from tissuebench.methods.api import Method, Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.runtime.machine import Machine
 from tissuebench.runtime.processes import ALONE, World, any_over_processes, sum_over_processes
-from tissuebench.training.batch_norm import SharedStatistics
 from tissuebench.training.callbacks import (
     History,
     StepReport,
@@ -42,6 +41,7 @@ from tissuebench.training.checkpoints import (
     write_torch,
 )
 from tissuebench.training.lightning_plugins import CheckpointsAside, OneDeviceDDP, WorldEnvironment
+from tissuebench.training.whole_batch import WholeBatchLayers
 
 __all__ = ["Fit", "Interrupted", "TrainingError", "fit", "seed_everything", "weights_of", "write_history"]
 
@@ -93,7 +93,7 @@ def fit(
 
     The result is the network after the last step, or the best one that ``keep_best`` saw. It is written to
     ``fitted.pt``; if that file exists, nothing is trained. The folder belongs to one stage. Steps and batches are the
-    same whatever the number of processes, and so are results, except for rounding and for the units that dropout drops.
+    same whatever the number of processes, and so are random draws; results agree up to rounding.
     The processes must be connected (``runtime.processes.connected``) and all must call this.
 
     Args:
@@ -123,7 +123,7 @@ def fit(
         method.network.compile()
     history, checkpoints = History(world), Checkpoints(folder / LAST, checkpoint_minutes, world, stop)
     waiting = WaitingForData()
-    callbacks = [StepSeeds(seed, world), history, StepReport(report), *([keep_best] if keep_best else []), *watchers]
+    callbacks = [StepSeeds(seed), history, StepReport(report), *([keep_best] if keep_best else []), *watchers]
     with warnings.catch_warnings(), signals_as_before():
         warnings.filterwarnings("ignore", message=_EXPECTED_WARNINGS)
         trainer = _trainer(training, machine, world, folder, [*callbacks, checkpoints], waiting)
@@ -186,7 +186,7 @@ def _trainer(
     callbacks: list[Callback],
     profiler: Profiler,
 ) -> Trainer:
-    shared = [SharedStatistics(machine.device)] if world.size > 1 else []
+    shared = [WholeBatchLayers(machine.device)] if world.size > 1 else []
     return Trainer(
         accelerator=machine.accelerator,
         devices=[machine.device.index or 0] if machine.accelerator == "gpu" else 1,

@@ -10,10 +10,10 @@ from __future__ import annotations
 from enum import StrEnum
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional
 
-from tissuebench.methods.contrastive.key_queue import gathered
+from tissuebench.methods.api.whole_batch import gathered, gathered_with_own_gradient
 from tissuebench.methods.losses.pooling import pooled
 
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.01
@@ -114,7 +114,7 @@ def window_distillation_loss(
         case WindowAnchors.PUBLISHED:
             # Chunks mix the images of a batch, so each process must see the whole batch. All processes then have the
             # same rows and loss, each with the gradient of its own images; these are averaged later.
-            everyone = _with_others(student), torch.cat(gathered(teacher)), queue
+            everyone = gathered_with_own_gradient(student), torch.cat(gathered(teacher)), queue
             rows = tuple(published_rows(each) for each in everyone)
     return _mean_divergence(rows[0], rows[1], rows[2], student_temperature, teacher_temperature)
 
@@ -145,15 +145,6 @@ def _mean_divergence(student: Tensor, teacher: Tensor, queue: Tensor, student_t:
     log_teacher = similarities(teacher.detach().to(log_student.dtype), queue, teacher_t).log_softmax(dim=-1)
     divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1)
     return pooled(divergence.sum(), torch.tensor(divergence.numel(), device=student.device))
-
-
-def _with_others(own: Tensor) -> Tensor:
-    """Return the rows of all W processes in rank order; this process's rows keep their graph, gradient scaled by W."""
-    parts = gathered(own)
-    if len(parts) == 1:
-        return own
-    parts[distributed.get_rank()] = own.detach() + len(parts) * (own - own.detach())
-    return torch.cat(parts)
 
 
 def _shapes(*tensors: Tensor) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from tissuebench.methods.api.whole_batch import gathered
 
 
 class KeyQueue(nn.Module):
@@ -59,20 +61,3 @@ class KeyQueue(nn.Module):
         places = torch.arange(max(0, len(keys) - length), len(keys), device=keys.device)
         self.keys[(self.pointer + places) % length] = keys[places]
         self.pointer.add_(len(keys)).remainder_(length)
-
-
-def gathered(tensor: Tensor) -> list[Tensor]:
-    """Return the (N, ...) tensors of all processes in rank order, without gradient; N may differ."""
-    tensor = tensor.detach()
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [tensor]
-    world_size = distributed.get_world_size()
-    count = torch.tensor([len(tensor)], device=tensor.device)
-    counts = [torch.empty_like(count) for _ in range(world_size)]
-    distributed.all_gather(counts, count)
-    lengths = [int(each) for each in counts]
-    filled = tensor.new_zeros(max(lengths), *tensor.shape[1:])  # all_gather needs equal shapes
-    filled[: len(tensor)] = tensor
-    parts = [torch.empty_like(filled) for _ in range(world_size)]
-    distributed.all_gather(parts, filled)
-    return [part[:length] for part, length in zip(parts, lengths, strict=True)]

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.methods.api.whole_batch import n_processes
 
 _EPS = 1e-8  # lower bound of the norms that a cosine divides by, as in torch
 _CPU_CHUNK, _GPU_CHUNK = 2**18, 2**24  # numbers gathered at once: 1 MiB fits a core's cache, 64 MiB fills a GPU
@@ -173,14 +174,20 @@ def sample(
 
 
 def pixel_contrast_loss(
-    queries: Tensor, prototypes: Tensor, keys: Tensor, sampled: Sampled, temperature: float = 0.5
+    queries: Tensor,
+    prototypes: Tensor,
+    keys: Tensor,
+    sampled: Sampled,
+    temperature: float = 0.5,
+    own: Tensor | None = None,
 ) -> Tensor:
     """Contrast between sampled pixels: queries are attracted to their class prototype and repelled by the negatives.
 
     ``1/M sum over c of 1/Q sum over q of -log(e^{q . r_c} / (e^{q . r_c} + sum over n of e^{q . k_n}))``, where
     ``a . b`` is cos(a, b) / tau, c runs over the classes with a hard pixel, and M is the number of present classes. The
     gradient flows to the queries only, and only to first order. With fewer than two classes or no hard pixel the loss
-    is a graph-connected 0. With several processes, each contrasts its own pixels and divides by its own M.
+    is a graph-connected 0. If the batch is spread over several processes, all have the keys and the sample of the whole
+    batch and each passes its ``own`` queries: the mean of their losses is the loss of the whole batch.
 
     The gathered negatives, 1 GiB at the published sizes, are never held in memory at once: they are processed in chunks
     whose part of the gradient is computed immediately. Besides the arguments, memory holds (P) norms, a few (C Q, D)
@@ -189,11 +196,13 @@ def pixel_contrast_loss(
     2^22) numbers three times and rounds cosines to bfloat16, like the keys themselves.
 
     Args:
-        queries: (C, Q, D), the rows ``sampled.queries`` of the representations; evaluated in float32 or wider.
+        queries: (C, Q, D), the rows ``sampled.queries`` of the representations; evaluated in float32 or wider. With
+            ``own``, (M, D), these of the C Q rows.
         prototypes: r, (K, D).
         keys: k, (P, D), one row per pixel; contiguous rows are gathered fastest.
         sampled: the sampled pixels.
         temperature: tau; 0.5 as published.
+        own: (M,) int64, places of the queries in the flattened sample; None for all of them.
 
     Returns:
         () of the queries' dtype, at least float32.
@@ -201,28 +210,33 @@ def pixel_contrast_loss(
     Raises:
         ValueError: the queries do not match the sample.
     """
-    if queries.shape != (*sampled.queries.shape, keys.shape[1]):
-        raise ValueError(
-            f"queries must be {(*sampled.queries.shape, keys.shape[1])}, as drawn, not {tuple(queries.shape)}"
-        )
+    drawn = tuple(sampled.queries.shape) if own is None else (len(own),)
+    if queries.shape != (*drawn, keys.shape[1]):
+        raise ValueError(f"queries must be {(*drawn, keys.shape[1])}, as drawn, not {tuple(queries.shape)}")
     queries = queries.to(torch.promote_types(queries.dtype, torch.float32))
-    unit = functional.normalize(queries, dim=-1, eps=_EPS).flatten(0, 1)
-    total, slope = _value_and_slope(unit.detach(), prototypes.detach(), keys.detach(), sampled, temperature)
+    unit = functional.normalize(queries, dim=-1, eps=_EPS).flatten(0, -2)
+    of_class = sampled.classes.repeat_interleave(sampled.queries.shape[1])
+    negatives = sampled.negatives.flatten(0, 1)
+    if own is not None:
+        of_class, negatives = of_class[own], negatives[own]
+    total, slope = _value_and_slope(
+        unit.detach(), prototypes.detach(), keys.detach(), of_class, negatives, temperature
+    )
     # Value from the first term, gradient from the second: a real backward pass would need all negatives again.
-    return (total + (slope * (unit - unit.detach())).sum()) / max(sampled.n_present * sampled.queries.shape[1], 1)
+    mine = total + (slope * (unit - unit.detach())).sum()
+    return mine * n_processes() / max(sampled.n_present * sampled.queries.shape[1], 1)
 
 
 @torch.no_grad()
 def _value_and_slope(
-    unit: Tensor, prototypes: Tensor, keys: Tensor, sampled: Sampled, temperature: float
+    unit: Tensor, prototypes: Tensor, keys: Tensor, of_class: Tensor, negatives: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Return the summed loss of all queries, (), and its derivative by their directions ``unit``, (C Q, D).
+    """Return the summed loss of M queries, (), and its derivative by their directions ``unit``, (M, D).
 
     ``d/dq = 1/tau (sum over n of p_n k_n + (p_0 - 1) r_c)`` with p the softmax of the logits, index 0 the positive.
     """
-    dtype, n_negatives = unit.dtype, sampled.negatives.shape[2]
-    positives = functional.normalize(prototypes.to(dtype), dim=1, eps=_EPS)[sampled.classes]
-    positives = positives.repeat_interleave(sampled.queries.shape[1], dim=0)
+    dtype, n_negatives = unit.dtype, negatives.shape[1]
+    positives = functional.normalize(prototypes.to(dtype), dim=1, eps=_EPS)[of_class]
     # In parts, since converting all keys to a wider dtype at once would make a large copy.
     lengths = [torch.linalg.vector_norm(rows, dim=1, dtype=dtype) for rows in torch.split(keys, _SUMMED_ROWS)]
     scales = 1 / (torch.cat(lengths).clamp(min=_EPS) * temperature)
@@ -235,7 +249,7 @@ def _value_and_slope(
         chunk, pull = max(elements // (n_negatives * keys.shape[1]), 1), _gathered
     # Written in place: small results allocated between large chunks would fragment the heap and make it grow.
     total, slopes = unit.new_zeros(()), torch.empty_like(unit)
-    every_query = (unit, positives, sampled.negatives.flatten(0, 1), slopes)
+    every_query = (unit, positives, negatives, slopes)
     with torch.autocast(unit.device.type, enabled=False):
         for q, positive, numbers, slope in zip(*(torch.split(part, chunk) for part in every_query), strict=True):
             total += pull(q, positive / temperature, keys, numbers, scales[numbers], slope)

@@ -132,6 +132,10 @@ class TileDistillation(TeacherStudentStage[GlobalT]):
         self.queue.push(keys)
         return loss
 
+    def stronger(self, tissue: TileBatch) -> Inputs:
+        """Return the view of the tiles that the student sees."""
+        return self.config.of(tissue.inputs, tissue.offset, tissue.whole)
+
     @property
     def temperatures(self) -> tuple[float, float]:
         """Temperatures of student and teacher."""
@@ -161,10 +165,10 @@ class GlobalDistillation(TileDistillation[GlobalSettings]):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Return the distillation loss of the tiles."""
-        inputs = batch[TISSUE].inputs
+        tissue = batch[TISSUE]
         with torch.no_grad():
-            keys = self.teaching.tile_vectors(inputs)
-        return self.distilled(self.pupil.tile_vectors(self.config.of(inputs)), keys)
+            keys = self.teaching.tile_vectors(tissue.inputs)
+        return self.distilled(self.pupil.tile_vectors(self.stronger(tissue)), keys)
 
 
 class LocalDistillation(TileDistillation[LocalSettings]):
@@ -207,13 +211,13 @@ class LocalDistillation(TileDistillation[LocalSettings]):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Return the sum of all three losses."""
-        annotated, inputs = batch[ANNOTATED], batch[TISSUE].inputs
+        annotated, tissue = batch[ANNOTATED], batch[TISSUE]
         logits = self.pupil.network.maps(annotated.inputs).logits
         loss = self.config.supervised_loss.of(logits, annotated.masks)
         with torch.no_grad():
-            taught = self.teaching.network.maps(inputs)
+            taught = self.teaching.network.maps(tissue.inputs)
             keys, window_keys = self.teaching.global_head(taught.deepest), self.window_vectors(self.teaching, taught)
-        learnt = self.pupil.network.maps(self.config.of(inputs))
+        learnt = self.pupil.network.maps(self.stronger(tissue))
         tiles = self.distilled(self.pupil.global_head(learnt.deepest), keys)
         vectors = self.window_predictor(self.window_vectors(self.pupil, learnt))
         local = window_distillation_loss(

@@ -139,9 +139,10 @@ class Denoising(Averaging[DenoisingSettings]):
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Return the weighted squared error of the predicted noise."""
-        clean = self._cut(batch[TISSUE].pixels) * 2 - 1
-        t = torch.randint(len(self.schedule.betas), (len(clean),), device=clean.device)
-        noise = torch.randn_like(clean)
+        tissue = batch[TISSUE]
+        clean = self._cut(tissue.pixels) * 2 - 1
+        t = tissue.part_of(torch.randint(len(self.schedule.betas), (tissue.whole,), device=clean.device))
+        noise = tissue.part_of(torch.randn(tissue.whole, *clean.shape[1:], device=clean.device, dtype=clean.dtype))
         noisy = self.schedule.noised(clean, noise, t).contiguous(memory_format=torch.channels_last)
         weights = self.schedule.weights(t, self.config.gamma)
         return denoising_loss(self.network(noisy, t), noise, weights, self.config.reduction)

@@ -75,6 +75,8 @@ class TagClassifier(nn.Module):
             widths = [hidden] * len(channels)
         else:
             widths = [channels[-1]]
+        # Modules, not functions: with several processes these drop what one process would.
+        self.dropout = nn.Dropout2d(_HEADS_DROPOUT if maps is MapSource.HEADS else _PUBLISHED_DROPOUT)
         self.heads = nn.ModuleList(nn.Conv2d(width, n_classes, 1, bias=maps is MapSource.HEADS) for width in widths)
         if maps is MapSource.GRAD_CAM:
             nn.init.xavier_uniform_(cast("nn.Conv2d", self.heads[0]).weight)
@@ -127,15 +129,15 @@ class TagClassifier(nn.Module):
         self, taps: Sequence[Tensor], size: tuple[int, int], keep: float | None, divide_by: int | None
     ) -> Tensor:
         if self.maps is MapSource.HEADS:
-            features, stride, rate = self.trunk(taps), self._strides[0], _HEADS_DROPOUT
+            features, stride = self.trunk(taps), self._strides[0]
         else:
-            features, stride, rate = [taps[-1]], self._strides[-1], _PUBLISHED_DROPOUT
+            features, stride = [taps[-1]], self._strides[-1]
         logits = []
         for head, feature in zip(self.heads, features, strict=True):
             seen = feature
             if keep is not None:
                 seen, _ = attention_dropout(feature, cast("nn.Conv2d", head).weight[:, :, 0, 0], keep, divide_by)
-            scores = head(functional.dropout2d(seen, rate, self.training))
+            scores = head(self.dropout(seen))
             height, width = (-(-side // stride) for side in size)
             logits.append(self._pooled(scores[..., :height, :width]))
         return torch.stack(logits, dim=1)
@@ -165,6 +167,7 @@ class Cumulative(nn.Module):
         self._scales = [stride // strides[0] for stride in strides]
         self._hidden = hidden
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in channels)
+        self.dropout = nn.Dropout(_HEADS_DROPOUT)
         self.mixes = nn.ModuleList(
             nn.Conv2d(width, hidden * (len(channels) - level), 1, bias=level == 0)
             for level, width in enumerate(channels)
@@ -175,7 +178,7 @@ class Cumulative(nn.Module):
         depths = len(taps)
         total: Tensor | None = None
         for level, (tap, norm, mix, scale) in enumerate(zip(taps, self.norms, self.mixes, self._scales, strict=True)):
-            share = mix(functional.dropout(norm(tap), _HEADS_DROPOUT, self.training))
+            share = mix(self.dropout(norm(tap)))
             if scale > 1:
                 share = functional.interpolate(share, scale_factor=float(scale), mode="bilinear", align_corners=False)
             if total is None:

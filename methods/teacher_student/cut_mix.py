@@ -1,4 +1,4 @@
-"""CutMix within a batch (Yun et al., ICCV 2019): paste a rectangle of the next sample, with its labels."""
+"""CutMix within the whole batch (Yun et al., ICCV 2019): paste a rectangle of the next sample, with its labels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import overload
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from tissuebench.methods.api.whole_batch import following
 
 
 def draw_boxes(count: int, height: int, width: int, generator: torch.Generator, area: float = 0.5) -> Tensor:
@@ -56,7 +58,8 @@ def cut_mixed(values: Tensor | tuple[Tensor, ...], mask: Tensor) -> Tensor | tup
 def cut_mixed(values: Tensor | tuple[Tensor, ...], mask: Tensor) -> Tensor | tuple[Tensor, ...]:
     """Replace the masked part of each sample by the next sample's, and of the last one by the first's.
 
-    A single sample is unchanged.
+    A single sample is unchanged. If the batch is spread over several processes, the sample after a process's last one
+    is the first of the next process.
 
     Args:
         values: (N, ..., h, w) of any dtype: images, labels, confidences; or a tuple of such tensors, e.g. the feature
@@ -78,5 +81,5 @@ def cut_mixed(values: Tensor | tuple[Tensor, ...], mask: Tensor) -> Tensor | tup
     if mask.shape[-2:] != size:
         mask = functional.interpolate(mask[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0] > 0
     mask = mask.to(values.device).view(len(mask), *[1] * (values.ndim - 3), *size)
-    # ``where`` adopts the memory format of its first tensor argument, and ``roll`` preserves it.
-    return torch.where(mask, values.roll(-1, dims=0), values)
+    # ``where`` adopts the memory format of its first tensor argument, and ``following`` preserves it.
+    return torch.where(mask, following(values), values)

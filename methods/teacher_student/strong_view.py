@@ -27,20 +27,28 @@ class StrongView(Settings):
     blur: float = Field(1.15, ge=0, le=8)
     feature_dropout: float = Field(0.5, ge=0, lt=1)
 
-    def of(self, inputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    def of(
+        self, inputs: Tensor | tuple[Tensor, ...], offset: int = 0, total: int | None = None
+    ) -> Tensor | tuple[Tensor, ...]:
         """Return the strong view of images (B, 3, H, W), uint8 or float in 0..1, or of features; geometry is unchanged.
 
         Draws one number from the global generator, which the benchmark seeds for every step: later draws do not depend
         on whether features replace images.
+
+        Args:
+            inputs: images, or features of a frozen encoder.
+            offset: index of the first sample in the whole batch.
+            total: number of samples in the whole batch; by default the inputs are the whole batch.
         """
         seed = int(torch.randint(_SEEDS, ()))
         if isinstance(inputs, Tensor):
             images = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
             settings = AugmentSettings(color=self.color, hue=self.hue, blur=self.blur)
-            return recolour(images, seed, settings)
+            return recolour(images, seed, settings, offset, total)
         generator = torch.Generator().manual_seed(seed)
-        return tuple(self._dropped(feature, generator) for feature in inputs)
+        return tuple(self._dropped(feature, generator, offset, total) for feature in inputs)
 
-    def _dropped(self, feature: Tensor, generator: torch.Generator) -> Tensor:
-        kept = torch.rand(feature.shape[:2], generator=generator) >= self.feature_dropout
+    def _dropped(self, feature: Tensor, generator: torch.Generator, offset: int, total: int | None) -> Tensor:
+        whole = torch.rand(total or len(feature), feature.shape[1], generator=generator)
+        kept = whole[offset : offset + len(feature)] >= self.feature_dropout
         return feature * (kept / (1 - self.feature_dropout)).to(feature)[:, :, None, None]

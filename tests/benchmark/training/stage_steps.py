@@ -1,0 +1,111 @@
+"""One step of every stage of a trial, alone or among others; as a script, several processes take it together."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.benchmark.training.ddp_tasks import MACHINE
+from tests.processes import run_processes
+from tissuebench.common.hashing import derive_seed
+from tissuebench.datasets.labels.view import LabelView
+from tissuebench.datasets.loading.datamodule import TileDataModule
+from tissuebench.datasets.splits import Split
+from tissuebench.datasets.store.tile_store import TileStore
+from tissuebench.methods.api import find_method
+from tissuebench.methods.api.stage import Trainable
+from tissuebench.plans.expand import PlannedData
+from tissuebench.plans.trial import Trial
+from tissuebench.sweep.graph import stages_of
+from tissuebench.training.build import task_of
+from tissuebench.training.fit import fit, seed_everything
+
+LAST = "last stage"
+
+
+def in_double(module):
+    """The stage in float64, whatever its layers are called with, but for losses that convert to float32."""
+
+    def convert(_, inputs):
+        return tuple(each.double() if torch.is_tensor(each) and each.is_floating_point() else each for each in inputs)
+
+    for part in module.double().modules():
+        if next(part.children(), None) is None:
+            part.register_forward_pre_hook(convert)
+
+
+class Drawn:
+    """Pseudo-masks drawn at random, in place of those of a trained stage."""
+
+    def __init__(self, view, layers, n_classes, tile_px):
+        self.tiles = frozenset(view.tag_tiles())
+        self._shape, self._n_classes = (layers, tile_px, tile_px), n_classes
+
+    def read(self, tiles):
+        rngs = [np.random.default_rng([tile.y, tile.x, len(tile.slide_id)]) for tile in tiles]
+        return np.stack([rng.integers(self._n_classes, size=self._shape, dtype=np.uint8) for rng in rngs])
+
+
+def one_step_of_each_stage(document, data, folder, world):
+    """Gradients and state of every stage of the trial after a step, by the stage's name.
+
+    Every term of every loss counts, as if the stage were at its end.
+    """
+    trial = Trial.of_document(document)
+    kind, done, states, pseudo = find_method(trial.method), {}, {}, {}
+    stages = [(stage.name, stage.module, stage.config, stage.consumes, stage.needs) for stage in stages_of(trial)]
+    names = tuple(name for name, *_ in stages)
+    for name, module_of, config, consumes, needs in [*stages, (LAST, kind, trial.config, kind.consumes, names)]:
+        seed = derive_seed(trial.seed, name)
+        seed_everything(derive_seed(trial.seed, "init"))
+        module = module_of(task_of(data, trial.network, trial.training), config)
+        view = LabelView.for_training(data.store, data.split, trial.budget, consumes)
+        batches = TileDataModule(
+            data.store, view, module.streams(), seed, 1, trial.augmentation, pseudo=pseudo
+        )
+        module.survey(batches.steps.all_tags())
+        states[name] = {key: value.clone() for key, value in module.state_dict().items()}
+        if needs:
+            module.inherit({need: states[need] for need in needs})
+        if module.layers:
+            pseudo[name] = Drawn(view, len(module.layers), len(data.store.class_map), data.store.info.tile_px)
+        in_double(module)
+        seen, clip = {}, module.configure_gradient_clipping
+
+        def recorded(optimizer, *arguments, module=module, seen=seen, clip=clip, **named):
+            seen["gradients"] = {key: p.grad.clone() for key, p in module.named_parameters() if p.grad is not None}
+            clip(optimizer, *arguments, **named)
+
+        module.configure_gradient_clipping = recorded
+        before = {key: value.clone() for key, value in module.state_dict().items()}
+        at = folder / name.replace(" ", "-")
+        at.mkdir(parents=True, exist_ok=True)
+        fitted = fit(module, batches, at, seed, MACHINE, lambda _: None, world=world)
+        (at / "fitted.pt").unlink(missing_ok=True)
+        state = module.state_dict()
+        changes = {key: state[key].double() - before[key].double() for key in state}
+        done[name] = {"loss": fitted.history[-1][1], **seen, "changes": changes, "state": state}
+    return done
+
+
+def main(where, folder, size):
+    Trainable.progress = property(lambda stage: 1.0)
+    documents = json.loads((folder / "trials.json").read_text())
+
+    def run(world):
+        data = PlannedData(TileStore(where / "store.zarr"), Split.read(where / "split.json"))
+        done = [
+            one_step_of_each_stage(document, data, folder / f"{size}-{number}", world)
+            for number, document in enumerate(documents)
+        ]
+        torch.save(done, folder / f"{size}-rank{world.rank}.pt")
+
+    run_processes(size, run)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
