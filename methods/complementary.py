@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tissuebench.datasets.weak_labels import excluded_classes
 from tissuebench.methods.api import (
     ANNOTATED,
     DiagnosisBatch,
@@ -38,6 +39,7 @@ from tissuebench.methods.losses.complementary import (
     pooled_mean,
     set_wise,
 )
+from tissuebench.methods.losses.observation import observation_probabilities
 
 DIAGNOSED = StreamName("diagnosed", DiagnosisBatch)
 
@@ -89,6 +91,8 @@ class Complementary(Method[ComplementarySettings]):
     def __init__(self, task: Task, config: ComplementarySettings) -> None:
         super().__init__(task, config)
         self.register_buffer("dependent", torch.tensor(task.class_map.dependent), persistent=False)
+        sets = [excluded_classes([name], task.class_map).tolist() for name in task.class_map.diagnoses]
+        self._of_diagnoses = torch.tensor(sets, dtype=torch.bool)
 
     def streams(self) -> Mapping[str, Stream]:
         """Return annotated tiles, and equally many tiles of diagnosed cases (which include the annotated cases)."""
@@ -124,25 +128,8 @@ class Complementary(Method[ComplementarySettings]):
         elif config.form is Form.SET_WISE:
             loss = set_wise(logits, excluded, config.gamma)
         else:
-            observation = observation_probabilities(excluded, dependent)
+            observation = observation_probabilities(
+                excluded, self._of_diagnoses, config.balanced, config.max_excluded
+            )
             loss = forward_corrected(logits, observation, config.gamma, config.official_clip)
         return pooled_mean(loss, informative[:, None, None].expand_as(loss))
-
-
-def observation_probabilities(excluded: Tensor, dependent: Tensor) -> Tensor:
-    """Return P(S is observed | Y = class) for each sample, scaled to a maximum of 1: columns of a biased Q.
-
-    Excluded classes get 0, allowed diagnosis-dependent ones 1. A shared class occurs under every diagnosis, so it gets
-    |T without S| / |T| if diagnoses are sampled evenly (for two kinds: pi = 1/2). The scale only matters for the focal
-    factor, which can then reach 0.
-
-    Args:
-        excluded: (B, K) bool, S.
-        dependent: (K,) bool, T.
-
-    Returns:
-        (B, K) float32.
-    """
-    allowed = dependent & ~excluded
-    shared = allowed.sum(dim=1, keepdim=True) / dependent.sum().clamp(min=1)
-    return torch.where(dependent, allowed.float(), shared)

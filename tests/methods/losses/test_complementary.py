@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from tests.properties import examples
 from tissuebench.methods.api.contract import make_task
 from tissuebench.methods.api.registry import find_method
-from tissuebench.methods.complementary import Form, observation_probabilities
+from tissuebench.methods.complementary import Form
 from tissuebench.methods.losses.complementary import (
     conditional_set_wise,
     forward_corrected,
     pooled_mean,
     set_wise,
 )
+from tissuebench.methods.losses.observation import observation_probabilities
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -294,8 +295,8 @@ def test_pixels_left_out_get_exactly_no_gradient():
 
 
 def test_a_shared_class_pays_under_forward_correction_and_the_diagnosed_one_does_not():
-    dependent = torch.tensor([False, True, True])
-    observation = observation_probabilities(torch.tensor([[False, False, True]]), dependent)
+    of_diagnoses = torch.tensor([[False, False, True], [False, True, False]])
+    observation = observation_probabilities(torch.tensor([[False, False, True]]), of_diagnoses)
     torch.testing.assert_close(observation, torch.tensor([[0.5, 1.0, 0.0]]))
     sure_of_stroma, sure_of_the_kind = (torch.tensor(z).view(1, 3, 1, 1) for z in ([60.0, 0, 0], [0, 60.0, 0]))
     close(forward_corrected(sure_of_stroma, observation, 2.0).flatten(), torch.tensor([0.25 * np.log(2)]))
