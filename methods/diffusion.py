@@ -20,10 +20,10 @@ from torch import Tensor
 from tissuebench.methods.api import (
     ANNOTATED,
     Method,
+    Segmenter,
     Stage,
     Stream,
     Supervision,
-    Task,
     TrainingBatch,
     TrainingSettings,
     masked_cross_entropy,
@@ -113,16 +113,14 @@ class FineTuning(Method[FineTuningT]):
 
     consumes = frozenset({Supervision.MASKS})
 
-    def __init__(self, task: Task, config: FineTuningT) -> None:
-        super().__init__(task, config)
-        n_classes = len(task.class_map)
+    def make_network(self) -> Segmenter:
+        """Build the network that the settings select, at its constant time step."""
+        task, config, n_classes = self.task, self.config, len(self.task.class_map)
         if config.network is Architecture.MATCHED:
             network = TimedSegmenter(task.network, n_classes, task.tile_px, config.step)
-            self.network = network.to(memory_format=torch.channels_last)
-        else:  # it wants images, so its features are never requested
-            self.network = UNetSegmenter(
-                build_unet(config, n_classes), n_classes, config.step, config.input_range, config.head
-            )  # type: ignore[assignment]
+            return network.to(memory_format=torch.channels_last)
+        unet = build_unet(config, n_classes)  # it wants images, so its features are never requested
+        return cast("Segmenter", UNetSegmenter(unet, n_classes, config.step, config.input_range, config.head))
 
     @classmethod
     def wants_images(cls, config: FineTuningT) -> bool:

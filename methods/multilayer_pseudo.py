@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -24,6 +24,7 @@ from tissuebench.errors import ConfigError
 from tissuebench.methods.api import (
     Method,
     PseudoMaskBatch,
+    Segmenter,
     Stage,
     Stream,
     StreamName,
@@ -109,6 +110,18 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
 
     def __init__(self, task: Task, config: MultilayerPseudoSettings) -> None:
         super().__init__(task, config)
+        self.classifier: TagClassifier | None = None
+        self.register_buffer("seen", torch.ones(len(task.class_map), dtype=torch.bool))
+        if self.config.gate is not None and self.config.source is Source.MAPS:
+            self.classifier = build_classifier(task, self.config).requires_grad_(False).eval()
+
+    def make_network(self) -> Segmenter:
+        """Build the network that the settings select.
+
+        Raises:
+            ConfigError: the paper's network with a frozen encoder, or with a batch of one tile.
+        """
+        task = self.task
         if self.config.backbone is Architecture.PAPER:
             if task.network.encoder_mode is EncoderMode.FROZEN:
                 raise ConfigError(
@@ -121,11 +134,8 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
                     "needs at least 2"
                 )
             # It cannot use cached features, and none are requested: the encoder is fine-tuned.
-            self.network = PaperSegmenter(task.network.weights, len(task.class_map))  # type: ignore[assignment]
-        self.classifier: TagClassifier | None = None
-        self.register_buffer("seen", torch.ones(len(task.class_map), dtype=torch.bool))
-        if self.config.gate is not None and self.config.source is Source.MAPS:
-            self.classifier = build_classifier(task, self.config).requires_grad_(False).eval()
+            return cast("Segmenter", PaperSegmenter(task.network.weights, len(task.class_map)))
+        return super().make_network()
 
     @classmethod
     def spending(cls, config: MultilayerPseudoSettings) -> Mapping[Supervision, float]:

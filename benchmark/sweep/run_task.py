@@ -130,7 +130,7 @@ def _run_stage(
 ) -> dict[str, Json]:
     stage = next(stage for stage in stages_of(trial) if stage.name == job.document["stage"])
     seed = derive_seed(trial.seed, "stage", stage.name)
-    seed_everything(derive_seed(seed, "init"))
+    seed_everything(derive_seed(trial.seed, "init"))  # it starts from the network that all methods start from
     module = stage.module(task_of(data, trial.network, stage.training), stage.config)
     machine = detect_machine(trial.network.encoder_mode, around.world)
     weights, pseudo = _inherited(job)

@@ -61,7 +61,7 @@ class Method(Trainable[SettingsT], ABC):
         self.network: Segmenter = self.make_network()
 
     def make_network(self) -> Segmenter:
-        """Build the segmentation network; as the first random draw, it is equal for all methods with the same seed."""
+        """Build the segmentation network; the shared one has equal initial weights in all methods with the same seed."""
         return build_segmenter(self.task.network, len(self.task.class_map), self.task.tile_px)
 
     @classmethod

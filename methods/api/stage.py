@@ -179,7 +179,7 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type is a union of a dozen
-        """Return AdamW with the learning-rate schedule over the step budget; the same for all methods."""
+        """Return AdamW, betas .9 and .999, with the learning-rate schedule over the steps; the same for all methods."""
         training = self.task.training
         optimizer = torch.optim.AdamW(
             [parameter for parameter in self.parameters() if parameter.requires_grad],
@@ -192,7 +192,11 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
             schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=training.steps, power=0.9)
         else:
             schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, max_lr=training.learning_rate, total_steps=training.steps + 1, pct_start=0.05
+                optimizer,
+                max_lr=training.learning_rate,
+                total_steps=training.steps + 1,
+                pct_start=0.05,
+                cycle_momentum=False,  # by default it would also move AdamW's beta1, from .95 to .85 and back
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

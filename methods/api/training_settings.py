@@ -12,7 +12,7 @@ from tissuebench.common.settings import Settings
 class RateSchedule(StrEnum):
     """Learning-rate schedule.
 
-    ``one_cycle``: 5 % warm-up, then cosine to 0. ``polynomial``: ``(1 - step / steps)^0.9``, common in published code.
+    ``one_cycle``: 5 % warm-up from 1/25 of the rate, then cosine to 0. ``polynomial``: ``(1 - step / steps)^0.9``, common in published code.
     """
 
     ONE_CYCLE = "one_cycle"

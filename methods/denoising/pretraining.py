@@ -82,14 +82,18 @@ class DenoisingSettings(DenoiserSettings):
     average: float | None = Field(None, gt=0, lt=1)
 
 
-def build_denoiser(network: NetworkSettings, settings: DenoiserSettings) -> TimedDenoiser | DiffusionUNet:
+def build_denoiser(
+    network: NetworkSettings, settings: DenoiserSettings, n_classes: int
+) -> TimedDenoiser | DiffusionUNet:
     """Return the noise predictor; it takes noisy images (B, 3, H, W) in -1..1 and steps (B,).
+
+    The shared network starts from the weights that a segmenter of ``n_classes`` starts from.
 
     Raises:
         ConfigError: the shared network cannot be built.
     """
     if settings.network is Architecture.MATCHED:
-        denoiser: TimedDenoiser | DiffusionUNet = TimedDenoiser(network)
+        denoiser: TimedDenoiser | DiffusionUNet = TimedDenoiser(network, n_classes)
     else:
         denoiser = build_unet(settings, 3)
     return denoiser.to(memory_format=torch.channels_last)
@@ -121,7 +125,7 @@ class Denoising(Averaging[DenoisingSettings]):
     def __init__(self, task: Task, config: DenoisingSettings) -> None:
         super().__init__(task, config)
         self.schedule = NoiseSchedule(self.config.schedule)
-        self.network = build_denoiser(task.network, self.config)
+        self.network = build_denoiser(task.network, self.config, len(task.class_map))
         self.average: AveragedModel | None = None
         if self.config.average is not None:
             averaged = get_ema_multi_avg_fn(self.config.average)  # type: ignore[no-untyped-call]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tissuebench.errors import ConfigError, unknown_name
+from tissuebench.methods.networks.initial_weights import initial_weights
 from tissuebench.methods.networks.packaged_weights import packaged_weights
 from tissuebench.methods.networks.settings import Decoder, EncoderMode, NetworkSettings, Weights
 
@@ -93,12 +94,12 @@ class ImageEncoder(nn.Module):
 
 
 def build_encoder(settings: NetworkSettings) -> ImageEncoder:
-    """Build the encoder that all methods share, without a decoder.
+    """Build the encoder that all methods share, without a decoder; with the initial weights of ``build_segmenter``.
 
     Raises:
         ConfigError: unknown encoder, or its weights are not available.
     """
-    with from_settings(settings) as (name, weights):
+    with from_settings(settings) as (name, weights), initial_weights():
         encoder = smp.encoders.get_encoder(name, depth=DEPTH, weights=weights)
     load_packaged(encoder, settings)
     return ImageEncoder(settings, encoder).to(memory_format=torch.channels_last)

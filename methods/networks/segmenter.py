@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tissuebench.methods.networks.encoder import DEEPEST_STRIDE, DEPTH, ImageEncoder, from_settings, load_packaged
+from tissuebench.methods.networks.initial_weights import initial_weights
 from tissuebench.methods.networks.settings import Decoder, NetworkSettings
 
 _MIN_CHANNELS_PER_GROUP = 8
@@ -28,10 +29,15 @@ class Segmenter(ImageEncoder):
         n_classes: K.
         tile_px: edge length of the tiles that cached features stand for: the maps of one padded tile give logits of
             this size. None leaves the logits of cached features uncropped.
+        number: initial weights depend on the seed last set and on this number alone, so that all methods start from the
+            same network; a method that needs several of them numbers them.
     """
 
-    def __init__(self, settings: NetworkSettings, n_classes: int, tile_px: int | None = None) -> None:
-        model = _create(settings, n_classes)
+    def __init__(
+        self, settings: NetworkSettings, n_classes: int, tile_px: int | None = None, number: int = 0
+    ) -> None:
+        with initial_weights(number):
+            model = _create(settings, n_classes)
         super().__init__(settings, cast("nn.Module", model.encoder))
         self.decoder: nn.Module = cast("nn.Module", model.decoder)
         self.head: nn.Module = cast("nn.Module", model.segmentation_head)
@@ -79,7 +85,9 @@ class Segmenter(ImageEncoder):
         return self.cropped(self.decode(self.features_of(inputs)), inputs)
 
 
-def build_segmenter(settings: NetworkSettings, n_classes: int, tile_px: int | None = None) -> Segmenter:
+def build_segmenter(
+    settings: NetworkSettings, n_classes: int, tile_px: int | None = None, number: int = 0
+) -> Segmenter:
     """Build the network that all methods share; arguments as for ``Segmenter``.
 
     Raises:
@@ -91,7 +99,7 @@ def build_segmenter(settings: NetworkSettings, n_classes: int, tile_px: int | No
         >>> network(torch.zeros(1, 3, 64, 64)).shape
         torch.Size([1, 4, 64, 64])
     """
-    return Segmenter(settings, n_classes, tile_px).to(memory_format=torch.channels_last)
+    return Segmenter(settings, n_classes, tile_px, number).to(memory_format=torch.channels_last)
 
 
 def _create(settings: NetworkSettings, n_classes: int) -> nn.Module:

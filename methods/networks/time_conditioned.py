@@ -72,11 +72,12 @@ class TimedDenoiser(nn.Module):
 
     Args:
         settings: network settings.
+        n_classes: K of the segmenter whose initial weights it shares.
     """
 
-    def __init__(self, settings: NetworkSettings) -> None:
+    def __init__(self, settings: NetworkSettings, n_classes: int) -> None:
         super().__init__()
-        self.shared = TimedSegmenter(settings, 2)
+        self.shared = TimedSegmenter(settings, n_classes)
         width = cast("nn.Conv2d", cast("nn.Sequential", self.shared.head)[0]).in_channels
         self.shared.head = nn.Identity()
         self.noise = nn.Sequential(

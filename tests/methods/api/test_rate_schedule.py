@@ -42,3 +42,17 @@ def test_one_cycle_rises_for_a_twentieth_and_ends_at_nothing():
     assert found.argmax() == 10 - 1 or found.argmax() == 10
     assert found.max() == pytest.approx(0.5, rel=1e-2)
     assert (np.diff(found[11:]) < 0).all() and found[200] < 1e-4
+
+
+@pytest.mark.parametrize("schedule", list(RateSchedule))
+def test_the_rate_alone_is_scheduled(schedule):
+    task = make_task()
+    training = TrainingSettings(steps=20, rate_schedule=schedule)
+    configured = Supervised(replace(task, training=training), Supervised.Config()).configure_optimizers()
+    optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    for group in optimizer.param_groups:
+        group["params"] = []
+    for _ in range(20):
+        assert [group["betas"] for group in optimizer.param_groups] == [(0.9, 0.999)]
+        optimizer.step()
+        scheduler.step()

@@ -110,7 +110,7 @@ def test_what_is_added_is_the_formula():
 
 @pytest.mark.parametrize("mode", [FINETUNE, FROZEN])
 def test_it_takes_over_all_but_the_head_bit_by_bit(mode):
-    denoiser = learnt(made(TimedDenoiser, settings_of(mode), seed=1)).eval()
+    denoiser = learnt(made(TimedDenoiser, settings_of(mode), K, seed=1)).eval()
     for module in denoiser.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 2)  # as after training
@@ -130,11 +130,11 @@ def test_it_takes_over_all_but_the_head_bit_by_bit(mode):
 
 def test_weights_of_another_network_are_refused_and_nothing_is_copied():
     segmenter = made(TimedSegmenter, settings_of(), K)
-    before, fitting = copied(segmenter), copied(made(TimedDenoiser, settings_of(), seed=1))
+    before, fitting = copied(segmenter), copied(made(TimedDenoiser, settings_of(), K, seed=1))
     some = "shared.shifts.0.weight"
     wrong = [
-        copied(made(TimedDenoiser, settings_of(decoder_channels=64), seed=1)),
-        copied(made(TimedDenoiser, settings_of(decoder=Decoder.UNET), seed=1)),
+        copied(made(TimedDenoiser, settings_of(decoder_channels=64), K, seed=1)),
+        copied(made(TimedDenoiser, settings_of(decoder=Decoder.UNET), K, seed=1)),
         copied(made(Segmenter, settings_of(), K, seed=1)),
         copied(DiffusionUNet(width=8)),
         {},
@@ -156,7 +156,7 @@ def test_weights_of_another_network_are_refused_and_nothing_is_copied():
 @pytest.mark.parametrize("decoder", list(Decoder))
 @pytest.mark.parametrize("size", [(64, 64), (33, 47), (17, 70), (1, 1)])
 def test_noise_is_of_the_images_size(size, decoder):
-    network = made(TimedDenoiser, settings_of(decoder=decoder)).eval()
+    network = made(TimedDenoiser, settings_of(decoder=decoder), K).eval()
     with torch.inference_mode():
         predicted = network(noisy(*size), torch.tensor([0, 999]))
     assert predicted.shape == (2, 3, *size)
@@ -165,7 +165,7 @@ def test_noise_is_of_the_images_size(size, decoder):
 
 @pytest.mark.parametrize("mode", [FINETUNE, FROZEN])
 def test_the_noise_depends_on_the_time_of_each_image(mode):
-    network, images = learnt(made(TimedDenoiser, settings_of(mode))).eval(), noisy(40, 33)
+    network, images = learnt(made(TimedDenoiser, settings_of(mode), K)).eval(), noisy(40, 33)
     with torch.inference_mode():
         one, other = network(images, torch.tensor([10, 500])), network(images, torch.tensor([900, 500]))
     assert (one[0] - other[0]).abs().mean() > 1e-3
@@ -174,7 +174,7 @@ def test_the_noise_depends_on_the_time_of_each_image(mode):
 
 def test_the_head_compares_with_the_image_at_full_resolution():
     """A pixel of the image moves the noise around it and, where nothing else is seen, nothing beyond five by five."""
-    network = made(TimedDenoiser, settings_of()).eval()
+    network = made(TimedDenoiser, settings_of(), K).eval()
     network.maps = lambda images, t: torch.zeros(len(images), 32, 16, 16)
     images, t = noisy(64, 64), torch.tensor([3, 3])
     other = images.clone()
@@ -188,7 +188,7 @@ def test_the_head_compares_with_the_image_at_full_resolution():
 
 @pytest.mark.parametrize("mode", [FINETUNE, FROZEN])
 def test_gradients_reach_all_that_is_trained_and_no_frozen_encoder(mode):
-    network = learnt(made(TimedDenoiser, settings_of(mode))).train()
+    network = learnt(made(TimedDenoiser, settings_of(mode), K)).train()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)  # the residual branches of the encoder begin with gains of 0
@@ -204,7 +204,7 @@ def test_gradients_reach_all_that_is_trained_and_no_frozen_encoder(mode):
 
 def test_from_zero_the_time_is_learnt_in_two_steps():
     """W is 0 at first, hence V has no gradient; after a step W has moved."""
-    network, t = made(TimedDenoiser, settings_of()).train(), torch.tensor([10, 500])
+    network, t = made(TimedDenoiser, settings_of(), K).train(), torch.tensor([10, 500])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     seen = []
     for _ in range(2):
