@@ -128,8 +128,6 @@ class Complementary(Method[ComplementarySettings]):
         elif config.form is Form.SET_WISE:
             loss = set_wise(logits, excluded, config.gamma)
         else:
-            observation = observation_probabilities(
-                excluded, self._of_diagnoses, config.balanced, config.max_excluded
-            )
+            observation = observation_probabilities(excluded, self._of_diagnoses, config.balanced, config.max_excluded)
             loss = forward_corrected(logits, observation, config.gamma, config.official_clip)
         return pooled_mean(loss, informative[:, None, None].expand_as(loss))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from pydantic import AliasChoices, Field
@@ -22,22 +22,26 @@ from tissuebench.methods.api import (
     MaskBatch,
     Method,
     Segmenter,
+    Stage,
     Stream,
     StreamName,
     Supervision,
     Task,
     TileBatch,
     TrainingBatch,
+    TrainingSettings,
     register,
 )
 from tissuebench.methods.losses.consistency import STRONG_THRESHOLD, weighted_consistency_loss
 from tissuebench.methods.networks.action_unet import DecoderMaps
 from tissuebench.methods.teacher_student.cut_mix import boxes_to_mask, cut_mixed, draw_boxes
+from tissuebench.methods.teacher_student.mask_phase import MaskPhase, MaskPhaseSettings
 from tissuebench.methods.teacher_student.networks import Inputs, MapsNetwork, build_network
 from tissuebench.methods.teacher_student.stage import TeacherStudentSettings, TeacherStudentStage
 from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
 
 UNLABELLED = StreamName("unlabelled", TileBatch)
+MASKS_ALONE = "masks_alone"
 
 
 class ConsistencySettings(TeacherStudentSettings):
@@ -164,3 +168,54 @@ class MeanTeacher(ConsistencyMethod[ConsistencySettings]):
 
     name = "mean_teacher"
     summary = "masks + an averaged teacher's labels of all tiles (semi-supervised baseline)"
+
+
+class RestartedSettings(ConsistencySettings):
+    """Settings of the mean teacher, which starts from a network that has learnt the masks.
+
+    Attributes:
+        first_steps: optimiser steps on masks alone before the last stage; 0 for none.
+    """
+
+    warm_up: float = Field(0.0, ge=0, le=1)
+    first_steps: int = Field(300, ge=0)
+
+
+@register
+class RestartedMeanTeacher(ConsistencyMethod[RestartedSettings]):
+    """Control of ``anatomical_contrast``: its annotated steps and rate cycles, without distillation and contrast.
+
+    The plan's settings for ``anatomical_contrast`` apply here, too; its second phase is replaced by as many steps on
+    the masks alone.
+    """
+
+    name = "mean_teacher_restarted"
+    summary = "masks alone, then mean_teacher with a new rate cycle (control of anatomical_contrast)"
+    controls = ()
+    control_of: ClassVar[str] = "anatomical_contrast"
+
+    @classmethod
+    def planned_settings(cls, plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the settings of the method it controls, where they apply, with as many steps before the last stage."""
+        theirs = plan.get(cls.control_of, {})
+        shared = {key: value for key, value in theirs.items() if key in cls.Config.model_fields}
+        if "local_steps" in theirs:
+            shared["first_steps"] = theirs["local_steps"]
+        if theirs.get("local_distill") is False:
+            shared["first_steps"] = 0
+        return {**shared, **super().planned_settings(plan)}
+
+    @classmethod
+    def stages(cls, config: RestartedSettings, training: TrainingSettings) -> tuple[Stage, ...]:
+        """Return the phase on masks alone, if it has steps."""
+        if not config.first_steps:
+            return ()
+        settings = MaskPhaseSettings(network=config.network, supervised_loss=config.supervised_loss)
+        own = training.model_copy(update={"steps": config.first_steps})
+        return (Stage(MASKS_ALONE, MaskPhase, settings, own, cls.consumes),)
+
+    def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Initialise student and teacher from the phase on masks alone."""
+        state, prefix = weights[MASKS_ALONE], "network."
+        self.network.load_state_dict({name.removeprefix(prefix): value for name, value in state.items()})
+        self.teach()

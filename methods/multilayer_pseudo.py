@@ -189,6 +189,11 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
         stage = FILL if self.config.source is Source.FILL else CLASSIFY
         return {PSEUDO: Stream(Supervision.TAGS, self.task.training.batch_size, pseudo=stage)}
 
+    @property
+    def is_annotated(self) -> bool:
+        """Whether bought masks are among the pseudo-masks."""
+        return self.config.mask_share > 0
+
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Return the weighted sum over the layers, or the loss on the pixels where they agree."""
         tiles, config = batch[PSEUDO], self.config

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tissuebench.common.hashing import Json, content_hash
+from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.loading.augment import AugmentSettings
@@ -15,16 +16,18 @@ from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.schema import EvaluationSettings, Plan, validated
 
-PROTOCOL_VERSION = 2
-"""Incremented when the same inputs would give a different result: results of different versions never share a table."""
-
 _ID_LENGTH = 16
 
 
 def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
-    """Return the training settings that determine the result."""
+    """Return the training settings that determine the result.
+
+    ``deterministic`` is not among them: like the device and its precision, which are recorded with the result, it
+    decides the last bits, and results with and without it estimate the same number.
+    """
     settings = training.stored()
-    settings.pop("compile")  # affects the speed, not the result
+    for affects_speed in ("compile", "deterministic"):
+        settings.pop(affects_speed)
     return settings
 
 

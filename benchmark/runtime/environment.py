@@ -35,6 +35,11 @@ def describe_environment() -> dict[str, Json]:
     }
 
 
+def describe_device(device: torch.device) -> str:
+    """Return the kind of device: ``cpu``, or the name of the card."""
+    return f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

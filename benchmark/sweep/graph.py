@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tissuebench.common.hashing import Json
+from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Stage
 from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.schema import Plan
-from tissuebench.plans.trial import PROTOCOL_VERSION, Trial, identity_of_training, short_hash
+from tissuebench.plans.trial import Trial, identity_of_training, short_hash
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.training.checkpoint_selection import held_out_patients
 from tissuebench.training.feature_cache import FeatureShard, plan_features

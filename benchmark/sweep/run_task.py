@@ -35,7 +35,8 @@ from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import SlideCounts, TrialResult
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.runtime.environment import describe_environment
+from tissuebench.runtime.determinism import deterministic_algorithms, is_deterministic
+from tissuebench.runtime.environment import describe_device, describe_environment
 from tissuebench.runtime.machine import Machine, detect_machine
 from tissuebench.runtime.processes import World
 from tissuebench.sweep.graph import held_out_of, stages_of
@@ -48,7 +49,7 @@ from tissuebench.training.fit import Fit, Interrupted, fit, seed_everything, wei
 from tissuebench.training.pseudo_mask_store import PseudoMasks, write_pseudo_masks
 
 _ANNOTATED_AT_ONCE = 16
-_TAKEN = ("steps", "samples", "tiles_per_second", "waiting", "peak_memory")
+_TAKEN = ("steps", "annotated_steps", "samples", "tiles_per_second", "waiting", "peak_memory")
 
 
 @dataclass(slots=True)
@@ -93,21 +94,35 @@ def run_task(job: Job, around: Surroundings, may_store: Callable[[], None]) -> d
     trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
     data = _opened(job.home, trial, around)
     folder = task_folder(job.home, job.kind, job.key)
-    if job.kind is TaskKind.FEATURES:
-        if around.world.rank > 0:
-            return {}  # a shard is the work of a single process
-        return _run_shard(job, trial, data, folder, around, may_store)
-    if job.kind is TaskKind.STAGE:
-        return _run_stage(job, trial, data, folder, around, may_store)
-    return _run_trial(job, trial, data, folder, around, may_store)
+    if job.kind is TaskKind.FEATURES and around.world.rank > 0:
+        return {}  # a shard is the work of a single process
+    machine = detect_machine(trial.network.encoder_mode, around.world)
+    run = {TaskKind.FEATURES: _run_shard, TaskKind.STAGE: _run_stage, TaskKind.TRIAL: _run_trial}[job.kind]
+    with deterministic_algorithms(is_deterministic(trial.training.deterministic, machine.device)):
+        return run(job, trial, data, folder, machine, around, may_store)
+
+
+def _hardware(trial: Trial, machine: Machine, around: Surroundings) -> dict[str, Json]:
+    """Return what decides the last bits of a task's result, for its record."""
+    return {
+        "precision": machine.precision,
+        "device": describe_device(machine.device),
+        "deterministic": is_deterministic(trial.training.deterministic, machine.device),
+        "processes": around.world.size,
+    }
 
 
 def _run_shard(
-    job: Job, trial: Trial, data: PlannedData, folder: Path, around: Surroundings, may_store: Callable[[], None]
+    job: Job,
+    trial: Trial,
+    data: PlannedData,
+    folder: Path,
+    machine: Machine,
+    around: Surroundings,
+    may_store: Callable[[], None],
 ) -> dict[str, Json]:
     shard: Any = job.document["shard"]
     planned = FeatureShard(job.key, shard["start"], shard["stop"], shard["identity"])
-    machine = detect_machine(trial.network.encoder_mode)
     started = time.perf_counter()
     compute_features(
         folder,
@@ -126,13 +141,18 @@ def _run_shard(
 
 
 def _run_stage(
-    job: Job, trial: Trial, data: PlannedData, folder: Path, around: Surroundings, may_store: Callable[[], None]
+    job: Job,
+    trial: Trial,
+    data: PlannedData,
+    folder: Path,
+    machine: Machine,
+    around: Surroundings,
+    may_store: Callable[[], None],
 ) -> dict[str, Json]:
     stage = next(stage for stage in stages_of(trial) if stage.name == job.document["stage"])
     seed = derive_seed(trial.seed, "stage", stage.name)
     seed_everything(derive_seed(trial.seed, "init"))  # it starts from the network that all methods start from
     module = stage.module(task_of(data, trial.network, stage.training), stage.config)
-    machine = detect_machine(trial.network.encoder_mode, around.world)
     weights, pseudo = _inherited(job)
     held_out = held_out_of(trial, stage)
     view = LabelView.for_training(data.store, data.split, trial.budget, stage.consumes, held_out)
@@ -148,6 +168,7 @@ def _run_stage(
         write_pseudo_masks(folder, _annotated(stage, stage.annotates, module, datamodule, machine, around))
     took: dict[str, Json] = {
         "steps": fitted.steps,
+        "annotated_steps": fitted.steps * module.is_annotated,
         "samples": fitted.samples,
         "seconds": fitted.seconds + time.perf_counter() - started,
         "tiles_per_second": fitted.samples / max(fitted.seconds, 1e-9),
@@ -163,7 +184,8 @@ def _run_stage(
         may_store()
         _log_notes(module, around, said)
         notes: dict[str, Json] = {"notes": list(module.notes)} if module.notes else {}
-        write_record(folder, {**took, **notes, "stage": stage.name, "environment": describe_environment()})
+        environment = {**describe_environment(), **_hardware(trial, machine, around)}
+        write_record(folder, {**took, **notes, "stage": stage.name, "environment": environment})
     return took
 
 
@@ -213,9 +235,14 @@ def _annotated(
 
 
 def _run_trial(
-    job: Job, trial: Trial, data: PlannedData, folder: Path, around: Surroundings, may_store: Callable[[], None]
+    job: Job,
+    trial: Trial,
+    data: PlannedData,
+    folder: Path,
+    machine: Machine,
+    around: Surroundings,
+    may_store: Callable[[], None],
 ) -> dict[str, Json]:
-    machine = detect_machine(trial.network.encoder_mode, around.world)
     method = build_method(trial, data)
     weights, pseudo = _inherited(job)
     datamodule = build_datamodule(trial, method, data, _bank(job, data), machine, pseudo)
@@ -242,6 +269,7 @@ def _run_trial(
     seconds = {"fit": fitted.seconds, "evaluate": time.perf_counter() - started}
     compute: dict[str, float] = {
         "steps": fitted.steps,
+        "annotated_steps": fitted.steps * method.is_annotated,
         "samples": fitted.samples,
         "tiles_per_second": fitted.samples / max(fitted.seconds, 1e-9),
         "waiting": fitted.waiting,
@@ -251,18 +279,22 @@ def _run_trial(
         compute["selected_step"] = fitted.selected_step
     notes: list[str] = []
     pseudo_masks: dict[str, PseudoQuality] = {}
+    earlier: dict[str, Json] = {}
     for stage, key in _needs(job).items():
         made = task_folder(job.home, TaskKind.STAGE, key)
         record = read_record(made)
         if (quality := read_quality(made)) is not None:
             pseudo_masks[stage] = quality
+        earlier[stage] = {name: record["environment"].get(name) for name in ("precision", "device", "deterministic")}
         notes += [f"{stage}: {text}" for text in record.get("notes", ())]
         seconds[f"stage/{stage}"] = record["seconds"]
         of_stage = {what: record[what] for what in _TAKEN if what in record} | record.get("figures", {})
         compute |= {f"{what}/{stage}": value for what, value in of_stage.items()}
     _log_notes(method, around, said)
     notes += [text for text in method.notes if not any(said_before.endswith(text) for said_before in notes)]
-    environment: dict[str, Json] = {"precision": machine.precision, "processes": around.world.size}
+    environment = _hardware(trial, machine, around)
+    if earlier:
+        environment["earlier_stages"] = earlier
     if notes:
         environment["notes"] = list(notes)
     if around.world.rank == 0:

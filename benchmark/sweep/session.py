@@ -17,6 +17,7 @@ import torch
 from tissuebench.common.hashing import Json
 from tissuebench.errors import TissueBenchError
 from tissuebench.methods.networks.settings import EncoderMode
+from tissuebench.runtime.determinism import prepare_process
 from tissuebench.runtime.machine import detect_machine
 from tissuebench.runtime.memory import return_freed_memory
 from tissuebench.runtime.processes import World, connected
@@ -48,6 +49,7 @@ class Session:
         self._asked_to_stop = asked_to_stop
         self._world = World.from_environment()
         self._reporter: Reporter | None = None
+        prepare_process()
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         self._clean, self._memory = _process_state(), own_memory(psutil.Process())
         self._around = Surroundings(

@@ -36,8 +36,8 @@ class StepSeeds(Callback):
     """Reseeds the global generators for every step, as a function of trial seed and step.
 
     Dropout and anything a method draws then depend on the step alone: a resumed trial continues with the same bits, and
-    random numbers drawn by one method never shift those of another. The processes of a trial draw the same numbers: those
-    of the whole batch, of which each uses the part of its tiles.
+    random numbers drawn by one method never shift those of another. The processes of a trial draw the same numbers,
+    those of the whole batch, of which each uses the part of its tiles.
     """
 
     def __init__(self, seed: int) -> None:

@@ -33,6 +33,7 @@ from tissuebench.methods.api import (
     TileBatch,
     TrainingBatch,
     TrainingSettings,
+    all_methods,
     find_method,
 )
 from tissuebench.methods.networks.settings import Decoder, EncoderMode, NetworkSettings, Weights
@@ -115,6 +116,13 @@ def training_loss(method: Method[Any], batch: TrainingBatch) -> Tensor:
     return method.training_step(batch, 0)
 
 
+def annotated_steps(method: Method[Any]) -> int:
+    """Return the number of steps that learn from masks, over all stages of the method."""
+    stages = type(method).stages(method.config, method.task.training)
+    modules = [stage.module(replace(method.task, training=stage.training), stage.config) for stage in stages]
+    return sum(module.task.training.steps for module in (method, *modules) if module.is_annotated)
+
+
 class MethodContract:
     """Contract tests of a method: subclass it and set ``method``; pytest does the rest.
 
@@ -137,6 +145,12 @@ class MethodContract:
         assert kind.consumes <= set(Supervision)
         for control in kind.controls:
             find_method(control)
+
+    def test_more_annotated_steps_than_supervised_have_a_control_that_takes_as_many(self) -> None:
+        mine, others = annotated_steps(self.make()), all_methods()
+        if mine > make_task().training.steps and not any(self.method in other.controls for other in others.values()):
+            theirs = [annotated_steps(make_method(control)) for control in others[self.method].controls]
+            assert max(theirs, default=0) >= mine, "add a control with as many steps on masks"
 
     def test_settings_have_defaults_and_refuse_unknown_keys(self) -> None:
         config = find_method(self.method).Config

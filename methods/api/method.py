@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
-from torch.nn import functional
 
 from tissuebench.datasets.types import IGNORE_LABEL, MaskBatch, Stream, StreamName, Supervision
 from tissuebench.methods.api.stage import SettingsT, Stage, Task, Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.losses.pixel_nll import pixel_nll
 from tissuebench.methods.losses.pooling import pooled
 from tissuebench.methods.networks import Segmenter, build_segmenter
 
@@ -61,7 +61,7 @@ class Method(Trainable[SettingsT], ABC):
         self.network: Segmenter = self.make_network()
 
     def make_network(self) -> Segmenter:
-        """Build the segmentation network; the shared one has equal initial weights in all methods with the same seed."""
+        """Build the segmentation network; the shared one starts from the same weights in all methods."""
         return build_segmenter(self.task.network, len(self.task.class_map), self.task.tile_px)
 
     @classmethod
@@ -127,5 +127,5 @@ def masked_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
         >>> round(masked_cross_entropy(logits, masks).item(), 4)  # log 4
         1.3863
     """
-    summed = functional.cross_entropy(logits.float(), masks, ignore_index=IGNORE_LABEL, reduction="sum")
+    summed = pixel_nll(logits.float().log_softmax(dim=1), masks, "sum")
     return pooled(summed, (masks != IGNORE_LABEL).sum())

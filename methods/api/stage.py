@@ -163,6 +163,14 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         return tuple(self._notes)
 
     @property
+    def is_annotated(self) -> bool:
+        """Whether the steps learn from masks, as those of ``supervised`` do: whether a stream carries them.
+
+        A stage that learns from masks in another way, such as pseudo-masks that include bought ones, overrides this.
+        """
+        return any(stream.supervision is Supervision.MASKS for stream in self.streams().values())
+
+    @property
     def progress(self) -> float:
         """Completed share of the step budget, 0 to 1."""
         done = self.trainer.global_step if self._trainer is not None else 0

@@ -12,7 +12,8 @@ from tissuebench.common.settings import Settings
 class RateSchedule(StrEnum):
     """Learning-rate schedule.
 
-    ``one_cycle``: 5 % warm-up from 1/25 of the rate, then cosine to 0. ``polynomial``: ``(1 - step / steps)^0.9``, common in published code.
+    ``one_cycle``: 5 % warm-up from 1/25 of the rate, then cosine to 0. ``polynomial``: ``(1 - step / steps)^0.9``,
+    common in published code.
     """
 
     ONE_CYCLE = "one_cycle"
@@ -31,6 +32,9 @@ class TrainingSettings(Settings):
         selection_share: share of the bought patients held out from training to select the checkpoint by their mIoU;
             their masks are part of the budget, hence paid for. 0 selects nothing and keeps the last state.
         selection_every: steps between two evaluations on these patients.
+        deterministic: whether to use deterministic algorithms only; null, the default, on CPUs. On GPUs ``true`` makes
+            repetitions on the same kind of card equal to the last bit, at the cost of speed: kernels are no longer
+            chosen by trying (``cudnn.benchmark``), and some are slower. Never compares across kinds of devices.
         compile: whether to ``torch.compile`` the network (GPU: takes minutes, worthwhile for long trials only).
     """
 
@@ -42,4 +46,5 @@ class TrainingSettings(Settings):
     gradient_clip: float = Field(1.0, gt=0)
     selection_share: float = Field(0.0, ge=0, le=0.5)
     selection_every: int = Field(100, ge=1)
+    deterministic: bool | None = None
     compile: bool = False

@@ -10,6 +10,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from tissuebench.methods.networks.averaging import averaged
+
 
 class GlobalHead(nn.Module):
     """Projection head for images: mean over the pixels of the deepest maps (B, C, h, w), then two linear layers.
@@ -47,13 +49,25 @@ class LocalHead(nn.Module):
     def __init__(self, classes: int, pool: int = 8) -> None:
         super().__init__()
         self.proj = nn.Sequential(
-            nn.AdaptiveAvgPool2d(pool), nn.Conv2d(classes, 2 * classes, 1), nn.Conv2d(2 * classes, classes, 1)
+            _Average(pool), nn.Conv2d(classes, 2 * classes, 1), nn.Conv2d(2 * classes, classes, 1)
         )
 
     def forward(self, windows: Tensor) -> Tensor:
         """Return vectors (B, W, C pool^2) of windows (B, W, C, h, w), grouped by class, then in raster order."""
         maps: Tensor = self.proj(windows.flatten(0, 1))
         return maps.view(*windows.shape[:2], -1)
+
+
+class _Average(nn.Module):
+    """Average over pool x pool cells."""
+
+    def __init__(self, pool: int) -> None:
+        super().__init__()
+        self._pool = pool
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return maps (B, C, h, w) as (B, C, pool, pool)."""
+        return averaged(maps, (self._pool, self._pool))
 
 
 class LocalPredictor(nn.Sequential):

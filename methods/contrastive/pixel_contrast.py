@@ -165,7 +165,7 @@ def sample(
     n_present = int(found.present.sum())
     classes = found.hard_counts.nonzero().flatten() if n_present > 1 else found.hard_counts.new_zeros(0)
     queries = drawn(found.hard, found.hard_counts, classes[:, None], uniform(len(classes), n_queries))
-    reached = probabilities[classes].double().cumsum(dim=1)
+    reached = probabilities[classes].double().cpu().cumsum(dim=1).to(device)  # not deterministic on a GPU
     reached = reached / reached[:, -1:]  # exactly 1, which no random number reaches, from the last possible class on
     of_class = torch.searchsorted(reached, uniform(len(classes), n_queries * n_negatives), right=True)
     of_class = of_class.view(-1, n_queries, n_negatives)
@@ -219,9 +219,7 @@ def pixel_contrast_loss(
     negatives = sampled.negatives.flatten(0, 1)
     if own is not None:
         of_class, negatives = of_class[own], negatives[own]
-    total, slope = _value_and_slope(
-        unit.detach(), prototypes.detach(), keys.detach(), of_class, negatives, temperature
-    )
+    total, slope = _value_and_slope(unit.detach(), prototypes.detach(), keys.detach(), of_class, negatives, temperature)
     # Value from the first term, gradient from the second: a real backward pass would need all negatives again.
     mine = total + (slope * (unit - unit.detach())).sum()
     return mine * n_processes() / max(sampled.n_present * sampled.queries.shape[1], 1)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.methods.losses.pixel_nll import pixel_nll
 from tissuebench.methods.losses.pooling import pooled
 
 STRONG_THRESHOLD = 0.97
@@ -72,5 +72,5 @@ def weighted_consistency_loss(
         raise ValueError(f"logits must be (B, K, H, W) and pseudo-labels (B, H, W), not {shapes}")
     weights = confident_share(confidence, pseudo_labels != IGNORE_LABEL, threshold)
     log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
-    loss = functional.nll_loss(log_p, pseudo_labels, ignore_index=IGNORE_LABEL, reduction="none")
+    loss = pixel_nll(log_p, pseudo_labels, "none")
     return pooled((weights.to(loss.dtype)[:, None, None] * loss).sum(), (loss > 0).sum())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.methods.losses.pixel_nll import pixel_nll
 from tissuebench.methods.losses.pooling import pooled
 
 
@@ -41,7 +41,7 @@ def focal_loss(logits: Tensor, masks: Tensor, gamma: float = 2.0) -> Tensor:
         raise ValueError(f"gamma must not be negative, but is {gamma}")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # (B, H, W), 0 where ignored
-    loss = functional.nll_loss(logits.log_softmax(dim=1), masks, ignore_index=IGNORE_LABEL, reduction="none")
+    loss = pixel_nll(logits.log_softmax(dim=1), masks, "none")
     if gamma:
         rest = -torch.expm1(-loss)  # 1 - p, without cancellation where p is almost 1
         # At p = 1 the power has an infinite slope for gamma < 1, and 0 times that is NaN; the loss is flat there.

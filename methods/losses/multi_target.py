@@ -7,9 +7,9 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor, distributed
-from torch.nn import functional
 
 from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.methods.losses.pixel_nll import pixel_nll
 from tissuebench.methods.losses.pooling import pooled
 
 _OFFICIAL_LOGIT = 100.0
@@ -78,7 +78,7 @@ def _totals(log_probabilities: Tensor, targets: Tensor) -> Tensor:
     return torch.stack(
         [
             # not a single gather: on a GPU the layers' gradients would be summed in nondeterministic order
-            functional.nll_loss(log_probabilities, layer, ignore_index=IGNORE_LABEL, reduction="sum")
+            pixel_nll(log_probabilities, layer, "sum")
             for layer in targets.unbind(dim=1)
         ]
     )

@@ -9,9 +9,9 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor, distributed
-from torch.nn import functional
 
 from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.methods.losses.pixel_nll import pixel_nll
 from tissuebench.methods.losses.pooling import pooled
 
 _FLAT_MAP = 1e-16  # keeps the square root differentiable for constant maps; masks need no gradient
@@ -69,7 +69,7 @@ def structural_similarity_loss(
     if not 0 <= beta <= 1 or stabiliser <= 0:
         raise ValueError(f"beta must be in 0..1 and stabiliser positive, not {beta} and {stabiliser}")
     log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
-    cross_entropy = functional.nll_loss(log_p, masks, ignore_index=IGNORE_LABEL, reduction="none")
+    cross_entropy = pixel_nll(log_p, masks, "none")
     errors, selected = structural_errors(log_p.exp(), masks, beta, stabiliser)
     errors, count = errors * selected, selected.sum()
     if form is SimilarityForm.PER_PIXEL:

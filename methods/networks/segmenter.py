@@ -33,9 +33,7 @@ class Segmenter(ImageEncoder):
             same network; a method that needs several of them numbers them.
     """
 
-    def __init__(
-        self, settings: NetworkSettings, n_classes: int, tile_px: int | None = None, number: int = 0
-    ) -> None:
+    def __init__(self, settings: NetworkSettings, n_classes: int, tile_px: int | None = None, number: int = 0) -> None:
         with initial_weights(number):
             model = _create(settings, n_classes)
         super().__init__(settings, cast("nn.Module", model.encoder))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tissuebench.methods.networks.averaging import averaged
 from tissuebench.methods.networks.diffusion_unet import DiffusionUNet
 
 _STRIDE, _HIDDEN = 4, 64
@@ -108,5 +109,5 @@ class LevelsHead(nn.Module):
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Return the maps at the given size, (B, C, *size): averaged if finer, bilinearly interpolated if coarser."""
     if maps.shape[-2] > size[0]:
-        return functional.adaptive_avg_pool2d(maps, size)
+        return averaged(maps, size)
     return functional.interpolate(maps, size=size, mode="bilinear", align_corners=False)

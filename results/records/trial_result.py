@@ -106,8 +106,9 @@ class TrialResult:
         slide_seconds: (S,) time to predict and count each slide.
         identity: everything that was hashed into the trial id (dataset, split, budget hashes, config...).
         seconds: wall time of ``fit`` and ``evaluate``.
-        compute: optimiser ``steps`` and ``samples`` seen, share of the fit spent ``waiting`` for data,
-            ``peak_memory`` in bytes; ``steps/NAME`` and so on for each earlier stage, with its own measurements.
+        compute: optimiser ``steps``, ``annotated_steps`` (those that learn from masks) and ``samples`` seen, share of
+            the fit spent ``waiting`` for data, ``peak_memory`` in bytes; ``steps/NAME`` and so on for each earlier
+            stage, with its own measurements.
         pseudo_masks: quality of the pseudo-masks of training tiles against withheld masks, by the name of each stage
             that annotates. A diagnostic, never used in training; empty where there is nothing to compare.
         areas: (S, K) int64 pixels, see ``SlideCounts``; by default the predicted pixels of ``counts``.

@@ -28,6 +28,7 @@ class ComputeRow:
         seconds, evaluate_seconds: wall time of the fit, and of predicting and counting the test slides.
         peak_memory: bytes, in the last stage.
         waiting: share of the fit spent waiting for data.
+        all_steps, annotated_steps: optimiser steps over all stages, and those of them that learn from masks.
     """
 
     dataset: str
@@ -44,6 +45,8 @@ class ComputeRow:
     pre_samples: float
     pre_seconds: float
     n_trials: int
+    all_steps: float | None
+    annotated_steps: float | None
 
 
 def compute_rows(results: Sequence[TrialResult]) -> list[ComputeRow]:
@@ -80,12 +83,20 @@ def _row(dataset: str, method: str, budget: str, trials: Sequence[TrialResult]) 
         pre_samples=float(np.mean([_before(trial, "samples") for trial in trials])),
         pre_seconds=float(np.mean([sum(trial.seconds[_STAGE + name] for name in stages(trial)) for trial in trials])),
         n_trials=len(trials),
+        all_steps=mean([over_all_stages(trial, "steps") for trial in trials]),
+        annotated_steps=mean([over_all_stages(trial, "annotated_steps") for trial in trials]),
     )
 
 
 def stages(trial: TrialResult) -> list[str]:
     """Return the names of all stages but the last."""
     return sorted(name.removeprefix(_STAGE) for name in trial.seconds if name.startswith(_STAGE))
+
+
+def over_all_stages(trial: TrialResult, what: str) -> float | None:
+    """Return the sum of ``steps``, ``annotated_steps`` or ``samples`` over all stages; None if it was not recorded."""
+    last = trial.compute.get(what)
+    return None if last is None else last + _before(trial, what)
 
 
 def _before(trial: TrialResult, what: str) -> float:

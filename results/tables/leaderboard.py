@@ -18,6 +18,7 @@ from tissuebench.results.stats.multiple import among_best
 from tissuebench.results.stats.scored import Scored, pair, score
 from tissuebench.results.tables.compute_cost import ComputeRow, compute_rows
 from tissuebench.results.tables.label_efficiency import Curve, EfficiencyRow, efficiency
+from tissuebench.results.tables.mixed_hardware import notes_of_precision
 from tissuebench.results.tables.panel import Cell, Panel, panels
 from tissuebench.results.tables.pseudo_masks import PseudoRow, pseudo_rows
 
@@ -160,6 +161,7 @@ def build(
         missing = [gap for key, gap in gaps.items() if key[0] == dataset]
         rows += [_gap_row(gap, minutes, metric) for gap in missing for metric in metrics]
     used = [r for r in results if (r.dataset, r.method, r.budget) not in gaps]
+    notes += notes_of_precision(used)
     pseudo = pseudo_rows(used, minutes)
     pseudo.sort(key=lambda row: (row.dataset, *cell_order(row)))
     rows += [_diagnostic_row(row, kind, mean) for row in pseudo for kind, mean in _diagnostics(row)]

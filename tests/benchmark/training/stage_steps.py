@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -27,8 +28,20 @@ from tissuebench.training.fit import fit, seed_everything
 LAST = "last stage"
 
 
+class Drawn:
+    """Pseudo-masks drawn at random, in place of those of a trained stage."""
+
+    def __init__(self, view, layers, n_classes, tile_px):
+        self.tiles = frozenset(view.tag_tiles())
+        self._shape, self._n_classes = (layers, tile_px, tile_px), n_classes
+
+    def read(self, tiles):
+        rngs = [np.random.default_rng([tile.y, tile.x, int(tile.slide_id[-2:])]) for tile in tiles]
+        return np.stack([rng.integers(self._n_classes, size=self._shape, dtype=np.uint8) for rng in rngs])
+
+
 def in_double(module):
-    """The stage in float64, whatever its layers are called with, but for losses that convert to float32."""
+    """Let the stage compute in float64, whatever its layers are called with, but for losses that convert to float32."""
 
     def convert(_, inputs):
         return tuple(each.double() if torch.is_tensor(each) and each.is_floating_point() else each for each in inputs)
@@ -38,71 +51,57 @@ def in_double(module):
             part.register_forward_pre_hook(convert)
 
 
-class Drawn:
-    """Pseudo-masks drawn at random, in place of those of a trained stage."""
+def one_step_of_each_stage(document, double, data, folder, world):
+    """Loss, gradients, change and digest of every stage of the trial after a step, by the stage's name.
 
-    def __init__(self, view, layers, n_classes, tile_px):
-        self.tiles = frozenset(view.tag_tiles())
-        self._shape, self._n_classes = (layers, tile_px, tile_px), n_classes
-
-    def read(self, tiles):
-        rngs = [np.random.default_rng([tile.y, tile.x, len(tile.slide_id)]) for tile in tiles]
-        return np.stack([rng.integers(self._n_classes, size=self._shape, dtype=np.uint8) for rng in rngs])
-
-
-def one_step_of_each_stage(document, data, folder, world):
-    """Gradients and state of every stage of the trial after a step, by the stage's name.
-
-    Every term of every loss counts, as if the stage were at its end.
+    All terms of a loss count, as at the end of a stage. A stage inherits from stages before it that learnt nothing.
     """
     trial = Trial.of_document(document)
     kind, done, states, pseudo = find_method(trial.method), {}, {}, {}
     stages = [(stage.name, stage.module, stage.config, stage.consumes, stage.needs) for stage in stages_of(trial)]
     names = tuple(name for name, *_ in stages)
-    for name, module_of, config, consumes, needs in [*stages, (LAST, kind, trial.config, kind.consumes, names)]:
-        seed = derive_seed(trial.seed, name)
+    for name, built_by, config, consumes, needs in [*stages, (LAST, kind, trial.config, kind.consumes, names)]:
         seed_everything(derive_seed(trial.seed, "init"))
-        module = module_of(task_of(data, trial.network, trial.training), config)
+        module = built_by(task_of(data, trial.network, trial.training), config)
         view = LabelView.for_training(data.store, data.split, trial.budget, consumes)
-        batches = TileDataModule(
-            data.store, view, module.streams(), seed, 1, trial.augmentation, pseudo=pseudo
-        )
+        seed = derive_seed(trial.seed, name)
+        batches = TileDataModule(data.store, view, module.streams(), seed, 1, trial.augmentation, pseudo=pseudo)
         module.survey(batches.steps.all_tags())
         states[name] = {key: value.clone() for key, value in module.state_dict().items()}
         if needs:
             module.inherit({need: states[need] for need in needs})
         if module.layers:
             pseudo[name] = Drawn(view, len(module.layers), len(data.store.class_map), data.store.info.tile_px)
-        in_double(module)
-        seen, clip = {}, module.configure_gradient_clipping
-
-        def recorded(optimizer, *arguments, module=module, seen=seen, clip=clip, **named):
-            seen["gradients"] = {key: p.grad.clone() for key, p in module.named_parameters() if p.grad is not None}
-            clip(optimizer, *arguments, **named)
-
-        module.configure_gradient_clipping = recorded
-        before = {key: value.clone() for key, value in module.state_dict().items()}
-        at = folder / name.replace(" ", "-")
-        at.mkdir(parents=True, exist_ok=True)
-        fitted = fit(module, batches, at, seed, MACHINE, lambda _: None, world=world)
-        (at / "fitted.pt").unlink(missing_ok=True)
-        state = module.state_dict()
-        changes = {key: state[key].double() - before[key].double() for key in state}
-        done[name] = {"loss": fitted.history[-1][1], **seen, "changes": changes, "state": state}
+        if double:
+            in_double(module)
+        done[name] = _after_a_step(module, batches, folder / f"{document['method']}-{name[:4]}", seed, world)
     return done
+
+
+def _after_a_step(module, batches, folder, seed, world):
+    seen, clip = {}, module.configure_gradient_clipping
+
+    def recorded(optimizer, *arguments, **named):
+        seen["gradients"] = {key: p.grad.clone() for key, p in module.named_parameters() if p.grad is not None}
+        clip(optimizer, *arguments, **named)
+
+    module.configure_gradient_clipping = recorded
+    folder.mkdir(parents=True, exist_ok=True)
+    fitted = fit(module, batches, folder, seed, MACHINE, lambda _: None, world=world)
+    state = module.state_dict()
+    together = b"".join(value.contiguous().numpy().tobytes() for value in state.values())
+    told = {"loss": fitted.history[-1][1], "digest": hashlib.sha256(together).hexdigest()}
+    return told if world.rank else {**told, **seen, "state": state}
 
 
 def main(where, folder, size):
     Trainable.progress = property(lambda stage: 1.0)
-    documents = json.loads((folder / "trials.json").read_text())
+    asked = json.loads((folder / "trials.json").read_text())
 
     def run(world):
         data = PlannedData(TileStore(where / "store.zarr"), Split.read(where / "split.json"))
-        done = [
-            one_step_of_each_stage(document, data, folder / f"{size}-{number}", world)
-            for number, document in enumerate(documents)
-        ]
-        torch.save(done, folder / f"{size}-rank{world.rank}.pt")
+        done = [one_step_of_each_stage(document, asked["double"], data, folder, world) for document in asked["trials"]]
+        torch.save(done, folder / f"rank{world.rank}.pt")
 
     run_processes(size, run)
 
