@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 
@@ -31,13 +32,14 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
         yield
         return
     was_on, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    tried, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
+    tried, memory = torch.backends.cudnn.benchmark, cast("Any", torch.utils.deterministic)
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False  # it chooses kernels by their speed at that moment
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and no code reads what it has not written
+    memory.fill_uninitialized_memory = False  # costs time, and no code reads what it has not written
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(was_on, warn_only=warned)
         torch.backends.cudnn.benchmark = tried
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        memory.fill_uninitialized_memory = filled

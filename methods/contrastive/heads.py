@@ -48,9 +48,7 @@ class LocalHead(nn.Module):
 
     def __init__(self, classes: int, pool: int = 8) -> None:
         super().__init__()
-        self.proj = nn.Sequential(
-            _Average(pool), nn.Conv2d(classes, 2 * classes, 1), nn.Conv2d(2 * classes, classes, 1)
-        )
+        self.proj = nn.Sequential(Average(pool), nn.Conv2d(classes, 2 * classes, 1), nn.Conv2d(2 * classes, classes, 1))
 
     def forward(self, windows: Tensor) -> Tensor:
         """Return vectors (B, W, C pool^2) of windows (B, W, C, h, w), grouped by class, then in raster order."""
@@ -58,7 +56,7 @@ class LocalHead(nn.Module):
         return maps.view(*windows.shape[:2], -1)
 
 
-class _Average(nn.Module):
+class Average(nn.Module):
     """Average over pool x pool cells."""
 
     def __init__(self, pool: int) -> None:

@@ -1,8 +1,9 @@
 """One step of every stage of every method on 1, 2 and 3 processes over gloo: the same step.
 
-In float64 the gradients agree to 1e-9 of their norm, though losses are evaluated in float32: whatever is drawn, mixed,
-contrasted, dropped and averaged is that of the whole batch. In float32 the parameters after the step agree to 1e-6 of
-their norm; gradients differ by up to 1e-5 of theirs, as batch norm on random weights cancels digits.
+Whatever is drawn, mixed, contrasted, dropped and averaged is that of the whole batch. Networks in float64 show it: the
+parameters after the step, and the gradients, agree to 1e-6 of their norm, although losses are evaluated in float32
+(measured: 1e-14 with two processes, 3e-8 with three, by which float32 cannot be divided). In float32, batch norm on random
+weights cancels digits, and AdamW divides each gradient by its size: 1e-5 of the norm of the parameters.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import yaml
 from tests.benchmark.training.stage_steps import LAST
 from tests.processes import start_script
 from tissuebench.methods.api import all_methods
+from tissuebench.methods.multilayer_pseudo import FILL
 from tissuebench.plans.expand import PlannedData, expand
 from tissuebench.plans.schema import load_plan
 
@@ -28,8 +30,9 @@ NETWORK = {
     "decoder_channels": 32,
     "dropout": 0.25,
 }
-NOW = {"strong": 0.3, "weak": 0.3, "ramp": 0, "attention": "paper", "width": 8}
-"""Settings, of methods that have them, with which every term of the loss counts from the first step on."""
+NOW = {"strong": 0.3, "weak": 0.3, "ramp": 0, "attention": None, "width": 8}
+"""Settings, of methods that have them, with which every term counts from the first step on: an untrained teacher is sure
+enough, and attention leaves something of deepest maps of a single pixel."""
 QUICK = ("complementary", "mean_teacher", "anatomical_contrast", "multilayer_pseudo", "diffusion")
 BATCH, UNEVEN = 6, 5
 
@@ -97,8 +100,9 @@ def compare(alone, together, double):
                 where, f"{step['loss']:.6f} {mine['loss'] - step['loss']:+.0e}", {k: f"{v:.0e}" for k, v in of.items()}
             )
             assert mine["loss"] == pytest.approx(step["loss"], rel=1e-6), where
-            assert of["parameters"] < (1e-9 if double else 1e-6), where
-            assert of["gradients"] < (1e-9 if double else 1e-4), where
+            assert of["parameters"] < (1e-6 if double else 1e-5), where
+            assert of["gradients"] < (1e-6 if double else 1e-4), where
+            assert (stage == FILL) != any(each.any() for each in step["gradients"].values()), where
 
 
 def test_two_processes_take_the_step_of_one_with_a_batch_that_they_cannot_halve(lab):

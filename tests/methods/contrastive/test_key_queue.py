@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.processes import run_processes, start_script
 from tests.properties import examples
-from tissuebench.methods.contrastive.key_queue import KeyQueue, gathered
+from tissuebench.methods.api.whole_batch import gathered
+from tissuebench.methods.contrastive.key_queue import KeyQueue
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PARTS = ((3, 0, 1), (2, 2, 2), (1, 4, 0), (5, 3, 4), (0, 0, 0), (0, 0, 6))
