@@ -318,6 +318,7 @@ def _run_trial(
                 seconds=seconds,
                 compute=compute,
                 pseudo_masks=pseudo_masks,
+                everything=trial.budget.everything,
             )
         )
     return {"steps": fitted.steps, "seconds": sum(seconds[name] for name in ("fit", "evaluate"))}

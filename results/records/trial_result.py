@@ -37,6 +37,7 @@ SCHEMA = pa.schema(
             ("minutes", pa.float64()),
             ("replicate", pa.int64()),
             ("seed", pa.int64()),
+            ("everything", pa.bool_()),
             ("patient_id", pa.string()),
             ("slide_id", pa.string()),
             ("diagnosis", pa.string()),
@@ -48,7 +49,7 @@ SCHEMA = pa.schema(
         ]
     ]
 )
-_PER_TRIAL = SCHEMA.names[:7]
+_PER_TRIAL = SCHEMA.names[:8]
 
 
 def check_trial_id(trial_id: str) -> str:
@@ -112,6 +113,8 @@ class TrialResult:
         pseudo_masks: quality of the pseudo-masks of training tiles against withheld masks, by the name of each stage
             that annotates. A diagnostic, never used in training; empty where there is nothing to compare.
         areas: (S, K) int64 pixels, see ``SlideCounts``; by default the predicted pixels of ``counts``.
+        everything: whether the budget bought all labels for sale, so that there is no draw and ``replicate`` is 0; by
+            default whether it says so, as ``masks:all`` does.
 
     Raises:
         DataError: a field contradicts another or is out of range; the message names trial, slide and field.
@@ -140,10 +143,13 @@ class TrialResult:
     compute: Mapping[str, float]
     pseudo_masks: Mapping[str, PseudoQuality] = field(default_factory=dict)
     areas: npt.NDArray[np.int64] = None  # type: ignore[assignment]  # filled in below
+    everything: bool = None  # type: ignore[assignment]  # likewise
 
     def __post_init__(self) -> None:
         if self.areas is None:
             object.__setattr__(self, "areas", self.counts.sum(axis=-2))
+        if self.everything is None:
+            object.__setattr__(self, "everything", self.budget.endswith(":all"))
         check_trial_id(self.trial_id)
         n, k = len(self.slide_ids), len(self.classes)
         allowed = {name for names in self.diagnoses.values() for name in names}

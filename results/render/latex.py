@@ -25,12 +25,13 @@ _SPECIAL = {
 _TITLES = {
     "miou": "mIoU",
     "balanced_accuracy": "balanced accuracy",
+    "auc": "AUC",
     "fwiou": "FwIoU",
     "boundary_f1": "boundary F1",
     "ece": "ECE",
     "area_error": "area error",
 }
-_WITH_INTERVAL = ("miou", "balanced_accuracy")
+_WITH_INTERVAL = ("miou", "balanced_accuracy", "auc")
 _DASH = "--"
 
 

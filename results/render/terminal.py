@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tissuebench.results.case_metrics import CASE_METRICS
 from tissuebench.results.records.pseudo_mask_quality import DIAGNOSTIC
 from tissuebench.results.render.method_names import short_names
 from tissuebench.results.tables.against_reference import Comparison
@@ -40,12 +41,11 @@ def to_csv(rows: Sequence[LeaderboardRow]) -> str:
 
 @dataclass(frozen=True)
 class _Style:
-    """Format of numbers: an interval goes below its number if the columns would not fit side by side."""
+    """Symbols of a terminal: of the best, of a difference, of no number."""
 
     mark: str
     delta: str
     dash: str
-    between: str
 
     def score(self, row: LeaderboardRow | None) -> Text:
         """Format a score as ``.446 [.401, .482]``, bold and marked if the row is among the best."""
@@ -64,7 +64,7 @@ class _Style:
 
     def _ends(self, low: float | None, high: float | None, form: Callable[[float], str]) -> str:
         ends = f"[{form(low)}, {form(high)}]" if low is not None and high is not None else f"[{self.dash}]"
-        return self.between + ends
+        return f" {ends}"
 
 
 def short(value: float) -> str:
@@ -91,23 +91,23 @@ def render(board: Leaderboard, console: Console) -> None:
     gaps = {(gap.dataset, gap.method, gap.budget): gap for gap in board.gaps}
     for dataset in dict.fromkeys(row.dataset for row in board.rows):
         cells = {key: scores for key, scores in by_cell.items() if key[0] == dataset}
-        cases = any("balanced_accuracy" in scores for scores in cells.values())
-        between = "\n" if cases and console.width < 150 else " "
-        style = _Style(*(("•", "Δ", "–") if modern else ("*", "diff", "-")), between)
-        console.print(_overall(dataset, cells, gaps, cases, style))
+        s = _Style(*(("•", "Δ", "–") if modern else ("*", "diff", "-")))
+        steps = {(row.dataset, row.method, row.budget): _steps(row, s) for row in board.compute}
+        console.print(_overall(dataset, cells, gaps, steps, s))
+        if any(CASE_METRICS[0] in scores for scores in cells.values()):
+            console.print(_cases(dataset, cells, s))
         classes = [m for m in dict.fromkeys(m for scores in cells.values() for m in scores) if m.startswith("dice/")]
-        beside = _Style(style.mark, style.delta, style.dash, " ")
         fit = max(1, (console.width - 34) // 21)
         for start in range(0, len(classes), fit):
-            console.print(_per_class(dataset, cells, classes[start : start + fit], board.shares, beside))
+            console.print(_per_class(dataset, cells, classes[start : start + fit], board.shares, s))
         if curves := [row for row in board.efficiency if row.dataset == dataset]:
-            console.print(_efficiency(curves, beside))
+            console.print(_efficiency(curves, s))
         if of_dataset := [row for row in board.pseudo if row.dataset == dataset]:
             about = f"pseudo-masks of training tiles against withheld masks ({DIAGNOSTIC})"
             console.print(Text(f"\n{dataset}: {about}", style="italic"))  # a title wraps at the table's width
-            console.print(_pseudo(of_dataset, beside))
+            console.print(_pseudo(of_dataset, s))
         if taken := [row for row in board.compute if row.dataset == dataset]:
-            console.print(_compute(taken, beside))
+            console.print(_compute(taken, s))
     if not board.rows:
         console.print(Text("no results yet"))
     for method, said in settings.items():
@@ -160,34 +160,68 @@ def plain_table(title: str, gap: int = 2) -> Table:
 
 
 def _overall(
-    dataset: str, cells: dict[_Key, dict[str, LeaderboardRow]], gaps: dict[_Key, Gap], cases: bool, s: _Style
+    dataset: str,
+    cells: dict[_Key, dict[str, LeaderboardRow]],
+    gaps: dict[_Key, Gap],
+    steps: Mapping[_Key, str],
+    s: _Style,
 ) -> Table:
-    table = plain_table(f"\n{dataset}", gap=1 if cases else 2)
+    table = plain_table(f"\n{dataset}", gap=1)
     for name in ("method", "budget"):
         table.add_column(name, overflow="fold")
     table.add_column("minutes", justify="right")
-    table.add_column(Text("mIoU [low, high]".replace(" ", s.between, 1)))
-    table.add_column(f"{s.delta} to supervised".replace(" to ", f" to{s.between}", 1))
-    if cases:
-        table.add_column("balanced\naccuracy")
-        table.add_column(f"{s.delta} to supervised".replace(" to ", f" to{s.between}", 1))
+    table.add_column(Text("mIoU [low, high]"))
+    table.add_column(f"{s.delta} to supervised")
     table.add_column("FwIoU")
     table.add_column("boundary\nF1")
+    table.add_column("steps:\nmasks/all", justify="right")
     table.add_column("runs/\npatients", justify="right")
-    budget = None
-    for key, scores in cells.items():
+    for key, scores in _by_budget(table, cells):
         row = next(iter(scores.values()))
-        if budget not in (None, row.budget):
-            table.add_row()
-        budget = row.budget
-        miou, acc = scores.get("miou"), scores.get("balanced_accuracy")
+        miou = scores.get("miou")
         first = _gap_text(gaps[key]) if key in gaps else s.score(miou)
         line = [Text(row.method), Text(row.budget), Text(minutes(row.minutes, s.dash)), first, s.diff(miou)]
-        if cases:
-            line += [s.score(acc), s.diff(acc)]
-        line += [_bare(scores.get("fwiou"), s), _bare(scores.get("boundary_f1"), s)]
-        table.add_row(*line, Text(f"{row.n_replicates}x{row.n_seeds}/{row.n_patients}" if row.n_seeds else s.dash))
+        line += [_bare(scores.get("fwiou"), s), _bare(scores.get("boundary_f1"), s), Text(steps.get(key, s.dash))]
+        table.add_row(*line, _runs(row, s))
     return table
+
+
+def _cases(dataset: str, cells: dict[_Key, dict[str, LeaderboardRow]], s: _Style) -> Table:
+    """Return the scores of cases, which need a diagnosis and no masks: their patients are others than above."""
+    table = plain_table(f"\n{dataset}: diagnosis of each case, by predicted area")
+    for name in ("method", "budget"):
+        table.add_column(name, overflow="fold")
+    table.add_column(Text("balanced accuracy"))
+    table.add_column(f"{s.delta} to supervised")
+    table.add_column(Text("AUC"))
+    table.add_column("runs/\npatients", justify="right")
+    for _, scores in _by_budget(table, cells):
+        row = next(iter(scores.values()))
+        accuracy, auc = (scores.get(metric) for metric in CASE_METRICS)
+        line = [Text(row.method), Text(row.budget), s.score(accuracy), s.diff(accuracy), s.score(auc)]
+        table.add_row(*line, s.dash if accuracy is None else _runs(accuracy, s))
+    return table
+
+
+def _by_budget(
+    table: Table, cells: dict[_Key, dict[str, LeaderboardRow]]
+) -> Iterator[tuple[_Key, dict[str, LeaderboardRow]]]:
+    """Yield the cells, with an empty line between budgets."""
+    budget = None
+    for key, scores in cells.items():
+        if budget not in (None, key[2]):
+            table.add_row()
+        budget = key[2]
+        yield key, scores
+
+
+def _runs(row: LeaderboardRow, s: _Style) -> Text:
+    return Text(f"{row.n_replicates}x{row.n_seeds}/{row.n_patients}" if row.n_seeds else s.dash)
+
+
+def _steps(row: ComputeRow, s: _Style) -> str:
+    """Format optimiser steps over all stages: those that learn from masks, and all."""
+    return "/".join(_amount(number, s.dash) for number in (row.annotated_steps, row.all_steps))
 
 
 def _per_class(
@@ -302,6 +336,7 @@ def _gap_text(gap: Gap) -> Text:
 def _reading(board: Leaderboard, mark: str) -> str:
     return (
         f"\n{mark} not distinguishable from the best at its budget (excluding full), at 5 % over all pairs. Intervals: "
-        "95 %, over draws of the budget, seeds, and patients (docs/statistics.md). runs = draws x seeds. Minutes of "
-        "annotation are assumed, not measured."
+        "95 %, over draws of the budget, seeds, and patients (docs/statistics.md). Steps of the "
+        "optimiser: those that learn from masks, and all. runs = draws x seeds. Minutes of annotation are assumed, not "
+        "measured."
     )

@@ -30,7 +30,7 @@ def provenance(view: View) -> Mapping[str, Json]:
     found["trials"] = {
         "finished": len(results),
         "failed": len(view.subject.failures),
-        "draws of a budget": sorted({result.replicate for result in results}),
+        "draws of a budget": sorted({result.replicate for result in results if not result.everything}),
         "seeds": sorted({result.seed for result in results}),
         "schema of results": SCHEMA_VERSION,
     }

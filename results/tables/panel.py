@@ -204,8 +204,8 @@ def panels(results: Sequence[TrialResult]) -> list[Panel]:
 
 
 def run_of(trial: TrialResult) -> Run:
-    """Return draw and seed of a trial; a budget of everything, such as ``masks:all``, has no draw."""
-    return (None if trial.budget.endswith(":all") else trial.replicate, trial.seed)
+    """Return draw and seed of a trial; where everything was bought, there is no draw."""
+    return (None if trial.everything else trial.replicate, trial.seed)
 
 
 def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
@@ -223,7 +223,7 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
     metrics = pixel_metric_names(first.classes) + (CASE_METRICS if with_cases else ())
     cells = {}
     for (method, budget), trials in sorted(by_cell.items()):
-        trials.sort(key=lambda trial: (trial.replicate or 0, trial.seed))
+        trials.sort(key=lambda trial: (trial.replicate, trial.seed))
         first_of: dict[Run, TrialResult] = {}
         for trial in trials:
             other = first_of.setdefault(run_of(trial), trial)
