@@ -30,7 +30,7 @@ def study(tmp_path, make_trial):
             os.utime(store.path(one.trial_id), (1e9 + at, 1e9 + at))
         groups = groups_of(store)["toy"]
         own = next(group for group in groups if group.key == settings_key(identity))
-        path = write_tables(folder, "toy", groups, identity, build(own.results, n_boot=20).rows)
+        path = write_tables(folder, "toy", groups, identity, build(own.results).rows)
         assert {file.stem for file in folder.glob("*.csv")} == {file.stem for file in folder.glob("*.json")}
         return path.stem
 
