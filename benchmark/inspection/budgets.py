@@ -109,7 +109,7 @@ def print_budgets(console: Console, rows: Sequence[BudgetRow]) -> None:
     for name in classes:
         table.add_column(Text(name), justify="right", overflow="fold", min_width=6)
     for row in rows:
-        partly = "" if row.whole_patients == row.patients else f" ({row.patients - row.whole_patients} in part)"
+        partly = "" if row.whole_patients == row.patients else f"\n{row.patients - row.whole_patients} in part"
         draw = "-" if row.everything else str(row.replicate)
         cells = [row.budget, draw, row.kind, f"{row.patients}{partly}", str(row.slides)]
         cells += [str(row.tiles) if row.class_tiles else "-", f"{row.minutes:.4g}", f"{row.hours:.3g}"]

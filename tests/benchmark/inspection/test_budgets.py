@@ -128,6 +128,16 @@ def test_the_table_names_budgets_classes_and_assumptions(store):
     assert "no budgets" in shown([])
 
 
+def test_all_digits_are_there_in_a_table_of_six_long_names(store):
+    (row,) = describe_budgets(store, SPLIT, ["minutes:21"])
+    names = ("glass", "stroma", "normal_gland", "lymphocytes", "tumour_a", "tumour_b")
+    many = replace(row, class_tiles=dict.fromkeys(names, 789), class_pixels=dict.fromkeys(names, 123_456))
+    assert row.whole_patients < row.patients
+    text = shown([many], width=120)
+    assert (text.count("789"), text.count("123.5k")) == (6, 6)
+    assert f"{row.patients - row.whole_patients} in part" in text
+
+
 def test_opening_slides_is_part_of_the_minutes(store, monkeypatch):
     dear = replace(store.info.costs, opening_minutes_per_slide=1.5)
     monkeypatch.setattr(store, "info", replace(store.info, costs=dear))
