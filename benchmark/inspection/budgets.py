@@ -119,7 +119,7 @@ def print_budgets(console: Console, rows: Sequence[BudgetRow]) -> None:
     prices = {row.kind: row.assumed_minutes for row in rows}
     said = [f"{_LABELS[kind]} {minutes:g} min a {_UNITS[kind]}" for kind, minutes in prices.items()]
     opening = max(row.opening_minutes for row in rows)
-    said += [f"opening a slide takes {opening:g} min"] if opening else []
+    said.append(f"opening a slide takes {opening:g} min")
     console.print(Text(f"Minutes are assumed, not measured: {', '.join(said)} (costs of the dataset)."))
     tags = [row for row in rows if row.min_tag_share is not None]
     if tags:

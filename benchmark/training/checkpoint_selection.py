@@ -23,7 +23,7 @@ def held_out_patients(budget: LabelBudget, share: float) -> tuple[str, ...]:
     chosen = selection_patients(budget, share)
     if share and not chosen:
         raise ConfigError(
-            f"training.selection_share={share:g} holds out every {round(1 / share)}th patient with masks, but budget "
+            f"training.selection_share={share:g} holds out one in {round(1 / share)} patients with masks, but budget "
             f"{budget.spec!r} bought {len(budget.patients)} in full; buy more patients (masks:…p) or set it to 0"
         )
     return chosen

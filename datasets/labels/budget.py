@@ -93,7 +93,7 @@ class LabelBudget:
                 cast("str", document["split_sha256"]),
                 cast("str", document["spending"]),
                 {Supervision(kind): Purchase.of_document(purchase) for kind, purchase in bought.items()},
-                cast("bool", document["everything"]),
+                bool(document.get("everything", False)),  # trials of earlier releases can still predict
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise DataError("is not a budget of this version") from None

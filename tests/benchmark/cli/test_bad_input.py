@@ -269,7 +269,7 @@ def test_a_method_of_tags_without_one(source, refused):
 
 def test_a_budget_too_small_to_hold_patients_out(refused):
     line = refused("--budget", "masks:1p", "--set", "training.selection_share=0.5", leaves=WHOLE)
-    assert "holds out every 2th patient" in line
+    assert "holds out one in 2 patients" in line
 
 
 def test_costs_that_are_none(source, refused):

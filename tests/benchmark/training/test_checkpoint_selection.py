@@ -46,7 +46,7 @@ def test_who_chooses_is_paid_for_and_not_trained_on(bench, trial):
 
 def test_a_budget_too_small_to_hold_out_anybody(bench):
     (trial,) = bench.trials(bench.plan(*SHARE, "budgets=['masks:2p']"), "supervised")
-    with pytest.raises(ConfigError, match=r"holds out every 3th patient .* 'masks:2p' bought 2 in full"):
+    with pytest.raises(ConfigError, match=r"holds out one in 3 patients .* 'masks:2p' bought 2 in full"):
         held_out_patients(trial.budget, trial.training.selection_share)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.datasets.labels.purchases import replicates
 from tissuebench.datasets.documents import write_hashed_json
+from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.labels.budget_spec import Spending
 from tissuebench.datasets.labels.draw_budget import ALL_ON_MASKS, draw_budget, persisted_budget
 from tissuebench.datasets.labels.purchase import Purchase
@@ -191,3 +192,10 @@ def test_a_budget_that_cannot_be_drawn_leaves_no_file(tiny_data, tmp_path, spec)
     with pytest.raises(ConfigError):
         persisted_budget(tmp_path / "budgets", tiny_data.store, tiny_data.split, spec, 0)
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_budget_in_a_trial_of_an_earlier_release_is_read(tiny_data):
+    document = draw_budget(tiny_data.store, tiny_data.split, "masks:3p", 0).document()
+    assert LabelBudget.of_document(document).document() == document
+    del document["everything"]
+    assert not LabelBudget.of_document(document).everything
