@@ -78,11 +78,11 @@ class Selection:
     def notes(self) -> list[str]:
         """Lines about results that are not shown."""
         n = sum(len(group.results) for group in self.others)
-        elsewhere = sum(len(group.results) for group in self.others if group.part != _TEST)
+        validated = sum(len(group.results) for group in self.others if group.part != _TEST)
         if not n:
             return []
-        scored = f", {elsewhere} of them scored on the validation part" if elsewhere else ""
-        return [f"{n} trials under other settings{scored}: 'tissuebench results table --all'"]
+        scored = f" ({validated} scored on the validation part)" if validated else ""
+        return [f"{_trials(n)} under other settings{scored}: 'tissuebench results table --all'"]
 
 
 def select(store: ResultStore, dataset: str | None = None, everything: bool = False) -> Selection:
@@ -113,7 +113,7 @@ def with_remark(board: Leaderboard, group: Group) -> Leaderboard:
 
 
 def table_names(dataset: str, groups: Sequence[Group], own: Mapping[str, Json]) -> dict[str, str]:
-    """Return the name of each group's table by key; no two are the same, and none depends on what runs next.
+    """Return the name of each group's table by key; no two are the same.
 
     The main group of the test part has that of the dataset, the main group of the validation part the same with
     ``-val``; others have the beginning of their key at the end.
@@ -159,10 +159,14 @@ def _protocol(group: Group) -> int:
 def _remarked(group: Group, main: Group) -> Group:
     if group is not main:
         changed = ", ".join(_changes(_shared(main.results[0].identity), _shared(group.results[0].identity)))
-        remark = f"{group.dataset}: {len(group.results)} trials with {changed}, compared with the main table"
+        remark = f"{group.dataset}: {_trials(len(group.results))} with {changed}, unlike the main table"
     else:
         remark = "" if group.part == _TEST else f"{group.dataset}: scored on the validation part, not on the test part"
     return replace(group, remark=remark)
+
+
+def _trials(n: int) -> str:
+    return f"{n} trial" if n == 1 else f"{n} trials"
 
 
 def _shared(identity: Mapping[str, Json]) -> dict[str, Json]:

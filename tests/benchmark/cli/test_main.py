@@ -86,10 +86,10 @@ def test_a_validation_run_leaves_the_test_results_where_they_are(bench, monkeypa
     before = (tables / "tiny.csv").read_bytes()
     looked = CliRunner().invoke(cli, bench.options(*shared[:-1], "--seed", "0,1", "--set", "evaluation.part=val"))
     assert looked.exit_code == 0, looked.output
-    assert "with evaluation.part=val, compared with the main table" in " ".join(looked.stdout.split())
+    assert "with evaluation.part=val, unlike the main table" in " ".join(looked.stdout.split())
     assert f"{tables / 'tiny-val.csv'} holds the table of tiny" in " ".join(looked.stderr.split()).replace("- ", "-")
     assert (tables / "tiny.csv").read_bytes() == before and (tables / "tiny-val.csv").is_file()
-    line = "4 trials under other settings, 4 of them scored on the validation part: 'tissuebench results table --all'"
+    line = "4 trials under other settings (4 scored on the validation part): 'tissuebench results table --all'"
     commands = (["table", "--json"], ["export", "--format", "json"], ["compare"], ["report"])
     for command in commands:
         done = CliRunner().invoke(cli, ["results", *command, "--home", str(home)])
@@ -102,7 +102,7 @@ def test_a_validation_run_leaves_the_test_results_where_they_are(bench, monkeypa
     reported = (home / "runs" / "report" / "data" / "d0-leaderboard.csv").read_bytes()
     assert reported == before and not (home / "runs" / "report" / "data" / "d1-leaderboard.csv").exists()
     both = invoke("results", "table", "--home", home, "--all")
-    assert "with evaluation.part=val, compared with the main table" in " ".join(both.split())
+    assert "with evaluation.part=val, unlike the main table" in " ".join(both.split())
 
 
 def test_dry_run_lists_and_trains_nothing(bench):

@@ -47,7 +47,7 @@ def test_a_validation_run_does_not_take_the_place_of_the_test_results(store, add
     chosen = select(store)
     assert sizes(chosen.groups) == [("test", 2, 300)] and sizes(chosen.others) == [("val", 5, 300)]
     assert chosen.notes == [
-        "5 trials under other settings, 5 of them scored on the validation part: 'tissuebench results table --all'"
+        "5 trials under other settings (5 scored on the validation part): 'tissuebench results table --all'"
     ]
     assert [len(results) for results in comparable_results(store)] == [2]
     assert chosen.groups[0].remark == ""
@@ -76,8 +76,8 @@ def test_all_groups_say_what_sets_them_apart(store, add):
     assert chosen.others == () and chosen.notes == []
     assert [group.remark for group in chosen.groups] == [
         "",
-        "toy: 1 trials with training.steps=600, compared with the main table",
-        "toy: 2 trials with evaluation.part=val, training.steps=20, compared with the main table",
+        "toy: 1 trial with training.steps=600, unlike the main table",
+        "toy: 2 trials with evaluation.part=val, training.steps=20, unlike the main table",
     ]
 
 
