@@ -46,7 +46,7 @@ def area_shares(areas: Floats) -> Floats:
 def balanced_accuracy(recalled: Floats, truth: npt.NDArray[np.int64], weights: Floats) -> Floats:
     """Mean recall over the diagnoses that occur, for each weighting of the cases, (B, R).
 
-    nan where the weights leave out every case of one of these diagnoses, as such a resample says nothing about it.
+    nan where the weights leave out every case of one of these diagnoses, which then say nothing about it.
 
     Args:
         recalled: (R, C) from ``recalled``, one row per run.

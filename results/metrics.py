@@ -20,7 +20,7 @@ errors of different patients cannot cancel out; lower is better.
 Means over classes run over the classes of the truth. A class without true pixels (for the boundary F1: without a true
 boundary) has no score: it is nan and left out of the means, never 0 or 1, even if it is predicted. Its false positives
 are not lost, as they are missing from the classes that are there; a single one of them would otherwise weigh as much as
-a class of the truth. The truth is that of the counts: what is pooled, resampled or a patient's own.
+a class of the truth. The truth is that of the counts: what is pooled, or a patient's own.
 
 Case-level scores are in ``results.case_metrics``.
 """
@@ -135,7 +135,7 @@ def margins(counts: Counts, boundaries: Counts) -> Floats:
     """Per-class sums that determine every pixel score, (..., 7, K).
 
     True-positive, true and predicted pixels, then the four columns of ``boundaries``. Additive like the counts and
-    smaller than they are for more than seven classes, so the bootstrap sums these.
+    smaller than they are for more than seven classes, so intervals are computed from these.
     """
     rows = [*_margins(counts), *np.moveaxis(np.asarray(boundaries, dtype=np.float64), -1, 0)]
     return np.stack(rows, -2)

@@ -81,7 +81,7 @@ class BoardContent:
         return [name for name, is_there in there.items() if is_there]
 
     def tables(self) -> dict[str, Table]:
-        """Return the tables of numbers by name; this bootstraps pairs, which takes seconds."""
+        """Return the tables of numbers by name."""
         makes: dict[str, Callable[[], Table]] = {
             "leaderboard": lambda: _table([field.name for field in fields(LeaderboardRow)], self.rows),
             "pairs": lambda: _pairs_table(self.results),

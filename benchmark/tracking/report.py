@@ -33,7 +33,7 @@ one budget of labels, one draw of the budget, one seed. The report is written by
 again when a number changes; what is edited here is then lost.
 
 **How to read it.** The table below and the one further down have the numbers: a mean over trials, with its 95 % \
-interval from a bootstrap over draws, seeds and patients. `*` marks all members of a statistical tie for the best at \
+interval over draws, seeds and patients. `*` marks all members of a statistical tie for the best at \
 that budget. Bars and dots are drawn by W&B from the single runs: their whiskers are the standard error over runs, \
 which knows nothing of patients and pairs, and is not that interval. Budgets are in minutes of an annotator."""
 

@@ -68,7 +68,7 @@ class SlideCounts:
     """Counts of one test slide: over its annotated pixels, and over its tissue.
 
     Attributes:
-        patient_id: the unit of every split and of the bootstrap.
+        patient_id: the unit of every split and of every interval.
         slide_id: unique within a trial.
         diagnosis: ``""`` if unknown; names joined with ``;`` if mixed.
         counts: (K, K) int64, ``counts[truth, predicted]``, in pixels.

@@ -162,14 +162,14 @@ def _missing(view: View) -> list[str]:
 
 def _caveats(view: View) -> list[str]:
     rows = [row for cell in view.cells.values() if (row := cell.row()) is not None]
-    fewest = min((row.n_replicates for row in rows), default=0)
+    fewest = min((row.n_replicates * row.n_seeds for row in rows), default=0)
     said = []
     if len(view.patients) < 2:
-        said.append("There is one test patient: nothing can be resampled, and there are no intervals.")
+        said.append("There is one test patient: of others it says next to nothing, and nothing can be told apart.")
     elif fewest and fewest < 5:
-        draws = "draw" if fewest == 1 else "draws"
+        runs = "run" if fewest == 1 else "runs"
         said.append(
-            f"The intervals rest on {len(view.patients)} patients and as few as {fewest} {draws} of a budget: "
+            f"The intervals rest on {len(view.patients)} patients and as few as {fewest} {runs} of a method: "
             "they are wide for it."
         )
     return said

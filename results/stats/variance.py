@@ -30,7 +30,7 @@ D - 1 and S - 1 degrees of freedom of the parts. The error exceeds c(a) sqrt(V) 
 
 is a mean of two: t at Satterthwaite's degrees of freedom (1946), sum(V_i)^2 / sum(V_i^2 / df_i), which is too low where
 a part with few of them dominates, above all far out; and the root of the parts' squared half-widths (Graybill & Wang
-1980), too high in between. w is 1/2, or 3/4 where draws and seeds are crossed. Interval and p are both from c: p is
+1980), too high in between. w is 2/5, or 3/4 where draws and seeds are crossed. Interval and p are both from c: p is
 the level at which c is the observed ratio. ``tests/results/stats/coverage_study.py`` simulates the result.
 """
 
@@ -47,7 +47,7 @@ from tissuebench.results.stats.scored import Run, Scored
 
 LEVEL = 0.05
 SMALLEST_P = 1e-16
-ALONE, CROSSED = 0.5, 0.75
+ALONE, CROSSED = 0.4, 0.75
 _NOTHING = 1e-18  # rounding errors of scores, squared
 
 

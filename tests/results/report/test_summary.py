@@ -47,7 +47,7 @@ def test_gaps_and_few_draws_are_said(make_trial):
     trials = two_methods(make_trial, {"supervised": 0.5, "other": 0.5})
     text = summary(view_of(trials, [CellKey("toy", "late", "masks:3p", 4)]))
     assert "Not complete, and left without numbers: late at masks:3p (0 of 4 trials)." in text
-    assert text[-1] == "The intervals rest on 8 patients and as few as 4 draws of a budget: they are wide for it."
+    assert text[-1] == "The intervals rest on 8 patients and as few as 4 runs of a method: they are wide for it."
 
 
 def test_nothing_finished():

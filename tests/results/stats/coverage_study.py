@@ -207,20 +207,24 @@ def study(n=2000):
 def main():
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     cells = list(study(n))
-    for what in dict.fromkeys(cell[0] for cell in cells):
-        for design in DESIGNS:
-            own = [cell for cell in cells if cell[0] == what and cell[1][0] == design]
-            print(f"| {what} | {design} | " + " | ".join(_range(own, i) for i in (2, 3)) + " |")
+    kinds = list(dict.fromkeys(cell[0] for cell in cells))
+    print("| draws x seeds | " + " | ".join(f"{kind}: score | difference" for kind in kinds) + " |")
+    print("|---|" + "---|" * 2 * len(kinds))
+    for design in DESIGNS:
+        own = [[cell for cell in cells if cell[0] == kind and cell[1][0] == design] for kind in kinds]
+        print(f"| {design} | " + " | ".join(_range(of_kind, i) for of_kind in own for i in (2, 3)) + " |")
     for cell in cells:
         if cell[2] < 0.92 or not 0.93 <= cell[3] <= 0.97:
             print(f"outside: {cell[0]}, {cell[1]}: score {cell[2]:.3f}, difference {cell[3]:.3f}")
-    for n_cases, recall, design in itertools.product((4, 8, 32), (0.6, 0.9, 0.98), ("3x1", "3x3")):
-        print(f"| balanced accuracy {recall} | {design}, {n_cases} cases a diagnosis | "
-              f"{100 * case_coverage(n_cases, recall, DESIGNS[design], n):.0f} % |")  # fmt: skip
-    for k, design in itertools.product((2, 4, 6, 9), ("3x1", "3x3", "5x3")):
-        print(
-            f"| {k} equal methods | {design} | {100 * wrongly_left_out(World(DESIGNS[design], 16), k, n // 2):.1f} % |"
-        )
+    print("\n| balanced accuracy | " + " | ".join(f"{n_cases} cases a diagnosis" for n_cases in (4, 8, 32)) + " |")
+    print("|---|---|---|---|")
+    for recall, design in itertools.product((0.6, 0.9, 0.98), ("3x1", "3x3")):
+        found = [f"{100 * case_coverage(n_cases, recall, DESIGNS[design], n):.0f} %" for n_cases in (4, 8, 32)]
+        print(f"| {recall}, {design} | " + " | ".join(found) + " |")
+    print("\n| equal methods | " + " | ".join(str(k) for k in (2, 4, 6, 9)) + " |\n|---|---|---|---|---|")
+    for design in ("3x1", "3x3", "5x3"):
+        left = [f"{100 * wrongly_left_out(World(DESIGNS[design], 16), k, n):.1f} %" for k in (2, 4, 6, 9)]
+        print(f"| {design} | " + " | ".join(left) + " |")
 
 
 def _range(cells, i):
