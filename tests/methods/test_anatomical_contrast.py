@@ -51,7 +51,7 @@ def watched(method):
     seen, lesson, contrast = {}, method.lesson, method.contrast_loss
     method.lesson = lambda batch: seen.setdefault("lesson", lesson(batch))
 
-    def noted(maps, labels, probabilities):
+    def noted(maps, labels, probabilities, places=None):
         return seen.setdefault("loss", contrast(*seen.setdefault("contrasted", (maps, labels, probabilities))))
 
     method.contrast_loss = noted

@@ -29,7 +29,7 @@ def test_the_contrast_is_that_of_the_published_sizes_and_reaches_the_maps(method
     seen = []
     contrast_of = AnatomicalContrast.contrast_of
 
-    def watched(self, keys, maps, labels, probabilities):
+    def watched(self, keys, maps, labels, probabilities, places=None):
         loss = contrast_of(self, keys, maps, labels, probabilities)
         (gradient,) = torch.autograd.grad(loss, maps, retain_graph=True)
         seen.append((tuple(keys.shape), tuple(maps.shape), bool((gradient != 0).any()), float(loss.detach())))

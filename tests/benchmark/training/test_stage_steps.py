@@ -3,7 +3,8 @@
 Whatever is drawn, mixed, contrasted, dropped and averaged is that of the whole batch. Networks in float64 show it: the
 parameters after the step, and the gradients, agree to 1e-6 of their norm, although losses are evaluated in float32
 (measured: 1e-14 with two processes, 3e-8 with three, by which float32 cannot be divided). In float32, batch norm on random
-weights cancels digits, and AdamW divides each gradient by its size: 1e-5 of the norm of the parameters.
+weights cancels digits: gradients agree to 1e-5 of their norm. AdamW divides each by its size, so that its first step turns
+the sign of what rounding made of nothing.
 """
 
 from __future__ import annotations
@@ -99,9 +100,9 @@ def compare(alone, together, double):
             print(
                 where, f"{step['loss']:.6f} {mine['loss'] - step['loss']:+.0e}", {k: f"{v:.0e}" for k, v in of.items()}
             )
-            assert mine["loss"] == pytest.approx(step["loss"], rel=1e-6), where
-            assert of["parameters"] < (1e-6 if double else 1e-5), where
-            assert of["gradients"] < (1e-6 if double else 1e-4), where
+            assert mine["loss"] == pytest.approx(step["loss"], rel=1e-6, abs=1e-7), where
+            assert of["gradients"] < (1e-6 if double else 3e-5), where
+            assert of["parameters"] < (1e-6 if double else 1e-4), where
             assert (stage == FILL) != any(each.any() for each in step["gradients"].values()), where
 
 

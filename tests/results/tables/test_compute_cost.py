@@ -44,6 +44,15 @@ def test_means_over_runs_and_sums_over_earlier_stages(took):
     assert (row.peak_memory, row.waiting, row.minutes, row.n_trials) == (3 * 2**20, 0.25, 24, 2)
 
 
+def test_steps_are_summed_over_all_stages_and_those_on_masks_apart(took):
+    stages = (("tags", 40.0), ("self", 5.0))
+    annotated = {"annotated_steps": 100, "annotated_steps/tags": 0, "annotated_steps/self": 7}
+    (row,) = compute_rows([took("mine", compute=LAST | STAGES | annotated, stages=stages)])
+    assert (row.annotated_steps, row.all_steps) == (107, 137)
+    (row,) = compute_rows([took("mine", compute={"samples": 3})])
+    assert row.annotated_steps is row.all_steps is None
+
+
 def test_without_stages_nothing_came_before(took):
     (row,) = compute_rows([took("plain")])
     assert row.pre_steps == row.pre_samples == row.pre_seconds == 0
