@@ -34,6 +34,9 @@ NETWORK = {
 NOW = {"strong": 0.3, "weak": 0.3, "ramp": 0, "attention": None, "width": 8}
 """Settings, of methods that have them, with which every term counts from the first step on: an untrained teacher is sure
 enough, and attention leaves something of deepest maps of a single pixel."""
+ROUNDING = {"classify_tags": 1e-2}
+"""Gradients in float32 of stages that are not continuous: a class is pooled over a tile's highest scores, and rounding
+decides between equal ones."""
 QUICK = ("complementary", "mean_teacher", "anatomical_contrast", "multilayer_pseudo", "diffusion")
 BATCH, UNEVEN = 6, 5
 
@@ -101,7 +104,7 @@ def compare(alone, together, double):
                 where, f"{step['loss']:.6f} {mine['loss'] - step['loss']:+.0e}", {k: f"{v:.0e}" for k, v in of.items()}
             )
             assert mine["loss"] == pytest.approx(step["loss"], rel=1e-6, abs=1e-7), where
-            assert of["gradients"] < (1e-6 if double else 3e-5), where
+            assert of["gradients"] < (1e-6 if double else ROUNDING.get(stage, 3e-5)), where
             assert of["parameters"] < (1e-6 if double else 1e-4), where
             assert (stage == FILL) != any(each.any() for each in step["gradients"].values()), where
 

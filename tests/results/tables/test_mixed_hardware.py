@@ -33,7 +33,7 @@ def test_several_precisions_and_devices_are_named(trained):
     precision, device = notes_of_precision(results)
     assert "trained in 32-true and bf16-mixed: " in precision
     assert "trained on cpu and cuda NVIDIA A100 and cuda NVIDIA H200: " in device
-    assert precision in build(results, n_boot=10).notes
+    assert precision in build(results).notes
 
 
 def test_the_stages_of_a_trial_count(trained):
