@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tissuebench.common.files import write_aside
 from tissuebench.errors import DataError
-from tissuebench.results.records.trial_result import TrialResult, check_trial_id
+from tissuebench.results.records.trial_result import TrialResult, check_trial_id, is_outdated
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,13 @@ class ResultStore:
         """Load the results of these trials (all if None), ordered by trial id.
 
         Trials without a result are left out; the leaderboard shows them as gaps if they are among its expected cells.
+        Of all, those that an earlier release wrote are left out, too (``n_outdated``).
 
         Raises:
             DataError: an id is malformed, or a file is damaged, foreign, or holds a different trial than its name says.
         """
         if trial_ids is None:
-            paths = sorted(self.folder.glob("*.parquet"))
+            paths = sorted(path for path in self.folder.glob("*.parquet") if not is_outdated(path))
         else:
             paths = [path for path in map(self.path, sorted(set(trial_ids))) if path.is_file()]
         results = []
@@ -79,6 +80,10 @@ class ResultStore:
                 raise DataError(f"{path}: holds trial {result.trial_id}; delete it and run its plan again")
             results.append(result)
         return results
+
+    def n_outdated(self) -> int:
+        """Return the number of results that an earlier release wrote, in another schema or by another protocol."""
+        return sum(map(is_outdated, self.folder.glob("*.parquet")))
 
     def write_failure(self, failure: Failure) -> None:
         """Store the reason a trial failed, replacing any earlier one."""

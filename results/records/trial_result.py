@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from tissuebench.common.files import write_aside
 from tissuebench.common.hashing import Json, canonical_json
+from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.errors import DataError
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
 
@@ -269,6 +270,20 @@ class TrialResult:
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"{path}: not a usable result ({reason}); delete it and run its plan again") from error
+
+
+def is_outdated(path: Path) -> bool:
+    """Whether an earlier release wrote the result: in another schema, or by a protocol that would now differ.
+
+    False for a file that is not a result at all, which ``TrialResult.read`` reports.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        meta: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        protocol = meta["identity"].get("protocol", PROTOCOL_VERSION)
+        return bool(meta["schema_version"] < SCHEMA_VERSION or protocol < PROTOCOL_VERSION)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:

@@ -3,8 +3,8 @@
 Results of one dataset fall into groups: trials of one group share the part that was scored, all settings but the
 method's own, the store and the split. One group is the main one, whose table is shown unless others are asked for: of
 those scored on the test part (if there are any) that with the most trials, the most recent one if there are several.
-A validation run, or a try with other settings, does not take its place. Results of an earlier protocol, which must be
-run again, come last.
+A validation run, or a try with other settings, does not take its place. Results of an earlier protocol are not shown:
+their plans must be run again.
 """
 
 from __future__ import annotations
@@ -73,16 +73,20 @@ class Selection:
 
     groups: tuple[Group, ...]
     others: tuple[Group, ...] = ()
+    n_outdated: int = 0
 
     @property
     def notes(self) -> list[str]:
         """Lines about results that are not shown."""
+        lines = []
         n = sum(len(group.results) for group in self.others)
         validated = sum(len(group.results) for group in self.others if group.part != _TEST)
-        if not n:
-            return []
-        scored = f" ({validated} scored on the validation part)" if validated else ""
-        return [f"{_trials(n)} under other settings{scored}: 'tissuebench results table --all'"]
+        if n:
+            scored = f" ({validated} scored on the validation part)" if validated else ""
+            lines.append(f"{_trials(n)} under other settings{scored}: 'tissuebench results table --all'")
+        if self.n_outdated:
+            lines.append(f"{_trials(self.n_outdated)} of an earlier protocol not shown: run the plans again")
+        return lines
 
 
 def select(store: ResultStore, dataset: str | None = None, everything: bool = False) -> Selection:
@@ -90,7 +94,7 @@ def select(store: ResultStore, dataset: str | None = None, everything: bool = Fa
     ranked = groups_of(store, dataset)
     shown = [group for groups in ranked.values() for group in (groups if everything else groups[:1])]
     others = [group for groups in ranked.values() for group in groups[len(groups) if everything else 1 :]]
-    return Selection(tuple(shown), tuple(others))
+    return Selection(tuple(shown), tuple(others), store.n_outdated())
 
 
 def comparable_results(store: ResultStore, dataset: str | None = None) -> list[list[TrialResult]]:
@@ -147,13 +151,8 @@ def _ranked(dataset: str, groups: Mapping[str, Sequence[TrialResult]], store: Re
         )
         for key, results in groups.items()
     ]
-    made.sort(key=lambda one: (-_protocol(one), one.part != _TEST, -len(one.results), -one.latest, one.key))
+    made.sort(key=lambda one: (one.part != _TEST, -len(one.results), -one.latest, one.key))
     return [_remarked(group, made[0]) for group in made]
-
-
-def _protocol(group: Group) -> int:
-    version = group.results[0].identity.get("protocol")
-    return version if isinstance(version, int) else 0
 
 
 def _remarked(group: Group, main: Group) -> Group:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from tissuebench.common.hashing import content_hash
+from tissuebench.common.protocol import PROTOCOL_VERSION
+from tissuebench.results.records import trial_result
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import comparable_results, groups_of, select, table_names
 
@@ -21,7 +23,7 @@ def add(store, make_trial):
     """Store a number of trials under some settings; each call is later than the ones before."""
     calls = iter(range(100))
 
-    def of(n, part="test", steps=300, dataset="toy", protocol=3):
+    def of(n, part="test", steps=300, dataset="toy", protocol=PROTOCOL_VERSION):
         at = next(calls)
         for seed in range(n):
             one = make_trial(seed=seed, rng=np.random.default_rng(seed), dataset=dataset)
@@ -96,10 +98,23 @@ def test_every_dataset_has_a_main_group(store, add):
     assert select(store, "nowhere").groups == ()
 
 
-def test_results_of_an_earlier_protocol_come_last(store, add):
-    add(9, protocol=2)
-    add(1, protocol=3, part="val")
-    assert sizes(select(store).groups) == [("val", 1, 300)]
+def test_results_of_an_earlier_protocol_are_counted_and_not_shown(store, add):
+    add(9, protocol=PROTOCOL_VERSION - 1)
+    add(1, protocol=PROTOCOL_VERSION, part="val")
+    found = select(store)
+    assert sizes(found.groups) == [("val", 1, 300)] and found.n_outdated == 9
+    assert found.notes == ["9 trials of an earlier protocol not shown: run the plans again"]
+    add(1, protocol=PROTOCOL_VERSION)
+    assert [line.split()[:2] for line in select(store).notes] == [["1", "trial"], ["9", "trials"]]
+
+
+def test_results_of_an_earlier_schema_are_counted_and_not_an_error(store, add, monkeypatch):
+    add(1)
+    monkeypatch.setattr(trial_result, "SCHEMA_VERSION", trial_result.SCHEMA_VERSION - 1)
+    add(2, steps=5)
+    monkeypatch.undo()
+    found = select(store)
+    assert sizes(found.groups) == [("test", 1, 300)] and found.n_outdated == 2
 
 
 def test_names_of_tables_carry_what_differs(store, add):

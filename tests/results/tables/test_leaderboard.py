@@ -328,7 +328,9 @@ def test_the_settings_of_the_only_arm_of_a_method_are_said_below_the_table(make_
     text = printed(board, width=200)
     lines = text.splitlines()
     assert [line for line in lines if "decay" in line] == ["mine: with decay=0.95, layers=['deep', 'middle']"]
-    assert sum(line.startswith("mine ") for line in lines) == 4  # of the scores, the cases, the classes, and the compute
+    assert (
+        sum(line.startswith("mine ") for line in lines) == 4
+    )  # of the scores, the cases, the classes, and the compute
     for method in theirs:
         assert sum(line.startswith(f"{method} ") for line in lines) == 4
     assert {row.method for row in board.rows} == {"supervised", ours, *theirs}  # machines read the whole name
