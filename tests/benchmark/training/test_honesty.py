@@ -72,13 +72,13 @@ def test_withheld_labels_change_no_bit(bench, tmp_path, name):
 @pytest.mark.parametrize("name", STAGED)
 def test_withheld_labels_change_no_bit_of_stages_and_pseudo_masks(bench, tmp_path, name):
     """Masks of tiles whose tags were bought are shuffled, so that only their tags are what they were."""
-    budget = "tags:2p" if Supervision.TAGS in REAL_METHODS[name].consumes else "masks:2p"
+    tagged = Supervision.TAGS in REAL_METHODS[name].consumes
+    budget = "tags:2p" if tagged else "masks:2p"
     (trial,) = bench.trials(bench.plan("seeds=[0]", f"budgets=['{budget}']", "training.steps=4", *FEW), name)
     one, other = both(bench, trial, tmp_path)
     assert [kind for kind, *_ in one.values()] == [TaskKind.STAGE] * N_STAGES.get(name, 1) + [TaskKind.TRIAL]
-    looked_at = name in DENOISING + CONTRASTED
-    assert_same_bits(one, other, annotating=not looked_at)
-    if looked_at:  # of what people are shown, only the probe has looked at withheld masks
+    assert_same_bits(one, other, annotating=tagged)
+    if name in DENOISING + CONTRASTED:  # of what people are shown, only the probe has looked at withheld masks
         (figures, _), (poisoned_ones, _) = (last_snapshot(next(iter(made.values()))[-1]) for made in (one, other))
         assert {key for key in figures if figures[key] != poisoned_ones[key]} == {"probe_miou"}
 
