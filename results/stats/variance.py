@@ -11,7 +11,8 @@ and u_rp the influence of patient p on it (``scored``), the variance of the mean
     V_both       the interaction of draws and seeds, contained in the two: the residual mean square / R; not more than
                  the smaller of the two
     V_patients   sum_p (mean_r u_rp)^2, less what the choice of patients contributes to the three others: the same
-                 quadratic forms of the u_rp, summed over p (Owen 2007, Ann. Appl. Stat. 1); not less than 0
+                 quadratic forms of the u_rp, summed over p (Owen 2007, Ann. Appl. Stat. 1). Never so little that V is
+                 below the first sum, the variance over patients of these very runs
 
 With one draw (or none: a budget of everything) V_draws is 0, and the interval says nothing about other draws; with one
 seed likewise.
@@ -109,16 +110,16 @@ def spread(scored: Scored) -> Spread:
     n = scored.seen
     layout = _layout(scored.runs)
     of_draws, of_seeds, of_both = (_part(part, scored) for part in (layout.draws, layout.seeds, layout.both))
+    between = of_draws.runs + of_seeds.runs - np.minimum(np.minimum(of_draws.runs, of_seeds.runs), of_both.runs)
     own = (scored.influence.mean(1) ** 2).sum(0)
-    apart = np.maximum(own - of_draws.patients - of_seeds.patients + of_both.patients, 0.0)
+    apart = np.maximum(own - of_draws.patients - of_seeds.patients + of_both.patients, own - between)
     there = np.maximum(n, 1.0)
-    of_patients = ((there - 1) * apart + scored.prior / there) / there
+    of_patients = ((there - 1) * np.maximum(apart, 0.0) + scored.prior / there) / there
     if not scored.bounded:  # no patient tells the two apart: as if one more spoke for each (Bonett & Price 2012)
         of_patients = np.where(own < _NOTHING, 2 / (n + 2) ** 2, of_patients)
     parts = np.stack([of_patients, of_draws.runs, of_seeds.runs])
     df = np.stack([np.maximum(n - 1, 1.0), np.full_like(n, of_draws.df), np.full_like(n, of_seeds.df)])
-    counted_twice = np.minimum(np.minimum(of_draws.runs, of_seeds.runs), of_both.runs)
-    return Spread(parts.sum(0) - counted_twice, parts, df, ALONE if layout.both is None else CROSSED)
+    return Spread(of_patients + between, parts, df, ALONE if layout.both is None else CROSSED)
 
 
 def _layout(runs: Sequence[Run]) -> _Layout:

@@ -126,6 +126,16 @@ def test_seeds_within_draws_and_draws_of_one_seed_each_are_the_same_model():
     assert each.total == pytest.approx(swapped.total)
 
 
+@given(st.integers(0, 2**32), st.sampled_from(DESIGNS), st.integers(2, 12))
+@examples(60)
+def test_runs_that_agree_by_chance_do_not_hide_what_patients_leave_open(seed, runs, n_patients):
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 2, (len(runs), n_patients, 1)).astype(float)
+    scored = score(Plain(runs, values))
+    over_patients = (scored.influence.mean(1) ** 2).sum(0)
+    assert (spread(scored).total >= (n_patients - 1) / n_patients * over_patients - 1e-12).all()
+
+
 @given(st.integers(0, 2**32), st.sampled_from(DESIGNS), st.integers(1, 12), st.integers(0, 400))
 @examples(60)
 def test_intervals_hold_the_estimate_within_bounds_and_have_a_width(seed, runs, n_patients, right):
