@@ -56,7 +56,8 @@ def test_the_wheel_in_an_empty_environment_runs_the_smoke_plan(tmp_path):
     assert to_full["supervised", "masks:3p"]["high"] < 0
     assert to_full["complementary", "masks:3p"]["high"] < 0
     assert miou["supervised", "masks:3p"]["mean"] < miou["complementary", "masks:3p"]["mean"]
-    assert miou["complementary", "minutes:60"]["diff_low"] > 0
+    assert miou["complementary", "masks:3p"]["diff_low"] > 0
+    assert miou["supervised", "minutes:60"]["mean"] < miou["complementary", "minutes:60"]["mean"]
     assert miou["multilayer_pseudo", "minutes:60"]["low"] > miou["tag_fill", "minutes:60"]["high"]
     assert miou["multilayer_pseudo", "minutes:60"]["mean"] > miou["full", "masks:all"]["mean"] - 0.05
     again = run(*command, cwd=elsewhere)
