@@ -245,7 +245,8 @@ def test_masks_that_minutes_bought_are_in_every_layer_and_others_in_none(bench, 
     drawn = masks.read(tiles)
     assert set(budget.mask_tiles) <= set(tiles)
     for tile, layers, mask in zip(tiles, drawn, truth, strict=True):
-        assert all(np.array_equal(layer, mask) for layer in layers) is (tile in budget.mask_tiles)
+        if tile in budget.mask_tiles or len(np.unique(mask)) > 1:  # a tile of one class is right by its tag
+            assert all(np.array_equal(layer, mask) for layer in layers) is (tile in budget.mask_tiles)
 
 
 @pytest.mark.parametrize("label", [None, "glass"])

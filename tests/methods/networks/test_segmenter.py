@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from tissuebench.errors import ConfigError
 from tissuebench.methods.networks import ImageEncoder, build_encoder, build_segmenter
+from tissuebench.methods.networks.initial_weights import initial_weights
 from tissuebench.methods.networks.settings import Decoder, EncoderMode, NetworkSettings, Weights
 
 LITE0 = {"encoder": "tf_efficientnet_lite0", "weights": Weights.PACKAGE, "decoder_channels": 32}
@@ -139,16 +140,17 @@ def test_an_encoder_alone_is_that_of_the_segmenter(mode):
         build_encoder(NetworkSettings(encoder="resnet344", weights=Weights.NONE))
 
 
-def test_first_weights_are_drawn_as_in_the_first_version():
+def test_first_weights_depend_on_the_seed_alone():
     """Results are stored under them: nothing may draw before or between, and no weight may be renamed."""
     torch.manual_seed(5)
     settings = NetworkSettings(encoder="resnet18", weights=Weights.NONE, decoder=Decoder.FPN, decoder_channels=32)
     network = build_segmenter(settings, 4, tile_px=56)
     after = torch.rand(3)
     torch.manual_seed(5)
-    channels = {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}
-    model = smp.FPN("tu-resnet18", encoder_weights=None, classes=4, decoder_dropout=0.1, **channels)
     assert torch.equal(after, torch.rand(3))
+    channels = {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32}
+    with initial_weights():
+        model = smp.FPN("tu-resnet18", encoder_weights=None, classes=4, decoder_dropout=0.1, **channels)
     parts = {"encoder": model.encoder, "decoder": model.decoder, "head": model.segmentation_head}
     expected = {f"{part}.{name}": each for part in parts for name, each in parts[part].state_dict().items()}
     found = network.state_dict()

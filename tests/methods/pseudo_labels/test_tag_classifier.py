@@ -307,7 +307,7 @@ def paper():
 
 def test_the_papers_backbone_has_its_size(paper):
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in paper.named_children()}
-    assert sizes == {"encoder": 105_070_912, "heads": 4096 * K}
+    assert {name: size for name, size in sizes.items() if size} == {"encoder": 105_070_912, "heads": 4096 * K}
 
 
 @pytest.mark.parametrize("size", [16, 21])

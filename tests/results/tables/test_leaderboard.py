@@ -12,33 +12,18 @@ from rich.console import Console
 from tissuebench.errors import DataError
 from tissuebench.results.metrics import lower_is_better
 from tissuebench.results.records.result_store import Failure
-from tissuebench.results.render.terminal import render, render_comparisons, short, signed, to_csv, to_json
+from tissuebench.results.render.terminal import render, short, signed, to_csv, to_json
 from tissuebench.results.stats.intervals import estimate
 from tissuebench.results.stats.multiple import holm
 from tissuebench.results.stats.scored import pair, score
-from tissuebench.results.tables.against_reference import compare
 from tissuebench.results.tables.leaderboard import CellKey, LeaderboardRow, build
+from tissuebench.results.tables.pairs import pairs
 from tissuebench.results.tables.panel import panels
 
 PROMISED = [
     *("dataset", "method", "budget", "minutes", "metric", "mean", "low", "high"),
     *("n_seeds", "n_patients", "n_replicates", "diff", "diff_low", "diff_high", "diff_to", "tie", "n_trials_failed"),
 ]
-
-
-@pytest.fixture(scope="module")
-def results(make_trial):
-    """Two budgets: ``good`` beats ``supervised`` at both, ``same`` differs from it by nothing."""
-    made = []
-    for budget, minutes in (("masks:25%", 130.0), ("masks:3p", 24.0)):
-        for replicate in range(2):
-            for seed in range(2):
-                for method, skill in (("supervised", 0.3), ("good", 0.9), ("same", 0.3)):
-                    rng = np.random.default_rng([replicate, seed, int(minutes), int(skill * 10)])
-                    made.append(make_trial(method, budget, replicate, seed, rng=rng, skill=skill, minutes=minutes))
-    for seed in range(2):
-        made.append(make_trial("full", "masks:all", 0, seed, rng=np.random.default_rng(seed), skill=2.0, minutes=999.0))
-    return made
 
 
 def pick(board, **where):
@@ -144,17 +129,33 @@ def test_ties_are_those_of_holm_over_all_pairs_of_each_metric(results):
     bests = set()
     for budget in ("masks:3p", "masks:25%"):
         scored = {m: score(panel.cells[m, budget]) for m in ("supervised", "good", "same")}
-        pairs = [("good", "same"), ("good", "supervised"), ("same", "supervised")]
-        found = [estimate(pair(scored[a], scored[b])) for a, b in pairs]
+        names = [("good", "same"), ("good", "supervised"), ("same", "supervised")]
+        found = [estimate(pair(scored[a], scored[b])) for a, b in names]
         for j, metric in enumerate(panel.metrics):
             rows = {row.method: row for row in pick(board, budget=budget, metric=metric)}
             best = (min if lower_is_better(metric) else max)(sorted(rows), key=lambda name: rows[name].mean)
             bests.add(best)
             adjusted = holm([one.p[j] for one in found])
             for method, row in rows.items():
-                p = [p for both, p in zip(pairs, adjusted, strict=True) if set(both) == {method, best}]
+                p = [p for both, p in zip(names, adjusted, strict=True) if set(both) == {method, best}]
                 assert row.tie == (method == best or p[0] >= 0.05), (budget, metric, method)
     assert len(bests) > 1
+
+
+def test_marks_never_contradict_the_p_of_the_pairs(results):
+    board = build(results)
+    (panel,) = panels(results)
+    compared = {
+        (row.budget, row.metric, frozenset((row.method_a, row.method_b))): row.p_holm
+        for row in pairs(results, metrics=panel.metrics)
+    }
+    for budget in ("masks:3p", "masks:25%"):
+        for metric in panel.metrics:
+            rows = pick(board, budget=budget, metric=metric)
+            best = (min if lower_is_better(metric) else max)(rows, key=lambda row: row.mean)
+            for row in rows:
+                p = compared.get((budget, metric, frozenset((row.method, best.method))), 1.0)
+                assert row.tie == (p >= 0.05), (budget, metric, row.method)
 
 
 def test_an_error_is_better_when_it_is_lower(make_trial):
@@ -282,33 +283,6 @@ def test_numbers_are_short():
     assert [signed(x) for x in (0.0214, -0.01, 0.0, -0.0001, 1.0)] == ["+.021", "-.010", ".000", "-.000", "+1.000"]
 
 
-def test_everything_can_be_compared_with_full(results):
-    rows = compare(results)
-    assert {(row.method, row.budget) for row in rows} == {
-        (m, b) for m in ("supervised", "good", "same") for b in ("masks:3p", "masks:25%")
-    }
-    (row,) = [r for r in rows if (r.method, r.budget, r.metric) == ("good", "masks:3p", "miou")]
-    assert row.n_runs == 4 and row.high < 0 and row.p < 0.05  # of full, each seed stands beside both draws
-    family = [r.p for r in rows if (r.budget, r.metric) == ("masks:3p", "miou")]
-    assert len(family) == 3 and row.p_holm == holm(family)[family.index(row.p)]
-    for r in rows:
-        assert r.diff is None or (r.p < 0.05) == (r.low > 0 or r.high < 0)
-    with pytest.raises(DataError, match="unknown reference 'fool at masks:all'"):
-        compare(results, reference="fool")
-    with pytest.raises(DataError, match=r"good has no results at masks:all, but at .*masks:3p: use --budget masks"):
-        compare(results, reference="good")
-
-
-def test_the_name_without_settings_is_enough_where_it_says_which(results):
-    named = [replace(one, method="good[k=1]") if one.method == "good" else one for one in results]
-    rows = compare(named, reference="good", reference_budget="masks:3p")
-    assert {row.reference for row in rows} == {"good[k=1]"}
-    assert rows == compare(named, reference="good[k=1]", reference_budget="masks:3p")
-    both = [*named, *(replace(one, method="good[k=2]") for one in named if one.method == "good[k=1]")]
-    with pytest.raises(DataError, match=r"known: .*good\[k=1\] at masks:3p"):
-        compare(both, reference="good", reference_budget="masks:3p")
-
-
 def test_torch_is_never_imported():
     heavy = {"torch", "lightning", "zarr", "wandb", "pandas"}
     code = (
@@ -378,14 +352,3 @@ def test_label_efficiency_of_hand_made_results(make_trial):
 def test_without_two_budgets_there_is_no_curve(make_trial):
     board = build([make_trial(rng=np.random.default_rng(0))])
     assert board.efficiency == () and "efficiency" not in printed(board)
-
-
-def test_comparisons_say_settings_below_as_well(make_trial):
-    rng = np.random.default_rng(0)
-    board = [make_trial(method, rng=rng) for method in ("supervised", "mine[decay=0.95]", "other[a=1]", "other[a=2]")]
-    rows = compare(board, reference="mine", reference_budget="masks:3p")
-    out = io.StringIO()
-    render_comparisons(rows, ("miou",), Console(file=out, width=120))
-    lines = [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
-    assert lines[0] == "toy: difference to mine masks:3p" and lines[-1] == "mine: with decay=0.95"
-    assert [line.split()[0] for line in lines[2:-1]] == ["other[a=1]", "other[a=2]", "supervised"]
