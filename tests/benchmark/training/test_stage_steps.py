@@ -2,9 +2,9 @@
 
 Whatever is drawn, mixed, contrasted, dropped and averaged is that of the whole batch. Networks in float64 show it: the
 parameters after the step, and the gradients, agree to 1e-6 of their norm, although losses are evaluated in float32
-(measured: 1e-14 with two processes, 3e-8 with three, by which float32 cannot be divided). In float32, batch norm on random
-weights cancels digits: gradients agree to 1e-5 of their norm. AdamW divides each by its size, so that its first step turns
-the sign of what rounding made of nothing.
+(measured: 1e-14 with two processes, 3e-8 with three, by which float32 cannot be divided). In float32, gradients differ
+between numbers of processes by what rounding alone makes of one process: its distance to float64, 2e-6 to 1e-5 of the
+norm, and 2e-3 where a class is pooled over a tile's highest scores, as rounding decides between equal ones.
 """
 
 from __future__ import annotations
@@ -34,9 +34,6 @@ NETWORK = {
 NOW = {"strong": 0.3, "weak": 0.3, "ramp": 0, "attention": None, "width": 8}
 """Settings, of methods that have them, with which every term counts from the first step on: an untrained teacher is sure
 enough, and attention leaves something of deepest maps of a single pixel."""
-ROUNDING = {"classify_tags": 1e-2}
-"""Gradients in float32 of stages that are not continuous: a class is pooled over a tile's highest scores, and rounding
-decides between equal ones."""
 QUICK = ("complementary", "mean_teacher", "anatomical_contrast", "multilayer_pseudo", "diffusion")
 BATCH, UNEVEN = 6, 5
 
@@ -86,8 +83,8 @@ def apart(one, other):
     return (difference / max(sum(float(value.double().square().sum()) for value in other.values()), 1e-300)) ** 0.5
 
 
-def compare(alone, together, double):
-    """Assert that one step of all stages is the same, to rounding, and yield what was found."""
+def compare(alone, together):
+    """Assert that one step of all stages is the same."""
     (expected,), (found, *others) = alone, together
     assert expected.keys() == found.keys()
     for name, stages in expected.items():
@@ -104,19 +101,32 @@ def compare(alone, together, double):
                 where, f"{step['loss']:.6f} {mine['loss'] - step['loss']:+.0e}", {k: f"{v:.0e}" for k, v in of.items()}
             )
             assert mine["loss"] == pytest.approx(step["loss"], rel=1e-6, abs=1e-7), where
-            assert of["gradients"] < (1e-6 if double else ROUNDING.get(stage, 3e-5)), where
-            assert of["parameters"] < (1e-6 if double else 1e-4), where
+            assert of["gradients"] < 1e-6, where
+            assert of["parameters"] < 1e-6, where
             assert (stage == FILL) != any(each.any() for each in step["gradients"].values()), where
 
 
 def test_two_processes_take_the_step_of_one_with_a_batch_that_they_cannot_halve(lab):
     alone, together = (lab.steps(size, QUICK, UNEVEN, double=True) for size in (1, 2))
-    compare(alone, together, double=True)
+    compare(alone, together)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("double", [True, False])
-def test_every_stage_of_every_method_takes_the_same_step_on_one_two_and_three_processes(lab, double):
-    alone = lab.steps(1, tuple(SHIPPED), BATCH, double)
+def test_every_stage_of_every_method_takes_the_same_step_on_one_two_and_three_processes(lab):
+    alone = lab.steps(1, tuple(SHIPPED), BATCH, double=True)
     for size in (2, 3):
-        compare(alone, lab.steps(size, tuple(SHIPPED), BATCH, double), double)
+        compare(alone, lab.steps(size, tuple(SHIPPED), BATCH, double=True))
+
+
+@pytest.mark.slow
+def test_in_float32_several_processes_differ_by_rounding_alone(lab):
+    (exact,), (alone,) = (lab.steps(1, tuple(SHIPPED), BATCH, double) for double in (True, False))
+    for size in (2, 3):
+        together = lab.steps(size, tuple(SHIPPED), BATCH, double=False)[0]
+        for name, stages in alone.items():
+            for stage, step in stages.items():
+                rounding = apart(step["gradients"], exact[name][stage]["gradients"])
+                found = apart(together[name][stage]["gradients"], step["gradients"])
+                print(size, name, stage, f"{found:.0e} between processes, {rounding:.0e} by rounding")
+                assert found <= 2 * rounding + 1e-7, (size, name, stage)
+                assert together[name][stage]["loss"] == pytest.approx(step["loss"], rel=1e-6, abs=1e-7)
