@@ -67,7 +67,7 @@ class Lab:
         (folder / "trials.json").write_text(json.dumps(asked))
         where = self.home / "data" / "tiny"
         start_script("tests.benchmark.training.stage_steps", str(where), str(folder), str(size))
-        ranks = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(size)]
+        ranks = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(size)]
         return [dict(zip(names, done, strict=True)) for done in ranks]
 
 
