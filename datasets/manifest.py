@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tissuebench.datasets.documents import require_safe_id
-from tissuebench.datasets.types import ClassMap
+from tissuebench.datasets.types import FRAMES, ClassMap, FrameName
 from tissuebench.errors import DataError, unknown_name
 
 _REQUIRED = ("slide_id", "patient_id", "image")
-_OPTIONAL = ("annotation", "diagnosis", "tags", "split", "mpp", "reader")
+_OPTIONAL = ("annotation", "diagnosis", "tags", "split", "mpp", "reader", "series", "frame")
 PARTS = ("train", "val", "test")
 
 
@@ -23,7 +23,8 @@ class ManifestRow:
 
     ``annotation`` is None for an unannotated slide. ``tags`` are the classes present, if they come with the data and
     not from a mask; None if not stated, empty if no class is present. ``reader`` forces a particular reader; if empty
-    it is chosen by the file's suffix.
+    it is chosen by the file's suffix. ``series`` is the image of a file that holds several; if empty, the largest
+    brightfield pyramid. ``frame`` overrides the dataset's ``frame``; see ``Recipe``.
     """
 
     slide_id: str
@@ -35,6 +36,8 @@ class ManifestRow:
     mpp: float | None = None
     tags: tuple[str, ...] | None = None
     reader: str = ""
+    series: str = ""
+    frame: FrameName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,9 @@ def _parse(path: Path, where: str, row: dict[str, str], class_map: ClassMap) -> 
     split = (row.get("split") or "").strip()
     if split and split not in PARTS:
         raise DataError(f"{where}: {unknown_name('split', split, PARTS)}")
+    frame = (row.get("frame") or "").strip()
+    if frame and frame not in FRAMES:
+        raise DataError(f"{where}: {unknown_name('frame', frame, FRAMES)}")
     mpp_text = (row.get("mpp") or "").strip()
     try:
         mpp = float(mpp_text) if mpp_text else None
@@ -125,6 +131,8 @@ def _parse(path: Path, where: str, row: dict[str, str], class_map: ClassMap) -> 
         mpp=mpp,
         tags=tags or None,
         reader=(row.get("reader") or "").strip(),
+        series=(row.get("series") or "").strip(),
+        frame=frame or None,
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, get_args, overload
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +16,11 @@ IGNORE_LABEL = 255
 
 StainNormalisation = Literal["none", "macenko", "reinhard"]
 """Stain normalisation applied to the slides at ingest."""
+
+FrameName = Literal["auto", "slide", "bounds"]
+"""Coordinates of an annotation: pixels of the whole level 0 (``slide``), or of its scanned part, to which QuPath crops
+a slide (``bounds``). ``auto`` is ``bounds`` for GeoJSON and for masks of that size, ``slide`` for everything else."""
+FRAMES: tuple[FrameName, ...] = get_args(FrameName)
 
 
 class Supervision(StrEnum):

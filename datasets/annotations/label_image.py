@@ -53,6 +53,10 @@ class LabelImage:
         self._downsample = _downsample(path, self._pixels.size, frame)
         self._meaning = _meaning(len(class_map), instance_class, ignore_index)
 
+    def finish(self) -> tuple[str, ...]:
+        """Return the notes; see ``LabelSource.finish``."""
+        return self.notes
+
     def raster(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the class ids of a block; see ``LabelSource.raster``.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from tissuebench.datasets.annotations.aperio import read_aperio
 from tissuebench.datasets.annotations.asap import read_asap
@@ -31,10 +33,12 @@ def open_annotation(
     background: str | None = None,
     instance_class: str | None = None,
     ignore_index: int | None = None,
+    class_names: Mapping[str, str | None] = MappingProxyType({}),
+    mask_values: Mapping[int, str | None] = MappingProxyType({}),
 ) -> LabelSource:
     """Open the annotation of one slide: QuPath GeoJSON, ASAP or Aperio XML, or a label image.
 
-    The last four arguments mean the same as in a ``Recipe``. Arguments for polygons are ignored for label images, and
+    The keyword arguments mean the same as in a ``Recipe``. Arguments for polygons are ignored for label images, and
     vice versa.
 
     Args:
@@ -47,6 +51,8 @@ def open_annotation(
         background: class of the pixels that no polygon covers; None leaves them unannotated.
         instance_class: class of all values above 0 in a label image, with 0 as class 0; None reads values as class ids.
         ignore_index: value of a label image that means "not annotated", in addition to 255.
+        class_names: class that a name in polygon files stands for, by pattern; None leaves its regions out.
+        mask_values: class of each value of a label image, None is "not annotated"; if empty, values are class ids.
 
     Raises:
         DataError: missing or unusable file.

@@ -43,6 +43,10 @@ class PolygonLabels:
         self._class_ids = [region.class_id for region in regions]
         self._rings = Rings([region.geometry for region in regions], frame.scale)
 
+    def finish(self) -> tuple[str, ...]:
+        """Return the notes; see ``LabelSource.finish``."""
+        return self.notes
+
     def raster(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the class ids of a block; see ``LabelSource.raster``."""
         labels = blank(height, width)

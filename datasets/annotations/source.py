@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tissuebench.datasets.readers import Bounds
 from tissuebench.datasets.types import IGNORE_LABEL
 
 
@@ -19,11 +20,13 @@ class Frame:
         level0_size: (height, width) of level 0 in pixels.
         size: (height, width) of the raster, at the store's resolution.
         scale: level-0 pixels per raster pixel; the centre of raster pixel (y, x) is (y + 0.5, x + 0.5) * scale.
+        bounds: part of level 0 that the annotation's coordinates refer to; None is all of it.
     """
 
     level0_size: tuple[int, int]
     size: tuple[int, int]
     scale: float
+    bounds: Bounds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,14 @@ class LabelSource(Protocol):
 
         Raises:
             DataError: the labels of this block cannot be used; names the file.
+        """
+        ...
+
+    def finish(self) -> tuple[str, ...]:
+        """Return ``notes`` and what only the whole raster shows, after its last block.
+
+        Raises:
+            DataError: what was read cannot be meant as labels; names the file and the key that settles it.
         """
         ...
 

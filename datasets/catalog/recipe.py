@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tissuebench.datasets.color.white_background import WhiteBackground
 from tissuebench.datasets.manifest import BadRow, ManifestRow
-from tissuebench.datasets.types import ClassMap, LabelCosts
+from tissuebench.datasets.types import ClassMap, FrameName, LabelCosts
 from tissuebench.datasets.weak_labels import MIN_SHARE
 
 GIB = 2**30
@@ -63,6 +63,11 @@ class Recipe:
         region_class: class of all polygons, whatever the file calls them; None uses the file's names.
         background: class of the pixels that no polygon covers; None leaves them unannotated.
         ignore_index: value of a label image that means "not annotated", in addition to 255; None if there is none.
+        frame: coordinates of the annotations, where a slide's scanned part is less than its level 0.
+        class_names: class that a name in polygon files stands for, None leaves its regions out; by pattern
+            (``Ignore*``), before the class map's own names.
+        mask_values: class that each value of a label image stands for, None is "not annotated"; if empty, the values
+            are class ids and 255 is "not annotated".
         downloads: the archives, in the order in which they are unpacked; empty if there is nothing to fetch.
         by_hand: instructions for downloading manually the archives whose ``url`` is None, or whose server refuses.
         min_tag_share: minimum share of a tile's annotated pixels for a tag to name a class, 0..1.
@@ -87,6 +92,9 @@ class Recipe:
     region_class: str | None = None
     background: str | None = None
     ignore_index: int | None = None
+    frame: FrameName = "auto"
+    class_names: Mapping[str, str | None] = field(default_factory=dict)
+    mask_values: Mapping[int, str | None] = field(default_factory=dict)
     downloads: tuple[Download, ...] = ()
     by_hand: str = ""
     min_tag_share: float = MIN_SHARE
@@ -101,7 +109,8 @@ class Recipe:
         if not 0 <= self.min_tag_share <= 1:
             raise ValueError(f"recipe {self.name!r}: min_tag_share is {self.min_tag_share}, which is no share (0 to 1)")
         white = None if self.white is None else self.white.label
-        named = (self.instance_class, self.region_class, self.background, white, *(self.drawing_order or ()))
+        mapped = (*self.class_names.values(), *self.mask_values.values())
+        named = (self.instance_class, self.region_class, self.background, white, *mapped, *(self.drawing_order or ()))
         for name in named:
             if name is not None and name not in self.class_map.names:
                 raise ValueError(f"recipe {self.name!r} names the class {name!r}, which its class map does not have")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from tissuebench.common.hashing import Json
 from tissuebench.datasets.annotations import Frame, LabelSource, open_annotation
 from tissuebench.datasets.color.stain import FittedNormaliser, normaliser
 from tissuebench.datasets.readers import Slide, open_slide, require_brightfield
 from tissuebench.datasets.store.shards import Pixels
 from tissuebench.datasets.store.slide_writer import Provenance, StoreSpec, write_slide
 from tissuebench.datasets.store.tissue import tissue_mask
-from tissuebench.datasets.types import IGNORE_LABEL, StainNormalisation
+from tissuebench.datasets.types import IGNORE_LABEL, FrameName, StainNormalisation
 from tissuebench.errors import TissueBenchError
 
 _THUMBNAIL_PX = 1024
@@ -34,11 +35,23 @@ class Reading:
     background: str | None = None
     ignore_index: int | None = None
     stain: StainNormalisation = "none"
+    frame: FrameName = "auto"
+    class_names: Mapping[str, str | None] = field(default_factory=dict)
+    mask_values: Mapping[int, str | None] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Json]:
+        """Return the fields for a hash; later ones only where they say something, so that earlier hashes stay valid."""
+        fields = asdict(self)
+        later = {"frame": "auto", "class_names": {}, "mask_values": {}}
+        document = {name: value for name, value in fields.items() if name not in later or value != later[name]}
+        if self.mask_values:  # keys of JSON are text
+            document["mask_values"] = {str(value): name for value, name in self.mask_values.items()}
+        return document
 
 
 @dataclass(frozen=True, slots=True)
 class SlideJob:
-    """One slide to convert; ``fingerprint`` is stored with it."""
+    """One slide to convert; ``fingerprint`` is stored with it, ``strict`` refuses what is otherwise only noted."""
 
     spec: StoreSpec
     reading: Reading
@@ -48,6 +61,9 @@ class SlideJob:
     mpp: float | None
     reader: str
     fingerprint: str
+    series: str = ""
+    frame: FrameName | None = None
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +92,7 @@ def convert(job: SlideJob) -> Converted:
 
 
 def _convert(job: SlideJob) -> tuple[str, ...]:
-    with open_slide(job.image, job.reading.mpp, job.mpp, job.reader) as slide:
+    with open_slide(job.image, job.reading.mpp, job.mpp, job.reader, job.series) as slide:
         thumbnail = slide.thumbnail(_THUMBNAIL_PX)
         require_brightfield(thumbnail, str(job.image))
         reading = job.reading
@@ -85,24 +101,24 @@ def _convert(job: SlideJob) -> tuple[str, ...]:
             labels = open_annotation(
                 job.annotation,
                 job.spec.class_map,
-                Frame(slide.level0_size, (slide.height, slide.width), slide.scale),
+                Frame(slide.level0_size, (slide.height, slide.width), slide.scale, slide.bounds),
                 reading.drawing_order,
                 region_class=reading.region_class,
                 background=reading.background,
                 instance_class=reading.instance_class,
                 ignore_index=reading.ignore_index,
+                class_names=reading.class_names,
+                mask_values=reading.mask_values,
             )
         fitted = fit_stain(reading.stain, slide)
-        notes = () if labels is None else labels.notes
         facts: dict[str, str] = {
             "file": job.image.name,
             "level0_px": f"{slide.level0_size[1]} x {slide.level0_size[0]}",
             "level0_mpp": "unknown" if slide.level0_mpp is None else f"{slide.level0_mpp:.4g}",
             **_as_text(slide.metadata),
         }
-        provenance = Provenance(job.fingerprint, notes, facts)
-        write_slide(job.spec, job.slide_id, _Source(slide, labels, fitted), provenance)
-    return notes
+        provenance = Provenance(job.fingerprint, slide.notes, facts)
+        return write_slide(job.spec, job.slide_id, _Source(slide, labels, fitted), provenance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +143,9 @@ class _Source:
         if self.annotation is None:
             return np.full((height, width), IGNORE_LABEL, np.uint8)
         return self.annotation.raster(y, x, height, width)
+
+    def finish(self, tissue: Pixels) -> tuple[str, ...]:
+        return () if self.annotation is None else self.annotation.finish()
 
 
 def fit_stain(name: StainNormalisation, slide: Slide) -> FittedNormaliser | None:

@@ -168,7 +168,7 @@ def _source_hash(recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadR
     """Return a hash of everything that a store is made from: the recipe, the manifest and its files."""
     classes = recipe.class_map
     made_of: dict[str, Json] = {
-        "recipe": [recipe.name, recipe.version, recipe.tile_px, asdict(_reading(recipe, "none"))],
+        "recipe": [recipe.name, recipe.version, recipe.tile_px, _reading(recipe, "none").document()],
         "costs": recipe.costs.document(),
         "classes": [list(classes.names), {name: list(allowed) for name, allowed in classes.diagnoses.items()}],
         "rows": [[r.slide_id, r.patient_id, list(r.diagnosis), list(r.tags or ()), r.split] for r in rows],
@@ -183,7 +183,8 @@ def _source_hash(recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadR
 
 
 def _fingerprint(row: ManifestRow) -> str:
-    return content_hash([fingerprint(row.image), fingerprint(row.annotation), row.mpp, row.reader])
+    chosen: list[Json] = [row.series, row.frame] if row.series or row.frame else []  # earlier fingerprints stay valid
+    return content_hash([fingerprint(row.image), fingerprint(row.annotation), row.mpp, row.reader, *chosen])
 
 
 def _published_split(recipe: Recipe, rows: Sequence[ManifestRow]) -> Split | None:
@@ -234,13 +235,25 @@ def _ingest(
         ),
         recipe.class_map,
         options.codec,
-        [recipe.version, asdict(reading)],
+        [recipe.version, reading.document()],
         options.update,
     )
     (folder / "split.json").unlink(missing_ok=True)  # it belongs to the store before the change
     finished = {slide_id: kept.fingerprint for slide_id, kept in writer.finished().items()}
     jobs = [
-        SlideJob(writer.spec, reading, row.slide_id, row.image, row.annotation, row.mpp, row.reader, print_)
+        SlideJob(
+            writer.spec,
+            reading,
+            row.slide_id,
+            row.image,
+            row.annotation,
+            row.mpp,
+            row.reader,
+            print_,
+            row.series,
+            row.frame,
+            options.strict,
+        )
         for row in rows
         if finished.get(row.slide_id) != (print_ := _fingerprint(row))
     ]
@@ -280,6 +293,9 @@ def _reading(recipe: Recipe, stain: StainNormalisation) -> Reading:
         recipe.background,
         recipe.ignore_index,
         stain,
+        recipe.frame,
+        recipe.class_names,
+        recipe.mask_values,
     )
 
 

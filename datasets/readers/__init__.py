@@ -2,7 +2,7 @@
 
 from tissuebench.datasets.readers.brightfield import require_brightfield
 from tissuebench.datasets.readers.formats import SLIDE_SUFFIXES
-from tissuebench.datasets.readers.reader import Level, SlideReader
+from tissuebench.datasets.readers.reader import Bounds, Level, SlideReader
 from tissuebench.datasets.readers.slide import Slide, open_slide
 
-__all__ = ["SLIDE_SUFFIXES", "Level", "Slide", "SlideReader", "open_slide", "require_brightfield"]
+__all__ = ["SLIDE_SUFFIXES", "Bounds", "Level", "Slide", "SlideReader", "open_slide", "require_brightfield"]

@@ -36,7 +36,7 @@ SLIDE_SUFFIXES = tuple(_BY_SUFFIX)
 _ZARR_FILES = ("zarr.json", ".zgroup")
 
 
-def open_reader(path: Path, name: str = "") -> SlideReader:
+def open_reader(path: Path, name: str = "", series: str = "") -> SlideReader:
     """Open a file with the reader for its suffix, or with the named one.
 
     Raises:

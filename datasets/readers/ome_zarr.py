@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from tissuebench.datasets.readers.failures import reading
-from tissuebench.datasets.readers.reader import Level, Pixels
+from tissuebench.datasets.readers.reader import Bounds, Level, Pixels
 from tissuebench.datasets.readers.regions import inside, white
 from tissuebench.datasets.readers.resolution import micrometres, square_mpp
 from tissuebench.errors import DataError
@@ -55,6 +55,8 @@ class OmeZarrReader:
             self.levels = tuple(Level(h, w, (height / h + width / w) / 2) for h, w in sizes)
             self.mpp = _mpp(path, found)
             self.metadata: Mapping[str, str] = {"ngff_version": str(document["version"])}
+            self.bounds: Bounds | None = None
+            self.notes: tuple[str, ...] = ()
 
     def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
         """Return a region; see ``SlideReader.read``."""

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from tissuebench.datasets.readers.failures import reading, reason
-from tissuebench.datasets.readers.reader import Level, Pixels
+from tissuebench.datasets.readers.reader import Bounds, Level, Pixels
 from tissuebench.datasets.readers.regions import cells, inside, on_background, white
 from tissuebench.datasets.readers.resolution import square_mpp
 from tissuebench.errors import DataError
@@ -51,6 +51,8 @@ class OpenSlideReader:
         except BaseException:
             self._slide.close()
             raise
+        self.bounds: Bounds | None = None
+        self.notes: tuple[str, ...] = ()
         names = {"vendor": "openslide.vendor", "objective_power": "openslide.objective-power"}
         self.metadata: Mapping[str, str] = {name: said[key] for name, key in names.items() if key in said}
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tissuebench.datasets.readers.failures import reading
-from tissuebench.datasets.readers.reader import Level, Pixels
+from tissuebench.datasets.readers.reader import Bounds, Level, Pixels
 from tissuebench.datasets.readers.regions import inside, on_background, white
 from tissuebench.errors import DataError
 
@@ -45,6 +45,8 @@ class PlainReader:
         self.levels: tuple[Level, ...] = (Level(height, width, 1.0),)
         self.mpp: float | None = None
         self.metadata: Mapping[str, str] = {}
+        self.bounds: Bounds | None = None
+        self.notes: tuple[str, ...] = ()
 
     def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
         """Return a region; see ``SlideReader.read``."""

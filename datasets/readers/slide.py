@@ -9,14 +9,16 @@ from types import TracebackType
 from typing import NoReturn, Self
 
 from tissuebench.datasets.readers.formats import open_reader
-from tissuebench.datasets.readers.reader import Pixels, SlideReader
+from tissuebench.datasets.readers.reader import Bounds, Pixels, SlideReader
 from tissuebench.datasets.readers.resample import LevelView
 from tissuebench.errors import DataError
 
 _FINE_ENOUGH = 1.01  # a level 1 % coarser than requested is accepted: scanners round their magnifications
 
 
-def open_slide(path: Path, target_mpp: float | None, mpp_override: float | None = None, reader: str = "") -> Slide:
+def open_slide(
+    path: Path, target_mpp: float | None, mpp_override: float | None = None, reader: str = "", series: str = ""
+) -> Slide:
     """Open a slide to read regions at ``target_mpp``, or at level 0 if it is None.
 
     Args:
@@ -24,6 +26,8 @@ def open_slide(path: Path, target_mpp: float | None, mpp_override: float | None 
         target_mpp: requested micrometres per pixel.
         mpp_override: replaces the resolution of level 0 given by the file (the manifest's column ``mpp``).
         reader: "tifffile", "openslide", "ome-zarr" or "plain"; if empty, chosen by the suffix.
+        series: which image of a file that holds several: its number, from 0, or its name; if empty, the largest
+            brightfield pyramid.
 
     Raises:
         DataError: missing, unreadable or unknown file, not 8-bit RGB, or no mpp where one is needed.
@@ -36,7 +40,7 @@ def open_slide(path: Path, target_mpp: float | None, mpp_override: float | None 
     for mpp in (target_mpp, mpp_override):
         if mpp is not None and not 0 < mpp < math.inf:
             raise DataError(f"{path}: mpp {mpp} is not a resolution; micrometres per pixel are above 0")
-    opened = open_reader(path, reader)
+    opened = open_reader(path, reader, series)
     try:
         return Slide(path, opened, target_mpp, mpp_override)
     except BaseException:
@@ -57,6 +61,8 @@ class Slide:
         scale: level-0 pixels per pixel of ``region``, since annotations are drawn in level-0 pixels.
         level0_size: (height, width) of level 0.
         metadata: further information in the file.
+        bounds: the scanned part of level 0, if the file says that it is less than all of it; None otherwise.
+        notes: what was chosen or changed on the way to these pixels, one line each.
 
     Raises:
         DataError: a resolution is requested, but neither the file nor the override states that of level 0.
@@ -71,6 +77,8 @@ class Slide:
         self.level0_size = (base.height, base.width)
         self.level0_mpp = reader.mpp if mpp_override is None else mpp_override
         self.metadata: Mapping[str, str] = reader.metadata
+        self.bounds: Bounds | None = reader.bounds
+        self.notes = reader.notes
         self.mpp = self.level0_mpp if target_mpp is None else target_mpp
         self.scale = 1.0
         if target_mpp is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import tifffile
 
 from tissuebench.datasets.readers.failures import reading
-from tissuebench.datasets.readers.reader import Level, Pixels
+from tissuebench.datasets.readers.reader import Bounds, Level, Pixels
 from tissuebench.datasets.readers.tiff_level import SegmentCache, TiffLevel
 from tissuebench.datasets.readers.tiff_resolution import aperio_fields, require_plain_xml, tiff_mpp
 from tissuebench.errors import DataError
@@ -63,6 +63,8 @@ class TiffReader:
         _require_all_pages(path, tif)
         self.mpp = tiff_mpp(path, tif)
         self.metadata: Mapping[str, str] = _aperio(tif.pages.first) if tif.is_svs else {}
+        self.bounds: Bounds | None = None
+        self.notes: tuple[str, ...] = ()
         levels = [(_level(found[0], one), one) for one in found]
         # Some scanners pad the small levels to whole tiles: their size does not match the position of their pixels.
         fitting = [(level, one) for level, one in levels if level is not None]

@@ -43,6 +43,14 @@ class SlideSource(Protocol):
         """Return a block of the labels, (height, width) uint8 class ids, 255 = not annotated."""
         ...
 
+    def finish(self, tissue: Pixels) -> tuple[str, ...]:
+        """Return notes on what was read, given the slide's tissue mask; called once, after the last block.
+
+        Raises:
+            DataError: what was read cannot be meant.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class StoreSpec:
@@ -76,7 +84,7 @@ def write_slide(
     source: SlideSource,
     provenance: Provenance,
     tissue: Pixels | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Write one slide; it is complete once its record exists.
 
     Args:
@@ -86,14 +94,18 @@ def write_slide(
         provenance: origin of the pixels and labels.
         tissue: (ceil(H/16), ceil(W/16)) uint8 of 0 and 1; by default detected in the image.
 
+    Returns:
+        All notes: those of ``provenance`` and those of the source.
+
     Raises:
-        DataError: the id is unusable, the source cannot be read, or the slide shows no tissue.
+        DataError: the id is unusable, the source cannot be read, the source refuses, or the slide shows no tissue.
         OSError: the disk is full.
     """
     require_safe_id("slide id", slide_id, str(spec.folder))
     staged = spec.folder / "slides" / f".{slide_id}.{uuid.uuid4().hex}.partial"
     try:
         facts, tile_tissue, tile_classes, tissue = _write_rasters(spec, staged, slide_id, source, tissue)
+        notes = (*provenance.notes, *source.finish(tissue))
         drop_slide(spec.folder, slide_id)
         staged.rename(spec.folder / "slides" / slide_id)
     finally:
@@ -107,10 +119,11 @@ def write_slide(
         {
             "facts": facts,
             "fingerprint": provenance.fingerprint,
-            "notes": list(provenance.notes),
+            "notes": list(notes),
             "metadata": dict(provenance.metadata),
         },
     )
+    return notes
 
 
 def written_slides(folder: Path) -> dict[str, Provenance]:
