@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tissuebench.datasets.ingest.ingest import dataset_folder
+from tissuebench.datasets.ingest.dataset import dataset_folder
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.errors import ConfigError, DataError

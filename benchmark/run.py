@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tissuebench.common.progress import ProgressDisplay
-from tissuebench.datasets.catalog import find_recipe
+from tissuebench.datasets.ingest.dataset import find_dataset
 from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.errors import ConfigError
 from tissuebench.executors.registry import find_executor
@@ -72,9 +72,10 @@ class BenchResult:
 
 def open_data(dataset: str, data_root: Path | None, home: Path, display: ProgressDisplay) -> PlannedData:
     """Open the dataset's store and split, creating them first if they are missing; raises as ``ensure_store``."""
-    made = ensure_store(find_recipe(dataset, data_root), home, data_root, display.phase)
+    made = ensure_store(find_dataset(dataset, data_root, home), home, data_root, display.phase)
     if made.quarantine:
-        display.note(f"{len(made.quarantine)} slides are left out; see why with 'tissuebench data inspect {dataset}'")
+        look = f"'tissuebench data inspect {made.store.info.dataset}'"
+        display.note(f"{len(made.quarantine)} slides are left out; see why with {look}")
     return PlannedData(made.store, made.split)
 
 

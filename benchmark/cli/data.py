@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tissuebench.datasets.types import StainNormalisation
 
 
+_MAX_NOTES = 30
+
+
 @click.group(cls=Commands, epilog=example("tissuebench data ingest folder --data-root my_slides"))
 def data() -> None:
     """List, download, ingest and inspect datasets."""
@@ -38,9 +41,11 @@ def list_(home: Path) -> None:
     NAME@56 is dataset NAME in tiles of 56 px, with its own store, results and tables; all commands accept it.
     """
     from tissuebench.datasets.catalog import find_recipe, recipe_names
+    from tissuebench.datasets.ingest.dataset import FOLDER, own_datasets
+    from tissuebench.datasets.ingest.outcome import remembered_origin
 
     for name in recipe_names():
-        if name == "folder":
+        if name == FOLDER:
             click.echo(f"{name:14} your own slides: manifest.csv and dataset.yaml in DATA_ROOT")
             continue
         recipe = find_recipe(name)
@@ -55,6 +60,8 @@ def list_(home: Path) -> None:
                 else "not ingested"
             )
         click.echo(f"{name:14} {recipe.title}; {recipe.licence}; {state}")
+    for name in own_datasets(home):
+        click.echo(f"{name:14} your own slides, from {remembered_origin(home / 'data' / name)}")
 
 
 @data.command(epilog=example("tissuebench data fetch glas"))
@@ -117,23 +124,33 @@ def ingest(
 
     DATASET@56 converts it in tiles of 56 px, beside the store with its own tile size.
 
+    DATASET is 'folder' for a folder of your own slides (see 'tissuebench data init'), or, once ingested, the name in
+    its dataset.yaml; the folder is then remembered.
+
     Unusable slides are left out and listed with the reason; the exit code is then 3. After an interruption or a crash
     the same command picks up where it left off.
     """
     from tissuebench.common.progress import ProgressDisplay
-    from tissuebench.datasets.catalog import find_recipe
+    from tissuebench.datasets.ingest.dataset import find_dataset
     from tissuebench.datasets.ingest.ingest import IngestOptions, ensure_store
+    from tissuebench.datasets.store.slide_writer import written_slides
 
     options = IngestOptions(workers, strict, update, codec, stain)
     with ProgressDisplay(stderr()) as display:
-        made = ensure_store(find_recipe(dataset, data_root), home, data_root, display.phase, options)
+        made = ensure_store(find_dataset(dataset, data_root, home), home, data_root, display.phase, options)
+        store = made.store
         for note in made.notes:
-            display.note(note)
+            display.note(f"note: {note}")
+        noted = [(name, note) for name, one in written_slides(store.path).items() for note in one.notes]
+        for name, note in noted[:_MAX_NOTES]:
+            display.note(f"note: {name}: {note}")
+        if len(noted) > _MAX_NOTES:
+            look = f"'tissuebench data inspect {store.info.dataset}'"
+            display.note(f"{len(noted) - _MAX_NOTES} more notes on slides: {look} shows them all")
         for bad in made.quarantine:
             display.note(f"left out: {bad.slide_id}: {bad.reason}")
-    store = made.store
     click.echo(
-        f"{store.path}: {len(store.slides)} slides, {len(made.quarantine)} left out, content "
+        f"{store.path}: {len(store.slides)} slides, {len(made.quarantine)} left out, {len(noted)} notes, content "
         f"{store.content_hash[:16]}, sealed"
     )
     if made.quarantine:
@@ -148,18 +165,20 @@ def ingest(
 def inspect(dataset: str, data_root: Path | None, verified: bool, home: Path) -> None:
     """Write an HTML page: thumbnails, classes, patients, costs, slides left out."""
     from tissuebench.common.progress import ProgressDisplay
-    from tissuebench.datasets.catalog import find_recipe
-    from tissuebench.datasets.ingest.ingest import dataset_folder, ensure_store
+    from tissuebench.datasets.ingest.dataset import dataset_folder, find_dataset
+    from tissuebench.datasets.ingest.ingest import ensure_store
     from tissuebench.datasets.store.verify import verify
     from tissuebench.inspection.page import summary, write_inspection
 
     with ProgressDisplay(stderr()) as display:
-        recipe = find_recipe(dataset, data_root)
+        recipe = find_dataset(dataset, data_root, home)
         made = ensure_store(recipe, home, data_root, display.phase)
         if verified:
             verify(made.store)
     folder = dataset_folder(home, recipe.name)
-    page = write_inspection(home, folder, made.store, made.split, made.quarantine, recipe.title, recipe.licence)
+    page = write_inspection(
+        home, folder, made.store, made.split, made.quarantine, recipe.title, recipe.licence, made.notes
+    )
     stdout().print(summary(made.store, made.split, made.quarantine))
     click.echo(page)
 

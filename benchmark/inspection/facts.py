@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tissuebench.datasets.ingest.convert import LEVEL0_MPP, UNKNOWN
 from tissuebench.datasets.manifest import PARTS, BadRow
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.shards import read_layout
-from tissuebench.datasets.store.slide_writer import written_slides
+from tissuebench.datasets.store.slide_writer import Provenance, written_slides
 from tissuebench.datasets.store.tile_store import TileStore
 
 NO_PART = "not in the split"
@@ -27,7 +28,8 @@ class SlideFacts:
         n_tiles: number of tiles of the store's tile size.
         tissue, annotated: share of the slide's area, 0..1.
         class_pixels: annotated pixels of each class.
-        notes: what was repaired or clipped.
+        notes: what was chosen, repaired or clipped.
+        level0_mpp: micrometres per pixel of the slide's own level 0; None if unknown.
     """
 
     slide_id: str
@@ -41,6 +43,7 @@ class SlideFacts:
     annotated: float
     class_pixels: tuple[int, ...]
     notes: tuple[str, ...]
+    level0_mpp: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,12 @@ class PartFacts:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Facts about a whole data set; ``slides`` are sorted by part and id, ``parts`` are those that have any slides."""
+    """Facts about a whole data set; ``slides`` are sorted by part and id, ``parts`` are those that have any slides.
+
+    Attributes:
+        notes: what the ingest noted on more than one slide.
+        gaps: what is missing from the parts of the split and will be missing from the tables, one line each.
+    """
 
     dataset: str
     title: str
@@ -89,6 +97,13 @@ class Inspection:
     parts: tuple[PartFacts, ...]
     slides: tuple[SlideFacts, ...]
     quarantine: tuple[BadRow, ...]
+    notes: tuple[str, ...]
+    gaps: tuple[str, ...]
+
+    @property
+    def n_noted(self) -> int:
+        """Number of slides with a note."""
+        return sum(bool(slide.notes) for slide in self.slides)
 
     @property
     def diagnoses(self) -> tuple[str, ...]:
@@ -96,7 +111,14 @@ class Inspection:
         return tuple(sorted(self.everything.diagnoses))
 
 
-def inspect_store(store: TileStore, split: Split, quarantine: Sequence[BadRow], title: str, licence: str) -> Inspection:
+def inspect_store(
+    store: TileStore,
+    split: Split,
+    quarantine: Sequence[BadRow],
+    title: str,
+    licence: str,
+    notes: Sequence[str] = (),
+) -> Inspection:
     """Collect the facts about a data set from its store.
 
     Raises:
@@ -107,6 +129,7 @@ def inspect_store(store: TileStore, split: Split, quarantine: Sequence[BadRow], 
     slides = []
     for slide in store.slides.values():
         class_pixels = labels.class_pixels(slide.slide_id)
+        origin = provenance.get(slide.slide_id, Provenance())
         slides.append(
             SlideFacts(
                 slide_id=slide.slide_id,
@@ -119,7 +142,8 @@ def inspect_store(store: TileStore, split: Split, quarantine: Sequence[BadRow], 
                 tissue=slide.tissue_fraction,
                 annotated=sum(class_pixels) / (slide.height * slide.width),
                 class_pixels=class_pixels,
-                notes=provenance[slide.slide_id].notes if slide.slide_id in provenance else (),
+                notes=origin.notes,
+                level0_mpp=_mpp_of(origin),
             )
         )
     order = [*PARTS, NO_PART]
@@ -137,7 +161,32 @@ def inspect_store(store: TileStore, split: Split, quarantine: Sequence[BadRow], 
         parts=tuple(_facts(part, members, store) for part, members in grouped if members),
         slides=tuple(slides),
         quarantine=tuple(quarantine),
+        notes=tuple(notes),
+        gaps=tuple(_gaps(slides, store.class_map.names)),
     )
+
+
+def _mpp_of(origin: Provenance) -> float | None:
+    said = origin.metadata.get(LEVEL0_MPP, UNKNOWN)
+    return None if said == UNKNOWN else float(said)
+
+
+def _gaps(slides: Sequence[SlideFacts], class_names: Sequence[str]) -> Iterator[str]:
+    """Yield what each part lacks: slides, annotations, or a class that is annotated elsewhere."""
+    everywhere = [any(slide.class_pixels[number] for slide in slides) for number in range(len(class_names))]
+    for number, name in enumerate(class_names):
+        if not everywhere[number]:
+            yield f"class {name} is annotated nowhere"
+    for part in PARTS:
+        members = [slide for slide in slides if slide.part == part]
+        if not members:
+            yield f"{part} has no slide"
+        elif not any(sum(slide.class_pixels) for slide in members):
+            yield f"{part} has no annotated slide"
+        else:
+            for number, name in enumerate(class_names):
+                if everywhere[number] and not any(slide.class_pixels[number] for slide in members):
+                    yield f"class {name} is not annotated in {part}"
 
 
 def _facts(name: str, slides: Sequence[SlideFacts], store: TileStore) -> PartFacts:

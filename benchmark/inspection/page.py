@@ -26,11 +26,12 @@ from tissuebench.datasets.manifest import BadRow
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import StoreInfo, TileStore
 from tissuebench.inspection.facts import Inspection, SlideFacts, inspect_store
+from tissuebench.inspection.tiles import ClassTiles, write_tiles
 
 MAX_THUMBNAILS = 300
 """Maximum per part of the split; a page of thousands loads slowly and nobody looks at all of them."""
 
-_PAGE, _THUMBNAILS = "index.html", "thumbnails"
+_PAGE, _THUMBNAILS, _TILES = "index.html", "thumbnails", "tiles"
 Size = tuple[int, int]
 
 
@@ -51,6 +52,7 @@ def write_inspection(
     quarantine: Sequence[BadRow],
     recipe_title: str,
     licence: str,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write ``inspect/`` in the data set's folder, replacing an older one, and return its ``index.html``.
 
@@ -62,17 +64,21 @@ def write_inspection(
         quarantine: slides that were left out.
         recipe_title: title of the data set.
         licence: licence of its images.
+        notes: what the ingest noted on more than one slide.
 
     Raises:
         DataError: the store is damaged, or a slide id is not a valid file name.
     """
-    data = inspect_store(store, split, quarantine, recipe_title, licence)
+    data = inspect_store(store, split, quarantine, recipe_title, licence, notes)
     folder = dataset_folder / "inspect"
     with made_aside(folder) as aside:
         (aside / _THUMBNAILS).mkdir()
+        (aside / _TILES).mkdir()
         sections = tuple(_sections(data, store.path / _THUMBNAILS, aside / _THUMBNAILS))
         shown_path = store.path.relative_to(home) if store.path.is_relative_to(home) else Path(store.path.name)
-        page = render(data, store.info, store.class_map.colors, store.class_map.names, sections, shown_path.as_posix())
+        tiles = write_tiles(store, aside / _TILES)
+        shown = shown_path.as_posix()
+        page = render(data, store.info, store.class_map.colors, store.class_map.names, sections, tiles, shown)
         (aside / _PAGE).write_text(page, encoding="utf-8")
     return folder / _PAGE
 
@@ -83,6 +89,7 @@ def render(
     colors: Sequence[tuple[int, int, int]],
     classes: Sequence[str],
     sections: Sequence[_Section],
+    tiles: Sequence[ClassTiles],
     store_path: str,
 ) -> str:
     """Return the page as text."""
@@ -105,6 +112,7 @@ def render(
         colors=[f"rgb({red},{green},{blue})" for red, green, blue in colors],
         columns=[data.everything, *data.parts],
         sections=sections,
+        tiles=tiles,
         slide_diagnoses=sorted({";".join(slide.diagnosis) for slide in data.slides}),
         resolution="as it is" if info.mpp is None else f"{info.mpp:g} µm/px",
         store_path=store_path,
@@ -119,9 +127,11 @@ def summary(
     data = inspect_store(store, split, quarantine, recipe_title, licence)
     title = escape(": ".join(text for text in (data.dataset, recipe_title, licence) if text))
     left_out = f"{len(data.quarantine)} left out, " if data.quarantine else ""
+    noted = f"notes on {data.n_noted} slides, " if data.n_noted else ""
+    gaps = "".join(f"\n{escape(gap)}" for gap in data.gaps)
     caption = (
-        f"{left_out}{file_size(data.bytes_on_disk)} on disk ({data.codec}), content {data.content_hash[:16]}\n"
-        f"tags name classes of at least {percent(store.info.min_tag_share)} of a tile's annotated pixels"
+        f"{left_out}{noted}{file_size(data.bytes_on_disk)} on disk ({data.codec}), content {data.content_hash[:16]}\n"
+        f"tags name classes of at least {percent(store.info.min_tag_share)} of a tile's annotated pixels{gaps}"
     )
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     columns = [data.everything, *data.parts]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tissuebench.common.settings import Settings
-from tissuebench.datasets.ingest.ingest import dataset_folder
+from tissuebench.datasets.ingest.dataset import dataset_folder
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.labels.budget_spec import Spending, parse_spec
 from tissuebench.datasets.labels.draw_budget import diagnosis_purchase, persisted_budget

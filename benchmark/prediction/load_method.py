@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tissuebench.datasets.ingest.ingest import dataset_folder
+from tissuebench.datasets.ingest.dataset import dataset_folder
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.errors import ConfigError, DataError
 from tissuebench.methods.api.method import Method

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tissuebench.common.hashing import Json, derive_seed
-from tissuebench.datasets.ingest.ingest import dataset_folder
+from tissuebench.datasets.ingest.dataset import dataset_folder
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.loading.datamodule import TileDataModule
 from tissuebench.datasets.splits import Split

@@ -46,6 +46,7 @@ class LabelImage:
         self.notes: tuple[str, ...] = ()
         self._path = path
         self._frame = frame
+        self.offset = (0, 0)
         self._classes = len(class_map)
         # The colours of instances are arbitrary, those of classes are the class map's.
         colors = ColorTable(path, class_map) if instance_class is None else None

@@ -39,6 +39,7 @@ class PolygonLabels:
     ) -> None:
         self.notes = tuple(notes)
         self._frame = frame
+        self.offset = (0, 0)
         self._background = background
         self._class_ids = [region.class_id for region in regions]
         self._rings = Rings([region.geometry for region in regions], frame.scale)

@@ -50,9 +50,11 @@ class LabelSource(Protocol):
 
     Attributes:
         notes: what was repaired, clipped or left out, one line each.
+        offset: (y, x) on level 0 of the pixel that the annotation calls (0, 0).
     """
 
     notes: tuple[str, ...]
+    offset: tuple[int, int]
 
     def raster(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the class ids of a block in raster pixels.

@@ -13,15 +13,20 @@ import numpy as np
 from tissuebench.common.hashing import Json
 from tissuebench.datasets.annotations import Frame, LabelSource, open_annotation
 from tissuebench.datasets.color.stain import FittedNormaliser, normaliser
+from tissuebench.datasets.ingest.placement import LabelSample, Placed
 from tissuebench.datasets.readers import Slide, open_slide, require_brightfield
 from tissuebench.datasets.store.shards import Pixels
 from tissuebench.datasets.store.slide_writer import Provenance, StoreSpec, write_slide
 from tissuebench.datasets.store.tissue import tissue_mask
 from tissuebench.datasets.types import IGNORE_LABEL, FrameName, StainNormalisation
-from tissuebench.errors import TissueBenchError
+from tissuebench.errors import DataError, TissueBenchError
 
+LEVEL0_MPP, UNKNOWN = "level0_mpp", "unknown"
+"""Key of a slide's own resolution in its metadata, and its value where the file does not say."""
 _THUMBNAIL_PX = 1024
 _SAMPLED_REGIONS, _SAMPLED_PX = 24, 256
+_ENLARGED = 1.01
+"""A slide up to 1 % coarser than the store is not called enlarged: scanners round their magnifications."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +56,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class SlideJob:
-    """One slide to convert; ``fingerprint`` is stored with it, ``strict`` refuses what is otherwise only noted."""
+    """One slide to convert.
+
+    Attributes:
+        fingerprint: stored with the slide.
+        frame: overrides that of ``reading``.
+        strict: refuse what is otherwise only noted.
+        white: class of glass, whose labels need not lie on tissue.
+    """
 
     spec: StoreSpec
     reading: Reading
@@ -64,6 +76,7 @@ class SlideJob:
     series: str = ""
     frame: FrameName | None = None
     strict: bool = False
+    white: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,9 @@ def _convert(job: SlideJob) -> tuple[str, ...]:
         thumbnail = slide.thumbnail(_THUMBNAIL_PX)
         require_brightfield(thumbnail, str(job.image))
         reading = job.reading
+        enlarged = _enlargement(slide)
+        if enlarged and job.strict:
+            raise DataError(f"{job.image}: {enlarged}")
         labels: LabelSource | None = None
         if job.annotation is not None:
             labels = open_annotation(
@@ -114,18 +130,31 @@ def _convert(job: SlideJob) -> tuple[str, ...]:
         facts: dict[str, str] = {
             "file": job.image.name,
             "level0_px": f"{slide.level0_size[1]} x {slide.level0_size[0]}",
-            "level0_mpp": "unknown" if slide.level0_mpp is None else f"{slide.level0_mpp:.4g}",
+            LEVEL0_MPP: UNKNOWN if slide.level0_mpp is None else f"{slide.level0_mpp:.4g}",
             **_as_text(slide.metadata),
         }
-        provenance = Provenance(job.fingerprint, slide.notes, facts)
-        return write_slide(job.spec, job.slide_id, _Source(slide, labels, fitted), provenance)
+        provenance = Provenance(job.fingerprint, (*slide.notes, *([enlarged] if enlarged else [])), facts)
+        return write_slide(job.spec, job.slide_id, _Source(job, slide, labels, fitted), provenance)
 
 
-@dataclass(frozen=True, slots=True)
+def _enlargement(slide: Slide) -> str:
+    """Return a note if the slide is coarser than the store; empty if it is not."""
+    if slide.scale * _ENLARGED >= 1 or slide.level0_mpp is None:
+        return ""
+    return (
+        f"enlarged {1 / slide.scale:.3g} times: the file has {slide.level0_mpp:.4g} µm a pixel, the dataset "
+        f"{slide.mpp:.4g}; it lacks the details of slides scanned finer"
+    )
+
+
 class _Source:
-    slide: Slide
-    annotation: LabelSource | None
-    normalise: FittedNormaliser | None
+    """Pixels and labels of one slide; implements ``SlideSource``."""
+
+    def __init__(
+        self, job: SlideJob, slide: Slide, annotation: LabelSource | None, normalise: FittedNormaliser | None
+    ) -> None:
+        self.job, self.slide, self.annotation, self.normalise = job, slide, annotation, normalise
+        self._sample = LabelSample(slide.height, slide.width)
 
     @property
     def height(self) -> int:
@@ -142,10 +171,43 @@ class _Source:
     def labels(self, y: int, x: int, height: int, width: int) -> Pixels:
         if self.annotation is None:
             return np.full((height, width), IGNORE_LABEL, np.uint8)
-        return self.annotation.raster(y, x, height, width)
+        raster = self.annotation.raster(y, x, height, width)
+        self._sample.add(raster, y, x)
+        return raster
 
     def finish(self, tissue: Pixels) -> tuple[str, ...]:
-        return () if self.annotation is None else self.annotation.finish()
+        if self.annotation is None:
+            return ()
+        notes = self.annotation.finish()
+        white = self.job.white
+        placed = self._sample.placed(tissue, self.job.spec.class_map.names, white)
+        if placed is None or placed.is_plausible:
+            return notes
+        remedy = self._remedy(tissue, placed, self.annotation.offset)
+        off = f"{placed.on_tissue:.0%} of its labels lie on tissue{remedy}"
+        if (self.job.frame or self.job.reading.frame) != "auto":
+            return (*notes, f"only {off}")
+        raise DataError(
+            f"{self.job.annotation}: only {off}; if they are right where they are, write 'slide' in the manifest's "
+            "column 'frame'"
+        )
+
+    def _remedy(self, tissue: Pixels, placed: Placed, offset: tuple[int, int]) -> str:
+        """Say which other frame, or else which shift, would put the labels on tissue; empty if none is known."""
+        bounds, scale = self.slide.bounds, self.slide.scale
+        if bounds is not None:
+            y, x = offset
+            frame, to = ("slide", (0, 0)) if (y, x) != (0, 0) else ("bounds", (bounds.y, bounds.x))
+            share = self._sample.share_on_tissue(tissue, (round((to[0] - y) / scale), round((to[1] - x) / scale)))
+            if share > max(0.5, placed.on_tissue):
+                return f", but {share:.0%} if it is drawn on the {_FRAMES[frame]} (frame '{frame}')"
+        if placed.shift is not None:
+            y, x = (round(side * scale) for side in placed.shift)
+            return f", and nearly all would if moved by about x {x:+d}, y {y:+d} px (level 0)"
+        return ""
+
+
+_FRAMES = {"slide": "whole slide", "bounds": "scanned part of the slide"}
 
 
 def fit_stain(name: StainNormalisation, slide: Slide) -> FittedNormaliser | None:

@@ -6,28 +6,35 @@ import hashlib
 from pathlib import Path
 
 from tissuebench.common.hashing import Json, content_hash
+from tissuebench.datasets.readers.companions import companions
 
 _END_BYTES = 1 << 20
 
 
 def fingerprint(path: Path | None) -> Json:
-    """Return size and hash of the first and last MiB of a file; for a folder, a hash of its files' names and sizes.
+    """Return size and hash of the first and last MiB of a file, and of the other files of its slide.
 
-    Small files are hashed completely. A MIRAX slide keeps its pixels in a folder of the same name, which is included.
+    Small files are hashed completely. Of a folder that is one image, as in OME-Zarr, only the names and sizes of the
+    files are hashed: there may be millions.
 
     Returns:
         None if ``path`` is None or does not exist.
     """
     if path is None or not path.exists():
         return None
-    if path.is_dir():
-        inside = sorted(entry for entry in path.rglob("*") if entry.is_file())
-        return content_hash([[entry.relative_to(path).as_posix(), entry.stat().st_size] for entry in inside])
+    others: list[Json] = [[other.name, *_of_file(other)] for other in companions(path)]
+    if path.is_file():
+        return [*_of_file(path), content_hash(others) if others else None]
+    if others:
+        return content_hash(others)
+    inside = sorted(entry for entry in path.rglob("*") if entry.is_file())
+    return content_hash([[entry.relative_to(path).as_posix(), entry.stat().st_size] for entry in inside])
+
+
+def _of_file(path: Path) -> tuple[int, str]:
     size = path.stat().st_size
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(_END_BYTES))
         file.seek(max(_END_BYTES, size - _END_BYTES))
         digest.update(file.read())
-    beside = path.with_suffix("")
-    companion = fingerprint(beside) if path.suffix.lower() == ".mrxs" and beside.is_dir() else None
-    return [size, digest.hexdigest(), companion]
+    return size, digest.hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from tissuebench.common.folders import made_aside
 from tissuebench.common.hashing import Json, content_hash
 from tissuebench.datasets.catalog.recipe import Generate, Recipe
 from tissuebench.datasets.ingest.convert import Converted, Reading, SlideJob, convert
+from tissuebench.datasets.ingest.dataset import dataset_folder
+from tissuebench.datasets.ingest.duplicates import judge_copies
 from tissuebench.datasets.ingest.fingerprint import fingerprint
-from tissuebench.datasets.ingest.quarantine import read_quarantine, write_quarantine
+from tissuebench.datasets.ingest.outcome import read_outcome, remember_origin, remembered_origin, write_outcome
 from tissuebench.datasets.ingest.workers import Died, run_each
 from tissuebench.datasets.manifest import BadRow, ManifestRow
 from tissuebench.datasets.splits import Split, official_split, random_split, stratum_of
@@ -59,17 +61,12 @@ class IngestOptions:
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """Ingested dataset: its store and split, and the slides that were refused."""
+    """Ingested dataset: its store and split, the slides that were refused, and notes on the dataset as a whole."""
 
     store: TileStore
     split: Split
     quarantine: tuple[BadRow, ...]
     notes: tuple[str, ...] = ()
-
-
-def dataset_folder(home: Path, dataset: str) -> Path:
-    """Return the folder of a dataset's store, split and budgets."""
-    return home / "data" / dataset
 
 
 def source_folder(home: Path, recipe: Recipe) -> Path:
@@ -85,7 +82,8 @@ def ensure_store(
     Args:
         recipe: the dataset.
         home: folder that contains ``data/``.
-        data_root: the source files; may be None if the recipe generates them, they were fetched, or the store exists.
+        data_root: the source files; may be None if the recipe generates them, they were fetched, the store exists, or
+            they are where they were read from before.
         progress: called for every slide.
         options: options of the ingest.
 
@@ -104,15 +102,17 @@ def ensure_store(
             with exclusive(raw.parent):  # of two at once, the second waits and finds the files
                 if not raw.is_dir():
                     _generate(recipe.generate, recipe.name, raw, progress)
-        data_root = raw if raw.is_dir() else None
-    notes: tuple[str, ...] = ()
+        data_root = raw if raw.is_dir() else _origin(home, recipe)
     if data_root is not None:
         rows, bad = _checked(recipe.rows(data_root))
-        notes = recipe.notes(data_root) if recipe.notes else ()
+        prints = {row.slide_id: _Prints.of(row) for row in rows}
+        pictures = {slide_id: one.picture for slide_id, one in prints.items() if one.picture is not None}
+        copies, _ = judge_copies(rows, pictures, "the same file")
+        rows, bad = _without(rows, copies), [*bad, *copies]
         if options.strict and bad:
             raise DataError(bad[0].reason)
         _published_split(recipe, rows)  # detect a patient in two parts before hours of work
-        source = _source_hash(recipe, rows, bad)
+        source = _source_hash(recipe, rows, bad, prints)
         if store_path.exists() and not options.update and TileStore(store_path).info.source_sha256 != source:
             raise DataError(
                 f"{store_path}: was made from other files; 'tissuebench data ingest {recipe.name} --update' takes in "
@@ -122,11 +122,14 @@ def ensure_store(
             folder.mkdir(parents=True, exist_ok=True)
             with exclusive(folder):
                 if not store_path.exists() or options.update:
-                    _ingest(recipe, rows, bad, source, folder, progress, options)
+                    notes = recipe.notes(data_root) if recipe.notes else ()
+                    _ingest(recipe, rows, bad, prints, source, folder, progress, options, notes)
         if not split_path.exists():
             sealed = TileStore(store_path)
             published = _published_split(recipe, [row for row in rows if row.slide_id in sealed.slides])
             (published or _drawn_split(recipe, sealed)).write(split_path)
+        if data_root != raw:
+            remember_origin(dataset_folder(home, recipe.plain_name), data_root)
     elif options.update:
         raise DataError(f"--update of dataset {recipe.name!r} needs its files (DATA_ROOT=… or --data-root …)")
     elif not store_path.exists():
@@ -140,7 +143,13 @@ def ensure_store(
     lost = sorted({patient for part in split.parts.values() for patient in part} - known)
     if lost:
         raise DataError(f"{split_path}: patient {lost[0]!r} is not in the store; delete {folder} to ingest again")
-    return Ingested(store, split, read_quarantine(folder), notes)
+    return Ingested(store, split, *read_outcome(folder))
+
+
+def _origin(home: Path, recipe: Recipe) -> Path | None:
+    """Return the folder that the files were last read from, if it is still there."""
+    origin = remembered_origin(dataset_folder(home, recipe.plain_name))
+    return origin if origin is not None and origin.is_dir() else None
 
 
 def _generate(generate: Generate, name: str, raw: Path, progress: Progress) -> None:
@@ -164,7 +173,36 @@ def _checked(found: Sequence[ManifestRow | BadRow]) -> tuple[list[ManifestRow], 
     return rows, bad
 
 
-def _source_hash(recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadRow]) -> str:
+def _without(rows: Sequence[ManifestRow], bad: Sequence[BadRow]) -> list[ManifestRow]:
+    """Return the rows that are not bad; an error if none is left."""
+    refused = {row.slide_id for row in bad}
+    good = [row for row in rows if row.slide_id not in refused]
+    if not good:
+        raise DataError(f"none of {len(bad)} slides can be used; the first: {bad[0].reason}")
+    return good
+
+
+@dataclass(frozen=True, slots=True)
+class _Prints:
+    """Fingerprints of a row: of its picture, None if there is none, and of all that its slide is made from."""
+
+    picture: str | None
+    slide: str
+
+    @classmethod
+    def of(cls, row: ManifestRow) -> _Prints:
+        image = fingerprint(row.image)
+        # Earlier fingerprints stay valid where nothing new is said.
+        chosen: list[Json] = [row.series, row.frame] if row.series or row.frame else []
+        return cls(
+            picture=content_hash([image, row.series]) if row.image.exists() and row.image.stat().st_size else None,
+            slide=content_hash([image, fingerprint(row.annotation), row.mpp, row.reader, *chosen]),
+        )
+
+
+def _source_hash(
+    recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadRow], prints: Mapping[str, _Prints]
+) -> str:
     """Return a hash of everything that a store is made from: the recipe, the manifest and its files."""
     classes = recipe.class_map
     made_of: dict[str, Json] = {
@@ -172,7 +210,7 @@ def _source_hash(recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadR
         "costs": recipe.costs.document(),
         "classes": [list(classes.names), {name: list(allowed) for name, allowed in classes.diagnoses.items()}],
         "rows": [[r.slide_id, r.patient_id, list(r.diagnosis), list(r.tags or ()), r.split] for r in rows],
-        "files": [_fingerprint(row) for row in rows],
+        "files": [prints[row.slide_id].slide for row in rows],
         "bad": sorted(row.slide_id for row in bad),
     }
     if recipe.min_tag_share != MIN_SHARE:  # the default is left out, so that existing hashes stay valid
@@ -180,11 +218,6 @@ def _source_hash(recipe: Recipe, rows: Sequence[ManifestRow], bad: Sequence[BadR
     if recipe.white is not None:
         made_of["white"] = asdict(recipe.white)
     return content_hash(made_of)
-
-
-def _fingerprint(row: ManifestRow) -> str:
-    chosen: list[Json] = [row.series, row.frame] if row.series or row.frame else []  # earlier fingerprints stay valid
-    return content_hash([fingerprint(row.image), fingerprint(row.annotation), row.mpp, row.reader, *chosen])
 
 
 def _published_split(recipe: Recipe, rows: Sequence[ManifestRow]) -> Split | None:
@@ -215,10 +248,12 @@ def _ingest(
     recipe: Recipe,
     rows: Sequence[ManifestRow],
     bad: Sequence[BadRow],
+    prints: Mapping[str, _Prints],
     source: str,
     folder: Path,
     progress: Progress,
     options: IngestOptions,
+    notes: Sequence[str],
 ) -> None:
     reading = _reading(recipe, options.stain)
     writer = StoreWriter(
@@ -249,13 +284,14 @@ def _ingest(
             row.annotation,
             row.mpp,
             row.reader,
-            print_,
+            prints[row.slide_id].slide,
             row.series,
             row.frame,
             options.strict,
+            None if recipe.white is None else recipe.white.label,
         )
         for row in rows
-        if finished.get(row.slide_id) != (print_ := _fingerprint(row))
+        if finished.get(row.slide_id) != prints[row.slide_id].slide
     ]
     refused = {row.slide_id: row.reason for row in bad}
     refusals = list(bad)
@@ -277,10 +313,15 @@ def _ingest(
             "are kept: free some disk space and run the same command again"
         )
     good = [row for row in rows if row.slide_id not in refused]
-    if not good:
+    copies, note = judge_copies(good, writer.pictures(), "pixel by pixel the same")
+    if copies and options.strict:
+        raise DataError(copies[0].reason)
+    try:
+        good = _without(good, [*refusals, *copies])
+    except DataError:
         writer.discard()
-        raise DataError(f"none of {len(refusals)} slides can be used; the first: {refusals[0].reason}")
-    write_quarantine(folder, refusals)
+        raise
+    write_outcome(folder, [*refusals, *copies], [*notes, *([note] if note else [])])
     writer.seal({row.slide_id: Case(row.patient_id, row.diagnosis, row.tags) for row in good})
 
 

@@ -139,6 +139,15 @@ def written_slides(folder: Path) -> dict[str, Provenance]:
     return found
 
 
+def written_pictures(folder: Path) -> dict[str, str]:
+    """Return the hash of the pixels of each completely written slide, by id."""
+    found = {}
+    for path in sorted((folder / "records").glob("*.json")):
+        document, _ = read_hashed_json(path)
+        found[path.stem] = str(cast("dict[str, Json]", document["facts"])["image_sha256"])
+    return found
+
+
 def drop_slide(folder: Path, slide_id: str) -> None:
     """Remove a slide, its record first, so that it never counts as complete."""
     for path in (f"records/{slide_id}.json", f"records/{slide_id}.npz", f"thumbnails/{slide_id}.jpg"):

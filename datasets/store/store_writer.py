@@ -17,7 +17,14 @@ from tissuebench.common.hashing import Json, content_hash
 from tissuebench.datasets.documents import read_hashed_json, write_hashed_json
 from tissuebench.datasets.store.pyramid import Codec
 from tissuebench.datasets.store.shards import Pixels
-from tissuebench.datasets.store.slide_writer import Provenance, StoreSpec, drop_slide, write_slide, written_slides
+from tissuebench.datasets.store.slide_writer import (
+    Provenance,
+    StoreSpec,
+    drop_slide,
+    write_slide,
+    written_pictures,
+    written_slides,
+)
 from tissuebench.datasets.store.tile_store import (
     FORMAT_VERSION,
     MANIFEST,
@@ -105,6 +112,10 @@ class StoreWriter:
     def finished(self) -> dict[str, Provenance]:
         """Return the provenance of the completely written slides, by id."""
         return written_slides(self.folder)
+
+    def pictures(self) -> dict[str, str]:
+        """Return the hash of the pixels of each completely written slide, by id."""
+        return written_pictures(self.folder)
 
     def add(
         self, slide_id: str, patient_id: str, diagnosis: tuple[str, ...], image: Pixels, labels: Pixels, tissue: Pixels

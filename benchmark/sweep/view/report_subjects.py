@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tissuebench.common.hashing import Json
-from tissuebench.datasets.catalog import find_recipe
+from tissuebench.datasets.ingest.dataset import find_dataset
 from tissuebench.errors import DataError, TissueBenchError
 from tissuebench.results.records.overlays import read_overlays
 from tissuebench.results.records.result_store import Failure, ResultStore
@@ -60,9 +60,9 @@ def _data(home: Path, result: TrialResult) -> dict[str, Json]:
     """Return title, licence and source from the recipe, and resolution and assumed costs from the store."""
     said: dict[str, Json] = {"name": result.dataset, "store sha256": result.identity.get("store")}
     try:
-        recipe = find_recipe(result.dataset)
+        recipe = find_dataset(result.dataset, None, home)
         said |= {"title": recipe.title, "licence": recipe.licence, "source": recipe.source}
-    except TissueBenchError:  # a data set of the user's own slides is described in their folder
+    except TissueBenchError:  # its description is no longer there
         said["licence"] = "not stated"
     content = _manifest(home / "data" / result.dataset / "store.zarr" / "manifest.json")
     if content:

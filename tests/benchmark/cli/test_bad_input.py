@@ -177,7 +177,7 @@ def test_a_run_goes_on_without_a_bad_slide_and_says_so(command, home, source):
     arguments = ("--dataset", "folder", "--data-root", source, "--home", home, "--dry-run")
     ran = command("run", "--method", "supervised", *arguments)
     assert ran.code == 0
-    assert "1 slides are left out; see why with 'tissuebench data inspect folder'" in ran.err
+    assert "1 slides are left out; see why with 'tissuebench data inspect tiny'" in ran.err
     assert ran.out.count("to run") > 0
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from rich.console import Console
 
 from tissuebench.datasets.documents import read_hashed_json, write_hashed_json
@@ -25,10 +26,12 @@ from tissuebench.datasets.types import ClassMap, LabelCosts
 from tissuebench.inspection import page as inspect_page
 from tissuebench.inspection.facts import inspect_store
 from tissuebench.inspection.page import file_size, percent, summary, write_inspection
+from tissuebench.inspection.tiles import TILES_PER_CLASS, write_tiles
 
 VOID = {"meta", "img", "br", "hr", "input", "link", "col"}
 EVIL = "<script>alert(1)</script>"
 QUOTED = "\"'><img src=x onerror=alert(2)>"
+PICTURE = r"thumbnails/S\d\.jpg|tiles/S\d-\d+-\d+(-annotated)?\.jpg"
 CLASSES = ClassMap(
     (EVIL, "b&b", QUOTED), ((10, 20, 30), (200, 0, 0), (0, 0, 200)), {EVIL: ("b&b",), "{{ 7*7 }}": (QUOTED,)}
 )
@@ -83,6 +86,10 @@ class Page(HTMLParser):
         return [value.replace("\u202f", "") for value in found]
 
 
+def thumbnails(page):
+    return [image["src"] for image in page.all("img") if image["src"].startswith("thumbnails/")]
+
+
 def store_of(folder, slides, classes=CLASSES, mpp=0.5):
     """``slides``: (slide, patient, diagnoses, height, width); the first third is class 0, the next 2, the rest open."""
     writer = StoreWriter(folder / "store.zarr", StoreInfo("toy", mpp, 32, LabelCosts(3, 0.5, 1)), classes)
@@ -127,7 +134,8 @@ def test_the_page_is_well_formed_and_holds_no_element_of_a_name(hostile):
     page = Page(text)
     assert len(page.all("script")) == 1
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
-    assert {image["src"] for image in page.all("img")} == {f"thumbnails/S{number}.jpg" for number in range(1, 6)}
+    pictures = {image["src"] for image in page.all("img")}
+    assert {name for name in pictures if "tiles" not in name} == {f"thumbnails/S{n}.jpg" for n in range(1, 6)}
     for name in (EVIL, QUOTED, "{{ 7*7 }}", "b&b", "../../etc/passwd", "javascript:x"):
         assert name in page.visible
     script = text[text.index("<script>") : text.index("</script>")]
@@ -140,7 +148,7 @@ def test_the_page_fetches_nothing_and_names_no_folder_of_the_machine(hostile):
     for tag, attributes in page.elements:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
         for name in ("src", "href", "srcset", "action"):
-            assert re.fullmatch(r"thumbnails/S\d\.jpg", attributes.get(name) or "thumbnails/S1.jpg")
+            assert re.fullmatch(PICTURE, attributes.get(name) or "thumbnails/S1.jpg")
         assert "url(" not in (attributes.get("style") or "")
     assert "url(" not in path.read_text()
     assert "default-src 'none'" in page.all("meta")[3]["content"]
@@ -152,7 +160,9 @@ def test_what_is_linked_is_there_and_nothing_else(hostile):
     store, *_, path = hostile
     folder = path.parent
     found = {entry.relative_to(folder).as_posix() for entry in folder.rglob("*") if entry.is_file()}
-    assert found == {"index.html", *(f"thumbnails/S{number}.jpg" for number in range(1, 6))}
+    linked = {value for _, one in Page(path.read_text()).elements for name, value in one.items() if name == "href"}
+    assert found == {"index.html", *linked}
+    assert {f"thumbnails/S{number}.jpg" for number in range(1, 6)} < linked
     assert not [entry for entry in folder.parent.iterdir() if entry.name not in ("store.zarr", "inspect")]
     for slide_id in store.slides:
         copied = folder / "thumbnails" / f"{slide_id}.jpg"
@@ -219,7 +229,7 @@ def test_a_part_of_many_slides_shows_a_seeded_choice(tmp_path, monkeypatch):
     pages = [write_inspection(tmp_path, tmp_path, store, split, (), "t", "l").read_text() for _ in range(2)]
     assert pages[0] == pages[1]
     page = Page(pages[0])
-    shown = [image["src"] for image in page.all("img")]
+    shown = thumbnails(page)
     assert len(shown) == 6
     assert shown == sorted(shown)
     assert shown[:4] != [f"thumbnails/S{number:02}.jpg" for number in range(4)]
@@ -237,10 +247,57 @@ def test_an_older_page_is_replaced_and_a_missing_thumbnail_is_said(tmp_path):
     (store.path / "thumbnails" / "S2.jpg").write_bytes(b"no picture")
     path = write_inspection(tmp_path, tmp_path, store, split, (), "t", "l")
     page = Page(path.read_text())
-    assert page.all("img") == []
+    assert thumbnails(page) == []
     assert page.visible.count("no thumbnail") == 2
     assert list((path.parent / "thumbnails").iterdir()) == []
     assert "as it is" in page.visible  # no resolution
+
+
+def test_tiles_are_those_of_the_store_and_their_annotation_is_drawn_on_them(hostile):
+    store, *_, path = hostile
+    groups = write_tiles(store, path.parent / "tiles")
+    assert [group.name for group in groups] == [EVIL, QUOTED]  # nobody annotated the second class
+    for group in groups:
+        slides = {one.tile.slide_id for one in group.tiles}
+        assert len(group.tiles) == TILES_PER_CLASS
+        assert len(slides) == 5  # all of them, in turn
+        for one in group.tiles:
+            labels = store.withheld.masks([one.tile], 32)[0]
+            assert (labels == CLASSES.names.index(group.name)).any()
+            with Image.open(path.parent / "tiles" / one.picture) as image:
+                assert image.size == (32, 32)
+            with Image.open(path.parent / "tiles" / one.annotated) as image:
+                drawn = np.asarray(image).astype(float)
+            if (labels == 0).all():
+                assert drawn.mean(axis=(0, 1))[0] < drawn.mean(axis=(0, 1))[2]  # the class's colour is (10, 20, 30)
+
+
+def test_unannotated_stores_show_tiles_of_tissue(tmp_path):
+    writer = StoreWriter(tmp_path / "store.zarr", StoreInfo("toy", 1.0, 32, LabelCosts()), CLASSES)
+    tissue = np.zeros((6, 6), np.uint8)
+    tissue[:2, :2] = 1
+    writer.add("S1", "P1", (), np.full((96, 96, 3), 100, np.uint8), np.full((96, 96), 255, np.uint8), tissue)
+    (group,) = write_tiles(writer.seal(), tmp_path)
+    assert group.name is None
+    assert [(one.tile.y, one.tile.x, one.annotated) for one in group.tiles] == [(0, 0, None)]
+
+
+def test_what_the_parts_lack_is_said_first(tmp_path):
+    store = store_of(tmp_path, [("S1", "P1", (), 64, 64), ("S2", "P2", (), 64, 64)])
+    split = Split("s", {"train": ("P1",), "test": ("P2",)})
+    path = write_inspection(tmp_path, tmp_path, store, split, (), "t", "l", ("two slides are one",))
+    first = Page(path.read_text()).text["first"]
+    assert "class b&b is annotated nowhere" in first
+    assert "val has no slide" in first
+    assert "two slides are one" in first
+    assert "test has no" not in first
+
+
+def test_each_slide_shows_its_own_resolution_and_its_notes(hostile):
+    *_, path = hostile
+    page = Page(path.read_text())
+    assert page.visible.count("own resolution unknown") == 5
+    assert page.text["n-noted"] == "1"
 
 
 def test_a_store_of_nothing_annotated(tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.benchmark.by_hand import poisoned
 from tissuebench.cli.main import cli
-from tissuebench.datasets.ingest.ingest import dataset_folder
+from tissuebench.datasets.ingest.dataset import dataset_folder
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.types import Stream, Supervision
 from tissuebench.diagnostics.pseudo_mask_quality import QUALITY

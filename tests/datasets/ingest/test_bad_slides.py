@@ -19,7 +19,7 @@ from PIL import Image
 
 from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.ingest.ingest import IngestOptions, ensure_store
-from tissuebench.datasets.ingest.quarantine import read_quarantine
+from tissuebench.datasets.ingest.outcome import read_outcome
 from tissuebench.datasets.store.verify import verify
 from tissuebench.errors import DataError
 
@@ -35,7 +35,7 @@ def polygon(ring, name="tumour"):
     }
 
 
-def write_slide(path: Path, seed: int = 0, pixels=None, mpp: float | None = 0.5) -> None:
+def write_slide(path: Path, seed: int = 99, pixels=None, mpp: float | None = 0.5) -> None:
     if pixels is None:
         pixels = np.random.default_rng(seed).integers(90, 200, (SIDE, SIDE, 3), dtype=np.uint8)
     resolution = {} if mpp is None else {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
@@ -183,7 +183,7 @@ def test_a_bad_slide_is_left_out_and_the_others_go_in(cohort, tmp_path, fault):
     for bad in made.quarantine:
         assert "\n" not in bad.reason
     assert re.search(FAULTS[fault], made.quarantine[0].reason), made.quarantine[0].reason
-    assert read_quarantine(tmp_path / "home" / "data" / "mine") == made.quarantine
+    assert read_outcome(tmp_path / "home" / "data" / "mine") == (made.quarantine, ())
     verify(made.store)
     inside = [path.name for path in (tmp_path / "home").rglob("*")]
     assert not [name for name in inside if ".partial" in name or name.startswith("bad")]
@@ -297,7 +297,7 @@ def test_a_full_disk_loses_nothing(cohort, tmp_path):
     listing = (tmp_path / "log.ls").read_text()
     assert "good0" in listing
     assert "large" not in listing
-    assert f"4 slides, 0 left out, content {expected[:16]}" in (tmp_path / "log.again").read_text()
+    assert f"4 slides, 0 left out, 0 notes, content {expected[:16]}" in (tmp_path / "log.again").read_text()
 
 
 def test_a_process_that_is_killed_takes_only_its_slide_with_it(cohort, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tissuebench.datasets.catalog import find_recipe, recipe_names
 from tissuebench.datasets.color.white_background import WhiteBackground
@@ -80,7 +80,8 @@ def test_an_update_takes_in_what_changed_and_nothing_else(source, ingest, tiny_d
     kept = [line for line in lines if "slide05" not in line]
     (source / "manifest.csv").write_text("\n".join([*kept, lines[6].replace("05", "99")]) + "\n")
     for name in ("", "_mask"):
-        shutil.copyfile(source / f"slide07{name}.png", source / f"slide99{name}.png")
+        with Image.open(source / f"slide07{name}.png") as image:
+            ImageOps.flip(image).save(source / f"slide99{name}.png")  # the same picture would be a copy
     (source / "slide05_mask.png").unlink()
     updated, split = ingest(source, update=True)
     assert "slide99" in updated.slides
@@ -97,10 +98,10 @@ def test_an_update_takes_in_what_changed_and_nothing_else(source, ingest, tiny_d
 
 def test_an_update_needs_the_files(source, ingest, tmp_path):
     ingest(source)
+    recipe = find_recipe("folder", source)
+    source.rename(source.with_name("elsewhere"))
     with pytest.raises(DataError, match="--update of dataset 'tiny' needs its files"):
-        ensure_store(
-            find_recipe("folder", source), tmp_path / "home", None, lambda *_: None, IngestOptions(update=True)
-        )
+        ensure_store(recipe, tmp_path / "home", None, lambda *_: None, IngestOptions(update=True))
 
 
 def test_a_changed_diagnosis_converts_no_slide_again(source, ingest):
