@@ -25,6 +25,13 @@ class WithheldLabelError(TissueBenchError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return a one-line message for an unknown name: the closest known name, then all of them."""
     options = sorted(known)
-    near = difflib.get_close_matches(name, options, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near = closest(name, options)
+    hint = "" if near is None else f"did you mean {near!r}? "
     return f"unknown {kind} {name!r}: {hint}known: {', '.join(options) or 'none'}"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like ``name``, whatever the capitals; None if none is like it."""
+    options = {option.casefold(): option for option in sorted(known, reverse=True)}
+    near = difflib.get_close_matches(name.casefold(), options, n=1)
+    return options[near[0]] if near else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,9 @@ from tissuebench.common.hashing import Json, content_hash
 from tissuebench.errors import DataError
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_WRITTEN_OUT = str.maketrans(
+    {"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss", "æ": "ae", "ø": "oe", "å": "aa"}
+)
 
 
 def require_safe_id(kind: str, identifier: str, where: str) -> str:
@@ -22,11 +26,25 @@ def require_safe_id(kind: str, identifier: str, where: str) -> str:
         DataError: it is empty, or contains a path separator or another character outside letters, digits, ``._-``.
     """
     if not _SAFE_ID.fullmatch(identifier):
+        safe = safe_id(identifier)
+        hint = f", for instance {safe!r}" if safe else ""
         raise DataError(
-            f"{where}: {kind} {identifier!r} cannot be a file name; use letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit"
+            f"{where}: {kind} {identifier!r} cannot be a file name; use unaccented letters, digits, '.', '_' and '-', "
+            f"beginning with a letter or digit{hint}"
         )
     return identifier
+
+
+def safe_id(name: str) -> str:
+    """Return an id for a name: umlauts written out, accents dropped, ``_`` for all else; "" if nothing is left.
+
+    Examples:
+        >>> safe_id("Pr\u00e4parat 7/2")
+        'Praeparat_7_2'
+    """
+    plain = unicodedata.normalize("NFC", name).translate(_WRITTEN_OUT)
+    ascii_only = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", ascii_only).lstrip("._-").rstrip("_")[:128]
 
 
 def write_hashed_json(path: Path, value: Mapping[str, Json]) -> str:

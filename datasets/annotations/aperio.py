@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from shapely.affinity import scale, translate
 from shapely.geometry import Point, Polygon, box
 
+from tissuebench.datasets.annotations.class_names import ClassNames
 from tissuebench.datasets.annotations.holes import cut_holes
-from tissuebench.datasets.annotations.region import ClassNames, Drawing, Region
+from tissuebench.datasets.annotations.region import Drawing, Region
 from tissuebench.datasets.annotations.xml_file import point_of
-from tissuebench.datasets.types import ClassMap
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -21,13 +21,13 @@ _FREEHAND, _RECTANGLE, _ELLIPSE = "0", "1", "2"
 _ELLIPSE_ERROR_PX = 0.1
 
 
-def read_aperio(path: Path, root: Element, class_map: ClassMap, region_class: str | None = None) -> Drawing:
+def read_aperio(path: Path, root: Element, names: ClassNames) -> Drawing:
     """Read the regions of an ImageScope file, layer by layer in file order.
 
     ImageScope has no field for a class, so its users put it in different places. The class of a region is the one class
     named by its layer's ``Name``, its own ``Text``, its layer's attribute ``Description`` or its own; other words in
     these fields are remarks, and two fields that name different classes are an error. If no field names a class, the
-    first non-empty one is reported as unknown.
+    first non-empty one is unknown.
 
     Regions with ``NegativeROA="1"`` are holes in the regions of their layer. ``Type`` 0 is a closed outline, 1 a
     rectangle, 2 an ellipse given by the corners of its box; other types (arrows, rulers) are left out with a note.
@@ -35,13 +35,11 @@ def read_aperio(path: Path, root: Element, class_map: ClassMap, region_class: st
     Args:
         path: the file, for messages.
         root: its element ``Annotations``; coordinates are level-0 pixels.
-        class_map: allowed class names.
-        region_class: class of all regions, whatever the file calls them; None uses the file's names.
+        names: classes, and names that stand for them.
 
     Raises:
-        DataError: region without a class, unknown class, two classes, or non-numeric coordinates.
+        DataError: two classes, or non-numeric coordinates.
     """
-    names = ClassNames(path, class_map, region_class, "ImageScope")
     drawing = Drawing(path)
     solids: list[tuple[str, Region]] = []
     holes: list[tuple[str, Region]] = []
@@ -56,6 +54,8 @@ def read_aperio(path: Path, root: Element, class_map: ClassMap, region_class: st
             negative = element.get("NegativeROA", "0").strip() == "1"
             own = [said[0], element.get("Text", ""), said[1], _description(element)]
             class_id = 0 if negative else names.class_id(where, own)
+            if class_id is None:
+                continue
             region = drawing.region(class_id, _outline(path, where, kind, element), where)
             if region is not None:
                 (holes if negative else solids).append((str(layer_number), region))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from shapely.geometry import Polygon, box
 
+from tissuebench.datasets.annotations.class_names import ClassNames
 from tissuebench.datasets.annotations.holes import cut_holes
-from tissuebench.datasets.annotations.region import ClassNames, Drawing, Region
+from tissuebench.datasets.annotations.region import Drawing, Region
 from tissuebench.datasets.annotations.xml_file import point_of
-from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ _AREAS = ("Polygon", "Spline", "Rectangle")
 _NO_AREAS = ("Dot", "PointSet", "Measurement", "None")
 
 
-def read_asap(path: Path, root: Element, class_map: ClassMap, region_class: str | None = None) -> Drawing:
+def read_asap(path: Path, root: Element, names: ClassNames) -> Drawing:
     """Read the annotations of an ASAP file, in file order.
 
-    The class is the group that an annotation is part of, or the nearest parent group with the name of a class. A group
+    The class is the group that an annotation is part of, or the nearest parent group that stands for a class. A group
     ``X_hole`` contains holes in the polygons of X, unless a class has exactly that name. A spline is read as the
     polygon of its points, as in ASAP's own conversion to masks. Dots, point sets and measurements are left out with a
     note.
@@ -32,13 +32,11 @@ def read_asap(path: Path, root: Element, class_map: ClassMap, region_class: str 
     Args:
         path: the file, for messages.
         root: its element ``ASAP_Annotations``; coordinates are level-0 pixels.
-        class_map: allowed class names.
-        region_class: class of all regions, whatever their group; None uses the groups.
+        names: classes, and names that stand for them.
 
     Raises:
-        DataError: unknown type, annotation without a group, unknown class, or non-numeric coordinates.
+        DataError: unknown type, or non-numeric coordinates.
     """
-    names = ClassNames(path, class_map, region_class, "ASAP")
     parents = {group.get("Name", ""): group.get("PartOfGroup", "") for group in root.iterfind("AnnotationGroups/Group")}
     drawing = Drawing(path)
     solids: list[tuple[str, Region]] = []
@@ -52,9 +50,11 @@ def read_asap(path: Path, root: Element, class_map: ClassMap, region_class: str 
         if kind not in _AREAS:
             raise DataError(f"{path}: {where} has the type {kind!r}; known: {', '.join(_AREAS + _NO_AREAS)}")
         group = _without_none(annotation.get("PartOfGroup", ""))
-        is_hole = group.endswith(HOLE_SUFFIX) and not names.knows(group)
+        is_hole = group.endswith(HOLE_SUFFIX) and not names.is_class(group)
         named = _class_of(group.removesuffix(HOLE_SUFFIX) if is_hole else group, parents, names)
         class_id = names.class_id(where, [named])
+        if class_id is None:
+            continue
         region = drawing.region(class_id, _outline(path, where, kind, annotation), f"{where} of {group!r}")
         if region is not None:
             (holes if is_hole else solids).append((str(class_id), region))
@@ -68,11 +68,11 @@ def _without_none(group: str) -> str:
 
 
 def _class_of(group: str, parents: dict[str, str], names: ClassNames) -> str:
-    above, seen = group, set[str]()
-    while above and not names.knows(above) and above not in seen:
-        seen.add(above)
-        above = _without_none(parents.get(above, ""))
-    return above if names.knows(above) else group
+    line = [group]
+    while (above := _without_none(parents.get(line[-1], ""))) and above not in line:
+        line.append(above)
+    exact = next((name for name in line if name and names.is_class(name)), None)
+    return exact or next((name for name in line if name and names.knows(name)), group)
 
 
 def _outline(path: Path, where: str, kind: str, annotation: Element) -> Polygon:

@@ -1,4 +1,4 @@
-"""Colour lookup for RGB label images: exact colours to class ids."""
+"""Colour lookup for RGB label images: exact colours to class ids, or equal channels to grey values."""
 
 from __future__ import annotations
 
@@ -54,12 +54,43 @@ class ColorTable:
             if wrong.any():
                 row, column = np.argwhere(wrong)[0]
                 color = tuple(pixels[top + row, column].tolist())
+                remedy = "add its class, or save the mask without smoothing"
+                if len(set(color)) == 1:
+                    remedy += ", or, for grey values, say in dataset.yaml what they mean (mask_values)"
                 raise DataError(
                     f"{self._path}: colour {color} at x {x + column}, y {y + top + row} is not one of the class map; "
-                    "add its class, or save the mask without smoothing"
+                    f"{remedy}"
                 )
             ids[top : top + _ROWS] = self._order[nearest]
         return ids
+
+
+class GreyTable:
+    """Values of a grey image that was saved as RGB.
+
+    Args:
+        path: the label image, for messages.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def ids(self, pixels: NDArray[np.uint8], y: int = 0, x: int = 0) -> NDArray[np.uint8]:
+        """Return the values (H, W) uint8 of RGB pixels; the arguments are those of ``ColorTable.ids``.
+
+        Raises:
+            DataError: the channels of a pixel differ (the first such pixel is named).
+        """
+        values = pixels[..., 0]
+        wrong = (pixels != values[..., None]).any(axis=2)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            color = tuple(pixels[row, column].tolist())
+            raise DataError(
+                f"{self._path}: colour {color} at x {x + column}, y {y + row} is not grey, and dataset.yaml maps grey "
+                "values (mask_values); save the mask as grey values"
+            )
+        return np.ascontiguousarray(values)
 
 
 def _packed(colors: NDArray[np.generic]) -> NDArray[np.int64]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio import Affine
 from rasterio.features import rasterize
-from shapely import box, intersection
+from shapely import area, bounds, box, intersection, transform
+from shapely.geometry import MultiPolygon
 
+from tissuebench.datasets.annotations.extent import Extent
 from tissuebench.datasets.annotations.region import Region
 from tissuebench.datasets.annotations.repair import polygons_of
 from tissuebench.datasets.annotations.rings import Rings
@@ -20,6 +22,9 @@ from tissuebench.errors import ConfigError, DataError, unknown_name
 
 _OVERHANG_PX = 1.0
 """Overhang beyond the slide that is clipped without a note: drawing programs round to the edge."""
+_STRAY_SHARE, _LOST_SHARE = 0.1, 0.5
+"""Share of the drawn area that regions outside the slide may have, and that may lie outside in all."""
+_NAMED = 3
 
 
 class PolygonLabels:
@@ -32,12 +37,19 @@ class PolygonLabels:
         frame: position of the raster on the slide.
         notes: what was repaired, clipped or left out.
         background: class id of pixels that no polygon covers; ``IGNORE_LABEL`` leaves them unannotated.
+        offset: see ``LabelSource``.
     """
 
     def __init__(
-        self, regions: Sequence[Region], frame: Frame, notes: Sequence[str] = (), background: int = IGNORE_LABEL
+        self,
+        regions: Sequence[Region],
+        frame: Frame,
+        notes: Sequence[str] = (),
+        background: int = IGNORE_LABEL,
+        offset: tuple[int, int] = (0, 0),
     ) -> None:
         self.notes = tuple(notes)
+        self.offset = offset
         self._frame = frame
         self.offset = (0, 0)
         self._background = background
@@ -74,31 +86,79 @@ class PolygonLabels:
         return labels
 
 
-def within_slide(path: Path, regions: Sequence[Region], frame: Frame) -> tuple[list[Region], list[str]]:
-    """Return the regions clipped to the slide, and a note on each that extended more than 1 px beyond it.
+def within_slide(path: Path, regions: Sequence[Region], extent: Extent) -> tuple[list[Region], list[str]]:
+    """Return the regions clipped to the part of the slide in which they were drawn, in pixels of level 0.
+
+    A note tells of regions that extended more than 1 px beyond it, and of a few small ones outside, which are left out.
+
+    Args:
+        path: the file, for messages.
+        regions: regions in the coordinates of ``extent``.
+        extent: that part.
 
     Raises:
-        DataError: a region lies entirely outside the slide.
+        DataError: more than a tenth of the drawn area lies in regions outside, or more than half of it outside.
     """
-    height, width = frame.level0_size
+    geometries = np.array([region.geometry for region in regions], dtype=object)
+    boxes = bounds(geometries)
+    beyond = np.max([-boxes[:, 0], -boxes[:, 1], boxes[:, 2] - extent.width, boxes[:, 3] - extent.height], axis=0)
+    inside = {
+        index: polygons_of(intersection(regions[index].geometry, box(0, 0, extent.width, extent.height)))
+        for index in np.flatnonzero(beyond > 0).tolist()
+    }
+    _require_inside(path, regions, area(geometries), inside, extent)
+    origin = np.array([extent.x, extent.y])
     placed: list[Region] = []
-    notes: list[str] = []
-    for region in regions:
-        x0, y0, x1, y1 = region.geometry.bounds
-        beyond = max(-x0, -y0, x1 - width, y1 - height)
-        if beyond <= 0:
-            placed.append(region)
+    outside: list[str] = []
+    clipped: list[tuple[float, str]] = []
+    for index, region in enumerate(regions):
+        part = inside.get(index, region.geometry)
+        if part.is_empty:
+            outside.append(region.label)
             continue
-        inside = polygons_of(intersection(region.geometry, box(0, 0, width, height)))
-        if inside.is_empty:
-            raise DataError(
-                f"{path}: {region.label} lies outside the slide (x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}; "
-                f"slide is {width} x {height} px): was it drawn on another slide or another level?"
-            )
-        if beyond > _OVERHANG_PX:
-            notes.append(f"{region.label} reaches {beyond:.0f} px beyond the slide: clipped")
-        placed.append(Region(region.class_id, inside, region.label))
-    return placed, notes
+        if beyond[index] > _OVERHANG_PX:
+            clipped.append((float(beyond[index]), region.label))
+        if extent.y or extent.x:
+            part = transform(part, lambda corners: corners + origin)
+        placed.append(Region(region.class_id, part, region.label))
+    return placed, _clipping_notes(outside, clipped, extent)
+
+
+def _require_inside(
+    path: Path,
+    regions: Sequence[Region],
+    areas: NDArray[np.float64],
+    inside: Mapping[int, MultiPolygon],
+    extent: Extent,
+) -> None:
+    """Raise if what lies outside is more than a slip of the hand."""
+    lost = {index: float(areas[index] - part.area) for index, part in inside.items()}
+    stray = {index: areas[index] for index, part in inside.items() if part.is_empty}
+    total = float(areas.sum())
+    if sum(stray.values()) <= _STRAY_SHARE * total and sum(lost.values()) <= _LOST_SHARE * total:
+        return
+    worst = max(stray or lost, key=lambda index: lost[index])
+    x0, y0, x1, y1 = regions[worst].geometry.bounds
+    lies = "lies" if stray else "lies mostly"
+    hint = "; or are its coordinates those of the whole slide (frame: slide)" if extent.cropped else ""
+    raise DataError(
+        f"{path}: {regions[worst].label} {lies} outside the slide (x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}; "
+        f"{extent.name} is {extent.width} x {extent.height} px), {sum(lost.values()) / total:.0%} of what is drawn does"
+        f": was it drawn on another slide or another level{hint}?"
+    )
+
+
+def _clipping_notes(outside: Sequence[str], clipped: Sequence[tuple[float, str]], extent: Extent) -> list[str]:
+    notes = []
+    if len(clipped) > _NAMED:
+        far, label = max(clipped)
+        notes.append(f"{len(clipped)} regions reach beyond the slide, up to {far:.0f} px ({label}): clipped")
+    else:
+        notes += [f"{label} reaches {far:.0f} px beyond the slide: clipped" for far, label in clipped]
+    if outside:
+        lie = "lies" if len(outside) == 1 else f"and {len(outside) - 1} more lie"
+        notes.append(f"{outside[0]} {lie} outside {extent.name if extent.cropped else 'the slide'}: left out")
+    return notes
 
 
 def check_order(class_map: ClassMap, drawing_order: tuple[str, ...]) -> None:

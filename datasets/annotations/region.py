@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
 from tissuebench.datasets.annotations.repair import area_of, kinds_without_area
-from tissuebench.datasets.types import ClassMap
-from tissuebench.errors import DataError, unknown_name
+from tissuebench.datasets.types import FrameName
+from tissuebench.errors import DataError
+
+_NAMED = 3
+"""Regions that a note names one by one; more are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,59 +34,22 @@ class Region:
     label: str
 
 
-@dataclass(frozen=True, slots=True)
-class ClassNames:
-    """Mapping from the names in one file to class ids.
+@dataclass(slots=True)
+class Drawing:
+    """Regions of one file while it is read, in file order, with notes on changes.
 
     Attributes:
         path: the file, for messages.
-        class_map: allowed class names.
-        region_class: class of all regions, whatever the file calls them; None uses the file's names.
-        program: annotation program in which to correct the file, for messages.
+        regions: the areas so far.
+        notes: notes on the file as a whole.
+        frame: frame of the coordinates, if the file says it.
     """
-
-    path: Path
-    class_map: ClassMap
-    region_class: str | None
-    program: str
-
-    def knows(self, name: str) -> bool:
-        """Return whether a class has this name."""
-        return name in self.class_map.names
-
-    def class_id(self, where: str, names: Sequence[str]) -> int:
-        """Return the id of the single class among a region's names.
-
-        Args:
-            where: the region, for messages.
-            names: names from the file, most reliable first; empty ones are ignored.
-
-        Raises:
-            DataError: no name, none that is a class (the first is shown), or names of two different classes.
-        """
-        if self.region_class is not None:
-            return self.class_map.names.index(self.region_class)
-        said = [name for name in names if name]
-        classes = list(dict.fromkeys(name for name in said if self.knows(name)))
-        if not said:
-            raise DataError(f"{self.path}: {where} has no class; set one in {self.program}")
-        if not classes:
-            raise DataError(f"{self.path}: {where}: {unknown_name('class', said[0], self.class_map.names)}")
-        if len(classes) > 1:
-            raise DataError(
-                f"{self.path}: {where} is called {classes[0]!r} and {classes[1]!r}, which are two classes; "
-                f"keep one in {self.program}"
-            )
-        return self.class_map.names.index(classes[0])
-
-
-@dataclass(slots=True)
-class Drawing:
-    """Regions of one file while it is read, in file order, with notes on changes."""
 
     path: Path
     regions: list[Region] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    frame: FrameName | None = None
+    _changed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def region(self, class_id: int, geometry: BaseGeometry, label: str) -> Region | None:
         """Return the area of a geometry as a valid region, with a note if it was repaired; None without an area.
@@ -102,7 +68,7 @@ class Drawing:
         if area.is_empty:
             return None
         if repaired:
-            self.notes.append(f"{label} {repaired}: repaired")
+            self._changed[f" {repaired}: repaired"].append(label)
         return Region(class_id, area, label)
 
     def add(self, class_id: int, geometry: BaseGeometry, label: str) -> None:
@@ -113,4 +79,23 @@ class Drawing:
 
     def leave_out(self, label: str, why: str) -> None:
         """Note that something in the file does not become a label."""
-        self.notes.append(f"{label}: left out ({why})")
+        self._changed[f": left out ({why})"].append(label)
+
+    def all_notes(self) -> list[str]:
+        """Return the notes: one for each change of up to three regions, one with their number if there are more."""
+        return [*counted_notes(self._changed), *self.notes]
+
+
+def counted_notes(changed: dict[str, list[str]]) -> list[str]:
+    """Return one line for each of a few regions with the same change, or one line for many.
+
+    Args:
+        changed: labels of the regions by what happened to them.
+    """
+    notes = []
+    for what, labels in changed.items():
+        if len(labels) <= _NAMED:
+            notes += [f"{label}{what}" for label in labels]
+        else:
+            notes.append(f"{labels[0]} and {len(labels) - 1} others{what}")
+    return notes

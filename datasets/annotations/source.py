@@ -20,7 +20,7 @@ class Frame:
         level0_size: (height, width) of level 0 in pixels.
         size: (height, width) of the raster, at the store's resolution.
         scale: level-0 pixels per raster pixel; the centre of raster pixel (y, x) is (y + 0.5, x + 0.5) * scale.
-        bounds: part of level 0 that the annotation's coordinates refer to; None is all of it.
+        bounds: the scanned part of level 0, to which some programs crop the slide; None if it is all of it.
     """
 
     level0_size: tuple[int, int]
@@ -50,7 +50,8 @@ class LabelSource(Protocol):
 
     Attributes:
         notes: what was repaired, clipped or left out, one line each.
-        offset: (y, x) on level 0 of the pixel that the annotation calls (0, 0).
+        offset: (y, x) of the origin of the annotation's coordinates, in pixels of level 0; (0, 0) unless they are those
+            of the scanned part.
     """
 
     notes: tuple[str, ...]

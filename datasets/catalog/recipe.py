@@ -64,10 +64,10 @@ class Recipe:
         background: class of the pixels that no polygon covers; None leaves them unannotated.
         ignore_index: value of a label image that means "not annotated", in addition to 255; None if there is none.
         frame: coordinates of the annotations, where a slide's scanned part is less than its level 0.
-        class_names: class that a name in polygon files stands for, None leaves its regions out; by pattern
-            (``Ignore*``), before the class map's own names.
+        class_names: class that a name in polygon files stands for, None leaves its regions out. A key is a name or a
+            pattern (``Region*``); patterns are for names that neither the table nor the class map has.
         mask_values: class that each value of a label image stands for, None is "not annotated"; if empty, the values
-            are class ids and 255 is "not annotated".
+            are class ids and 255 is "not annotated", and a mask of 0 and 255 alone is refused.
         downloads: the archives, in the order in which they are unpacked; empty if there is nothing to fetch.
         by_hand: instructions for downloading manually the archives whose ``url`` is None, or whose server refuses.
         min_tag_share: minimum share of a tile's annotated pixels for a tag to name a class, 0..1.

@@ -123,6 +123,7 @@ def _convert(job: SlideJob) -> tuple[str, ...]:
                 background=reading.background,
                 instance_class=reading.instance_class,
                 ignore_index=reading.ignore_index,
+                coordinates=job.frame or reading.frame,
                 class_names=reading.class_names,
                 mask_values=reading.mask_values,
             )

@@ -128,14 +128,14 @@ def test_a_class_may_be_a_list_of_names_and_a_derived_class_is_not_its_base(rast
     assert np.array_equal(rasterised([drawn]), expected((20, 30), ((0, 0, 2, 2), 2)))
     for classification in ({"names": ["tumour", "Positive"]}, {"name": "tumour: Positive"}):
         drawn["properties"]["classification"] = classification
-        with pytest.raises(DataError, match=r"feature 0: unknown class 'tumour: Positive'.*known: glass, stroma"):
+        with pytest.raises(DataError, match=r"unknown class 'tumour: Positive'.*known: glass, stroma.*\(feature 0\)"):
             rasterised([drawn])
 
 
 def test_the_name_of_an_object_is_not_its_class(rasterised):
     drawn = feature([ring(0, 0, 2, 2)])
     drawn["properties"] = {"objectType": "annotation", "name": "tumour"}
-    with pytest.raises(DataError, match="feature 0 has no class"):
+    with pytest.raises(DataError, match=r"no annotation with an area and a class \(.*no label: 1 without a class\)"):
         rasterised([drawn])
 
 
@@ -150,9 +150,24 @@ def test_a_pixel_belongs_to_the_polygon_that_holds_its_centre(rasterised):
 
 
 def test_what_reaches_beyond_the_slide_is_cut_and_noted(opened):
-    source = opened([feature([ring(-5, -5, 4, 99)]), feature([ring(10, 10, 12, 30.9)])])
-    assert np.array_equal(source.raster(0, 0, 20, 30), expected((20, 30), ((0, 0, 4, 30), 2), ((10, 10, 12, 30), 2)))
-    assert source.notes == ("feature 0 ('tumour') reaches 69 px beyond the slide: clipped",)
+    source = opened([feature([ring(-1, -5, 9, 40)]), feature([ring(10, 10, 12, 30.9)])])
+    assert np.array_equal(source.raster(0, 0, 20, 30), expected((20, 30), ((0, 0, 9, 30), 2), ((10, 10, 12, 30), 2)))
+    assert source.notes == ("feature 0 ('tumour') reaches 10 px beyond the slide: clipped",)
+
+
+def test_most_of_a_drawing_beyond_the_slide_is_refused(rasterised):
+    with pytest.raises(DataError, match=r"feature 0 .'tumour'. lies mostly outside the slide .*, 70% of what is drawn"):
+        rasterised([feature([ring(0, 0, 20, 99)])])
+
+
+def test_a_few_strays_outside_the_slide_are_left_out_and_noted(opened):
+    whole, speck = feature([ring(0, 0, 20, 30)]), feature([ring(-5, -5, -1, -1)])
+    source = opened([whole, speck])
+    assert np.array_equal(source.raster(0, 0, 20, 30), expected((20, 30), ((0, 0, 20, 30), 2)))
+    assert source.notes == ("feature 1 ('tumour') lies outside the slide: left out",)
+    assert opened([whole, speck, speck]).notes == ("feature 1 ('tumour') and 1 more lie outside the slide: left out",)
+    with pytest.raises(DataError, match=r"feature 1 .'tumour'. lies outside the slide .*, 12% of what is drawn"):
+        opened([whole, *[speck] * 5])
 
 
 @pytest.mark.parametrize(
@@ -222,14 +237,17 @@ def test_points_lines_and_flat_polygons_are_left_out_with_a_note(opened):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ([feature([ring(0, 0, 2, 2)], "tumor")], r"feature 0: unknown class 'tumor': did you mean 'tumour'\?"),
-        ([feature([ring(0, 0, 2, 2)]), feature([ring(0, 0, 2, 2)], "")], "feature 1 has no class"),
-        ([{**feature([ring(0, 0, 2, 2)]), "properties": {}}], "feature 0 has no class"),
-        ([{**feature([ring(0, 0, 2, 2)]), "properties": None}], "feature 0 has no class"),
-        ([feature([ring(0, 0, 2, 2)], 7)], "feature 0: unknown class '7'"),
-        ([feature([ring(0, 0, 2, 2)], "a\nb")], "feature 0: unknown class"),
+        (
+            [feature([ring(0, 0, 2, 2)], "tumor")],
+            r"unknown class 'tumor': did you mean 'tumour'\? known: glass, stroma, tumour \(feature 0\); rename in QuPath, "
+            r"or write in dataset\.yaml: class_names: \{tumor: tumour\}$",
+        ),
+        ([{**feature([ring(0, 0, 2, 2)]), "properties": {}}], "1 without a class"),
+        ([{**feature([ring(0, 0, 2, 2)]), "properties": None}], "1 without a class"),
+        ([feature([ring(0, 0, 2, 2)], 7)], "unknown class '7'"),
+        ([feature([ring(0, 0, 2, 2)], "a\nb")], r'class_names: \{"a\\nb": null\} \(null leaves out\)$'),
         ("{broken", "cannot be read as GeoJSON"),
-        ("\ufeff\x00", "cannot be read as GeoJSON"),
+        ("\ufeff\x00", "cannot be read as UTF-8 text"),
         ("", "cannot be read as GeoJSON"),
         ("[" * 100_000, "cannot be read as GeoJSON"),
         ([], "no annotation"),
@@ -237,9 +255,11 @@ def test_points_lines_and_flat_polygons_are_left_out_with_a_note(opened):
         (7, "no annotation"),
         ([5], "feature 0 is not a GeoJSON feature"),
         ({"type": "Feature"}, "feature 0 is not a GeoJSON feature"),
-        ([{"geometry": None, "properties": {"classification": {"name": "tumour"}}}], "feature 0 is not"),
-        ([{**feature([ring(0, 0, 2, 2)]), "properties": {"classification": "tumour"}}], "feature 0 is not"),
-        ([feature([[[0, 0], [1, 1]]])], "feature 0 is not"),
+        (
+            [{"geometry": None, "properties": {"classification": {"name": "tumour"}}}],
+            "feature 0: left out .no geometry",
+        ),
+        ([feature([[[0, 0], [1, 1]]])], r"holds no annotation with an area and a class \(feature 0: left out"),
         ([feature([], kind="Pentagon")], "feature 0 is not"),
         ([feature([ring(0, 0, 2, float("nan"))])], "feature 0 .'tumour'. has a coordinate that is not a finite"),
         ([feature([ring(0, 0, 2, float("inf"))])], "feature 0 .'tumour'. has a coordinate that is not a finite"),

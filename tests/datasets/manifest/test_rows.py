@@ -49,8 +49,11 @@ def test_a_manifest_as_spreadsheets_write_it(parsed):
         ("", "column 'slide_id' is missing"),
         (HEADER.replace("patient_id,", "") + "S1,1,1,A,train,\n", "column 'patient_id' is missing; needed: slide_id"),
         (HEADER.replace("split", "splitt"), "unknown column 'splitt': did you mean 'split'"),
-        (HEADER.encode("utf-16"), "cannot be read as UTF-8"),
-        (HEADER.encode() + b"S\xe4,P1,1.png,2.png,A,train,\n", "cannot be read as UTF-8"),
+        (
+            HEADER.encode("utf-16-le"),
+            r"cannot be read as UTF-8.*UTF-16 without a byte order mark.*; save it as 'CSV UTF-8'",
+        ),
+        (HEADER.encode() + b"S\xe4,P1,1.png,2.png,A,train,\n", "0xe4 in line 2; it looks like Windows-1252"),
         (HEADER + "S1," + "x" * 200_000 + ",1.png,2.png,A,train,\n", "cannot be read as CSV"),
     ],
 )
@@ -65,7 +68,18 @@ def test_a_broken_manifest_names_the_file(parsed, text, message):
     ("text", "message"),
     [
         (HEADER + "S1,,1.png,2.png,A,train,\n", "row 2: patient_id is empty"),
-        (HEADER + "S1,P1\n", "row 2: image is empty"),
+        (HEADER + "S1,P1,,2.png,A,train,\n", "row 2: image is empty"),
+        (HEADER + "S1,NA,1.png,2.png,A,train,\n", r"row 2: patient_id is empty \('NA' is no value\)"),
+        (HEADER + "S1,P1\n", "row 2: has 2 cells, but the header has 7"),
+        (
+            HEADER + "S1,P1,1.png,2.png,A,B,train,0.5\n",
+            r"row 2: has 8 cells, .* quotation marks \(the last of it: '0.5'",
+        ),
+        (HEADER + "S1,1E+05,1.png,2.png,A,train,\n", "patient_id '1E\\+05' looks like a number that a spreadsheet"),
+        (
+            HEADER + "S1,M\u00fcller,1.png,2.png,A,train,\n",
+            "patient_id 'M\u00fcller' cannot be .* for instance 'Mueller'",
+        ),
         (HEADER + "S1,P1,1.png,2.png,AA,train,\n", "row 2: unknown diagnosis 'AA'"),
         (HEADER + "S1,P1,1.png,2.png,A,training,\n", "unknown split 'training': did you mean 'train'"),
         (HEADER + "../S1,P1,1.png,2.png,A,train,\n", r"slide_id '\.\./S1' cannot be a file name"),
@@ -73,7 +87,7 @@ def test_a_broken_manifest_names_the_file(parsed, text, message):
         (HEADER + "S1,P1,1.png,2.png,A,train,fine\n", "row 2: mpp 'fine' is not a number"),
         (HEADER + "S1,P1,1.png,2.png,A,train,0\n", "row 2: mpp '0' is not a resolution"),
         (HEADER + "S1,P1,1.png,2.png,A,train,-0.5\n", "mpp '-0.5' is not a resolution"),
-        (HEADER + "S1,P1,1.png,2.png,A,train,nan\n", "mpp 'nan' is not a resolution"),
+        (HEADER + "S1,P1,1.png,2.png,A,train,1_0\n", "mpp '1_0' is not a number"),
         (HEADER + "S1,P1,1.png,2.png,A,train,inf\n", "mpp 'inf' is not a resolution"),
         (HEADER.replace("mpp", "tags") + "S1,P1,1.png,,A,train,a;c\n", "unknown class 'c': .*column 'tags'"),
     ],
@@ -91,7 +105,7 @@ def test_a_bad_row_is_handed_back_with_its_reason_and_the_others_stay(parsed, tm
 
 
 def test_a_slide_nobody_annotated(parsed):
-    without, empty = parsed("slide_id,patient_id,image,annotation\nS1,P1,1.png,\nS2,P2,2.png\n")
+    without, empty = parsed("slide_id,patient_id,image,annotation\nS1,P1,1.png,\nS2,P2,2.png,NA\n")
     assert without.annotation is empty.annotation is None
     (row,) = parsed("slide_id,patient_id,image,tags,reader\nS1,P1,1.png,a; b,openslide\n")
     assert (row.annotation, row.tags, row.reader) == (None, ("a", "b"), "openslide")

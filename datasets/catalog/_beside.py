@@ -1,0 +1,67 @@
+"""Files next to the slides of a manifest that no row names: slides that were forgotten, and what else lies there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tissuebench.datasets.manifest import BadRow, ManifestRow
+from tissuebench.datasets.readers import SLIDE_SUFFIXES
+from tissuebench.datasets.readers.companions import companions
+
+_HIDDEN = (".", "~$")
+_PLAIN = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+_PICTURES = (*_PLAIN, ".tif", ".tiff", ".dcm")
+_WORDS = (
+    "label", "labels", "labelmap", "slidelabel", "thumbnail", "thumb", "thumbs", "preview", "macro", "overview", "icon",
+    "mask", "masks", "annotation", "annotations", "anno", "seg", "segmentation", "groundtruth", "gt", "overlay",
+    "heatmap", "prediction", "predictions",
+)  # fmt: skip
+_ACCESSORY = re.compile(rf"(?:.*[\s_.-])?(?:{'|'.join(_WORDS)})(?:[\s_.-]*(?:ds|x|v)?\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Files in the folders of the slides, named by no row.
+
+    Attributes:
+        slides: files that are slides by their name.
+        others: pictures of a slide (labels, thumbnails, macros, masks) and hidden files with the suffix of a slide.
+    """
+
+    slides: tuple[Path, ...]
+    others: tuple[Path, ...]
+
+
+def beside(rows: Sequence[ManifestRow | BadRow]) -> Beside:
+    """Return the files next to the slides of these rows; other files of a slide (DICOM, MIRAX) belong to it."""
+    good = [row for row in rows if isinstance(row, ManifestRow)]
+    named = {name for row in rows if isinstance(row, BadRow) for name in row.files}
+    named |= {entry for row in good for entry in (row.image, row.annotation) if entry}
+    known = {_plain(path) for path in named}
+    known |= {_plain(path) for name in named for path in companions(name)}
+    stems = {(_plain(row.image).parent, row.image.stem.casefold()) for row in good}
+    slides: list[Path] = []
+    others: list[Path] = []
+    for folder in sorted({row.image.parent for row in good if row.image.is_file()}):
+        for found in sorted(folder.iterdir()):
+            if found.suffix.lower() in SLIDE_SUFFIXES and _plain(found) not in known:
+                (others if _is_no_slide(_plain(found), stems) else slides).append(found)
+    return Beside(tuple(slides), tuple(others))
+
+
+def _is_no_slide(path: Path, stems: set[tuple[Path, str]]) -> bool:
+    """Return whether a name says that a file is no slide; a plain picture with the name of a slide shows that slide."""
+    suffix, stem = path.suffix.lower(), path.stem.casefold()
+    if path.name.startswith(_HIDDEN) or (path.is_dir() and suffix != ".zarr"):
+        return True
+    if suffix in _PICTURES and _ACCESSORY.fullmatch(stem):
+        return True
+    return suffix in _PLAIN and bool({(path.parent, stem), (path.parent, Path(stem).stem)} & stems)
+
+
+def _plain(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 - without following links
