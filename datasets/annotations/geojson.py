@@ -58,7 +58,7 @@ def read_geojson(path: Path, names: ClassNames) -> Drawing:
             name = _class_name(properties.get("classification"))
             geometry = _geometry(feature["geometry"])
         except _MALFORMED as error:
-            because = " ".join(str(error).split())
+            because = f"no member {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise DataError(f"{path}: {where} is not a GeoJSON feature ({because})") from None
         if geometry is None:
             if properties.get("objectType") != "root":  # the invisible object above all others of a QuPath hierarchy

@@ -131,5 +131,8 @@ def _read_polygons(
     drawing.notes += names.finish()
     if not drawing.regions:
         found = "; ".join(drawing.all_notes())
-        raise DataError(f"{path}: holds no annotation with an area and a class{found and f' ({found})'}")
+        raise DataError(
+            f"{path}: holds no annotation with an area and a class{found and f' ({found})'}; empty the manifest's cell "
+            "if there is none"
+        )
     return drawing

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tissuebench.common.text_files import tidy
 from tissuebench.datasets.manifest import BadRow, ManifestRow
 from tissuebench.datasets.readers import SLIDE_SUFFIXES
 from tissuebench.datasets.readers.companions import companions
@@ -39,17 +40,17 @@ class Beside:
 def beside(rows: Sequence[ManifestRow | BadRow]) -> Beside:
     """Return the files next to the slides of these rows; other files of a slide (DICOM, MIRAX) belong to it."""
     good = [row for row in rows if isinstance(row, ManifestRow)]
-    named = {name for row in rows if isinstance(row, BadRow) for name in row.files}
-    named |= {entry for row in good for entry in (row.image, row.annotation) if entry}
-    known = {_plain(path) for path in named}
-    known |= {_plain(path) for name in named for path in companions(name)}
+    named = {entry for row in good for entry in (row.image, row.annotation) if entry}
+    known = {_plain(path) for name in named for path in (name, *companions(name))}
+    tried = {_folded(path) for row in rows if isinstance(row, BadRow) for name in row.files for path in _meant(name)}
     stems = {(_plain(row.image).parent, row.image.stem.casefold()) for row in good}
     slides: list[Path] = []
     others: list[Path] = []
     for folder in sorted({row.image.parent for row in good if row.image.is_file()}):
         for found in sorted(folder.iterdir()):
-            if found.suffix.lower() in SLIDE_SUFFIXES and _plain(found) not in known:
-                (others if _is_no_slide(_plain(found), stems) else slides).append(found)
+            if found.suffix.lower() not in SLIDE_SUFFIXES or _plain(found) in known or _folded(found) in tried:
+                continue
+            (others if _is_no_slide(_plain(found), stems) else slides).append(found)
     return Beside(tuple(slides), tuple(others))
 
 
@@ -61,6 +62,15 @@ def _is_no_slide(path: Path, stems: set[tuple[Path, str]]) -> bool:
     if suffix in _PICTURES and _ACCESSORY.fullmatch(stem):
         return True
     return suffix in _PLAIN and bool({(path.parent, stem), (path.parent, Path(stem).stem)} & stems)
+
+
+def _meant(name: Path) -> tuple[Path, ...]:
+    """Return the files that an unusable row may mean; that it names them is told already."""
+    return (name, Path(str(name).replace("\\", "/")), *companions(name))
+
+
+def _folded(path: Path) -> str:
+    return tidy(str(_plain(path))).casefold()
 
 
 def _plain(path: Path) -> Path:

@@ -40,7 +40,9 @@ def patient_notes(path: Path, rows: Sequence[ManifestRow]) -> list[str]:
     for patient, found in diagnoses.items():
         if len(found) > 1:
             listed = ", ".join(repr("; ".join(one)) for one in sorted(found))
-            notes.append(f"{path}: slides of patient {patient!r} have different diagnoses ({listed}): each keeps its")
+            notes.append(
+                f"{path}: slides of patient {patient!r} have different diagnoses ({listed}); each slide keeps its own"
+            )
     return notes
 
 

@@ -64,6 +64,14 @@ def test_files_that_a_row_names_in_another_way_are_known(folder):
     assert told(folder) == ([], ())
 
 
+def test_a_file_that_a_row_names_in_another_case_is_told_once(folder):
+    (folder / "slides" / "S2.tif").touch()
+    with (folder / "manifest.csv").open("a") as file:
+        file.write("S2,P2,Slides\\s2.TIF\n")
+    (reason,) = [row.reason for row in find_recipe("folder", folder).rows(folder) if isinstance(row, BadRow)]
+    assert reason.endswith("row 3: image 'Slides\\\\s2.TIF': no such file; did you mean 'slides/S2.tif'?")
+
+
 def test_many_are_counted_in_one_note(folder):
     for number in range(5):
         (folder / "slides" / f"S1_thumb{number}.png").touch()

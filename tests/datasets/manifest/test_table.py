@@ -185,4 +185,4 @@ def test_patients_that_look_alike_or_have_two_diagnoses_are_noted(noted):
     (alike,) = noted(unsplit.replace("P1", "p2"))
     assert "patients 'p2' and 'P2' differ only by capitals or leading zeros and count as 2 patients" in alike
     (diagnoses,) = noted(unsplit.replace("P1", "P2"))
-    assert "slides of patient 'P2' have different diagnoses ('A', 'B'): each keeps its" in diagnoses
+    assert "slides of patient 'P2' have different diagnoses ('A', 'B'); each slide keeps its own" in diagnoses
