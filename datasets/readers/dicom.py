@@ -1,4 +1,4 @@
-"""DICOM slides: one file per level, with the label and the overview beside; the headers say which files are one slide."""
+"""DICOM slides: one file per level, label and overview beside; the headers say which files are one slide."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def dicom_slide(path: Path) -> tuple[Path, tuple[str, ...]]:
         volumes = {one: header for one, header in dicom_files(path).items() if header.kind == _VOLUME}
         finest = {header.series: _finest(volumes, header.series) for header in volumes.values()}
         if not finest:
-            raise DataError(f"{path}: is a folder without a slide in it; check the manifest's column 'image'")
+            raise DataError(f"{path}: is a folder, without a DICOM slide in it; check the manifest's column 'image'")
         if len(finest) > 1:
             names = ", ".join(one.name for one in finest.values())
             raise DataError(f"{path}: holds {len(finest)} DICOM slides; name one file of the slide instead ({names})")

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import numpy as np
 
+from tissuebench.datasets.readers.dicom import dicom_slide
 from tissuebench.datasets.readers.failures import reading, reason
 from tissuebench.datasets.readers.reader import Bounds, Level, Pixels
 from tissuebench.datasets.readers.regions import cells, inside, on_background, white
@@ -23,14 +24,19 @@ _KIND = "a slide of OpenSlide's formats"
 class OpenSlideReader:
     """Slide opened with OpenSlide; implements ``SlideReader``.
 
-    Pixels that were never scanned are transparent and get the slide's background colour. The bounds of the scanned part
-    (``openslide.bounds-*``) are ignored: coordinates are those of the whole level 0, as in annotation tools.
+    Pixels that were never scanned are transparent and get the slide's background colour. Coordinates are those of the
+    whole level 0; ``bounds`` is the scanned part of it (``openslide.bounds-*``), to which QuPath crops a slide.
+
+    Args:
+        path: the file; a DICOM slide may also be named by its folder, its label or its overview.
 
     Raises:
         DataError: the package is not installed, the file is unreadable, or pixels are not square.
     """
 
     def __init__(self, path: Path) -> None:
+        with reading(path, _KIND):
+            path, notes = dicom_slide(path)
         library = _library(path)
         self._path, self._errors = path, (library.OpenSlideError,)
         with reading(path, _KIND, *self._errors):
@@ -51,8 +57,8 @@ class OpenSlideReader:
         except BaseException:
             self._slide.close()
             raise
-        self.bounds: Bounds | None = None
-        self.notes: tuple[str, ...] = ()
+        self.bounds, more = scanned_part(said, self.levels[0])
+        self.notes: tuple[str, ...] = (*notes, *more)
         names = {"vendor": "openslide.vendor", "objective_power": "openslide.objective-power"}
         self.metadata: Mapping[str, str] = {name: said[key] for name, key in names.items() if key in said}
 
@@ -84,6 +90,31 @@ class OpenSlideReader:
     def close(self) -> None:
         """Close the file."""
         self._slide.close()
+
+
+def scanned_part(properties: Mapping[str, str], level0: Level) -> tuple[Bounds | None, tuple[str, ...]]:
+    """Return the bounds that OpenSlide's properties give, and a note if they cannot be what they say.
+
+    A rectangle that extends beyond level 0 is clipped: QuPath counts from its corner all the same.
+
+    Returns:
+        None without bounds, with bounds of all of level 0, and with bounds that are no rectangle on it.
+    """
+    names = [f"openslide.bounds-{side}" for side in ("y", "x", "height", "width")]
+    texts = [properties.get(name) for name in names]
+    if all(text is None for text in texts):
+        return None, ()
+    said = ", ".join(f"{name.rpartition('-')[2]} {text}" for name, text in zip(names, texts, strict=True))
+    try:
+        y, x, height, width = (int(text or "") for text in texts)
+    except ValueError:
+        y = x = height = width = -1
+    if not (0 <= y < level0.height and 0 <= x < level0.width and height > 0 and width > 0):
+        return None, (f"the file's bounds of the scanned part are no part of the slide ({said}): ignored",)
+    found = Bounds(y, x, min(height, level0.height - y), min(width, level0.width - x))
+    clipped = (f"the file's bounds of the scanned part extend beyond the slide ({said}): clipped",)
+    notes = clipped if (found.height, found.width) != (height, width) else ()
+    return (None if found == (0, 0, level0.height, level0.width) else found), notes
 
 
 def _library(path: Path) -> ModuleType:

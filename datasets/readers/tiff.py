@@ -10,9 +10,10 @@ from pathlib import Path
 import tifffile
 
 from tissuebench.datasets.readers.failures import reading
+from tissuebench.datasets.readers.images import FileImage, choose_image
 from tissuebench.datasets.readers.reader import Bounds, Level, Pixels
-from tissuebench.datasets.readers.tiff_level import SegmentCache, TiffLevel
-from tissuebench.datasets.readers.tiff_resolution import aperio_fields, require_plain_xml, tiff_mpp
+from tissuebench.datasets.readers.tiff_level import SegmentCache, TiffLevel, is_rgb
+from tissuebench.datasets.readers.tiff_resolution import aperio_fields, ome_mpp, require_plain_xml, tiff_mpp
 from tissuebench.errors import DataError
 
 TIFF_SUFFIXES = (".svs", ".tif", ".tiff")
@@ -22,19 +23,25 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class TiffReader:
-    """First series of a TIFF with its levels; implements ``SlideReader``.
+    """The slide in a TIFF with its levels; implements ``SlideReader``.
 
     Alpha is blended over white: pixels that a scanner never scanned are transparent, and mostly black underneath.
+    Slides of Ventana and Leica are refused: their tiles overlap, or several images share a canvas, as only OpenSlide
+    puts them together. Tag 274 (Orientation) is left to ``upright``.
 
     Args:
         path: the file. It stays open; only one process and one thread may read from it.
+        series: number or name of the image; if empty, see ``choose_image``.
+
+    Attributes:
+        orientation: value of tag 274, 1 to 8.
 
     Raises:
-        DataError: unreadable, truncated at any level, not 8-bit RGB, or pixels that are not square.
+        DataError: unreadable, truncated at any level, not 8-bit RGB, pixels that are not square, or no such series.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, series: str = "") -> None:
+        self._path, self._series = path, series
         self._cache = SegmentCache()
         with reading(path, _KIND, tifffile.TiffFileError):
             # One file only: OME-XML may reference others, and file names in data are not followed.
@@ -59,17 +66,49 @@ class TiffReader:
     def _open(self) -> None:
         tif, path = self._tif, self._path
         require_plain_xml(path, tif.pages.first)
-        found = [TiffLevel(path, number, one, self._cache) for number, one in enumerate(tif.series[0].levels)]
+        for vendor, is_of in (("Ventana", tif.is_bif), ("Leica SCN", tif.is_scn)):
+            if is_of:
+                raise DataError(f"{path}: is a {vendor} slide; name the reader 'openslide'")
+        number, self.notes = choose_image(path, [_image(path, tif, one) for one in tif.series], self._series)
+        chosen = tif.series[number]
+        found = [TiffLevel(path, at, one, self._cache) for at, one in enumerate(chosen.levels)]
         _require_all_pages(path, tif)
-        self.mpp = tiff_mpp(path, tif)
+        page = chosen.keyframe
+        self.mpp = tiff_mpp(path, tif, chosen)
+        self.orientation = _orientation(page)
         self.metadata: Mapping[str, str] = _aperio(tif.pages.first) if tif.is_svs else {}
         self.bounds: Bounds | None = None
-        self.notes: tuple[str, ...] = ()
         levels = [(_level(found[0], one), one) for one in found]
         # Some scanners pad the small levels to whole tiles: their size does not match the position of their pixels.
         fitting = [(level, one) for level, one in levels if level is not None]
         self.levels = tuple(level for level, _ in fitting)
         self._tiff_levels = tuple(one for _, one in fitting)
+
+
+def _image(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> FileImage:
+    page = series.keyframe
+    return FileImage(
+        str(series.name or ""),
+        int(page.imagelength),
+        int(page.imagewidth),
+        len(series.levels),
+        _own_mpp(path, tif, series),
+        is_rgb(path, series),
+        bool(page.is_reduced),
+    )
+
+
+def _own_mpp(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> float | None:
+    try:
+        return ome_mpp(path, tif, series) if tif.is_ome else None
+    except DataError:  # pixels that are not square are refused only in the image that is read
+        return None
+
+
+def _orientation(page: tifffile.TiffPage) -> int:
+    tag = page.tags.get("Orientation")
+    value = 1 if tag is None else int(tag.value)
+    return value if 1 <= value <= 8 else 1  # viewers ignore other values
 
 
 def _aperio(page: tifffile.TiffPage) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
+from tissuebench.datasets.readers.images import NotRgbError
 from tissuebench.datasets.readers.reader import Pixels
 from tissuebench.datasets.readers.regions import WHITE, inside, on_background, white
 from tissuebench.errors import DataError
@@ -19,7 +20,7 @@ MAX_SEGMENT_BYTES = 1 << 30
 _RGB, _GREY, _YCBCR = 2, 1, 6  # tag 262 PhotometricInterpretation
 _JPEG = (6, 7, 34892, 33007)  # codecs that convert YCbCr to RGB when decoding
 _APERIO_YCBCR = 33003  # JPEG 2000 with undeclared YCbCr
-_ASSOCIATED, _UNASSOCIATED = 1, 2  # tag 338 ExtraSamples: alpha premultiplied into the colours, or not
+_UNSPECIFIED, _ASSOCIATED, _UNASSOCIATED = 0, 1, 2  # tag 338 ExtraSamples: alpha premultiplied into the colours, or not
 
 SegmentKey = tuple[int, int, int]
 
@@ -133,10 +134,10 @@ class TiffLevel:
     def _as_rgb(self, samples: Pixels) -> Pixels:
         if self._samples == 3:
             return samples
-        alpha = int(self._page.extrasamples[0]) if self._page.extrasamples else 0
-        if alpha not in (_ASSOCIATED, _UNASSOCIATED):
-            return samples[..., :3]  # a fourth sample that is not declared as alpha
-        return on_background(samples, premultiplied=alpha == _ASSOCIATED)
+        alpha = int(self._page.extrasamples[0]) if self._page.extrasamples else None
+        if alpha not in (_UNSPECIFIED, _ASSOCIATED, _UNASSOCIATED):
+            return samples[..., :3]  # a fourth sample that is not declared
+        return on_background(samples, premultiplied=alpha != _UNASSOCIATED)  # unspecified is associated, as in libtiff
 
     def _require_whole(self) -> None:
         segments = self._across * self._down
@@ -156,6 +157,17 @@ class TiffLevel:
             )
 
 
+def is_rgb(path: Path, series: tifffile.TiffPageSeries) -> bool:
+    """Return whether a series can be read as 8-bit RGB, as far as its tags tell."""
+    try:
+        _planes(path, series)
+    except NotRgbError:
+        return False
+    except DataError:  # damaged or in a foreign codec: refused if it is the one to read
+        return True
+    return True
+
+
 def _planes(path: Path, series: tifffile.TiffPageSeries) -> tuple[tuple[_Plane, ...], int]:
     page, pages = series.keyframe, list(series.pages)
     colours = (_RGB, _YCBCR) if int(page.compression) in _JPEG else (_RGB,)
@@ -163,7 +175,7 @@ def _planes(path: Path, series: tifffile.TiffPageSeries) -> tuple[tuple[_Plane, 
     interleaved = series.axes == "YXS" and page.samplesperpixel in (3, 4) and page.photometric in colours
     separate = series.axes == "SYX" and page.samplesperpixel in (3, 4) and page.photometric == _RGB
     if series.dtype != np.uint8 or page.bitspersample != 8 or not (channels or interleaved or separate):
-        raise DataError(
+        raise NotRgbError(
             f"{path}: not 8-bit RGB (shape {tuple(series.shape)}, {series.dtype}, {_colour_name(page)}); "
             "convert it or leave it out"
         )

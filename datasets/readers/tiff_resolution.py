@@ -26,19 +26,19 @@ def require_plain_xml(path: Path, page: tifffile.TiffPage) -> None:
         raise DataError(f"{path}: its XML description defines entities; no scanner writes that, leave the file out")
 
 
-def tiff_mpp(path: Path, tif: tifffile.TiffFile) -> float | None:
-    """Return micrometres per pixel of level 0; None if the file does not say, or states an implausible value.
+def tiff_mpp(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> float | None:
+    """Return micrometres per pixel of a series; None if the file does not say, or states an implausible value.
 
     Raises:
         DataError: pixels are not square.
     """
-    page = tif.pages.first
     found = None
-    if tif.is_svs and (text := aperio_fields(page).get("MPP")) is not None:
+    is_baseline = series.name in ("", "Baseline")  # a thumbnail repeats the fields of the slide
+    if tif.is_svs and is_baseline and (text := aperio_fields(series.keyframe).get("MPP")) is not None:
         found = square_mpp(path, _number(text), None)
     if found is None and tif.is_ome:
-        found = _ome_mpp(path, page)
-    return found if found is not None else _tag_mpp(path, page)
+        found = ome_mpp(path, tif, series)
+    return found if found is not None else _tag_mpp(path, series.keyframe)
 
 
 def aperio_fields(page: tifffile.TiffPage) -> dict[str, str]:
@@ -48,9 +48,14 @@ def aperio_fields(page: tifffile.TiffPage) -> dict[str, str]:
     return {key.strip(): value.strip() for key, sign, value in pairs if sign}
 
 
-def _ome_mpp(path: Path, page: tifffile.TiffPage) -> float | None:
-    root: Element = defusedxml.ElementTree.fromstring(page.description)
-    pixels = next((node for node in root.iter() if node.tag.rpartition("}")[2] == "Pixels"), None)
+def ome_mpp(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> float | None:
+    """Return micrometres per pixel of a series by OME-XML; None if that does not say.
+
+    Raises:
+        DataError: pixels are not square.
+    """
+    root: Element = defusedxml.ElementTree.fromstring(tif.pages.first.description)
+    pixels = _pixels_of(root, series.keyframe)
     if pixels is None:
         return None
     sides = []
@@ -59,6 +64,19 @@ def _ome_mpp(path: Path, page: tifffile.TiffPage) -> float | None:
         unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")  # the default of the schema
         sides.append(None if value is None else micrometres(value, unit))
     return square_mpp(path, *sides)
+
+
+def _pixels_of(root: Element, page: tifffile.TiffPage) -> Element | None:
+    """Return the ``Pixels`` that start at a page; a sole one even if it does not name the page."""
+    every = [node for node in root.iter() if _kind(node) == "Pixels"]
+    if len(every) == 1:
+        return every[0]
+    starts = [min((int(one.get("IFD", "0")) for one in node if _kind(one) == "TiffData"), default=-1) for node in every]
+    return next((node for node, start in zip(every, starts, strict=True) if start == page.index), None)
+
+
+def _kind(node: Element) -> str:
+    return str(node.tag).rpartition("}")[2]
 
 
 def _tag_mpp(path: Path, page: tifffile.TiffPage) -> float | None:

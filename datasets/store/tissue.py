@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from scipy import ndimage
 
+from tissuebench.datasets.readers.blank import blank_mask
+from tissuebench.datasets.readers.fill import grown
 from tissuebench.datasets.store.tile_store import TISSUE_DOWNSAMPLE
 
 _MIN_OPTICAL_DENSITY = 0.06
@@ -29,16 +32,31 @@ def shrink(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def tissue_mask(small: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the tissue mask at 1/16: blurred optical density above the slide's background.
 
+    Black fill and pen ink are not tissue; a slide without them has the mask that it would have without this rule.
+
     Args:
         small: the whole slide after ``shrink``, (h, w, 3) RGB.
 
     Returns:
         (h, w) uint8 of 0 and 1.
     """
+    blank = blank_mask(small)
+    if not blank.any():
+        return np.asarray(_density(small) > _MIN_OPTICAL_DENSITY, dtype=np.uint8)
+    hidden = grown(blank)
+    if hidden.all():
+        return np.zeros(hidden.shape, dtype=np.uint8)
+    # A block at the edge shows fill or ink in part: it counts as the nearest block that shows none.
+    nearest = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    density = _density(small[tuple(nearest)], ~hidden)
+    return np.asarray((density > _MIN_OPTICAL_DENSITY) & ~blank, dtype=np.uint8)
+
+
+def _density(small: NDArray[np.uint8], scanned: NDArray[np.bool_] | slice = slice(None)) -> NDArray[np.float64]:
+    """Return the optical density (h, w) of blurred blocks above the 99th percentile of those scanned."""
     intensity = np.asarray(Image.fromarray(small).filter(ImageFilter.BoxBlur(1)), dtype=np.float64).mean(axis=2)
-    white = max(float(np.percentile(intensity, 99)), 200.0)
-    density = -np.log10(np.clip(intensity, 1.0, None) / white)
-    return np.asarray(density > _MIN_OPTICAL_DENSITY, dtype=np.uint8)
+    white = max(float(np.percentile(intensity[scanned], 99)), 200.0)
+    return np.asarray(-np.log10(np.clip(intensity, 1.0, None) / white), dtype=np.float64)
 
 
 def tissue_pixels(mask: NDArray[np.uint8], y: int, x: int, height: int, width: int) -> NDArray[np.bool_]:

@@ -58,8 +58,13 @@ def test_files_of_a_dicom_series(series):
 def test_any_file_of_a_dicom_slide_leads_to_its_finest_level(series):
     assert dicom_slide(series / "level0.dcm") == (series / "level0.dcm", ())
     found, notes = dicom_slide(series / "label.dcm")
-    assert (found.name, notes) == ("level0.dcm", ("label.dcm is the label of the slide; its level level0.dcm was read",))
-    with pytest.raises(DataError, match=r"holds 2 DICOM slides; name one file of the slide instead \(level0\.dcm, other"):
+    assert (found.name, notes) == (
+        "level0.dcm",
+        ("label.dcm is the label of the slide; its level level0.dcm was read",),
+    )
+    with pytest.raises(
+        DataError, match=r"holds 2 DICOM slides; name one file of the slide instead \(level0\.dcm, other"
+    ):
         dicom_slide(series)
     (series / "other.dcm").unlink()
     assert dicom_slide(series) == (series / "level0.dcm", ())
@@ -68,7 +73,7 @@ def test_any_file_of_a_dicom_slide_leads_to_its_finest_level(series):
         (series / f"{level}.dcm").unlink()
     with pytest.raises(DataError, match=r"label\.dcm: is the label of a DICOM slide whose levels are not beside it"):
         dicom_slide(series / "label.dcm")
-    with pytest.raises(DataError, match="is a folder without a slide in it"):
+    with pytest.raises(DataError, match="is a folder, without a DICOM slide in it"):
         dicom_slide(series)
 
 
