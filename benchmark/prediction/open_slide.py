@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tissuebench.datasets.readers import Slide, open_slide, require_brightfield
+from tissuebench.datasets.readers import Slide, open_slide, require_brightfield, require_colour
 from tissuebench.errors import DataError
 from tissuebench.prediction.pyramid import PICTURE_PX
 
@@ -34,7 +34,9 @@ def open_trained_on(path: Path, mpp: float | None, given_mpp: float | None, read
     try:
         with open_slide(path, None, None, reader) as slide:
             said = slide.level0_mpp
-            require_brightfield(slide.thumbnail(_THUMBNAIL_PX), str(path))
+            thumbnail = slide.thumbnail(_THUMBNAIL_PX)
+            require_brightfield(thumbnail, str(path))
+            require_colour(thumbnail, str(path))
         level0_mpp = said if given_mpp is None else given_mpp
         if mpp is not None and level0_mpp is None:
             raise DataError(

@@ -51,7 +51,6 @@ class PolygonLabels:
         self.notes = tuple(notes)
         self.offset = offset
         self._frame = frame
-        self.offset = (0, 0)
         self._background = background
         self._class_ids = [region.class_id for region in regions]
         self._rings = Rings([region.geometry for region in regions], frame.scale)

@@ -14,7 +14,7 @@ from tissuebench.common.hashing import Json
 from tissuebench.datasets.annotations import Frame, LabelSource, open_annotation
 from tissuebench.datasets.color.stain import FittedNormaliser, normaliser
 from tissuebench.datasets.ingest.placement import LabelSample, Placed
-from tissuebench.datasets.readers import Slide, open_slide, require_brightfield
+from tissuebench.datasets.readers import Slide, open_slide, require_brightfield, require_colour
 from tissuebench.datasets.store.shards import Pixels
 from tissuebench.datasets.store.slide_writer import Provenance, StoreSpec, write_slide
 from tissuebench.datasets.store.tissue import tissue_mask
@@ -108,6 +108,7 @@ def _convert(job: SlideJob) -> tuple[str, ...]:
     with open_slide(job.image, job.reading.mpp, job.mpp, job.reader, job.series) as slide:
         thumbnail = slide.thumbnail(_THUMBNAIL_PX)
         require_brightfield(thumbnail, str(job.image))
+        require_colour(thumbnail, str(job.image))
         reading = job.reading
         enlarged = _enlargement(slide)
         if enlarged and job.strict:
