@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tissuebench.datasets.readers.fill import fill_mask, grown
 from tissuebench.datasets.readers.reader import Pixels
@@ -13,6 +14,9 @@ MIN_MEDIAN = 64
 glass, 111 to 242; the 46 synthetic slides 182 to 225."""
 _MIN_PALE_SHARE = 0.8
 """Minimum share of pixels above the threshold beside black fill; fluorescence fades through all dark values."""
+_MIN_CONSTANT_SHARE = 0.9
+"""Minimum share of fill in its commonest colour; a dark background that was scanned varies."""
+_MIN_DARKEST, _MAX_GREEN = 16, 8
 _COLOURLESS, _MIN_COLOURED_SHARE = 8, 0.001
 _ABSORBS, _BLACK = 225, 40
 
@@ -22,7 +26,9 @@ def require_brightfield(thumbnail: Pixels, name: str) -> None:
 
     The measure is the median over the pixels of each pixel's brightest channel. In brightfield even dark nuclei
     transmit some red or blue, and most of a slide is glass or pale tissue; in fluorescence most of a slide is black.
-    Black fill of a brightfield slide is left out: what it borders is bright in every channel nearly everywhere.
+    Black fill of a brightfield slide is left out, if it is of one colour and what it borders is bright nearly
+    everywhere, with some light in every channel (the darkest of the H&E tiles: 25) and without an excess of green,
+    which H&E transmits least and its inverse most.
 
     Args:
         thumbnail: (h, w, 3) uint8, the whole slide at a low resolution.
@@ -32,19 +38,25 @@ def require_brightfield(thumbnail: Pixels, name: str) -> None:
         DataError: the median is below 64 of 255.
     """
     median = float(np.median(thumbnail.max(axis=2)))
-    if median < MIN_MEDIAN and not _is_bright(thumbnail[~grown(fill_mask(thumbnail))]):
+    if median < MIN_MEDIAN and not _is_filled_brightfield(thumbnail, fill_mask(thumbnail)):
         raise DataError(
             f"{name}: looks like fluorescence or an inverted image (half of it is darker than {median:.0f} of 255); "
             "brightfield is needed, leave it out"
         )
 
 
-def _is_bright(scanned: Pixels) -> bool:
-    """Return whether the scanned pixels, (n, 3), are those of a brightfield slide; False if there are none."""
-    if not len(scanned):
+def _is_filled_brightfield(thumbnail: Pixels, fill: NDArray[np.bool_]) -> bool:
+    scanned = thumbnail[~grown(fill)].astype(np.int16)
+    if not fill.any() or not len(scanned):
         return False
-    pale = float((scanned.max(axis=1) >= MIN_MEDIAN).mean())
-    return pale >= _MIN_PALE_SHARE and float(np.median(scanned.min(axis=1))) >= MIN_MEDIAN
+    _, counts = np.unique(thumbnail[fill], axis=0, return_counts=True)
+    red, green, blue = scanned.T
+    return bool(
+        counts.max() >= _MIN_CONSTANT_SHARE * counts.sum()
+        and (scanned.max(axis=1) >= MIN_MEDIAN).mean() >= _MIN_PALE_SHARE
+        and np.median(scanned.min(axis=1)) >= _MIN_DARKEST
+        and np.median(green - np.maximum(red, blue)) <= _MAX_GREEN
+    )
 
 
 def require_colour(thumbnail: Pixels, name: str) -> None:

@@ -11,7 +11,7 @@ from tissuebench.datasets.readers.reader import Pixels
 from tissuebench.datasets.readers.regions import WHITE
 
 _DARK, _NEUTRAL = 80, 24
-_GREEN, _BLUE, _CYAN = 40, 80, 20
+_GREEN, _BLUE, _CYAN, _RED = 40, 80, 20, 90
 _GLASS = 0.87
 """Least share of the slide's white that glass transmits; see ``tissue_mask``."""
 _MIN_GLASS_BESIDE, _MARGIN_PX = 0.5, 3
@@ -24,9 +24,9 @@ _MAX_SHARE_OF_STAINED = 0.5
 def ink_mask(small: Pixels, hidden: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels that are pen ink for certain: black, green or blue areas that lie mostly beside glass.
 
-    H&E transmits green least. Ink is green (green at least 40 above red and blue), blue (blue at least 80 and green at
-    least 20 above red) or black (no channel above 80, all within 24). Carbon, melanin and blood lie within tissue; red
-    ink has the colour of eosin and is not told.
+    H&E transmits green least. Ink is green (green at least 40 above red and blue), blue (red at most 90, blue at least
+    80 and green at least 20 above it) or black (no channel above 80, all within 24). Carbon, melanin and blood lie
+    within tissue; red ink has the colour of eosin and is not told.
 
     Args:
         small: (h, w, 3) uint8, the whole slide at a low resolution.
@@ -62,7 +62,11 @@ def _colours(small: Pixels, hidden: NDArray[np.bool_], amount: float) -> tuple[N
     return (
         (high <= WHITE - amount * (WHITE - _DARK)) & (high - low <= _NEUTRAL) & ~hidden,
         (green - np.maximum(red, blue) >= amount * _GREEN) & ~hidden,
-        (blue - red >= amount * _BLUE) & (green - red >= amount * _CYAN) & (blue >= green) & ~hidden,
+        (red <= WHITE - amount * (WHITE - _RED))
+        & (blue - red >= amount * _BLUE)
+        & (green - red >= amount * _CYAN)
+        & (blue >= green)
+        & ~hidden,
     )
 
 
