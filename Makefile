@@ -7,6 +7,14 @@ READY  := $(VENV)/.ready
 # One test process per core with one thread each: trainings that share cores slow each other down.
 PYTEST  = OMP_NUM_THREADS=1 $(BIN)/python -P -m pytest -n logical --maxprocesses 4
 
+# A mistyped variable would silently be ignored: those on the command line must be known here.
+KNOWN := METHOD DATASET DATA_ROOT PLAN BUDGETS SEEDS SET EXECUTOR GPUS NAME JSON \
+         PYTHON VENV PYTEST SHELL MAKE MAKEFLAGS $(if $(filter chaos,$(MAKECMDGOALS)),SEED)
+GIVEN := $(foreach name,$(filter-out -*-command-variables-*-,$(.VARIABLES)),$(if $(filter command,$(origin $(name))),$(name)))
+meant  = $(firstword $(filter $(1)S $(1:%S=%) $(1:%ES=%),$(filter-out $(1),$(KNOWN))))
+$(foreach name,$(filter-out $(KNOWN),$(GIVEN)),$(error unknown variable $(name): $(if $(call meant,$(name)),did you mean $(call meant,$(name))?,known are $(wordlist 1,11,$(KNOWN)))))
+$(if $(strip $(METHOD)),,$(error METHOD is empty: name a method, or leave METHOD out))
+
 # Options of `tissuebench run`, from variables on the command line of make.
 comma := ,
 each = $(foreach value,$(subst $(comma), ,$(2)),$(1) '$(value)')

@@ -17,7 +17,7 @@ from tissuebench.errors import ConfigError
 from tissuebench.executors.registry import find_executor
 from tissuebench.plans.expand import PlannedData, configured, expand
 from tissuebench.plans.preconditions import check_part
-from tissuebench.plans.schema import load_plan
+from tissuebench.plans.schema import Plan, load_plan
 from tissuebench.plans.trial import Trial
 from tissuebench.results.export.table_files import write_tables
 from tissuebench.results.records.result_store import ResultStore
@@ -85,24 +85,46 @@ def prepare(request: BenchRequest) -> Sweep:
     Raises:
         TissueBenchError: bad input or configuration; found before anything is trained.
     """
+    plan, methods = read_plan(request)
+    opened: dict[str, PlannedData] = {}
+    with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
+        for name in request.datasets or plan.datasets:
+            data = open_data(name, request.data_roots.get(name), request.home, display)
+            opened[data.store.info.dataset] = data
+    return lay_out(plan, methods, opened, request.home)
+
+
+def read_plan(request: BenchRequest) -> tuple[Plan, tuple[str, ...]]:
+    """Return the plan and the methods to compare, checked as far as that needs no data.
+
+    Raises:
+        ConfigError: no such plan, method, executor or setting, or no method at all.
+    """
     plan = load_plan(request.plan, request.overrides)
     methods = request.methods or tuple(plan.methods)
     if not methods:
         raise ConfigError(f"plan {request.plan!r} names no methods; choose some (METHOD=… or --method …)")
     configured(plan, methods)  # errors are reported before hours of ingest
     find_executor(plan.compute.executor)
+    return plan, methods
+
+
+def lay_out(
+    plan: Plan, methods: Sequence[str], opened: Mapping[str, PlannedData], home: Path, store_budgets: bool = True
+) -> Sweep:
+    """Lay out the tasks of a plan on opened data, by dataset; budgets that are drawn are stored, unless told otherwise.
+
+    Raises:
+        ConfigError: see ``check_part`` and ``expand``.
+    """
     trials: dict[str, list[Trial]] = {}
-    opened: dict[str, PlannedData] = {}
     tasks: dict[str, SweepTask] = {}
-    with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
-        for name in request.datasets or plan.datasets:
-            data = open_data(name, request.data_roots.get(name), request.home, display)
-            check_part(data.store, data.split, plan.evaluation.part)
-            opened[data.store.info.dataset] = data
+    for data in opened.values():
+        check_part(data.store, data.split, plan.evaluation.part)
     for dataset, data in opened.items():
-        trials[dataset] = expand(plan, methods, data, request.home)
-        tasks.update(build_graph(trials[dataset], data, request.home))
-    return Sweep(plan, trials, opened, Graph(tasks))
+        trials[dataset] = expand(plan, methods, data, home, store_budgets)
+        tasks.update(build_graph(trials[dataset], data, home))
+    return Sweep(plan, trials, dict(opened), Graph(tasks))
 
 
 def bench(request: BenchRequest) -> BenchResult:

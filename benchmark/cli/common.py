@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -96,13 +97,62 @@ def section(title: str, *options: Decorator) -> Decorator:
     return under_title
 
 
-HOME = click.option(
-    "--home",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=lambda: Path(os.environ.get("TISSUEBENCH_HOME", ".")),
-    show_default="$TISSUEBENCH_HOME, else the current folder",
-    help="Folder that holds data/ and runs/.",
-)
+def _default_home() -> Path:
+    return Path(os.environ.get("TISSUEBENCH_HOME", "."))
+
+
+def _existing(context: click.Context, parameter: click.Parameter, home: Path) -> Path:
+    if not home.is_dir():
+        raise TissueBenchError(f"--home {home}: no such folder; give the one that holds data/ and runs/")
+    return home
+
+
+def _existing_or_new(context: click.Context, parameter: click.Parameter, home: Path) -> Path:
+    if not home.is_dir() and not home.absolute().parent.is_dir():
+        raise TissueBenchError(f"--home {home}: neither this folder nor the one that it would be made in exists")
+    return home
+
+
+def _home(callback: Callable[[click.Context, click.Parameter, Path], Path]) -> Decorator:
+    return click.option(
+        "--home",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=_default_home,
+        show_default="$TISSUEBENCH_HOME, else the current folder",
+        help="Folder that holds data/ and runs/.",
+        callback=callback,
+    )
+
+
+HOME = _home(_existing_or_new)
+"""For commands that write data or results: the folder is made with the first of them, if the one above it exists."""
+EXISTING_HOME = _home(_existing)
+"""For commands that read: a mistyped folder is refused."""
+
+
+def say_if_new(home: Path) -> None:
+    """Tell that the home folder does not exist yet: what was mistyped is noticed before hours of work."""
+    if not home.is_dir():
+        click.echo(f"--home {home}: no such folder yet; this command makes it", err=True)
+
+
+def at_home(home: Path) -> str:
+    """Return the option that names this home folder, with a blank before it; empty for the default one."""
+    return "" if home == _default_home() else f" --home {shlex.quote(str(home))}"
+
+
+def next_step(what: str) -> None:
+    """Print what to do next on standard error, as the last line of a command that ended well."""
+    click.echo(f"Next: {what}", err=True)
+
+
+def steps_after_ingest(dataset: str, n_diagnoses: int, home: Path) -> str:
+    """Return what to type once a dataset is ingested; a method of diagnoses is proposed only where some differ."""
+    method = "complementary" if n_diagnoses > 1 else "mean_teacher"
+    where = f"{shlex.quote(dataset)}{at_home(home)}"
+    return f"tissuebench data inspect {where}, then tissuebench run --method {method} --dataset {where}"
+
+
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 DATASET = click.option(
     "--dataset", default="synthetic", show_default=True, help="Name of a dataset; 'tissuebench data list' lists them."

@@ -10,14 +10,18 @@ import click
 from tissuebench.cli.common import (
     AS_JSON,
     DATA_ROOT,
+    EXISTING_HOME,
     EXIT_SOME_FAILED,
     HOME,
     Commands,
     example,
     listed,
+    next_step,
+    say_if_new,
     section,
     stderr,
     stdout,
+    steps_after_ingest,
 )
 
 if TYPE_CHECKING:
@@ -77,6 +81,7 @@ def fetch(dataset: str, home: Path) -> None:
     from tissuebench.datasets.download.fetch import fetch as fetch_files
     from tissuebench.datasets.ingest.ingest import source_folder
 
+    say_if_new(home)
     recipe = find_recipe(dataset)
     with ProgressDisplay(stderr()) as display:
         folder = fetch_files(recipe, source_folder(home, recipe), display.phase, display.note)
@@ -135,6 +140,7 @@ def ingest(
     from tissuebench.datasets.ingest.ingest import IngestOptions, ensure_store
     from tissuebench.datasets.store.slide_writer import written_slides
 
+    say_if_new(home)
     options = IngestOptions(workers, strict, update, codec, stain)
     with ProgressDisplay(stderr()) as display:
         made = ensure_store(find_dataset(dataset, data_root, home), home, data_root, display.phase, options)
@@ -153,6 +159,7 @@ def ingest(
         f"{store.path}: {len(store.slides)} slides, {len(made.quarantine)} left out, {len(noted)} notes, content "
         f"{store.content_hash[:16]}, sealed"
     )
+    next_step(steps_after_ingest(store.info.dataset, len(store.class_map.diagnoses), home))
     if made.quarantine:
         raise SystemExit(EXIT_SOME_FAILED)
 
@@ -161,7 +168,7 @@ def ingest(
 @click.argument("dataset")
 @DATA_ROOT
 @click.option("--verify", "verified", is_flag=True, help="Also read every pixel and compare it with the seal.")
-@HOME
+@EXISTING_HOME
 def inspect(dataset: str, data_root: Path | None, verified: bool, home: Path) -> None:
     """Write an HTML page: thumbnails, classes, patients, costs, slides left out."""
     from tissuebench.common.progress import ProgressDisplay

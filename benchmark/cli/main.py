@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +18,10 @@ from tissuebench.cli.common import (
     HOME,
     Command,
     Commands,
+    at_home,
     example,
+    next_step,
+    say_if_new,
     section,
 )
 from tissuebench.cli.data import data
@@ -25,6 +31,9 @@ from tissuebench.cli.predict import predict
 from tissuebench.cli.results import print_boards, results
 from tissuebench.cli.sweep import plan, status, trial
 from tissuebench.errors import TissueBenchError
+
+if TYPE_CHECKING:
+    from tissuebench.run import BenchResult
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,7 +58,7 @@ def cli(debug: bool) -> None:
 @section(
     "Execution",
     click.option("--retry-failed", is_flag=True, help="Run failed tasks again."),
-    click.option("--dry-run", is_flag=True, help="List the trials without running them."),
+    click.option("--dry-run", is_flag=True, help="List the trials; nothing is run or written."),
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the leaderboard as JSON.")
 @HOME
@@ -59,17 +68,36 @@ def run(planned: Planned, retry_failed: bool, dry_run: bool, as_json: bool, home
     After an interruption or a crash the same command picks up where it left off. Two identical commands that run at
     the same time share the work.
     """
-    from tissuebench.run import bench, prepare, states_of_trials
+    from tissuebench.preview import preview
+    from tissuebench.run import bench, states_of_trials
 
     request = planned.request(home, retry_failed)
     if dry_run:
-        for line in states_of_trials(prepare(request), home):
+        seen = preview(request)
+        for line in (*(states_of_trials(seen.sweep, home) if seen.sweep else ()), *seen.lines):
             click.echo(line)
         return
+    say_if_new(home)
     outcome = bench(request)
     print_boards(outcome.boards, as_json)
     if outcome.summary.failed:
+        next_step(f"tissuebench trial list{at_home(home)}, then tissuebench trial show ID{at_home(home)}")
         raise SystemExit(EXIT_SOME_FAILED)
+    next_step(_after_run(outcome, planned.methods, home))
+
+
+def _after_run(outcome: BenchResult, methods: Sequence[str], home: Path) -> str:
+    """Return what to type after a run: the report, and a prediction by the first method that was asked for."""
+    from tissuebench.results.tables.trial_list import is_of_method
+
+    steps = f"tissuebench results report{at_home(home)}"
+    scored = [row for board in outcome.boards for row in board.rows if row.mean is not None]
+    asked = [row for row in scored if methods and is_of_method(row.method, methods[0])] or scored
+    if not asked:
+        return steps
+    chosen = asked[-1]
+    options = f"--method {shlex.quote(chosen.method)} --budget {chosen.budget} --dataset {shlex.quote(chosen.dataset)}"
+    return f"{steps}, then tissuebench predict SLIDE {options}{at_home(home)}"
 
 
 @click.group(cls=Commands, epilog=example("tissuebench method new entropy_minimisation"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tissuebench.cli.common import AS_JSON, HOME, Commands, example, listed, stdout
+from tissuebench.cli.common import AS_JSON, EXISTING_HOME, Commands, example, listed, stdout
 from tissuebench.errors import DataError, TissueBenchError, unknown_name
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def results() -> None:
 @AS_JSON
 @click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path), help="Also write a CSV file.")
 @click.option("--svg", "svg_path", type=click.Path(dir_okay=False, path_type=Path), help="Also draw an SVG file.")
-@HOME
+@EXISTING_HOME
 def table(
     dataset: str | None,
     everything: bool,
@@ -71,7 +71,7 @@ def table(
 @click.option("--all-pairs", is_flag=True, help="Compare all methods in pairs.")
 @_DATASET
 @AS_JSON
-@HOME
+@EXISTING_HOME
 def compare(
     methods: tuple[str, ...],
     budget: str | None,
@@ -132,7 +132,7 @@ def compare(
     help="Folder to write to; created if needed.",
 )
 @_DATASET
-@HOME
+@EXISTING_HOME
 def export(formats: tuple[str, ...], out: Path | None, dataset: str | None, home: Path) -> None:
     """Write the data behind the tables, one file each.
 
@@ -166,7 +166,7 @@ def export(formats: tuple[str, ...], out: Path | None, dataset: str | None, home
 )
 @_DATASET
 @click.option("--all", "everything", is_flag=True, help="Also show results under other settings: part, plan.")
-@HOME
+@EXISTING_HOME
 def report(out: Path | None, dataset: str | None, everything: bool, home: Path) -> None:
     """Write an HTML report that works offline.
 

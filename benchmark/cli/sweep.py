@@ -9,7 +9,17 @@ from pathlib import Path
 
 import click
 
-from tissuebench.cli.common import AS_JSON, EXIT_SOME_FAILED, HOME, Command, Commands, example, stderr, stdout
+from tissuebench.cli.common import (
+    AS_JSON,
+    EXISTING_HOME,
+    EXIT_SOME_FAILED,
+    HOME,
+    Command,
+    Commands,
+    example,
+    stderr,
+    stdout,
+)
 from tissuebench.cli.plan_options import PLAN_OPTIONS, Planned
 
 _LOOK_SECONDS = 1.0
@@ -30,23 +40,31 @@ def plan() -> None:
 def show(planned: Planned, as_json: bool, home: Path) -> None:
     """Show trials, shared tasks, savings, hours and disk space of a plan.
 
-    Nothing is trained. If no stored result tells how long a step takes, a few steps are timed on random tiles.
+    Nothing is trained or written. If no stored result tells how long a step takes, a few steps are timed on random
+    tiles. Of a dataset that is not ingested yet only the trials are shown.
     """
-    from tissuebench.run import prepare
+    import json
+
+    from tissuebench.preview import preview
     from tissuebench.sweep.estimate.overview import overview, render
 
-    shown = overview(prepare(planned.request(home)), home)
+    seen = preview(planned.request(home))
+    shown = overview(seen.sweep, home) if seen.sweep else None
     if as_json:
-        click.echo(shown.to_json())
-    else:
+        known = {"trials": []} if shown is None else json.loads(shown.to_json())
+        click.echo(json.dumps({**known, "trials": [*known["trials"], *seen.planned]} if seen.planned else known))
+        return
+    if shown is not None:
         stdout().print(render(shown), soft_wrap=True)
+    for line in seen.lines:
+        click.echo(line)
 
 
 @click.command(cls=Command, epilog=example("tissuebench status --watch"))
 @click.argument("sweep", required=False)
 @click.option("--watch", is_flag=True, help="Refresh every second until the sweep finishes.")
 @AS_JSON
-@HOME
+@EXISTING_HOME
 def status(sweep: str | None, watch: bool, as_json: bool, home: Path) -> None:
     """Show the progress of the latest sweep, or of SWEEP.
 
@@ -82,16 +100,41 @@ def status(sweep: str | None, watch: bool, as_json: bool, home: Path) -> None:
 
 @click.group(cls=Commands, epilog=example("tissuebench trial show 3f9a"))
 def trial() -> None:
-    """Show, follow or repeat a trial.
+    """List, show, follow or repeat trials.
 
     ID is a trial's id or its first characters.
     """
 
 
+@trial.command("list", epilog=example("tissuebench trial list --method complementary --budget masks:3p"))
+@click.option("--method", help="Only this method, or this variant of it.")
+@click.option("--budget", help="Only this budget.")
+@click.option("--dataset", help="Only this dataset.")
+@AS_JSON
+@EXISTING_HOME
+def trial_list(method: str | None, budget: str | None, dataset: str | None, as_json: bool, home: Path) -> None:
+    """List the trials that finished or failed, with their mIoU."""
+    import json
+    from dataclasses import asdict
+
+    from tissuebench.cli.trial_page import render_list
+    from tissuebench.results.records.result_store import ResultStore
+    from tissuebench.results.tables.comparable import results_folder
+    from tissuebench.results.tables.trial_list import trial_rows
+
+    rows = trial_rows(ResultStore(results_folder(home)), dataset, method, budget)
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows]))
+    elif rows:
+        stdout().print(render_list(rows), soft_wrap=True)
+    else:
+        click.echo("no such trial has finished or failed yet; 'tissuebench status' shows those that run")
+
+
 @trial.command("show", epilog=example("tissuebench trial show 3f9a"))
 @TRIAL
 @AS_JSON
-@HOME
+@EXISTING_HOME
 def trial_show(trial_id: str, as_json: bool, home: Path) -> None:
     """Show a trial: settings, scores, timings, environment, files, or why it failed."""
     import json
@@ -109,7 +152,7 @@ def trial_show(trial_id: str, as_json: bool, home: Path) -> None:
 @trial.command(epilog=example("tissuebench trial log 3f9a --follow"))
 @TRIAL
 @click.option("--follow", is_flag=True, help="Keep printing until the trial finishes.")
-@HOME
+@EXISTING_HOME
 def log(trial_id: str, follow: bool, home: Path) -> None:
     """Print the log of a trial, or of a shared stage by its key."""
     from tissuebench.errors import ConfigError
@@ -138,7 +181,7 @@ def log(trial_id: str, follow: bool, home: Path) -> None:
 @TRIAL
 @click.option("--executor", default="local", show_default=True, help="local, slurm, ray or inline.")
 @AS_JSON
-@HOME
+@EXISTING_HOME
 def rerun(trial_id: str, executor: str, as_json: bool, home: Path) -> None:
     """Run a trial again and report whether it reproduces bit for bit.
 

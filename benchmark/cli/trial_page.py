@@ -1,8 +1,8 @@
-"""Rendering of ``tissuebench trial show``."""
+"""Rendering of ``tissuebench trial show`` and ``trial list``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from rich.console import Group
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tissuebench.common.hashing import Json, canonical_json
 from tissuebench.results.records.pseudo_mask_quality import DIAGNOSTIC
+from tissuebench.results.tables.trial_list import TrialRow
 
 _SECTIONS = ("budget", "settings", "identity", "scores", "seconds", "compute", "environment")
 
@@ -38,6 +39,18 @@ def render(described: Mapping[str, Json]) -> Group:
         parts.append(Text(f"FAILED: {failure['reason']}", style="red"))
         parts += [Text(failure["traceback"].rstrip())] if failure["traceback"] else []
     return Group(*parts)
+
+
+def render_list(rows: Sequence[TrialRow]) -> Table:
+    """Return a table of trials; the score names the part of the split that it was computed on."""
+    table = Table(box=None, padding=(0, 1), header_style="bold")
+    for name in ("trial", "dataset", "method", "budget", "draw", "seed", "state", "mIoU", "on"):
+        table.add_column(name, justify="right" if name in ("draw", "seed", "mIoU") else "left", no_wrap=True)
+    for row in rows:
+        score = "-" if row.miou is None else f"{row.miou:.4f}"
+        cells = (row.trial, row.dataset, row.method, row.budget, str(row.replicate), str(row.seed), row.state, score)
+        table.add_row(*map(Text, (*cells, row.part or "-")), style="red" if row.state == "failed" else "")
+    return table
 
 
 def _of_pseudo_masks(stage: str, pseudo: Mapping[str, Any]) -> Iterator[str]:

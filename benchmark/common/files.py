@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import gzip
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -23,11 +25,7 @@ def write_aside(path: Path, data: bytes) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself
-    finally:
-        os.close(folder)
+    _to_disk(path.parent)  # the rename itself
 
 
 @contextmanager
@@ -47,13 +45,17 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def text_written_aside(path: Path) -> Iterator[TextIO]:
-    """Open a text file for incremental writing; it appears at ``path`` on success and is discarded on failure."""
+    """Open a text file for incremental writing; it appears at ``path`` on success and is discarded on failure.
+
+    With the suffix ``.gz`` it is compressed; the same text always gives the same bytes.
+    """
     aside = _aside(path)
     try:
-        with aside.open("x", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        with aside.open("xb") as raw:
+            packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.suffix == ".gz" else raw
+            with TextIOWrapper(packed, encoding="utf-8", newline="") as file:
+                yield file
+        _to_disk(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -64,6 +66,15 @@ def replace_quickly(path: Path, data: bytes) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     aside.write_bytes(data)
     aside.replace(path)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _aside(path: Path) -> Path:

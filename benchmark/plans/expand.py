@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.ingest.dataset import dataset_folder
 from tissuebench.datasets.labels.budget import LabelBudget
-from tissuebench.datasets.labels.budget_spec import Spending, parse_spec
-from tissuebench.datasets.labels.draw_budget import diagnosis_purchase, persisted_budget
+from tissuebench.datasets.labels.budget_spec import Spending, fitting_budgets, parse_spec
+from tissuebench.datasets.labels.draw_budget import diagnosis_purchase, offer, persisted_budget
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Supervision
@@ -62,21 +62,22 @@ def configured(plan: Plan, methods: Sequence[str]) -> dict[str, Settings]:
     }
 
 
-def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) -> list[Trial]:
+def expand(
+    plan: Plan, methods: Sequence[str], data: PlannedData, home: Path, store_budgets: bool = True
+) -> list[Trial]:
     """Return all trials of a plan in execution order: seed by seed, so that a first table is available early.
 
     A method is left out at budgets that it cannot use: budgets in masks or tags if it spends nothing on that kind of
     label. At budgets in minutes, it must spend them on something, if only on diagnoses. A control that was not
     requested by name is left out, too, if the dataset lacks its labels. A budget of everything has no draw: it gives
-    one trial a seed.
+    one trial a seed. Budgets that are drawn are stored in ``home``, unless ``store_budgets`` is False.
 
     Raises:
         ConfigError: unknown method or setting, a budget that cannot be bought, or a method that was requested by name
             and lacks labels or can use none of the budgets.
     """
     configs = configured(plan, methods)
-    spending = {name: spending_of(name, configs[name]) for name in with_controls(methods)}
-    budgets = {name: _usable_budgets(name, spends, plan.budgets, name in methods) for name, spends in spending.items()}
+    spending, budgets = _budgets_of_methods(plan, methods, configs)
     for name, specs in list(budgets.items()):
         kinds = {kind for spec in specs for kind in _kinds(spec, spending[name])}
         lacks = missing_labels(name, kinds, data.store, data.split)
@@ -84,12 +85,13 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
             raise ConfigError(lacks)
         if lacks:
             del budgets[name]
+    _check_fit(plan.budgets, [spec for specs in budgets.values() for spec in specs], data)
     trials: dict[str, Trial] = {}
     for seed in plan.seeds:
         for replicate in (seed,) if plan.replicates == "per_seed" else plan.replicates:
             for name, specs in budgets.items():
                 for spec in specs:
-                    budget = _budget(home, data, spec, replicate, spending[name])
+                    budget = _budget(home, data, spec, replicate, spending[name], store_budgets)
                     trial = Trial.of_plan(
                         plan,
                         data.store.info.dataset,
@@ -105,11 +107,63 @@ def expand(plan: Plan, methods: Sequence[str], data: PlannedData, home: Path) ->
     return list(trials.values())
 
 
-def _budget(home: Path, data: PlannedData, spec: str, replicate: int, spending: Spending) -> LabelBudget:
+def planned_cells(plan: Plan, methods: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Return the number of trials by method and budget, as far as the plan tells without data.
+
+    The data may reduce it: a control may lack its labels, and a budget that turns out to buy everything has no draw.
+
+    Raises:
+        ConfigError: unknown method or setting, or a method that was requested by name and can use no budget.
+    """
+    configs = configured(plan, methods)
+    n_draws = 1 if plan.replicates == "per_seed" else len(plan.replicates)
+    return {
+        (name, spec): len(plan.seeds) * (1 if parse_spec(spec).share == 1 else n_draws)
+        for name, specs in _budgets_of_methods(plan, methods, configs)[1].items()
+        for spec in specs
+    }
+
+
+def _budgets_of_methods(
+    plan: Plan, methods: Sequence[str], configs: Mapping[str, Settings]
+) -> tuple[dict[str, Spending], dict[str, list[str]]]:
+    """Return how each method and control spends minutes, and the budgets that it can use."""
+    spending = {name: spending_of(name, configs[name]) for name in with_controls(methods)}
+    return spending, {
+        name: _usable_budgets(name, spends, plan.budgets, name in methods) for name, spends in spending.items()
+    }
+
+
+def _check_fit(specs: Sequence[str], used: Collection[str], data: PlannedData) -> None:
+    """Raise ``ConfigError`` if a budget asks for more patients than there are, naming budgets that fit instead.
+
+    Args:
+        specs: budgets of the plan.
+        used: those that some method uses.
+        data: the labels.
+    """
+    sold = {
+        kind: len(offer(data.store, data.split, kind).n_tiles)
+        for kind in {parsed.kind for parsed in map(parse_spec, used) if parsed.kind is not None}
+    }
+    try:
+        for spec in used:
+            parsed = parse_spec(spec)
+            if parsed.kind is not None:
+                parsed.patients_of(sold[parsed.kind])
+    except ConfigError as error:
+        fitting = ",".join(fitting_budgets(specs, sold))
+        raise ConfigError(
+            f"dataset {data.store.info.dataset!r}: {error}; budgets that fit: --budget {fitting} (with make: "
+            f"BUDGETS={fitting})"
+        ) from None
+
+
+def _budget(home: Path, data: PlannedData, spec: str, replicate: int, spending: Spending, store: bool) -> LabelBudget:
     dataset = data.store.info.dataset
     folder = dataset_folder(home, dataset) / "budgets"
     try:
-        return persisted_budget(folder, data.store, data.split, spec, replicate, spending)
+        return persisted_budget(folder, data.store, data.split, spec, replicate, spending, store)
     except ConfigError as error:
         raise ConfigError(f"dataset {dataset!r}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""Table of the area that each class covers on a predicted slide."""
+"""Area that each class covers on a predicted slide, on tissue and off it, and its table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tissuebench.common.files import text_written_aside
-from tissuebench.datasets.store.pyramid import SHARD_PX, blocks
+from tissuebench.datasets.store.pyramid import blocks
+from tissuebench.datasets.store.tissue import tissue_pixels
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
 from tissuebench.prediction.label_blocks import Labels
+from tissuebench.prediction.tissue import Mask
 
 _HEADER = ("class", "pixels", "share", "area_mm2")
 
@@ -22,8 +25,8 @@ class ClassArea:
     """Area of one class on a slide.
 
     Attributes:
-        pixels: predicted pixels.
-        share: share of all predicted pixels; 0 if there are none.
+        pixels: predicted pixels that count.
+        share: share of all pixels that count; 0 if there are none.
         area_mm2: square millimetres; None if the resolution is unknown.
     """
 
@@ -33,16 +36,34 @@ class ClassArea:
     area_mm2: float | None
 
 
-def class_areas(labels: Labels, class_map: ClassMap, mpp: float | None) -> list[ClassArea]:
-    """Return the area of every class, in the order of the class map; ``mpp`` is micrometres per pixel of ``labels``."""
-    counts = np.zeros(IGNORE_LABEL + 1, np.int64)
-    for block in blocks(labels.height, labels.width, SHARD_PX):
-        counts += np.bincount(labels.read(*block).ravel(), minlength=len(counts))
-    pixels = counts[: len(class_map)].tolist()
-    total = max(1, sum(pixels))
+def count_pixels(labels: Labels, tissue: Mask, n_classes: int) -> NDArray[np.int64]:
+    """Return the predicted pixels of each class, (2, K): on tissue, and off it.
+
+    Args:
+        labels: labels of the slide; ``IGNORE_LABEL`` is not counted.
+        tissue: its mask at 1/16.
+        n_classes: K.
+    """
+    counts = np.zeros((2, IGNORE_LABEL + 1), np.int64)
+    for block in blocks(labels.height, labels.width):
+        found, there = labels.read(*block), tissue_pixels(tissue, *block)
+        counts[0] += np.bincount(found[there], minlength=IGNORE_LABEL + 1)
+        counts[1] += np.bincount(found[~there], minlength=IGNORE_LABEL + 1)
+    return counts[:, :n_classes]
+
+
+def class_areas(pixels: NDArray[np.int64], class_map: ClassMap, mpp: float | None) -> list[ClassArea]:
+    """Return the area of every class, in the order of the class map.
+
+    Args:
+        pixels: (K,) pixels of each class.
+        class_map: the classes.
+        mpp: micrometres per pixel; None if unknown.
+    """
+    total = max(1, int(pixels.sum()))
     return [
         ClassArea(name, count, count / total, None if mpp is None else count * mpp**2 / 1e6)
-        for name, count in zip(class_map.names, pixels, strict=True)
+        for name, count in zip(class_map.names, pixels.tolist(), strict=True)
     ]
 
 

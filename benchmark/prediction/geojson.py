@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,29 @@ from tissuebench.datasets.annotations import Region
 from tissuebench.datasets.types import ClassMap
 from tissuebench.prediction.label_blocks import BLOCK_PX, Labels
 from tissuebench.prediction.outlines import MAX_CORNERS, areas_of
+from tissuebench.prediction.simplify import simplified, without_small_holes
 
-_DECIMALS = 4
+_DECIMALS, _DECIMALS_SIMPLIFIED = 4, 2
 """Decimals of a level-0 pixel. Corners are never near a pixel's centre, and more digits would only be noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutlineSettings:
+    """Form of the outlines.
+
+    Attributes:
+        origin: level-0 pixel (y, x) that has the coordinates 0, 0 in the file.
+        min_area_px: areas below this number of square pixels of the labels are left out, and holes below it are filled.
+        simplify_px: maximum distance between an outline and the borders of pixels, see ``simplified``; 0 keeps them.
+    """
+
+    origin: tuple[int, int] = (0, 0)
+    min_area_px: float = 0.0
+    simplify_px: float = 0.0
+
+
+EXACT = OutlineSettings()
+"""Every area, along the borders of pixels."""
 
 
 def write_geojson(
@@ -33,22 +54,26 @@ def write_geojson(
     scale: float,
     identity: str,
     about: Mapping[str, Json],
+    settings: OutlineSettings = EXACT,
     block_px: int = BLOCK_PX,
     max_corners: int = MAX_CORNERS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Write one annotation per area; pixels with ``IGNORE_LABEL`` are left out.
 
-    Polygons run along the borders of pixels: rasterised at the pixel centres they reproduce the labels. At the right
-    and lower edge they may extend up to half a pixel of ``labels`` beyond the slide, as these pixels do.
+    Unless they are simplified, polygons run along the borders of pixels: rasterised at the pixel centres they reproduce
+    the labels. At the right and lower edge they may extend up to half a pixel of ``labels`` beyond the slide, as these
+    pixels do. A hole that is filled holds no area that is written, as these are smaller still; an area that was cut for
+    its size counts by its parts.
 
     Args:
-        path: the output file, written atomically.
+        path: the output file, written atomically; compressed if its name ends with ``.gz``.
         labels: labels of the slide.
         class_map: names and colours.
         scale: level-0 pixels per pixel of ``labels``; corners are in level-0 pixels.
         identity: identifies slide and trial; the same value gives each area the same id again.
         about: added next to ``scale`` in the member ``tissuebench``.
+        settings: form of the outlines.
         block_px: edge of the blocks that are outlined at once.
         max_corners: number of corners above which areas that span several blocks are cut, see ``areas_of``.
         progress: called with the number of blocks done and the total.
@@ -64,18 +89,24 @@ def write_geojson(
         head = _compact({"scale": scale, **about})
         file.write(f'{{"type":"FeatureCollection","tissuebench":{head},"features":[')
         for area in areas_of(labels, class_map, block_px, max_corners, progress):
+            if area.geometry.area < settings.min_area_px:
+                continue
             file.write(",\n" if count else "\n")
-            file.write(_feature(area, class_map, scale, identity))
+            file.write(_feature(area, class_map, scale, identity, settings))
             count += 1
         file.write("\n]}\n")
     return count
 
 
-def _feature(area: Region, class_map: ClassMap, scale: float, identity: str) -> str:
-    def to_level0(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.round(corners * scale, _DECIMALS)
+def _feature(area: Region, class_map: ClassMap, scale: float, identity: str, settings: OutlineSettings) -> str:
+    decimals = _DECIMALS_SIMPLIFIED if settings.simplify_px else _DECIMALS
+    origin = settings.origin[::-1]
 
-    placed = transform(area.geometry, to_level0)
+    def to_level0(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.round(corners * scale - np.array(origin, np.float64), decimals), np.float64)
+
+    outline = simplified(without_small_holes(area.geometry, settings.min_area_px), settings.simplify_px)
+    placed = transform(outline, to_level0)
     geometry = to_geojson(placed.geoms[0] if len(placed.geoms) == 1 else placed)  # faster than Python's json
     name = uuid.uuid5(uuid.NAMESPACE_URL, f"tissuebench:{identity}:{area.class_id}:{_first_pixel(area)}")
     properties = _compact(

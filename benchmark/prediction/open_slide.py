@@ -18,7 +18,9 @@ _THUMBNAIL_PX = 1024
 Pixels = NDArray[np.uint8]
 
 
-def open_trained_on(path: Path, mpp: float | None, given_mpp: float | None, reader: str) -> tuple[Slide, list[str]]:
+def open_trained_on(
+    path: Path, mpp: float | None, given_mpp: float | None, reader: str, series: str = ""
+) -> tuple[Slide, list[str]]:
     """Open a slide at the resolution of the training, with warnings about what may degrade its prediction.
 
     Args:
@@ -27,12 +29,13 @@ def open_trained_on(path: Path, mpp: float | None, given_mpp: float | None, read
             resolution.
         given_mpp: micrometres per pixel of the slide, overriding the value in the file.
         reader: name of the reader; empty selects it by the suffix.
+        series: image of a file that holds several, see ``open_slide``.
 
     Raises:
         DataError: no such slide, not a slide, not brightfield, or its resolution is required and unknown.
     """
     try:
-        with open_slide(path, None, None, reader) as slide:
+        with open_slide(path, None, None, reader, series) as slide:
             said = slide.level0_mpp
             thumbnail = slide.thumbnail(_THUMBNAIL_PX)
             require_brightfield(thumbnail, str(path))
@@ -42,7 +45,7 @@ def open_trained_on(path: Path, mpp: float | None, given_mpp: float | None, read
             raise DataError(
                 f"{path}: does not state its resolution, and the trial was trained at {mpp:g} µm; give --mpp"
             )
-        opened = open_slide(path, mpp, given_mpp, reader)
+        opened = open_slide(path, mpp, given_mpp, reader, series)
     except DataError as error:
         raise DataError(str(error).partition(_MANIFEST_HINT)[0]) from None  # there is no manifest here
     warnings = []

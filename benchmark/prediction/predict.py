@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tissuebench.common.files import write_aside
-from tissuebench.common.folders import made_aside, require_free
+from tissuebench.common.folders import made_aside
 from tissuebench.common.hashing import Json, content_hash
 from tissuebench.datasets.ingest.convert import fit_stain
 from tissuebench.datasets.ingest.fingerprint import fingerprint
@@ -21,17 +23,21 @@ from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError
 from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.stitching import Stitching, strips
-from tissuebench.methods.api.method import Method
-from tissuebench.prediction.areas import ClassArea, class_areas, write_areas
-from tissuebench.prediction.geojson import write_geojson
+from tissuebench.prediction.areas import ClassArea, class_areas, count_pixels, write_areas
+from tissuebench.prediction.case import CaseCall, call_case
+from tissuebench.prediction.geojson import OutlineSettings, write_geojson
 from tissuebench.prediction.label_blocks import Labels
-from tissuebench.prediction.load_method import Trained, find_trained
+from tissuebench.prediction.load_method import Trained
 from tissuebench.prediction.open_slide import Pixels, open_trained_on, picture_of
+from tissuebench.prediction.options import PredictionOptions
 from tissuebench.prediction.pyramid import write_label_pyramid
+from tissuebench.prediction.summary import RECORD, SUMMARY, write_summary
+from tissuebench.prediction.tissue import OnTissue, ReadPixels, tissue_of
 from tissuebench.runtime.environment import describe_environment
-from tissuebench.runtime.machine import Machine, detect_machine
+from tissuebench.runtime.machine import detect_machine
 
-PYRAMID, GEOJSON, AREAS, RECORD = "labels.ome.zarr", "labels.geojson", "areas.csv", "prediction.json"
+PYRAMID, GEOJSON, AREAS = "labels.ome.zarr", "labels.geojson", "areas.csv"
+GEOJSON_GZ = f"{GEOJSON}.gz"
 _MEGAPIXEL = 1_000_000
 
 Progress = Callable[[str, int, int], None]
@@ -39,136 +45,159 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class PredictionRequest:
-    """Inputs and options of a prediction.
+class Prediction:
+    """Result of a prediction.
 
     Attributes:
-        slide: a file that ``datasets.readers`` can open.
-        trial: beginning of a finished trial's id.
-        home: folder with the trial and the store that it was trained on.
-        out: folder to create; None creates one in the current folder, named after slide and trial.
-        mpp: micrometres per pixel of the slide's level 0, overriding the value in the file.
-        reader: name of the reader; empty selects it by the suffix.
-        overwrite: replace an earlier prediction in ``out``.
+        folder: folder with all files.
+        areas: areas by class, as in areas.csv.
+        case: diagnosis by area share; None if the dataset has fewer than two.
+        warnings: what may have degraded the prediction, one line each.
+        notes: what the reader chose or changed, one line each.
     """
-
-    slide: Path
-    trial: str
-    home: Path
-    out: Path | None = None
-    mpp: float | None = None
-    reader: str = ""
-    overwrite: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Result of a prediction: the folder, areas by class, and one line per warning about what may have degraded it."""
 
     folder: Path
     areas: tuple[ClassArea, ...]
+    case: CaseCall | None
     warnings: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def predict(request: PredictionRequest, progress: Progress) -> Prediction:
-    """Predict a slide and write labels.ome.zarr, labels.geojson, areas.csv and prediction.json.
+class Predictor:
+    """A finished trial's method, which predicts one slide after another; the network is loaded once.
 
-    The folder appears once all of them are complete. Memory does not grow with the slide.
-
-    Raises:
-        ConfigError: no such trial, or it has not finished; the folder exists.
-        DataError: the slide cannot be read, or its resolution is required and unknown; weights or store are missing;
-            the disk is full.
+    Args:
+        trained: the trial.
+        options: options for all slides.
 
     Examples:
-        >>> request = PredictionRequest(Path("slide.tif"), trial="1c9ffe2a", home=Path("home"))
-        >>> prediction = predict(request, progress=lambda activity, done, total: None)
+        >>> predictor = Predictor(find_trained(Path("home"), "1c9ffe2a"), PredictionOptions(min_area_um2=100))
+        >>> prediction = predictor.predict(Path("slide.tif"), Path("labelled"), lambda activity, done, total: None)
         >>> {area.name: area.share for area in prediction.areas}
     """
-    trained = find_trained(request.home, request.trial)
-    method = trained.method()
-    name = request.slide.stem.removesuffix(".ome")
-    out = (request.out or Path(f"{name}-{trained.key[:8]}")).resolve()
-    require_free(out, RECORD, request.overwrite)
-    slide, warnings = open_trained_on(request.slide, trained.store.info.mpp, request.mpp, request.reader)
-    with slide:
-        try:
-            with made_aside(out) as work:
-                areas = _into(work, slide, trained, method, tuple(warnings), progress)
-        except OSError as error:
-            raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
-    return Prediction(out, tuple(areas), tuple(warnings))
 
+    def __init__(self, trained: Trained, options: PredictionOptions) -> None:
+        self.trained, self.options = trained, options
+        self._machine = detect_machine(trained.trial.network.encoder_mode)
+        self._method = trained.method().to(self._machine.device)
 
-def _into(
-    work: Path, slide: Slide, trained: Trained, method: Method[Any], warnings: tuple[str, ...], progress: Progress
-) -> list[ClassArea]:
-    class_map, machine = trained.store.class_map, detect_machine(trained.trial.network.encoder_mode)
-    started = time.perf_counter()
-    with LabelCanvas(slide.height, slide.width, work) as canvas:
-        _fill(canvas, slide, trained, method.to(machine.device), machine, progress)
-        predicted = time.perf_counter()
-        source = fingerprint(slide.path)
-        write_geojson(
-            work / GEOJSON,
-            canvas,
-            class_map,
-            slide.scale,
-            content_hash([trained.key, source, slide.scale]),
-            {"slide": slide.path.name, "trial": trained.key},
-            progress=lambda done, total: progress("outlining blocks", done, total),
+    def predict(self, path: Path, folder: Path, progress: Progress) -> Prediction:
+        """Predict a slide and write labels.ome.zarr, labels.geojson, areas.csv, predictions.csv and prediction.json.
+
+        The folder appears once all of them are complete, and replaces an earlier one. Memory does not grow with the
+        slide.
+
+        Args:
+            path: a file that ``datasets.readers`` can open.
+            folder: folder to create.
+            progress: called with the current activity.
+
+        Raises:
+            ConfigError: another process is writing the folder.
+            DataError: the slide cannot be read, or its resolution is required and unknown; the disk is full.
+        """
+        options, folder = self.options, folder.resolve()
+        slide, warnings = open_trained_on(
+            path, self.trained.store.info.mpp, options.mpp, options.reader, options.series
         )
-        progress("writing the pyramid", 0, 1)
-        write_label_pyramid(work / PYRAMID, canvas, class_map, slide.mpp, *picture_of(slide))
-        progress("writing the pyramid", 1, 1)
-        areas = class_areas(canvas, class_map, slide.mpp)
-        write_areas(work / AREAS, areas)
-        hashes: dict[str, Json] = {
-            "slide": source,
-            "labels": _hash_of(canvas),
-            "weights": trained.weights_sha256,
-            "store": trained.trial.store_sha256,
-            "split": trained.trial.split_sha256,
-            "budget": trained.trial.budget.sha256,
+        with slide:
+            outlines = options.outlines_of(slide)
+            try:
+                with made_aside(folder) as work:
+                    areas, case = self._into(work, slide, outlines, warnings, progress)
+            except OSError as error:
+                raise DataError(f"{folder}: cannot be written ({error.strerror or error})") from error
+            return Prediction(folder, tuple(areas), case, tuple(warnings), slide.notes)
+
+    def _into(
+        self, work: Path, slide: Slide, outlines: OutlineSettings, warnings: list[str], progress: Progress
+    ) -> tuple[list[ClassArea], CaseCall | None]:
+        trained, options, class_map = self.trained, self.options, self.trained.store.class_map
+        started = time.perf_counter()
+        with LabelCanvas(slide.height, slide.width, work) as canvas:
+            read = self._reading(slide)
+            self._fill(canvas, read, progress)
+            tissue = tissue_of(read, slide.height, slide.width)
+            predicted = time.perf_counter()
+            if not tissue.any():
+                warnings.append("no tissue was found on the slide: all of it looks like glass")
+            on_tissue, on_glass = count_pixels(canvas, tissue, len(class_map))
+            areas = class_areas(on_tissue + on_glass if options.glass else on_tissue, class_map, slide.mpp)
+            case = call_case(on_tissue, class_map)
+            source = fingerprint(slide.path)
+            write_geojson(
+                work / (GEOJSON_GZ if options.compress else GEOJSON),
+                canvas if options.glass else OnTissue(canvas, tissue),
+                class_map,
+                slide.scale,
+                content_hash([trained.key, source, slide.scale]),
+                {"frame": options.frame_of(slide), "slide": slide.path.name, "trial": trained.key},
+                outlines,
+                progress=lambda done, total: progress("outlining blocks", done, total),
+            )
+            progress("writing the pyramid", 0, 1)
+            write_label_pyramid(work / PYRAMID, canvas, class_map, slide.mpp, *picture_of(slide))
+            progress("writing the pyramid", 1, 1)
+            write_areas(work / AREAS, areas)
+            hashes: dict[str, Json] = {
+                "slide": source,
+                "labels": _hash_of(canvas),
+                "weights": trained.weights_sha256,
+                "store": trained.trial.store_sha256,
+                "split": trained.trial.split_sha256,
+                "budget": trained.trial.budget.sha256,
+            }
+        seconds = {"predict": predicted - started, "write": time.perf_counter() - predicted}
+        machine = self._machine
+        record: dict[str, Json] = {
+            "slide": _slide(slide),
+            "trial": _trial(trained),
+            "options": options.document(),
+            "mpp": slide.mpp,
+            "scale": slide.scale,
+            "height": slide.height,
+            "width": slide.width,
+            "frame": options.frame_of(slide),
+            "tissue_pixels": int(on_tissue.sum()),
+            "glass_pixels": int(on_glass.sum()),
+            "classes": _classes(class_map, areas, on_tissue, on_glass),
+            "case": None if case is None else case.document(),
+            "warnings": list(warnings),
+            "notes": list(slide.notes),
+            "hashes": hashes,
+            "seconds": {what: round(value, 3) for what, value in seconds.items()},
+            "environment": {**describe_environment(), "device": str(machine.device), "precision": machine.precision},
         }
-    seconds = {"predict": predicted - started, "write": time.perf_counter() - predicted}
-    record: dict[str, Json] = {
-        "slide": _slide(slide),
-        "trial": _trial(trained),
-        "mpp": slide.mpp,
-        "scale": slide.scale,
-        "height": slide.height,
-        "width": slide.width,
-        "classes": _classes(class_map, areas),
-        "warnings": list(warnings),
-        "hashes": hashes,
-        "seconds": {what: round(value, 3) for what, value in seconds.items()},
-        "environment": {**describe_environment(), "device": str(machine.device), "precision": machine.precision},
-    }
-    write_aside(work / RECORD, (json.dumps(record, indent=1) + "\n").encode())
-    return areas
+        write_summary(work / SUMMARY, [record])
+        write_aside(work / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+        return areas, case
 
+    def _reading(self, slide: Slide) -> ReadPixels:
+        """Return a function that reads the slide in the stain of those that the method was trained on."""
+        normalise = fit_stain(self.trained.store.info.stain, slide)
 
-def _fill(
-    canvas: LabelCanvas, slide: Slide, trained: Trained, method: Method[Any], machine: Machine, progress: Progress
-) -> None:
-    """Predict the whole slide in the way slides are scored, in the stain of those that the method was trained on."""
-    info = trained.store.info
-    normalise = fit_stain(info.stain, slide)
-    how = Stitching.of(trained.trial.evaluation, info.tile_px, machine.device, machine.precision)
+        def read(y: int, x: int, height: int, width: int) -> Pixels:
+            pixels = slide.region(y, x, height, width)
+            return pixels if normalise is None else normalise.apply(pixels)
 
-    def read(y: int, x: int, height: int, width: int) -> Pixels:
-        pixels = slide.region(y, x, height, width)
-        return (pixels if normalise is None else normalise.apply(pixels)).transpose(2, 0, 1)
+        return read
 
-    done, total = 0, slide.height * slide.width
-    megapixels = -(-total // _MEGAPIXEL)
-    progress("predicting megapixels", 0, megapixels)
-    n_classes = len(trained.store.class_map)
-    for strip in strips(method, read, slide.height, slide.width, n_classes, how):
-        canvas.write(strip.classes, strip.y, strip.x)
-        done += strip.classes.size
-        progress("predicting megapixels", done * megapixels // total, megapixels)
+    def _fill(self, canvas: LabelCanvas, read: ReadPixels, progress: Progress) -> None:
+        """Predict the whole slide in the way slides are scored."""
+        trained, machine = self.trained, self._machine
+        how = Stitching.of(trained.trial.evaluation, trained.store.info.tile_px, machine.device, machine.precision)
+        done, total = 0, canvas.height * canvas.width
+        megapixels = -(-total // _MEGAPIXEL)
+        progress("predicting megapixels", 0, megapixels)
+
+        def planes(y: int, x: int, height: int, width: int) -> Pixels:
+            return read(y, x, height, width).transpose(2, 0, 1)
+
+        n_classes = len(trained.store.class_map)
+        for strip in strips(self._method, planes, canvas.height, canvas.width, n_classes, how):
+            canvas.write(strip.classes, strip.y, strip.x)
+            done += strip.classes.size
+            progress("predicting megapixels", done * megapixels // total, megapixels)
 
 
 def _hash_of(labels: Labels) -> str:
@@ -186,6 +215,7 @@ def _slide(slide: Slide) -> dict[str, Json]:
         "height": height,
         "width": width,
         "mpp": slide.level0_mpp,
+        "bounds": None if slide.bounds is None else slide.bounds._asdict(),
         "metadata": {str(key): str(value) for key, value in slide.metadata.items()},
     }
 
@@ -205,8 +235,11 @@ def _trial(trained: Trained) -> dict[str, Json]:
     }
 
 
-def _classes(class_map: ClassMap, areas: list[ClassArea]) -> list[Mapping[str, Json]]:
+def _classes(
+    class_map: ClassMap, areas: list[ClassArea], on_tissue: NDArray[np.int64], on_glass: NDArray[np.int64]
+) -> list[Mapping[str, Json]]:
+    counts = zip(class_map.colors, areas, on_tissue.tolist(), on_glass.tolist(), strict=True)
     return [
-        {"value": value, "color": list(color), **asdict(area)}
-        for value, (color, area) in enumerate(zip(class_map.colors, areas, strict=True))
+        {"value": value, "color": list(color), **asdict(area), "tissue_pixels": tissue, "glass_pixels": glass}
+        for value, (color, area, tissue, glass) in enumerate(counts)
     ]

@@ -52,7 +52,7 @@ class Publisher:
         self._note = ""
         self._child: subprocess.Popen[str] | None = None
         if os.environ.get("WANDB_MODE") == "disabled":
-            self._note = "W&B: switched off (WANDB_MODE=disabled)"
+            self._note = "W&B is off (WANDB_MODE=disabled): nothing is logged there"
             return
         # wandb keeps folders there until it exits by itself, which the child seldom does.
         self._scratch = tempfile.TemporaryDirectory(prefix="tissuebench-wandb-", ignore_cleanup_errors=True)
@@ -142,7 +142,7 @@ def _hear(child: subprocess.Popen[str], seconds: float) -> str:
     if line:
         return line
     reason = "its process exited early" if ready else f"not finished within {seconds:g} s"
-    return f"W&B: {reason}; nothing is lost; the next run publishes the rest"
+    return f"W&B did not confirm all runs ({reason}); nothing is lost: the next run sends the rest"
 
 
 def _environment(home: Path) -> dict[str, str]:
@@ -205,7 +205,7 @@ def main(home: str, project: str, stall_seconds: str) -> None:
         note = _work(inbox, Path(home), os.environ.get("WANDB_PROJECT", project), float(stall_seconds))
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        note = f"W&B: not published ({reason}); all results are stored locally"
+        note = f"Nothing was sent to W&B ({reason}); all results are stored here"
     print(note, file=answer, flush=True)
 
 

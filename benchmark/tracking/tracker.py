@@ -135,21 +135,23 @@ class Tracker:
                 self._send_reports()
 
     def note(self) -> str:
-        """Return a one-line summary of what was published and where."""
+        """Return one sentence or two on what was logged, and where it is."""
         boards = sorted(run_id for run_id in self._asked if run_id.startswith("leaderboard-"))
-        said = f"{len(self._asked) - len(boards)} runs" + (" and the leaderboard" if boards else "")
         waiting = len(self._waiting())
-        line = f"W&B: {said} are online"
         if waiting:
             line = (
-                f"W&B: offline ({self._offline}); {waiting} runs are waiting; send them with 'wandb sync {self.folder}'"
+                f"{_runs(waiting)} for W&B {'waits' if waiting == 1 else 'wait'} in {self.folder} ({self._offline}): "
+                f"'wandb sync {self.folder}' sends them"
             )
-            line += ", and the next online run writes their report" if boards else ""
-        elif self._no_report:
-            line += f"; the report is not ({self._no_report})"
-        elif boards:
-            saved = _read(self._saved_reports)
-            line += "".join(f", the report is {saved[run_id][2]}" for run_id in boards if run_id in saved)
+            line += ", and the next run that is online writes their report" if boards else ""
+        else:
+            leaderboard = " and the leaderboard" if boards else ""
+            line = f"{_runs(len(self._asked) - len(boards))}{leaderboard} are on W&B, in project {self._project}"
+            if self._no_report:
+                line += f"; the report is not ({self._no_report})"
+            elif boards:
+                saved = _read(self._saved_reports)
+                line += "".join(f"; the report is at {saved[run_id][2]}" for run_id in boards if run_id in saved)
         if self._failed:
             run_id, reason = next(iter(self._failed.items()))
             line += f"; {len(self._failed)} could not be written, among them {run_id} ({reason})"
@@ -315,6 +317,10 @@ class Tracker:
         return [folder for folder in folders if folder.is_dir() and not is_sent(folder)]
 
 
+def _runs(count: int) -> str:
+    return f"{count} run" if count == 1 else f"{count} runs"
+
+
 def _read(path: Path) -> dict[str, list[str]]:
     """Read the notes by run id: its content, and where it went (name of a folder; for a report, id and URL)."""
     if not path.is_file():
@@ -372,7 +378,7 @@ def _why_offline() -> str:
     url = wandb.setup(wandb.Settings(silent=True)).settings.base_url  # else a login asks the server for a name
     try:
         if not wandb.login(prompt=False, verify=False):
-            return "no API key"
+            return "no API key: set WANDB_API_KEY"
     except (wandb.errors.Error, ValueError):
         return "the API key is malformed"
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tissuebench.datasets.types import Supervision
@@ -87,6 +87,42 @@ def parse_spec(text: str) -> BudgetSpec:
     if "patients" in given:
         return BudgetSpec(text, kind, patients=int(given["patients"]))
     return BudgetSpec(text, kind, share=float(given["share"]) / 100 if "share" in given else 1.0)
+
+
+def fitting_budgets(specs: Sequence[str], n_patients: Mapping[Supervision, int]) -> list[str]:
+    """Return budgets that can be bought in place of these, at least one per kind of label.
+
+    Those that fit stay; each of the others becomes all patients there are. Where none of a kind fits, half of the
+    patients are offered as well.
+
+    Args:
+        specs: valid specifications.
+        n_patients: number of patients that have such labels, by kind; specifications of other kinds are left out.
+
+    Examples:
+        >>> from tissuebench.datasets.labels.budget_spec import fitting_budgets
+        >>> from tissuebench.datasets.types import Supervision
+        >>> fitting_budgets(["masks:3p", "masks:6p", "minutes:60"], {Supervision.MASKS: 2})
+        ['masks:1p', 'masks:2p', 'minutes:60']
+    """
+    fitting: list[str] = []
+    parsed = [parse_spec(spec) for spec in specs]
+    of_a_kind_that_fits = {spec.kind for spec in parsed if spec.kind and _fits(spec, n_patients.get(spec.kind, 0))}
+    for spec in parsed:
+        there = n_patients.get(spec.kind, 0) if spec.kind else 0
+        if spec.kind is None or _fits(spec, there):
+            fitting.append(spec.text)
+        elif there:
+            counts = [there] if spec.kind in of_a_kind_that_fits or there == 1 else [there // 2, there]
+            fitting += [f"{spec.kind}:{count}p" for count in counts]
+    return list(dict.fromkeys(fitting))
+
+
+def _fits(spec: BudgetSpec, n_patients: int) -> bool:
+    try:
+        return spec.patients_of(n_patients) > 0
+    except ConfigError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

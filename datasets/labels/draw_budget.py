@@ -187,9 +187,15 @@ def _spend(
 
 
 def persisted_budget(
-    folder: Path, store: TileStore, split: Split, spec: str, replicate: int, spending: Spending = ALL_ON_MASKS
+    folder: Path,
+    store: TileStore,
+    split: Split,
+    spec: str,
+    replicate: int,
+    spending: Spending = ALL_ON_MASKS,
+    write: bool = True,
 ) -> LabelBudget:
-    """Return the budget stored in ``folder``; draw and write it first if necessary.
+    """Return the budget stored in ``folder``; draw it if necessary, and write it unless ``write`` is False.
 
     A budget of everything has one file, whatever draw is asked for.
 
@@ -212,7 +218,8 @@ def persisted_budget(
     budget = _read(*stored(replicate))
     if budget is None:
         budget = draw_budget(store, split, spec, replicate, spending)
-        write_hashed_json(stored(budget.replicate)[0], budget.document())
+        if write:
+            write_hashed_json(stored(budget.replicate)[0], budget.document())
     return budget
 
 

@@ -175,6 +175,7 @@ def test_a_mask_value_outside_the_class_map(source, left_out):
 def test_a_run_goes_on_without_a_bad_slide_and_says_so(command, home, source):
     (source / "slide05.png").write_bytes(b"")
     arguments = ("--dataset", "folder", "--data-root", source, "--home", home, "--dry-run")
+    assert command("data", "ingest", "folder", "--data-root", source, "--home", home).code == 3
     ran = command("run", "--method", "supervised", *arguments)
     assert ran.code == 0
     assert "1 slides are left out; see why with 'tissuebench data inspect tiny'" in ran.err

@@ -41,6 +41,10 @@ def test_one_run_and_every_way_to_read_it(finished, tmp_path):
     assert {row["metric"] for row in rows} >= {"miou", "fwiou", "pixel_accuracy", "balanced_accuracy", "dice/stroma"}
     assert all(row["diff_to"] == "supervised" for row in rows if row["method"] == "complementary")
     assert "trial 1/10" in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"Next: tissuebench results report --home {home}, then tissuebench predict SLIDE --method complementary "
+        f"--budget masks:3p --dataset tiny --home {home}"
+    )
     assert "ETA" in done.stderr
 
     assert json.loads(invoke("results", "table", "--home", home, "--json")) == rows

@@ -56,6 +56,22 @@ def ended(bench):
     return bench.home, ids["supervised"], ids["breaking_in_a_test"]
 
 
+def test_list_of_what_ended(ended):
+    home, done, failed = ended
+    rows = json.loads(invoke("trial", "list", "--home", home, "--json"))
+    assert [(row["trial"], row["method"], row["state"], row["part"]) for row in rows] == [
+        (failed, "breaking_in_a_test", "failed", None),
+        (done, "supervised", "done", "test"),
+    ]
+    (result,) = ResultStore(results_folder(home)).load([done])
+    assert rows[1]["miou"] == pytest.approx(float(miou(result.counts.sum(0))), abs=1e-6)
+    text = invoke(
+        "trial", "list", "--home", home, "--method", "supervised", "--budget", "masks:2p", "--dataset", "tiny"
+    )
+    assert done in text and f"{rows[1]['miou']:.4f}" in text and failed not in text
+    assert "no such trial" in invoke("trial", "list", "--home", home, "--budget", "masks:9p")
+
+
 def test_show_of_a_finished_and_of_a_failed_trial(ended):
     home, done, failed = ended
     (result,) = ResultStore(results_folder(home)).load([done])

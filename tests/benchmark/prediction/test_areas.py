@@ -8,31 +8,36 @@ import pytest
 from tests.benchmark.prediction.rasters import CLASSES, Raster
 from tissuebench.common.folders import made_aside, require_free
 from tissuebench.errors import ConfigError
-from tissuebench.prediction.areas import class_areas, write_areas
+from tissuebench.prediction.areas import class_areas, count_pixels, write_areas
+
+PIXELS = np.array([2000, 0, 6000])
 
 
-@pytest.fixture
-def labels():
-    """10,000 px: 2,000 of class 0, 6,000 of class 2, the others not predicted."""
+def test_pixels_are_counted_on_tissue_and_off_it():
+    """10,000 px: 2,000 of class 0, 6,000 of class 2, the others not predicted; tissue are blocks of 16 px."""
     values = np.full((100, 100), 255, np.uint8)
     values[:20], values[20:80] = 0, 2
-    return Raster(values)
+    tissue = np.zeros((7, 7), np.uint8)
+    tissue[1:3, :3] = 1  # y from 16 to 48, x to 48
+    on_tissue, on_glass = count_pixels(Raster(values), tissue, 3)
+    assert on_tissue.tolist() == [4 * 48, 0, 28 * 48]
+    assert (on_tissue + on_glass).tolist() == PIXELS.tolist()
 
 
-def test_golden_table(labels, tmp_path):
-    write_areas(tmp_path / "areas.csv", class_areas(labels, CLASSES, 0.5))
+def test_golden_table(tmp_path):
+    write_areas(tmp_path / "areas.csv", class_areas(PIXELS, CLASSES, 0.5))
     assert (tmp_path / "areas.csv").read_text() == (
         "class,pixels,share,area_mm2\nglass,2000,0.25,0.0005\nstroma,0,0,0\ntumour,6000,0.75,0.0015\n"
     )
 
 
-def test_without_a_resolution_square_millimetres_are_empty(labels, tmp_path):
-    write_areas(tmp_path / "areas.csv", class_areas(labels, CLASSES, None))
+def test_without_a_resolution_square_millimetres_are_empty(tmp_path):
+    write_areas(tmp_path / "areas.csv", class_areas(PIXELS, CLASSES, None))
     assert (tmp_path / "areas.csv").read_text().splitlines()[1] == "glass,2000,0.25,"
 
 
 def test_nothing_predicted_is_no_share():
-    areas = class_areas(Raster(np.full((3, 3), 255, np.uint8)), CLASSES, 1.0)
+    areas = class_areas(np.zeros(3, np.int64), CLASSES, 1.0)
     assert [(area.pixels, area.share, area.area_mm2) for area in areas] == [(0, 0.0, 0.0)] * 3
 
 

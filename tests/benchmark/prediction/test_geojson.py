@@ -15,7 +15,7 @@ from rasterio.features import rasterize
 from scipy import ndimage
 from shapely.geometry import box, shape
 
-from tests.benchmark.prediction.rasters import CLASSES, Raster
+from tests.benchmark.prediction.rasters import CLASSES, Raster, rasters
 from tests.properties import examples
 from tissuebench.datasets.annotations import Frame, open_annotation
 from tissuebench.errors import DataError
@@ -27,7 +27,9 @@ NEVER_CUT = 10**9
 
 def written(folder, raster, scale, block_px, max_corners=NEVER_CUT):
     path = folder / "labels.geojson"
-    count = write_geojson(path, Raster(raster), CLASSES, scale, "trial", {"trial": "abc"}, block_px, max_corners)
+    count = write_geojson(
+        path, Raster(raster), CLASSES, scale, "trial", {"trial": "abc"}, block_px=block_px, max_corners=max_corners
+    )
     document = json.loads(path.read_text())
     assert len(document["features"]) == count
     assert document["tissuebench"] == {"scale": scale, "trial": "abc"}
@@ -39,22 +41,6 @@ def rasterised(features, shape_px, scale):
     if not pairs:
         return np.full(shape_px, 255, np.uint8)
     return rasterize(pairs, out_shape=shape_px, fill=255, transform=Affine.scale(scale), dtype=np.uint8)
-
-
-@st.composite
-def rasters(draw):
-    """Random pixels or blobs, with nested rings, holes, islands and corners that touch."""
-    height, width, coarse = draw(st.integers(1, 40)), draw(st.integers(1, 40)), draw(st.integers(1, 5))
-    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
-    some = draw(st.sampled_from([[0, 1], [0, 1, 2, 255], [1, 255], [2, 2, 2, 2, 255]]))
-    small = rng.choice(np.array(some, np.uint8), size=(-(-height // coarse), -(-width // coarse)))
-    raster = small.repeat(coarse, axis=0).repeat(coarse, axis=1)[:height, :width].copy()
-    if draw(st.booleans()):
-        for number in range(0, min(height, width) // 2, draw(st.integers(1, 3))):
-            raster[number : height - number, number : width - number] = (0, 1, 255)[number % 3]
-    if draw(st.booleans()):
-        np.fill_diagonal(raster, 2)
-    return raster
 
 
 @given(
@@ -146,6 +132,6 @@ def test_nothing_half_written_is_left(tmp_path):
     path.write_text("before")
     raster = np.array([[0, 0, 0, 0], [0, 0, 0, 3]], np.uint8)
     with pytest.raises(DataError, match="label value 3 is outside the class map"):
-        write_geojson(path, Raster(raster), CLASSES, 1.0, "trial", {}, 2)
+        write_geojson(path, Raster(raster), CLASSES, 1.0, "trial", {}, block_px=2)
     assert [item.name for item in tmp_path.iterdir()] == ["labels.geojson"]
     assert path.read_text() == "before"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import signal
@@ -23,14 +24,16 @@ from tests.clusters.standin import wait_until
 from tissuebench.cli.predict import predict
 from tissuebench.datasets.annotations import Frame, open_annotation
 from tissuebench.datasets.ingest.convert import fit_stain
-from tissuebench.datasets.readers import open_slide
+from tissuebench.datasets.readers import Bounds, Slide, open_slide
 from tissuebench.datasets.store.digest import RasterDigest
 from tissuebench.datasets.store.pyramid import blocks
+from tissuebench.datasets.store.tissue import shrink, tissue_mask, tissue_pixels
 from tissuebench.errors import ConfigError, DataError
 from tissuebench.plans.schema import EvaluationSettings
 from tissuebench.prediction.load_method import find_trained
 
-MADE = ["areas.csv", "labels.geojson", "labels.ome.zarr", "prediction.json"]
+MADE = ["areas.csv", "labels.geojson", "labels.ome.zarr", "prediction.json", "predictions.csv"]
+EXACT = ("--glass", "--simplify", 0)
 
 
 def invoke(*arguments):
@@ -54,8 +57,9 @@ def labels_of(folder):
 
 def test_a_real_slide_comes_back_from_every_file(trained, shared_data, tmp_path):
     path, out = shared_data / "wsi_small" / "CMU-1-Small-Region.svs", tmp_path / "out"
-    said, notes = invoke(path, "--trial", trained.trial[:8], "--home", trained.home, "--out", out)
+    said, notes = invoke(path, "--trial", trained.trial[:8], "--home", trained.home, "--out", out, *EXACT)
     assert said == str(out)
+    assert notes.splitlines()[-1] == f"Next: open the slide in QuPath and drag {out / 'labels.geojson'} onto it"
     assert sorted(item.name for item in out.iterdir()) == MADE
     assert "predicting megapixels 1/1" in notes
     record = json.loads((out / "prediction.json").read_text())
@@ -116,14 +120,89 @@ def test_labels_are_those_of_the_trained_network(trained, small_slide, tmp_path)
     assert (labels[:clear, :clear] == expected[:clear, :clear]).mean() > 0.98
 
 
+def test_glass_is_left_out_of_areas_and_outlines_unless_it_is_wanted(trained, shared_data, tmp_path):
+    """Tissue is what a store of the slide would have as tissue."""
+    path = shared_data / "wsi_small" / "CMU-1-Small-Region.svs"
+    common = (path, "--trial", trained.trial, "--home", trained.home, "--simplify", 0)
+    invoke(*common, "--out", tmp_path / "tissue")
+    invoke(*common, "--out", tmp_path / "whole", "--glass")
+    labels = labels_of(tmp_path / "tissue")
+    assert np.array_equal(labels, labels_of(tmp_path / "whole"))
+    assert (labels != 255).all()
+    with open_slide(path, 2.0) as slide:
+        mask = tissue_mask(shrink(slide.region(0, 0, slide.height, slide.width)))
+    there = tissue_pixels(mask, 0, 0, *labels.shape)
+    assert 0.05 < there.mean() < 0.95
+    for name, counted in (("tissue", there), ("whole", np.ones_like(there))):
+        document = json.loads((tmp_path / name / "labels.geojson").read_text())
+        pairs = [(one["geometry"], 1) for one in document["features"]]
+        scale = Affine.scale(document["tissuebench"]["scale"])
+        assert np.array_equal(rasterize(pairs, out_shape=labels.shape, transform=scale), counted), name
+        rows = list(csv.DictReader((tmp_path / name / "areas.csv").open()))
+        assert [int(row["pixels"]) for row in rows] == [(labels[counted] == value).sum() for value in range(4)]
+        record = json.loads((tmp_path / name / "prediction.json").read_text())
+        assert (record["tissue_pixels"], record["glass_pixels"]) == (there.sum(), (~there).sum())
+        assert [one["tissue_pixels"] for one in record["classes"]] == [(labels[there] == k).sum() for k in range(4)]
+        (row,) = csv.DictReader((tmp_path / name / "predictions.csv").open())
+        assert [float(row[f"share/{one['class']}"]) for one in rows] == [float(one["share"]) for one in rows]
+        assert float(row["tissue_mm2"]) == pytest.approx(there.sum() * 4e-6, rel=1e-5)
+        a, b = ((labels[there] == value).sum() for value in (2, 3))
+        assert row["call"] == record["case"]["call"] == ("A" if a > b else "B" if b > a else "tie: A; B")
+        if a + b:
+            assert float(row["case/A"]) == pytest.approx(a / (a + b), rel=1e-5)
+
+
+@pytest.fixture
+def cropped(monkeypatch):
+    """Every slide states that only a part of it was scanned."""
+    bounds = Bounds(20, 30, 120, 150)
+    made = Slide.__init__
+
+    def bounded(self, *arguments):
+        made(self, *arguments)
+        self.bounds = bounds
+
+    monkeypatch.setattr(Slide, "__init__", bounded)
+    return bounds
+
+
+@pytest.mark.parametrize(("frame", "offset"), [("bounds", (30, 20)), ("slide", (0, 0))])
+def test_outlines_are_in_the_coordinates_that_qupath_shows(trained, small_slide, cropped, tmp_path, frame, offset):
+    chosen = () if frame == "bounds" else ("--frame", frame)
+    invoke(small_slide, "--trial", trained.trial, "--home", trained.home, "--out", tmp_path / "out", *EXACT, *chosen)
+    document = json.loads((tmp_path / "out" / "labels.geojson").read_text())
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert document["tissuebench"]["frame"] == record["frame"] == frame
+    assert record["slide"]["bounds"] == {"y": 20, "x": 30, "height": 120, "width": 150}
+    labels = labels_of(tmp_path / "out")
+    names = trained.store.class_map.names
+    pairs = [
+        (one["geometry"], names.index(one["properties"]["classification"]["name"])) for one in document["features"]
+    ]
+    placed = Affine.translation(-offset[0], -offset[1]) * Affine.scale(record["scale"])
+    assert np.array_equal(rasterize(pairs, out_shape=labels.shape, fill=255, transform=placed, dtype=np.uint8), labels)
+
+
+def test_a_slide_without_bounds_is_in_its_own_frame(trained, small_slide, tmp_path):
+    invoke(small_slide, "--trial", trained.trial, "--home", trained.home, "--out", tmp_path / "out", "--gzip")
+    assert (tmp_path / "out" / "labels.geojson.gz").is_file() and not (tmp_path / "out" / "labels.geojson").exists()
+    document = json.loads(gzip.decompress((tmp_path / "out" / "labels.geojson.gz").read_bytes()))
+    assert document["tissuebench"]["frame"] == "slide"
+
+
 def test_default_folder_overwriting_and_the_same_bits_again(trained, small_slide, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = (small_slide, "--trial", trained.trial, "--home", trained.home)
     folder, _ = invoke(*common)
     assert folder == str(tmp_path / f"small-{trained.trial[:8]}")
-    assert f"small-{trained.trial[:8]}: already exists" in refused(*common)
+    (tmp_path / folder / "kept.txt").touch()
+    again, notes = invoke(*common)
+    assert again == folder and "kept, it is finished already" in notes
+    line = refused(*common, "--glass")
+    assert f"small-{trained.trial[:8]}: already exists, with a prediction with other options; use --overwrite" in line
     before = {name: (tmp_path / folder / name).read_bytes() for name in ("labels.geojson", "areas.csv")}
     invoke(*common, "--overwrite")
+    assert not (tmp_path / folder / "kept.txt").exists()
     assert {name: (tmp_path / folder / name).read_bytes() for name in before} == before
     assert sorted(item.name for item in tmp_path.iterdir()) == sorted([small_slide.name, f"small-{trained.trial[:8]}"])
 
@@ -242,7 +321,7 @@ def test_a_slide_is_brought_to_the_stain_of_those_that_were_trained_on(
         one.store.info = replace(one.store.info, stain=stain)
         return one
 
-    monkeypatch.setattr("tissuebench.prediction.predict.find_trained", found)
+    monkeypatch.setattr("tissuebench.prediction.load_method.find_trained", found)
     invoke(path, "--trial", trained.trial, "--home", trained.home, "--out", tmp_path / "during")
     assert np.array_equal(labels_of(tmp_path / "during"), labels_of(tmp_path / "before"))
     assert not np.array_equal(labels_of(tmp_path / "during"), labels_of(tmp_path / "plain"))

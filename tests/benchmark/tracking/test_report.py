@@ -62,8 +62,8 @@ def pixels(server, path: str) -> np.ndarray:
 
 def test_one_report_written_offline_sent_later_and_updated_in_place(home, connect):
     said = home.publish()
-    assert "offline (no API key); 8 runs are waiting" in said
-    assert said.endswith("and the next online run writes their report")
+    assert said.startswith("8 runs for W&B wait in ") and "(no API key: set WANDB_API_KEY)" in said
+    assert said.endswith("and the next run that is online writes their report")
     kept = ReportDefinition.from_json((home.runs / "wandb" / "reports" / f"{home.board_id}.json").read_text())
     assert (kept.run_id, kept.dataset, kept.n_trials, kept.project) == (home.board_id, "tiny", 7, "tissuebench")
     with WandbServer() as server:

@@ -94,7 +94,8 @@ def test_a_report_that_fails_costs_a_line_once_and_comes_with_the_next_run(small
             publisher.board(build(small_home.results).rows, [TRIALS[0].trial_id])
             wait_until(lambda: server.n_refused, "no report was sent")
             said = small_home.publish_with(publisher)
-        assert "1 runs and the leaderboard are online; the report is not (WandbApiFailedError)" in said
+        assert "1 run and the leaderboard are on W&B, in project " in said
+        assert said.endswith("; the report is not (WandbApiFailedError)")
         assert sorted(server.runs) == small_home.run_ids()
         assert not server.reports
         assert server.n_refused == 1
@@ -102,7 +103,7 @@ def test_a_report_that_fails_costs_a_line_once_and_comes_with_the_next_run(small
     assert not any(KEY.encode() in text for text in [said.encode(), *written])
     with WandbServer(keeps=server) as server:
         connect(server.url)
-        assert "online, the report is" in small_home.publish()
+        assert "; the report is at" in small_home.publish()
         assert len(server.reports) == 1
         assert server.operations["UpsertBucket"] == 0
 

@@ -70,17 +70,18 @@ def test_online_each_trial_is_one_run_however_often_the_command_is_typed(home, c
         monkeypatch.setenv(name, "someone_elses")  # typed within another W&B session
     with WandbServer() as server:
         connect(server.url)
-        (where,) = re.findall("W&B: 4 runs and the leaderboard are online, the report is (.*)", home.publish())
+        pattern = "^4 runs and the leaderboard are on W&B, in project tissuebench; the report is at (.*)"
+        (where,) = re.findall(pattern, home.publish())
         assert where.startswith(f"{server.url}/local/tissuebench/reports/TissueBench-on-tiny--")
         assert_complete(server, home)
         assert server.keys == {KEY}
         received = server.operations.copy()
-        assert "online" in home.publish()
+        assert "are on W&B" in home.publish()
         assert server.operations == received
         assert home.folders() == home.run_ids()
 
         home.add(result(4, method="other"))
-        assert "5 runs and the leaderboard are online" in home.publish()
+        assert "5 runs and the leaderboard are on W&B" in home.publish()
         assert_complete(server, home)
         assert all(server.runs[one.trial_id].n_completed == 1 for one in home.results)
         assert all(server.runs[one.trial_id].n_lines == len(CURVE) for one in home.results)
@@ -88,7 +89,8 @@ def test_online_each_trial_is_one_run_however_often_the_command_is_typed(home, c
 
 def test_offline_everything_waits_once_and_sync_sends_it_from_any_account(home, connect, tmp_path):
     for _ in range(2):
-        assert "offline (no API key); 4 runs are waiting; send them with 'wandb sync" in home.publish()
+        said = home.publish()
+        assert said.startswith("4 runs for W&B wait in ") and "(no API key: set WANDB_API_KEY): 'wandb sync" in said
         assert home.folders() == home.run_ids()
     shutil.rmtree(tmp_path / "account")  # of a container, or on the task that wrote it
     with WandbServer() as server:
@@ -96,7 +98,7 @@ def test_offline_everything_waits_once_and_sync_sends_it_from_any_account(home, 
         home.sync()
         assert_complete(server, home)
         received = server.operations.copy()
-        assert "online, the report is" in home.publish()
+        assert "; the report is at" in home.publish()
         assert {name: server.operations[name] for name in ("upsertView",)} == {"upsertView": 1}
         assert not {"UpsertBucket", "CreateArtifact", "CreateRunFiles"} & set(server.operations - received)
 
@@ -105,7 +107,7 @@ def test_offline_by_request_asks_no_server(home, connect, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     with WandbServer() as server:
         connect(server.url)
-        assert "offline (WANDB_MODE=offline)" in home.publish()
+        assert "(WANDB_MODE=offline)" in home.publish()
         assert not server.keys
         assert not server.operations
 
@@ -113,7 +115,7 @@ def test_offline_by_request_asks_no_server(home, connect, monkeypatch):
 def test_switched_off_writes_nothing_and_starts_nothing(home, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     before = sorted(home.path.rglob("*"))
-    assert home.publish() == "W&B: switched off (WANDB_MODE=disabled)"
+    assert home.publish() == "W&B is off (WANDB_MODE=disabled): nothing is logged there"
     assert sorted(home.path.rglob("*")) == before
 
 
@@ -122,7 +124,8 @@ def test_a_port_that_refuses(home, connect):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     connect(f"http://127.0.0.1:{port}")
-    assert "offline (no answer from 127.0.0.1); 4 runs are waiting" in home.publish()
+    assert (said := home.publish()).startswith("4 runs for W&B wait in ")
+    assert "(no answer from 127.0.0.1)" in said
     with WandbServer(port) as server:
         home.sync()
         assert_complete(server, home)
@@ -141,7 +144,7 @@ def test_a_server_that_fails_costs_seconds_once_and_no_run(home, connect, fault,
     with WandbServer(fault=fault) as server:
         connect(server.url, key)
         said = home.publish(STALL)
-        assert f"offline ({reason}); 4 runs are waiting" in said
+        assert said.startswith("4 runs for W&B wait in ") and f"({reason})" in said
         assert server.runs == {}
     written = [path.read_bytes() for path in home.path.parent.rglob("*") if path.is_file()]
     assert not any(key.encode() in text for text in [said.encode(), *written])
@@ -158,7 +161,7 @@ LAST_REQUESTS = [pytest.param(n, marks=() if n == 11 else pytest.mark.slow) for 
 def test_a_server_that_dies_in_the_middle_is_completed_later(home, connect, dies_after):
     with WandbServer(dies_after=dies_after) as server:
         connect(server.url)
-        assert f"offline (no answer for {STALL:g} s)" in home.publish(STALL)
+        assert f"(no answer for {STALL:g} s)" in home.publish(STALL)
         assert server.closed.is_set()
     with WandbServer(server.port, keeps=server) as server:
         again = Home.sync if dies_after % 2 else Home.publish
@@ -196,7 +199,7 @@ def test_a_child_that_hangs_is_noticed_by_nobody_and_loses_nothing(home):
         tells.start()  # more than any pipe holds
         tells.join(SECONDS)
         assert not tells.is_alive()
-        assert "not finished within 0.1 s; nothing is lost" in publisher.close(0.1)
+        assert "(not finished within 0.1 s); nothing is lost" in publisher.close(0.1)
     assert "4 runs are waiting" in home.publish()
 
 
@@ -218,7 +221,7 @@ def test_a_child_that_is_killed_loses_nothing(home):
         publisher.trial(home.results[0].trial_id)
         wait_until(lambda: (home.runs / "published.json").exists(), "the first trial was not published")
         os.kill(child_of(home), signal.SIGKILL)
-        assert "its process exited early; nothing is lost" in home.publish_with(publisher)
+        assert "(its process exited early); nothing is lost" in home.publish_with(publisher)
     half = home.runs / "wandb" / f"offline-run-20260101_000000-{home.results[1].trial_id}"
     half.mkdir()
     (half / f"run-{home.results[1].trial_id}.wandb").write_bytes(b":W&B")
@@ -312,7 +315,7 @@ def test_pseudo_masks_and_looks_go_with_their_trial_numbers_and_pictures(home, c
     document = {"needs": {"cam": stage.name, "other": "0" * 16}, "features": []}
     job = Job(trial.trial_id, TaskKind.TRIAL, "weak", home.path, document)
     (home.runs / "trials" / trial.trial_id / "job.json").write_text(job.to_json())
-    assert "offline (no API key); 5 runs are waiting" in home.publish()
+    assert "5 runs for W&B wait in " in home.publish()
     with WandbServer() as server:
         connect(server.url)
         home.sync()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tissuebench.datasets.labels.budget_spec import Spending, parse_spec
+from tissuebench.datasets.labels.budget_spec import Spending, fitting_budgets, parse_spec
 from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError
 
@@ -114,3 +114,20 @@ def test_a_split_of_the_minutes_has_a_name_of_its_own(share):
     assert str(spending) != str(Spending(share, 1 - share, True))
     if 0.01 < share < 0.99:
         assert str(spending) != str(Spending(share + 0.001, 1 - share - 0.001))
+
+
+@pytest.mark.parametrize(
+    ("specs", "there", "fitting"),
+    [
+        (["masks:3p", "masks:6p", "minutes:60"], {Supervision.MASKS: 2}, ["masks:1p", "masks:2p", "minutes:60"]),
+        (["masks:3p", "masks:6p"], {Supervision.MASKS: 1}, ["masks:1p"]),
+        (["masks:3p", "masks:6p"], {Supervision.MASKS: 5}, ["masks:3p", "masks:5p"]),
+        (["masks:6p", "masks:25%"], {Supervision.MASKS: 3}, ["masks:3p", "masks:25%"]),
+        (["masks:0p"], {Supervision.MASKS: 3}, ["masks:1p", "masks:3p"]),
+        (["masks:1p", "tags:9p"], {Supervision.MASKS: 3, Supervision.TAGS: 4}, ["masks:1p", "tags:2p", "tags:4p"]),
+    ],
+)
+def test_budgets_that_fit(specs, there, fitting):
+    assert fitting_budgets(specs, there) == fitting
+    kinds = {spec: parse_spec(spec).kind for spec in fitting}
+    assert all(parse_spec(spec).patients_of(there[kind]) for spec, kind in kinds.items() if kind)

@@ -7,11 +7,12 @@ from fractions import Fraction
 from itertools import islice, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from tests.datasets.labels.purchases import bought, made_up, replicates, some_tiles, tiles_of, units_of
 from tests.processes import output_of
+from tests.properties import examples
 from tissuebench.datasets.labels.purchase import Purchase, buy_patients, decimal, least_minutes
 
 sold = st.dictionaries(
@@ -143,6 +144,20 @@ def test_everything_is_the_same_in_every_draw(cohort, offered, more, replicate):
     assert buy_patients(offer, len(cohort), replicate) == everything
     if everything.n_tiles > 1:
         assert bought(offer, everything.minutes - 0.001, replicate) != everything
+
+
+@examples(50)
+@given(st.lists(st.tuples(st.sampled_from("AB"), st.integers(0, 2)), min_size=1, max_size=4), st.data())
+def test_what_every_draw_buys_alike_is_everything(patients, data):
+    """So a budget that can buy only one set of labels counts as one draw. Two outcomes would show in 60 draws."""
+    cohort = {f"p{number}": patient for number, patient in enumerate(patients)}
+    offer = made_up(cohort, 1.0)
+    assume(offer.n_tiles)
+    count = data.draw(st.integers(1, len(offer.n_tiles)))
+    minutes = data.draw(st.integers(1, sum(offer.n_tiles.values())))
+    for buy in (lambda replicate: buy_patients(offer, count, replicate), lambda r: bought(offer, minutes, r)):
+        content = {frozenset(tiles_of(buy(replicate), cohort)) for replicate in range(60)}
+        assert (len(content) == 1) == (buy(0) == offer.everything)
 
 
 def test_labels_that_cost_nothing_are_all_bought():
