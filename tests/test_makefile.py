@@ -56,8 +56,8 @@ def test_what_is_not_known_is_one_line(make, arguments, said):
     ("arguments", "said"),
     [
         (("bench",), "run --method 'complementary'"),
-        (("bench", "METHOD=supervised", "BUDGETS=masks:3p,masks:6p"), "--budget 'masks:3p'  --budget 'masks:6p'"),
-        (("bench", "SEEDS=0,1", "SET=training.steps=5 seeds=[1]"), "--set 'training.steps=5'  --set 'seeds=[1]'"),
+        (("bench", "METHOD=supervised", "BUDGETS=masks:3p,masks:6p"), "--budget 'masks:3p' --budget 'masks:6p'"),
+        (("bench", "SEEDS=0,1", "SET=training.steps=5 seeds=[1]"), "--set 'training.steps=5' --set 'seeds=[1]'"),
         (("chaos", "SEED=3"), "chaos.py --seed 3"),
         (("perf-loader", "JSON=1"), "perf loader --json"),
         (("method", "NAME=mine"), "new 'mine'"),

@@ -95,8 +95,9 @@ def test_variants(home):
     (one,) = home.add(result("mean_teacher[decay=0.95]"))
     assert home.choose("mean_teacher", "masks:3p").trial == one.trial_id
     (two,) = home.add(result("mean_teacher[decay=0.9]"))
-    assert "has several variants here: give one of mean_teacher[decay=0.9], mean_teacher[decay=0.95]" in home.refused(
-        "mean_teacher", "masks:3p"
+    assert (
+        "has several variants here: give one of mean_teacher[decay=0.95], mean_teacher[decay=0.9] in full"
+        in home.refused("mean_teacher", "masks:3p")
     )
     assert home.choose("mean_teacher[decay=0.9]", "masks:3p").trial == two.trial_id
     (plain,) = home.add(result("mean_teacher"))

@@ -179,7 +179,7 @@ def test_outlines_are_in_the_coordinates_that_qupath_shows(trained, small_slide,
     pairs = [
         (one["geometry"], names.index(one["properties"]["classification"]["name"])) for one in document["features"]
     ]
-    placed = Affine.translation(-offset[0], -offset[1]) * Affine.scale(record["scale"])
+    placed = Affine.translation(-offset[0], -offset[1]) @ Affine.scale(record["scale"])
     assert np.array_equal(rasterize(pairs, out_shape=labels.shape, fill=255, transform=placed, dtype=np.uint8), labels)
 
 
