@@ -64,7 +64,7 @@ def test_every_prompt_of_a_page_is_collected(name):
 def test_other_shells_are_not_used_to_hide_commands():
     for name in pages.page_names():
         kinds = {info.split(" ")[0] for _, info, _ in pages.blocks(pages.source(name))}
-        assert kinds <= {"console", "python", "yaml", "csv", "toml"}, name
+        assert kinds <= {"console", "python", "yaml", "csv", "toml", "groovy"}, name
 
 
 def test_lines_that_train_are_made_small_and_keep_what_they_say():
