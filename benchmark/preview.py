@@ -10,9 +10,9 @@ from rich.console import Console
 
 from tissuebench.common.hashing import Json
 from tissuebench.common.progress import ProgressDisplay
-from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.catalog.recipe import Recipe
-from tissuebench.datasets.ingest.ingest import dataset_folder, ensure_store, source_folder
+from tissuebench.datasets.ingest.dataset import dataset_folder, find_dataset
+from tissuebench.datasets.ingest.ingest import ensure_store, known_source
 from tissuebench.plans.expand import PlannedData, planned_cells
 from tissuebench.run import BenchRequest, lay_out, open_data, read_plan
 from tissuebench.sweep.estimate.overview import TrialGroup
@@ -47,7 +47,7 @@ def preview(request: BenchRequest) -> Preview:
     with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
         for name in request.datasets or plan.datasets:
             root = request.data_roots.get(name)
-            recipe = find_recipe(name, root)
+            recipe = find_dataset(name, root, request.home)
             made_first = _made_first(recipe, request.home, root)
             if not made_first:
                 data = open_data(name, root, request.home, display)
@@ -73,9 +73,7 @@ def _made_first(recipe: Recipe, home: Path, data_root: Path | None) -> str:
     folder = dataset_folder(home, recipe.name)
     if (folder / "store.zarr").exists():
         return "" if (folder / "split.json").exists() else "its patients would be split first"
-    raw = source_folder(home, recipe)
-    if data_root is None and raw.is_dir():
-        data_root = raw
+    data_root = data_root or known_source(home, recipe)
     if data_root is not None and data_root.is_dir():
         return f"{_slides(len(recipe.rows(data_root)))} would be ingested first"
     if data_root is None and recipe.generate is not None:

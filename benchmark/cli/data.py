@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,31 @@ def fetch(dataset: str, home: Path) -> None:
     with ProgressDisplay(stderr()) as display:
         folder = fetch_files(recipe, source_folder(home, recipe), display.phase, display.note)
     click.echo(f"{folder}: complete; convert it with 'tissuebench data ingest {dataset}'")
+
+
+@data.command(epilog=example("tissuebench data init my_slides"))
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--table",
+    type=click.Path(path_type=Path),
+    help="CSV of your own with the columns slide and patient, diagnosis, split or mpp; fills the manifest.",
+)
+def init(folder: Path, table: Path | None) -> None:
+    """Write manifest.csv and dataset.yaml for the slides in FOLDER, ready to edit.
+
+    It finds slides and their annotations by name, reads the resolutions, lists the classes that the annotations name,
+    and proposes ids. Run it again after adding slides: it adds their rows and overwrites nothing.
+    """
+    from tissuebench.common.progress import ProgressDisplay
+    from tissuebench.datasets.survey.init import start_dataset
+
+    with ProgressDisplay(stderr()) as display:
+        started = start_dataset(folder, table, display.phase)
+        for line in started.to_check:
+            display.note(f"check {line}")
+    for line in started.written:
+        click.echo(line)
+    next_step(f"look through both files, then tissuebench data ingest folder --data-root {shlex.quote(str(folder))}")
 
 
 @data.command(epilog=example("tissuebench data ingest folder --data-root my_slides --stain macenko"))

@@ -51,12 +51,12 @@ def read_geojson(path: Path, names: ClassNames) -> Drawing:
         raise DataError(f"{path}: cannot be read as GeoJSON ({error}); export it from QuPath again") from None
     drawing = Drawing(path, frame=_declared_frame(path, document))
     class_names = names.class_map.names
-    for number, feature in enumerate(_features(document)):
+    for number, feature in enumerate(features_of(document)):
         where = f"feature {number}"
         try:
             properties = feature.get("properties") or {}
-            name = _class_name(properties.get("classification"))
-            geometry = _geometry(feature["geometry"])
+            name = class_name_of(properties.get("classification"))
+            geometry = geometry_of(feature["geometry"])
         except _MALFORMED as error:
             because = f"no member {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise DataError(f"{path}: {where} is not a GeoJSON feature ({because})") from None
@@ -85,7 +85,8 @@ def _declared_frame(path: Path, document: Any) -> FrameName | None:  # noqa: ANN
     return frame
 
 
-def _features(document: Any) -> Iterator[Any]:  # noqa: ANN401 - bytes become objects here
+def features_of(document: Any) -> Iterator[Any]:  # noqa: ANN401 - bytes become objects here
+    """Yield the features of a document, parents before their children."""
     waiting = list(reversed(document)) if isinstance(document, list) else [document]
     if not isinstance(document, list | dict):
         return
@@ -110,7 +111,8 @@ def _children(item: Any) -> list[Any]:  # noqa: ANN401 - bytes become objects he
     return found
 
 
-def _class_name(classification: Any) -> str:  # noqa: ANN401 - bytes become objects here
+def class_name_of(classification: Any) -> str:  # noqa: ANN401 - bytes become objects here
+    """Return the class of a feature, the names of a derived one joined; empty if it has none."""
     if isinstance(classification, dict):
         name = classification.get("name")
         classification = classification.get("names") if name is None or name == "" else name
@@ -119,7 +121,7 @@ def _class_name(classification: Any) -> str:  # noqa: ANN401 - bytes become obje
     return "" if classification is None else str(classification)
 
 
-def _geometry(described: Any) -> BaseGeometry | None:  # noqa: ANN401 - bytes become objects here
+def geometry_of(described: Any) -> BaseGeometry | None:  # noqa: ANN401 - bytes become objects here
     """Return the geometry; if it is malformed, without rings of fewer than three corners and third coordinates."""
     if described is None:
         return None

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tissuebench.common.text_files import tidy
-from tissuebench.datasets.manifest import BadRow, ManifestRow
+from tissuebench.datasets.manifest import BadRow, ManifestRow, is_accessory
 from tissuebench.datasets.readers import SLIDE_SUFFIXES
 from tissuebench.datasets.readers.companions import companions
 
-_HIDDEN = (".", "~$")
 _PLAIN = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-_PICTURES = (*_PLAIN, ".tif", ".tiff", ".dcm")
-_WORDS = (
-    "label", "labels", "labelmap", "slidelabel", "thumbnail", "thumb", "thumbs", "preview", "macro", "overview", "icon",
-    "mask", "masks", "annotation", "annotations", "anno", "seg", "segmentation", "groundtruth", "gt", "overlay",
-    "heatmap", "prediction", "predictions",
-)  # fmt: skip
-_ACCESSORY = re.compile(rf"(?:.*[\s_.-])?(?:{'|'.join(_WORDS)})(?:[\s_.-]*(?:ds|x|v)?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +48,7 @@ def beside(rows: Sequence[ManifestRow | BadRow]) -> Beside:
 def _is_no_slide(path: Path, stems: set[tuple[Path, str]]) -> bool:
     """Return whether a name says that a file is no slide; a plain picture with the name of a slide shows that slide."""
     suffix, stem = path.suffix.lower(), path.stem.casefold()
-    if path.name.startswith(_HIDDEN) or (path.is_dir() and suffix != ".zarr"):
-        return True
-    if suffix in _PICTURES and _ACCESSORY.fullmatch(stem):
+    if is_accessory(path) or (path.is_dir() and suffix != ".zarr"):
         return True
     return suffix in _PLAIN and bool({(path.parent, stem), (path.parent, Path(stem).stem)} & stems)
 

@@ -14,7 +14,7 @@ from tissuebench.common.hashing import Json
 from tissuebench.datasets.annotations import Frame, LabelSource, open_annotation
 from tissuebench.datasets.color.stain import FittedNormaliser, normaliser
 from tissuebench.datasets.ingest.placement import LabelSample, Placed
-from tissuebench.datasets.readers import Slide, open_slide, require_brightfield, require_colour
+from tissuebench.datasets.readers import Slide, blank_notes, open_slide, require_brightfield, require_colour
 from tissuebench.datasets.store.shards import Pixels
 from tissuebench.datasets.store.slide_writer import Provenance, StoreSpec, write_slide
 from tissuebench.datasets.store.tissue import tissue_mask
@@ -135,7 +135,8 @@ def _convert(job: SlideJob) -> tuple[str, ...]:
             LEVEL0_MPP: UNKNOWN if slide.level0_mpp is None else f"{slide.level0_mpp:.4g}",
             **_as_text(slide.metadata),
         }
-        provenance = Provenance(job.fingerprint, (*slide.notes, *([enlarged] if enlarged else [])), facts)
+        notes = (*slide.notes, *([enlarged] if enlarged else []), *blank_notes(thumbnail))
+        provenance = Provenance(job.fingerprint, notes, facts)
         return write_slide(job.spec, job.slide_id, _Source(job, slide, labels, fitted), provenance)
 
 

@@ -102,7 +102,7 @@ def ensure_store(
             with exclusive(raw.parent):  # of two at once, the second waits and finds the files
                 if not raw.is_dir():
                     _generate(recipe.generate, recipe.name, raw, progress)
-        data_root = raw if raw.is_dir() else _origin(home, recipe)
+        data_root = known_source(home, recipe)
     if data_root is not None:
         rows, bad = _checked(recipe.rows(data_root))
         prints = {row.slide_id: _Prints.of(row) for row in rows}
@@ -146,8 +146,11 @@ def ensure_store(
     return Ingested(store, split, *read_outcome(folder))
 
 
-def _origin(home: Path, recipe: Recipe) -> Path | None:
-    """Return the folder that the files were last read from, if it is still there."""
+def known_source(home: Path, recipe: Recipe) -> Path | None:
+    """Return the folder of a dataset's files: fetched, generated, or last read from, if it is still there."""
+    raw = source_folder(home, recipe)
+    if raw.is_dir():
+        return raw
     origin = remembered_origin(dataset_folder(home, recipe.plain_name))
     return origin if origin is not None and origin.is_dir() else None
 

@@ -49,7 +49,7 @@ def _read(path: Path, class_map: ClassMap) -> tuple[list[ManifestRow | BadRow], 
         raise DataError(f"{path}: no such manifest; see 'Your own slides' in the README")
     rows: list[ManifestRow | BadRow] = []
     emptied: Counter[tuple[str, str]] = Counter()
-    for line in read_table(path, REQUIRED, OPTIONAL):
+    for line in read_table(path, REQUIRED, OPTIONAL).lines:
         where = f"{path}: row {line.number}"
         cells, missing = without_missing(line.cells, path.parent, class_map)
         try:

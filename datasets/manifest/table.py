@@ -34,8 +34,17 @@ class Line:
     problem: str = ""
 
 
-def read_table(path: Path, required: Sequence[str], optional: Sequence[str]) -> list[Line]:
-    """Return the rows of a CSV file; empty ones are skipped.
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Contents of a table: its columns as they are compared, an unnamed one empty, its separator, and its rows."""
+
+    columns: tuple[str, ...]
+    separator: str
+    lines: tuple[Line, ...]
+
+
+def read_table(path: Path, required: Sequence[str], optional: Sequence[str], ignore_others: bool = False) -> Table:
+    """Read a CSV file; empty rows are skipped.
 
     The separator (comma, semicolon, tab or bar) is the one that splits the first line into known columns, or that of
     Excel's line ``sep=;``. Lines before the header that are empty or begin with ``#`` are skipped. Column names are
@@ -46,6 +55,7 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
         path: the file, in UTF-8, or in UTF-16 with a byte order mark.
         required: columns that the file must have.
         optional: columns that it may have.
+        ignore_others: whether further columns are left unread; otherwise they are refused.
 
     Raises:
         DataError: not text, not CSV, or a column is missing, unknown, without a name or there twice.
@@ -65,10 +75,11 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str]) -> 
         raise DataError(
             f"{path}: row {begins}: cannot be read as CSV ({error}); is a quotation mark too few or too many?"
         ) from None
-    header = _header(path, rows[0][1] if rows else [], required, known)
+    header = _header(path, rows[0][1] if rows else [], required, known, ignore_others)
     filled = [row for row in rows[1:] if any(row[1])]
-    _require_empty(path, header, filled)
-    return [_line(header, number, cells) for number, cells in filled]
+    if not ignore_others:
+        _require_empty(path, header, filled)
+    return Table(tuple(header), separator, tuple(_line(header, number, cells) for number, cells in filled))
 
 
 def _beginning(text: str) -> tuple[int, str, str]:
@@ -99,7 +110,9 @@ def _column(cell: str) -> str:
     return re.sub(r"[\s-]+", "_", tidy(tidy(cell).strip("\"'")).casefold())
 
 
-def _header(path: Path, cells: Sequence[str], required: Sequence[str], known: Sequence[str]) -> list[str]:
+def _header(
+    path: Path, cells: Sequence[str], required: Sequence[str], known: Sequence[str], ignore_others: bool
+) -> list[str]:
     header = [_column(cell) for cell in cells]
     while header and not header[-1]:
         header.pop()
@@ -110,9 +123,9 @@ def _header(path: Path, cells: Sequence[str], required: Sequence[str], known: Se
                 f"{path}: column {name!r} is missing; needed: {', '.join(required)}; the first row holds: {found}"
             )
     for position, name in enumerate(header):
-        if name and name not in known:
+        if name and name not in known and not ignore_others:
             raise DataError(f"{path}: {unknown_name('column', name, known)}")
-        if name and name in header[:position]:
+        if name in known and name in header[:position]:
             raise DataError(
                 f"{path}: column {name!r} is there twice (columns {header.index(name) + 1} and {position + 1}); "
                 "keep one"

@@ -56,7 +56,7 @@ def test_another_tile_size_by_name(folder, tmp_path):
 
 def test_the_name_is_also_right_for_a_folder_that_is_named_too(folder, tmp_path):
     assert find_dataset("liver", folder, tmp_path).name == "liver"
-    with pytest.raises(ConfigError, match="unknown dataset 'lung': .*; .* holds 'liver'"):
+    with pytest.raises(ConfigError, match=r"unknown dataset 'lung': .*; .* holds 'liver'"):
         find_dataset("lung", folder, tmp_path)
 
 
