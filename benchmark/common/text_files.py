@@ -18,6 +18,8 @@ _MARKS = (  # UTF-32 begins with the bytes of UTF-16
 )
 _EIGHT_BIT = "it looks like Windows-1252 or another 8-bit encoding"
 _NO_MARK = "it may be UTF-16 without a byte order mark, or no text"
+_WORKBOOK = "it is a workbook of Excel or another office file"
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _INVISIBLE = dict.fromkeys(map(ord, "\ufeff\u200b\u200c\u200d\u2060"))
 
 
@@ -53,6 +55,7 @@ def decoded(path: Path, content: bytes | bytearray, remedy: str) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         kind = _NO_MARK if b"\0" in content[:4096] else _EIGHT_BIT
+        kind = _WORKBOOK if content.startswith(_WORKBOOKS) else kind
         kind = kind if encoding == "utf-8" else f"it is damaged {encoding.removesuffix('-sig').upper()}"
         found = f"byte 0x{content[error.start]:02x} in line {line}; {kind}"
         raise DataError(f"{path}: cannot be read as UTF-8 text ({found}); {remedy}") from None

@@ -43,11 +43,16 @@ class ClassNames:
     region_class: str | None
     program: str
     table: Mapping[str, str | None] = field(default_factory=dict)
+    _own: dict[str, int] = field(init=False)
     _known: dict[str, int | None] = field(default_factory=dict)
     _left_out: Counter[str] = field(default_factory=Counter)
     _respelled: Counter[tuple[str, str]] = field(default_factory=Counter)
     _unknown: Counter[str] = field(default_factory=Counter)
     _first: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Note the names that need no looking up: files have tens of thousands of areas with a handful of names."""
+        self._own = {name: index for index, name in enumerate(self.class_map.names) if name not in self.table}
 
     def is_class(self, name: str) -> bool:
         """Return whether a class or a key of the table has exactly this name."""
@@ -71,6 +76,8 @@ class ClassNames:
         """
         if self.region_class is not None:
             return self.class_map.names.index(self.region_class)
+        if len(names) == 1 and names[0] in self._own:
+            return self._own[names[0]]
         said = [name for name in map(tidy, names) if name] or [""]
         meant = {name: self._meaning(name) for name in said}
         classes = {found: name for name, found in reversed(meant.items()) if found is not None and found != _UNKNOWN}

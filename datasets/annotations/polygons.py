@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -105,7 +106,8 @@ def within_slide(path: Path, regions: Sequence[Region], extent: Extent) -> tuple
         index: polygons_of(intersection(regions[index].geometry, box(0, 0, extent.width, extent.height)))
         for index in np.flatnonzero(beyond > 0).tolist()
     }
-    _require_inside(path, regions, area(geometries), inside, extent)
+    with np.errstate(over="ignore"):  # an area too large for a number lies outside
+        _require_inside(path, regions, area(geometries), inside, extent)
     origin = np.array([extent.x, extent.y])
     placed: list[Region] = []
     outside: list[str] = []
@@ -134,7 +136,7 @@ def _require_inside(
     lost = {index: float(areas[index] - part.area) for index, part in inside.items()}
     stray = {index: areas[index] for index, part in inside.items() if part.is_empty}
     total = float(areas.sum())
-    if sum(stray.values()) <= _STRAY_SHARE * total and sum(lost.values()) <= _LOST_SHARE * total:
+    if sum(stray.values()) <= _STRAY_SHARE * total < math.inf and sum(lost.values()) <= _LOST_SHARE * total:
         return
     worst = max(stray or lost, key=lambda index: lost[index])
     x0, y0, x1, y1 = regions[worst].geometry.bounds

@@ -80,7 +80,7 @@ def _number(value: object) -> object:
 
 
 _Channel = Annotated[int, Field(ge=0, le=255)]
-_Value = Annotated[int, Field(ge=0, le=255)]
+_Value = Annotated[int, BeforeValidator(_number), Field(ge=0, le=255)]
 _Several = Annotated[tuple[str, ...], BeforeValidator(_several)]
 
 

@@ -46,9 +46,9 @@ class Table:
 def read_table(path: Path, required: Sequence[str], optional: Sequence[str], ignore_others: bool = False) -> Table:
     """Read a CSV file; empty rows are skipped.
 
-    The separator (comma, semicolon, tab or bar) is the one that splits the first line into known columns, or that of
-    Excel's line ``sep=;``. Lines before the header that are empty or begin with ``#`` are skipped. Column names are
-    compared without capitals, and with ``_`` for blanks and hyphens. Columns without a name are ignored if they are
+    The separator (comma, semicolon, tab, bar, or that of Excel's line ``sep=:``) is the one that splits the first line
+    into the most known columns. Lines before the header that are empty or begin with ``#`` are skipped. Column names
+    are compared without capitals, and with ``_`` for blanks and hyphens. Columns without a name are ignored if they are
     empty.
 
     Args:
@@ -63,7 +63,7 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str], ign
     text = read_text(path, _REMEDY)
     skipped, body, separator = _beginning(text)
     known = (*required, *optional)
-    separator = separator or _separator_of(body, known)
+    separator = _separator_of(body, known, _SEPARATORS + separator)
     reader = csv.reader(io.StringIO(body, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     rows: list[_Cells] = []
     begins = skipped + 1
@@ -75,7 +75,7 @@ def read_table(path: Path, required: Sequence[str], optional: Sequence[str], ign
         raise DataError(
             f"{path}: row {begins}: cannot be read as CSV ({error}); is a quotation mark too few or too many?"
         ) from None
-    header = _header(path, rows[0][1] if rows else [], required, known, ignore_others)
+    header = _header(path, rows, required, known, ignore_others)
     filled = [row for row in rows[1:] if any(row[1])]
     if not ignore_others:
         _require_empty(path, header, filled)
@@ -96,14 +96,14 @@ def _beginning(text: str) -> tuple[int, str, str]:
     return len(lines), "", separator
 
 
-def _separator_of(body: str, known: Sequence[str]) -> str:
+def _separator_of(body: str, known: Sequence[str], separators: str) -> str:
     first = (body.splitlines() or [""])[0]
 
     def columns(separator: str) -> tuple[int, int]:
         names = [_column(cell) for cell in first.split(separator)]
         return sum(name in known for name in names), len(names)
 
-    return max(_SEPARATORS, key=columns)
+    return max(separators, key=columns)
 
 
 def _column(cell: str) -> str:
@@ -111,14 +111,19 @@ def _column(cell: str) -> str:
 
 
 def _header(
-    path: Path, cells: Sequence[str], required: Sequence[str], known: Sequence[str], ignore_others: bool
+    path: Path, rows: Sequence[_Cells], required: Sequence[str], known: Sequence[str], ignore_others: bool
 ) -> list[str]:
-    header = [_column(cell) for cell in cells]
+    header = [_column(cell) for cell in rows[0][1]] if rows else []
     while header and not header[-1]:
         header.pop()
     for name in required:
         if name not in header:
             found = ", ".join(name or "''" for name in header) or "nothing"
+            lower = next((number for number, cells in rows[1:] if set(required) <= set(map(_column, cells))), None)
+            if lower is not None:
+                raise DataError(f"{path}: the names of the columns are in row {lower}; delete the rows above it")
+            if len(header) == 1 and name in header[0]:
+                raise DataError(f"{path}: columns are separated by comma, semicolon, tab or bar, not as in {found!r}")
             raise DataError(
                 f"{path}: column {name!r} is missing; needed: {', '.join(required)}; the first row holds: {found}"
             )

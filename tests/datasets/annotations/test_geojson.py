@@ -160,6 +160,11 @@ def test_most_of_a_drawing_beyond_the_slide_is_refused(rasterised):
         rasterised([feature([ring(0, 0, 20, 99)])])
 
 
+def test_an_area_without_bounds_is_no_stray(rasterised):
+    with pytest.raises(DataError, match=r"feature 1 .'tumour'. lies outside the slide"):
+        rasterised([feature([ring(0, 0, 20, 30)]), feature([ring(1e200, 1e200, 2e200, 2e200)])])
+
+
 def test_a_few_strays_outside_the_slide_are_left_out_and_noted(opened):
     whole, speck = feature([ring(0, 0, 20, 30)]), feature([ring(-5, -5, -1, -1)])
     source = opened([whole, speck])

@@ -95,6 +95,7 @@ def test_names_of_classes_are_found_in_any_spelling(described):
         (WHOLE + "mask_values: {255: tumor}\n", "key 'mask_values', 255: unknown class 'tumor'"),
         (WHOLE + "mask_values: {256: tumour}\n", "key 'mask_values.256'.*less than or equal to 255"),
         (WHOLE + "mask_values: {white: tumour}\n", "key 'mask_values.white'.*integer"),
+        (WHOLE + "mask_values: {yes: tumour}\n", "key 'mask_values.1'.*true is not a number"),
         (WHOLE + "mask_values: [tumour]\n", "key 'mask_values'"),
         (WHOLE + "frame: crop\n", "key 'frame'.*'auto', 'slide' or 'bounds'"),
         (WHOLE + "class_name: {a: b}\n", "unknown key 'class_name': did you mean 'class_names'"),

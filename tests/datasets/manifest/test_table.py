@@ -54,6 +54,8 @@ SAME = {
     "tabs": GOOD.replace(",", "\t"),
     "bars": GOOD.replace(",", "|"),
     "excel_says_its_separator": "sep=;\r\n" + GOOD.replace(",", ";").replace("\n", "\r\n"),
+    "excel_says_another_separator": "sep=:\n" + GOOD.replace(",", ":"),
+    "excel_is_wrong": "sep=;\n" + GOOD,
     "byte_order_mark": "\ufeff" + GOOD,
     "utf_16": GOOD.replace(",", "\t").encode("utf-16"),
     "utf_16_of_the_other_end": b"\xfe\xff" + GOOD.encode("utf-16-be"),
@@ -91,6 +93,12 @@ REFUSED = {
         GOOD.partition("\n")[2],
         r"column 'slide_id' is missing; .* the first row holds: s1, p1, slides/s1\.tif",
     ),
+    "a_title": ("My cohort,,,,,\n\n" + GOOD, "the names of the columns are in row 3; delete the rows above it"),
+    "another_separator": (
+        GOOD.replace(",", "/"),
+        "columns are separated by comma, semicolon, tab or bar, not as in 'sl",
+    ),
+    "a_workbook": (b"PK\x03\x04\xff", "it is a workbook of Excel .* save it as 'CSV UTF-8'"),
     "a_column_without_a_name": (
         GOOD.replace("image,", "image,,").replace(".tif,", ".tif,x,"),
         "column 4 has no name, but row 2 holds 'x' in it; name it or delete it",
