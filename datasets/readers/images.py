@@ -13,7 +13,7 @@ _ASSOCIATED = re.compile(
     r"(?<![a-z])(label|macro|thumb(nail)?|overview|preview|barcode|mask|map|probability)s?( ?image)?(?![a-z])"
 )
 _COMPARABLE_AREA = 0.25
-_SAME_MPP, _SAME_ASPECT, _REDUCED = 0.1, 0.02, 1.5
+_SAME_MPP, _SAME_ASPECT, _REDUCED = 0.1, 0.02, 1.25
 
 
 class NotRgbError(DataError):
@@ -32,6 +32,7 @@ class FileImage:
         mpp: micrometres per pixel, if the file says so for this image alone.
         rgb: whether it is 8-bit RGB.
         reduced: whether the file says that it is a smaller copy of another.
+        tiled: whether it is stored in tiles, as slides are and photographs are not.
     """
 
     name: str
@@ -41,6 +42,7 @@ class FileImage:
     mpp: float | None = None
     rgb: bool = True
     reduced: bool = False
+    tiled: bool = True
 
     @property
     def area(self) -> int:
@@ -102,7 +104,7 @@ def _may_be_the_slide(image: FileImage, largest: FileImage) -> bool:
         return False
     if image.mpp is not None and largest.mpp is not None:
         return abs(image.mpp / largest.mpp - 1) <= _SAME_MPP
-    if (image.levels > 1) != (largest.levels > 1):
+    if (image.levels > 1, image.tiled) != (largest.levels > 1, largest.tiled):
         return False
     down, across = largest.height / image.height, largest.width / image.width
     return min(down, across) < _REDUCED or abs(down / across - 1) > _SAME_ASPECT

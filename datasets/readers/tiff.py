@@ -69,8 +69,9 @@ class TiffReader:
         for vendor, is_of in (("Ventana", tif.is_bif), ("Leica SCN", tif.is_scn)):
             if is_of:
                 raise DataError(f"{path}: is a {vendor} slide; name the reader 'openslide'")
-        number, self.notes = choose_image(path, [_image(path, tif, one) for one in tif.series], self._series)
-        chosen = tif.series[number]
+        images = [image for series in tif.series for image in _separate(series)]
+        number, self.notes = choose_image(path, [_image(path, tif, one) for one in images], self._series)
+        chosen = images[number]
         found = [TiffLevel(path, at, one, self._cache) for at, one in enumerate(chosen.levels)]
         _require_all_pages(path, tif)
         page = chosen.keyframe
@@ -85,6 +86,14 @@ class TiffReader:
         self._tiff_levels = tuple(one for _, one in fitting)
 
 
+def _separate(series: tifffile.TiffPageSeries) -> list[tifffile.TiffPageSeries]:
+    """Return the pages of a stack as images: tifffile stacks pages only because they have the same size."""
+    if series.axes != "IYXS" or len(series.levels) > 1:
+        return [series]
+    key = series.keyframe
+    return [tifffile.TiffPageSeries([page], key.shape, key.dtype, key.axes) for page in series.pages]
+
+
 def _image(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> FileImage:
     page = series.keyframe
     return FileImage(
@@ -95,6 +104,7 @@ def _image(path: Path, tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) 
         _own_mpp(path, tif, series),
         is_rgb(path, series),
         bool(page.is_reduced),
+        bool(page.is_tiled),
     )
 
 

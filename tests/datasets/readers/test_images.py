@@ -96,6 +96,27 @@ def test_a_plain_tiff_whose_first_page_is_not_the_slide(tmp_path, pictures, firs
     assert reader.notes[0].startswith("series 1 of 2 images (520 x 600 px) was read; the others: series 0 (")
 
 
+def test_pages_of_the_same_size_are_a_choice_of_the_user(tmp_path, drawn):
+    path, pages = tmp_path / "slide.tif", [drawn.noise(90, 80), drawn.smooth(90, 80)]
+    with tifffile.TiffWriter(path) as tiff:
+        for page in pages:
+            tiff.write(page, photometric="rgb", tile=(32, 32), metadata=None)
+    with pytest.raises(
+        DataError, match=r"2 images, of which several may be the slide: series 0 \(80 x 90 px\), series 1"
+    ):
+        TiffReader(path)
+    for number, page in enumerate(pages):
+        assert is_read(TiffReader(path, str(number)), page)
+
+
+def test_a_large_photograph_beside_the_slide_is_not_taken_for_a_scene(tmp_path, drawn):
+    path, main = tmp_path / "slide.tif", drawn.noise(200, 200)
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(drawn.noise(80, 190), photometric="rgb", metadata=None)
+        tiff.write(main, photometric="rgb", tile=(64, 64), metadata=None)
+    assert is_read(TiffReader(path), main)
+
+
 def test_what_every_svs_has_beside_the_slide_is_not_noted(tmp_path, pictures):
     path = tmp_path / "slide.svs"
     with tifffile.TiffWriter(path) as tiff:

@@ -6,7 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 
+from tests.datasets.readers.scns import write_scn
 from tissuebench.datasets.readers import Bounds, open_slide
 from tissuebench.datasets.readers.openslide import OpenSlideReader, scanned_part
 from tissuebench.datasets.readers.reader import Level
@@ -43,16 +45,34 @@ def test_the_scanned_part_of_a_slide(values, bounds, note):
     assert note in "".join(notes)
 
 
-def test_a_reader_has_the_bounds_of_its_file(tmp_path, drawn, monkeypatch):
-    library = pytest.importorskip("openslide")
-    path = drawn.pyramid(tmp_path / "slide.tif", drawn.smooth(), 0.5)
-    assert OpenSlideReader(path).bounds is None
-    properties = library.OpenSlide.properties
-    monkeypatch.setattr(
-        library.OpenSlide, "properties", property(lambda self: {**properties.fget(self), **said("7", "9", "50", "60")})
-    )
-    with open_slide(path, None, reader="openslide") as slide:
-        assert slide.bounds == Bounds(7, 9, 50, 60)
+@pytest.fixture
+def scn(tmp_path, drawn):
+    pytest.importorskip("openslide")
+    part = drawn.noise(256, 384)
+    return write_scn(tmp_path / "slide.scn", part, 300, 200, (1024, 768)), part
+
+
+def test_a_leica_slide_has_the_bounds_of_its_scanned_part(scn):
+    path, part = scn
+    with open_slide(path, None) as slide:
+        assert (slide.level0_size, slide.bounds, slide.notes) == ((1024, 768), Bounds(300, 200, 256, 384), ())
+        assert slide.mpp == pytest.approx(0.5)
+        assert np.array_equal(slide.region(300, 200, 256, 384), part)
+        assert (slide.region(0, 0, 300, 768) == 255).all()
+
+
+def test_a_slide_that_only_openslide_puts_together_is_refused_as_a_tiff(scn, tmp_path):
+    renamed = tmp_path / "leica.tif"
+    scn[0].rename(renamed)
+    with pytest.raises(DataError, match=r"leica\.tif: is a Leica SCN slide; name the reader 'openslide'"):
+        open_slide(renamed, None)
+    with open_slide(renamed, None, reader="openslide") as slide:
+        assert slide.bounds == Bounds(300, 200, 256, 384)
+    ventana, xmp = tmp_path / "ventana.tif", b"<iScan/>"
+    options = {"software": "ScanOutputManager 1.1", "extratags": [(700, "B", len(xmp), xmp, True)], "metadata": None}
+    tifffile.imwrite(ventana, scn[1], photometric="rgb", tile=(64, 64), **options)
+    with pytest.raises(DataError, match=r"ventana\.tif: is a Ventana slide; name the reader 'openslide'"):
+        open_slide(ventana, None)
 
 
 @pytest.fixture
