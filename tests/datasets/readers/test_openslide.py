@@ -10,7 +10,7 @@ import tifffile
 
 from tests.datasets.readers.scns import write_scn
 from tissuebench.datasets.readers import Bounds, open_slide
-from tissuebench.datasets.readers.openslide import OpenSlideReader, scanned_part
+from tissuebench.datasets.readers.openslide import scanned_part
 from tissuebench.datasets.readers.reader import Level
 from tissuebench.errors import DataError
 
