@@ -176,7 +176,7 @@ def test_after_a_failure_no_trial_asks_the_server_again(home, connect):
         with Publisher(home.path) as publisher:
             publisher.trial(home.results[0].trial_id)
             wait_until(lambda: server.n_refused == 1, "nothing was sent")
-            assert "4 runs are waiting" in home.publish_with(publisher)
+            assert home.publish_with(publisher).startswith("4 runs for W&B wait in ")
         assert server.n_refused == 1
 
 
@@ -239,7 +239,7 @@ def test_the_child_is_polite_and_deaf_to_ctrl_c(home):
         )
         assert os.getpgid(child) != os.getpgid(0)
         os.kill(child, signal.SIGINT)
-        assert "4 runs are waiting" in home.publish_with(publisher)
+        assert home.publish_with(publisher).startswith("4 runs for W&B wait in ")
 
 
 def test_the_child_ends_with_its_parent_in_the_middle_of_anything(home, connect):
