@@ -225,7 +225,7 @@ def test_bad_input_is_one_line(trained, small_slide, shared_data, tmp_path):
         (tmp_path / "gone.svs", "gone.svs: no such file"),
         (tmp_path / "notes.txt", "unknown slide format '.txt'"),
         (tmp_path / "broken.tif", "broken.tif: "),
-        (tmp_path / "folder.svs", "is a folder, a slide file is needed"),
+        (tmp_path / "folder.svs", "is a folder, without a DICOM slide in it"),
         (shared_data / "wsi_small" / "test3-TRITC-560.ndpi", "looks like fluorescence"),
     ):
         line = refused(path, *common)

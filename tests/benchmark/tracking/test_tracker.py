@@ -200,7 +200,7 @@ def test_a_child_that_hangs_is_noticed_by_nobody_and_loses_nothing(home):
         tells.join(SECONDS)
         assert not tells.is_alive()
         assert "(not finished within 0.1 s); nothing is lost" in publisher.close(0.1)
-    assert "4 runs are waiting" in home.publish()
+    assert "4 runs for W&B wait in " in home.publish()
 
 
 @pytest.mark.parametrize("seconds", [SECONDS, 0.1])
@@ -225,7 +225,7 @@ def test_a_child_that_is_killed_loses_nothing(home):
     half = home.runs / "wandb" / f"offline-run-20260101_000000-{home.results[1].trial_id}"
     half.mkdir()
     (half / f"run-{home.results[1].trial_id}.wandb").write_bytes(b":W&B")
-    assert "4 runs are waiting" in home.publish()
+    assert "4 runs for W&B wait in " in home.publish()
     assert home.folders() == home.run_ids()
     assert not half.exists()
 
@@ -266,7 +266,7 @@ def test_a_damaged_result_costs_its_own_run_only(home):
     damaged = home.store.path(home.results[1].trial_id)
     damaged.write_bytes(b"PAR1")
     said = home.publish()
-    assert "3 runs are waiting" in said
+    assert "3 runs for W&B wait in " in said
     assert f"1 could not be written, among them {damaged.stem}" in said
     assert damaged.stem not in home.folders()
 
@@ -281,7 +281,7 @@ def test_two_runs_at_once_write_each_trial_once(home):
         for publisher in (one, other):
             publisher.board(build(home.results).rows, [trial.trial_id for trial in home.results])
         for publisher in (one, other):
-            assert "4 runs are waiting" in publisher.close(SECONDS)
+            assert "4 runs for W&B wait in " in publisher.close(SECONDS)
     assert home.folders() == home.run_ids()
 
 
