@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tissuebench.datasets.annotations.source import Frame
@@ -18,6 +18,8 @@ class Extent:
         y, x: its upper left pixel on level 0, the origin of the annotation's coordinates.
         height, width: its size in pixels of level 0.
         cropped: whether it is the scanned part of a slide that has more than that.
+        slide: (height, width) of level 0, if the annotation may cover all of it, as predictions do; None if its program
+            shows no more than this part.
     """
 
     y: int
@@ -25,6 +27,14 @@ class Extent:
     height: int
     width: int
     cropped: bool = False
+    slide: tuple[int, int] | None = None
+
+    @property
+    def limits(self) -> tuple[int, int, int, int]:
+        """Left, upper, right and lower edge of what can be annotated, in its coordinates."""
+        if self.slide is None:
+            return 0, 0, self.width, self.height
+        return -self.x, -self.y, self.slide[1] - self.x, self.slide[0] - self.y
 
     @property
     def name(self) -> str:
@@ -79,4 +89,5 @@ def extent_of_polygons(
         )
     by_default: FrameName = "bounds" if is_geojson else "slide"
     chosen = asked if asked != "auto" else declared or by_default
-    return scanned_part(frame) if chosen == "bounds" else whole_slide(frame)
+    extent = scanned_part(frame) if chosen == "bounds" else whole_slide(frame)
+    return extent if declared is None else replace(extent, slide=frame.level0_size)

@@ -23,6 +23,7 @@ class ColorTable:
 
     def __init__(self, path: Path, class_map: ClassMap) -> None:
         self._path = path
+        self._last = class_map.names[-1]
         codes = np.array([_packed(np.array(color)) for color in class_map.colors])
         self._order = np.argsort(codes, kind="stable")
         self._codes = codes[self._order]
@@ -56,7 +57,10 @@ class ColorTable:
                 color = tuple(pixels[top + row, column].tolist())
                 remedy = "add its class, or save the mask without smoothing"
                 if len(set(color)) == 1:
-                    remedy += ", or, for grey values, say in dataset.yaml what they mean (mask_values)"
+                    remedy = (
+                        "if the mask is grey, or black and white, say in dataset.yaml what its values are, as in "
+                        f"mask_values: {{0: null, 255: {self._last}}}, else add the colour's class"
+                    )
                 raise DataError(
                     f"{self._path}: colour {color} at x {x + column}, y {y + top + row} is not one of the class map; "
                     f"{remedy}"

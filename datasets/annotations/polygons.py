@@ -101,9 +101,10 @@ def within_slide(path: Path, regions: Sequence[Region], extent: Extent) -> tuple
     """
     geometries = np.array([region.geometry for region in regions], dtype=object)
     boxes = bounds(geometries)
-    beyond = np.max([-boxes[:, 0], -boxes[:, 1], boxes[:, 2] - extent.width, boxes[:, 3] - extent.height], axis=0)
+    left, upper, right, lower = extent.limits
+    beyond = np.max([left - boxes[:, 0], upper - boxes[:, 1], boxes[:, 2] - right, boxes[:, 3] - lower], axis=0)
     inside = {
-        index: polygons_of(intersection(regions[index].geometry, box(0, 0, extent.width, extent.height)))
+        index: polygons_of(intersection(regions[index].geometry, box(left, upper, right, lower)))
         for index in np.flatnonzero(beyond > 0).tolist()
     }
     with np.errstate(over="ignore"):  # an area too large for a number lies outside

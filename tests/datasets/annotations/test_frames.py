@@ -109,6 +109,20 @@ def test_a_file_that_says_another_frame_than_the_manifest_is_refused(tmp_path):
         open_annotation(geojson(tmp_path, tissuebench={"frame": "crop"}), CLASSES, FRAME)
 
 
+def test_a_prediction_covers_the_slide_beyond_its_scanned_part(tmp_path):
+    path = geojson(tmp_path, tissuebench={"frame": "bounds"})
+    drawn = json.loads(path.read_text())
+    drawn["features"][0]["geometry"]["coordinates"] = [[[-20, -8], [70, -8], [70, 52], [-20, 52], [-20, -8]]]
+    path.write_text(json.dumps(drawn))
+    source = open_annotation(path, CLASSES, FRAME)
+    assert (source.raster(0, 0, *LEVEL0) == 1).all()
+    assert source.notes == (NOTE,)
+    drawn["features"][0]["geometry"]["coordinates"] = [[[-2, -2], [52, -2], [52, 42], [-2, 42], [-2, -2]]]
+    path.write_text(json.dumps(drawn["features"]))  # without the member, as QuPath would export it
+    clipped = open_annotation(path, CLASSES, FRAME, coordinates="bounds").raster(0, 0, *LEVEL0)
+    assert np.array_equal(clipped, drawn_at((slice(8, 48), slice(20, 70))))
+
+
 def test_the_edge_of_the_scanned_part_is_the_edge_of_the_drawing(tmp_path):
     frame = Frame(LEVEL0, LEVEL0, 1.0, Bounds(8, 20, 9, 50))
     source = open_annotation(geojson(tmp_path), CLASSES, frame)

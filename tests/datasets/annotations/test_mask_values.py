@@ -68,9 +68,7 @@ def test_a_grey_mask_saved_as_rgb_in_tiles_is_read_by_the_table(tmp_path):
     assert np.array_equal(
         finished(tmp_path / "mask.tif", mask_values={0: None, 255: "stroma"})[0], np.where(values, 1, 255)
     )
-    with pytest.raises(
-        DataError, match=r"colour \(0, 0, 0\) .* or, for grey values, say in dataset\.yaml .*mask_values"
-    ):
+    with pytest.raises(DataError, match=r"colour \(0, 0, 0\) .*black and white, say in dataset\.yaml .*mask_values: "):
         finished(tmp_path / "mask.tif")
     pixels[33, 2] = 0, 0, 1
     tifffile.imwrite(tmp_path / "mask.tif", pixels, photometric="rgb", tile=(16, 16), compression="zlib")
