@@ -16,9 +16,9 @@ def write_scn(path, part, y, x, canvas, mpp=0.5):
     height, width = canvas
     nm = round(mpp * 1000)
     macro = np.full((height // 8, width // 8, 3), 240, np.uint8)
-    images = ((macro, macro.shape[:2], 8 * nm, 0, 0, 0.6, (0,)), (part, part.shape[:2], nm, y * nm, x * nm, 20, (1, 2)))
+    images = ((macro.shape[:2], 8 * nm, 0, 0, 0.6, (0,)), (part.shape[:2], nm, y * nm, x * nm, 20, (1, 2)))
     described = ""
-    for number, (pixels, (rows, columns), step, y_nm, x_nm, power, ifds) in enumerate(images):
+    for number, ((rows, columns), step, y_nm, x_nm, power, ifds) in enumerate(images):
         levels = "".join(
             f'<dimension sizeX="{columns >> at}" sizeY="{rows >> at}" r="{at}" ifd="{ifd}"/>'
             for at, ifd in enumerate(ifds)
