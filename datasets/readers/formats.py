@@ -31,9 +31,7 @@ def _of_one_image(reader: Callable[[Path], SlideReader]) -> Callable[[Path, str]
 
     def opened(path: Path, series: str) -> SlideReader:
         if series not in ("", "0"):
-            raise DataError(
-                f"{path}: holds no choice of images; leave the manifest's column 'series' empty, not {series!r}"
-            )
+            raise DataError(f"{path}: holds no choice of images; leave 'series' empty, not {series!r}")
         return reader(path)
 
     return opened

@@ -78,7 +78,7 @@ def choose_image(path: Path, images: Sequence[FileImage], series: str = "") -> t
     if any(_may_be_the_slide(images[one], images[chosen]) for one in others):
         raise DataError(
             f"{path}: {len(images)} images, of which several may be the slide: {_listed(images)}; "
-            "choose one in the manifest's column 'series'"
+            "choose one in the manifest's column 'series' (predict: --series)"
         )
     larger = any(image.rgb and image.area > images[chosen].area for image in images)
     if not others and not larger and chosen == 0:
@@ -95,7 +95,7 @@ def _named(path: Path, images: Sequence[FileImage], series: str) -> int:
     if len(found) == 1:
         return found[0]
     problem = f"{len(found)} images have the name" if found else "no image has the number or name"
-    raise DataError(f"{path}: {problem} {series!r} of the manifest's column 'series'; the file holds {_listed(images)}")
+    raise DataError(f"{path}: {problem} {series!r} given as series; the file holds {_listed(images)}")
 
 
 def _may_be_the_slide(image: FileImage, largest: FileImage) -> bool:
