@@ -1,4 +1,4 @@
-"""What an ingest left out and noted, in a file next to the store, and the folder that its files came from."""
+"""Slides that an ingest left out, its notes, and the folder its files came from, in files next to the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a folder holds: slides with their resolution, annotations with the names and areas of their classes."""
+"""Contents of a folder: slides with their resolution, annotations with the names and areas of their classes."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What ``start_dataset`` wrote, and what the user should look at before going on, one line each."""
+    """Lines on the files that ``start_dataset`` wrote, and on all that the user should look at before going on."""
 
     written: tuple[str, ...]
     to_check: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a group's own table says of its slides: patients, diagnoses, parts; joined by the names of the slides."""
+"""A group's own table of its slides, with patients, diagnoses and parts, joined by the names of the slides."""
 
 from __future__ import annotations
 
