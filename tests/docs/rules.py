@@ -28,7 +28,7 @@ class Small:
 
     def options(self, line: str, executor: str | None = None, settings: Sequence[str] = ()) -> str:
         """What is appended to a line that trains; the data set of the line stays if it is a folder of the page."""
-        own_data = re.search(r"(DATASET=|--dataset )folder\b", line)
+        own_data = re.search(r"(DATASET=|--dataset )(folder|mine)\b", line)
         if _MAKE.match(line):
             data = "" if own_data else f" DATASET=folder DATA_ROOT='{self.data_root}'"
             where = f" EXECUTOR={executor}" if executor else ""
