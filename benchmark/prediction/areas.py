@@ -1,4 +1,4 @@
-"""Area that each class covers on a predicted slide, on tissue and off it, and its table."""
+"""Area that each class covers on a predicted slide, on tissue and on glass, and its table."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 
 from tissuebench.common.files import text_written_aside
 from tissuebench.datasets.store.pyramid import blocks
-from tissuebench.datasets.store.tissue import tissue_pixels
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap
 from tissuebench.prediction.label_blocks import Labels
-from tissuebench.prediction.tissue import Mask
+from tissuebench.prediction.tissue import Ground
 
 _HEADER = ("class", "pixels", "share", "area_mm2")
 
@@ -36,19 +35,19 @@ class ClassArea:
     area_mm2: float | None
 
 
-def count_pixels(labels: Labels, tissue: Mask, n_classes: int) -> NDArray[np.int64]:
-    """Return the predicted pixels of each class, (2, K): on tissue, and off it.
+def count_pixels(labels: Labels, ground: Ground, n_classes: int) -> NDArray[np.int64]:
+    """Return the predicted pixels of each class, (2, K): on tissue, and on glass.
 
     Args:
         labels: labels of the slide; ``IGNORE_LABEL`` is not counted.
-        tissue: its mask at 1/16.
+        ground: its tissue and glass; pixels that were never scanned are not counted.
         n_classes: K.
     """
     counts = np.zeros((2, IGNORE_LABEL + 1), np.int64)
     for block in blocks(labels.height, labels.width):
-        found, there = labels.read(*block), tissue_pixels(tissue, *block)
-        counts[0] += np.bincount(found[there], minlength=IGNORE_LABEL + 1)
-        counts[1] += np.bincount(found[~there], minlength=IGNORE_LABEL + 1)
+        found = labels.read(*block)
+        for count, there in zip(counts, ground.parts(*block), strict=True):
+            count += np.bincount(found[there], minlength=IGNORE_LABEL + 1)
     return counts[:, :n_classes]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tissuebench.common.folders import require_free
 from tissuebench.datasets.ingest.fingerprint import fingerprint
+from tissuebench.datasets.readers.companions import companions
 from tissuebench.errors import ConfigError, DataError, TissueBenchError
 from tissuebench.prediction.load_method import Trained
 from tissuebench.prediction.options import PredictionOptions
@@ -40,7 +41,7 @@ class Outcome:
 def lay_out(
     slides: Sequence[Path], trained: Trained, options: PredictionOptions, out: Path | None, overwrite: bool
 ) -> list[SlideJob]:
-    """Return one job per slide, in the order given.
+    """Return one job per slide, in the order given; files of one slide (a DICOM series) are one.
 
     The folder of a single slide is ``out``, those of several are in it, named after the slides. Without ``out`` they
     are in the current folder, named after slide and trial. A folder that holds the prediction of the same slide by the
@@ -50,7 +51,7 @@ def lay_out(
         ConfigError: two slides would get the same folder, or a folder is taken; found before anything is predicted.
         DataError: a folder's record is damaged.
     """
-    slides = list({slide.resolve(): slide for slide in slides}.values())
+    slides = _each_once(slides)
     folders = [_folder(slide, trained, out, len(slides) == 1).resolve() for slide in slides]
     same: dict[Path, list[Path]] = defaultdict(list)
     for slide, folder in zip(slides, folders, strict=True):
@@ -127,6 +128,17 @@ def summarise(out: Path | None, jobs: Sequence[SlideJob], trained: Trained) -> P
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
     return path
+
+
+def _each_once(slides: Sequence[Path]) -> list[Path]:
+    """Return the slides without those that were given before, by another path or by another of their files."""
+    seen: set[Path] = set()
+    kept = []
+    for slide in slides:
+        if slide.resolve() not in seen:
+            kept.append(slide)
+            seen |= {file.resolve() for file in (slide, *companions(slide))}
+    return kept
 
 
 def _named(progress: Progress, prefix: str) -> Progress:

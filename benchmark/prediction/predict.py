@@ -32,7 +32,7 @@ from tissuebench.prediction.open_slide import Pixels, open_trained_on, picture_o
 from tissuebench.prediction.options import PredictionOptions
 from tissuebench.prediction.pyramid import write_label_pyramid
 from tissuebench.prediction.summary import RECORD, SUMMARY, write_summary
-from tissuebench.prediction.tissue import OnTissue, ReadPixels, tissue_of
+from tissuebench.prediction.tissue import Ground, ReadPixels, Shown, tissue_of
 from tissuebench.runtime.environment import describe_environment
 from tissuebench.runtime.machine import detect_machine
 
@@ -121,13 +121,14 @@ class Predictor:
             predicted = time.perf_counter()
             if not tissue.any():
                 warnings.append("no tissue was found on the slide: all of it looks like glass")
-            on_tissue, on_glass = count_pixels(canvas, tissue, len(class_map))
+            ground = Ground.of(slide, tissue)
+            on_tissue, on_glass = count_pixels(canvas, ground, len(class_map))
             areas = class_areas(on_tissue + on_glass if options.glass else on_tissue, class_map, slide.mpp)
             case = call_case(on_tissue, class_map)
             source = fingerprint(slide.path)
             write_geojson(
                 work / (GEOJSON_GZ if options.compress else GEOJSON),
-                canvas if options.glass else OnTissue(canvas, tissue),
+                Shown(canvas, ground, options.glass),
                 class_map,
                 slide.scale,
                 content_hash([trained.key, source, slide.scale]),

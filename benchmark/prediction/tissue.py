@@ -1,13 +1,15 @@
-"""Tissue of a slide that is predicted: the mask that its store would have, and labels without what lies on glass."""
+"""Tissue of a slide that is predicted: the mask that its store would have, and the labels that lie on it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tissuebench.datasets.readers import Slide
 from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.store.tile_store import TISSUE_DOWNSAMPLE
 from tissuebench.datasets.store.tissue import shrink, tissue_mask, tissue_pixels
@@ -36,11 +38,45 @@ def tissue_of(read: ReadPixels, height: int, width: int) -> Mask:
 
 
 @dataclass(frozen=True, slots=True)
-class OnTissue:
-    """Labels of a slide, ``IGNORE_LABEL`` off its tissue."""
+class Ground:
+    """Parts of a slide: its tissue, the glass around it, and what was never scanned and is neither.
+
+    Attributes:
+        tissue: mask at 1/16.
+        rows: first row of the scanned part, and the one after its last; in pixels of the labels.
+        columns: the same of its columns.
+    """
+
+    tissue: Mask
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    @classmethod
+    def of(cls, slide: Slide, tissue: Mask) -> Ground:
+        """Return the parts of a slide; a pixel is scanned if its centre lies within the bounds of the slide, if any."""
+        if slide.bounds is None:
+            return cls(tissue, (0, slide.height), (0, slide.width))
+        y, x, height, width = slide.bounds
+        first, last = (math.ceil(at / slide.scale - 0.5) for at in (y, y + height))
+        left, right = (math.ceil(at / slide.scale - 0.5) for at in (x, x + width))
+        return cls(tissue, (first, last), (left, right))
+
+    def parts(self, y: int, x: int, height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which pixels of a region are tissue, and which are glass, both (height, width)."""
+        rows, columns = np.arange(y, y + height)[:, None], np.arange(x, x + width)
+        scanned = (rows >= self.rows[0]) & (rows < self.rows[1])
+        scanned = scanned & (columns >= self.columns[0]) & (columns < self.columns[1])
+        tissue = tissue_pixels(self.tissue, y, x, height, width)
+        return scanned & tissue, scanned & ~tissue
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Labels of a slide on its tissue, with ``glass`` also on that, and ``IGNORE_LABEL`` elsewhere."""
 
     labels: Labels
-    tissue: Mask
+    ground: Ground
+    glass: bool
 
     @property
     def height(self) -> int:
@@ -54,5 +90,6 @@ class OnTissue:
 
     def read(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return a block (height, width) uint8 within the slide."""
-        there = tissue_pixels(self.tissue, y, x, height, width)
-        return np.where(there, self.labels.read(y, x, height, width), np.uint8(IGNORE_LABEL))
+        tissue, glass = self.ground.parts(y, x, height, width)
+        wanted = tissue | glass if self.glass else tissue
+        return np.where(wanted, self.labels.read(y, x, height, width), np.uint8(IGNORE_LABEL))

@@ -9,6 +9,7 @@ from tests.benchmark.prediction.rasters import CLASSES, Raster
 from tissuebench.common.folders import made_aside, require_free
 from tissuebench.errors import ConfigError
 from tissuebench.prediction.areas import class_areas, count_pixels, write_areas
+from tissuebench.prediction.tissue import Ground
 
 PIXELS = np.array([2000, 0, 6000])
 
@@ -19,9 +20,14 @@ def test_pixels_are_counted_on_tissue_and_off_it():
     values[:20], values[20:80] = 0, 2
     tissue = np.zeros((7, 7), np.uint8)
     tissue[1:3, :3] = 1  # y from 16 to 48, x to 48
-    on_tissue, on_glass = count_pixels(Raster(values), tissue, 3)
+    on_tissue, on_glass = count_pixels(Raster(values), Ground(tissue, (0, 100), (0, 100)), 3)
     assert on_tissue.tolist() == [4 * 48, 0, 28 * 48]
     assert (on_tissue + on_glass).tolist() == PIXELS.tolist()
+    on_tissue, on_glass = count_pixels(
+        Raster(values), Ground(tissue, (18, 40), (40, 90)), 3
+    )  # the part that was scanned
+    assert on_tissue.tolist() == [2 * 8, 0, 20 * 8]
+    assert (on_tissue + on_glass).tolist() == [2 * 50, 0, 20 * 50]
 
 
 def test_golden_table(tmp_path):

@@ -9,9 +9,12 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
+from tests.datasets.readers.dicoms import write_dicom
 from tissuebench.cli.predict import predict
 from tissuebench.errors import ConfigError, DataError
 from tissuebench.prediction import load_method
+from tissuebench.prediction.batch import lay_out
+from tissuebench.prediction.options import PredictionOptions
 
 
 def typed(*arguments, code=0):
@@ -115,6 +118,14 @@ def test_slides_of_one_name_are_refused_before_anything_is_predicted(trained, sl
     typed(slides[0], slides[0], *common)  # the same file twice is one slide
     assert (tmp_path / "out" / "areas.csv").is_file()
     assert "holds the prediction of one slide" in refused(*slides, *common)
+
+
+def test_the_files_of_one_slide_are_one_slide(trained, tmp_path):
+    series = [write_dicom(tmp_path / f"level{n}.dcm", "1.2.3", "VOLUME", 512 >> n) for n in range(3)]
+    other = write_dicom(tmp_path / "other.dcm", "1.2.4", "VOLUME", 512)
+    found = load_method.find_trained(trained.home, trained.trial)
+    jobs = lay_out([*series, other], found, PredictionOptions(), tmp_path / "out", overwrite=False)
+    assert [job.slide for job in jobs] == [series[0], other]
 
 
 def test_a_folder_with_another_prediction_is_refused(trained, slides, tmp_path):

@@ -175,12 +175,19 @@ def test_outlines_are_in_the_coordinates_that_qupath_shows(trained, small_slide,
     assert document["tissuebench"]["frame"] == record["frame"] == frame
     assert record["slide"]["bounds"] == {"y": 20, "x": 30, "height": 120, "width": 150}
     labels = labels_of(tmp_path / "out")
+    assert record["tissue_pixels"] + record["glass_pixels"] == 60 * 75 < labels.size
+    scanned = np.full_like(labels, 255)
+    scanned[10:70, 15:90] = labels[10:70, 15:90]
     names = trained.store.class_map.names
     pairs = [
         (one["geometry"], names.index(one["properties"]["classification"]["name"])) for one in document["features"]
     ]
     placed = Affine.translation(-offset[0], -offset[1]) @ Affine.scale(record["scale"])
-    assert np.array_equal(rasterize(pairs, out_shape=labels.shape, fill=255, transform=placed, dtype=np.uint8), labels)
+    assert np.array_equal(rasterize(pairs, out_shape=labels.shape, fill=255, transform=placed, dtype=np.uint8), scanned)
+    with open_slide(small_slide, 2.0) as slide:
+        where = Frame(slide.level0_size, (slide.height, slide.width), slide.scale, slide.bounds)
+    read = open_annotation(tmp_path / "out" / "labels.geojson", trained.store.class_map, where)
+    assert np.array_equal(read.raster(0, 0, *labels.shape), scanned)
 
 
 def test_a_slide_without_bounds_is_in_its_own_frame(trained, small_slide, tmp_path):
