@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,11 +146,19 @@ def next_step(what: str) -> None:
     click.echo(f"Next: {what}", err=True)
 
 
-def steps_after_ingest(dataset: str, n_diagnoses: int, home: Path) -> str:
-    """Return what to type once a dataset is ingested; a method of diagnoses is proposed only where some differ."""
+def steps_after_ingest(dataset: str, n_diagnoses: int, budgets: Sequence[str], home: Path) -> str:
+    """Return what to type once a dataset is ingested.
+
+    Args:
+        dataset: its name.
+        n_diagnoses: number of its diagnoses; a method of diagnoses is proposed only where some differ.
+        budgets: budgets to name; none if those of the default plan fit.
+        home: folder of the run.
+    """
     method = "complementary" if n_diagnoses > 1 else "mean_teacher"
     where = f"{shlex.quote(dataset)}{at_home(home)}"
-    return f"tissuebench data inspect {where}, then tissuebench run --method {method} --dataset {where}"
+    budget = f" --budget {','.join(budgets)}" if budgets else ""
+    return f"tissuebench data inspect {where}, then tissuebench run --method {method}{budget} --dataset {where}"
 
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -26,6 +26,7 @@ from tissuebench.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from tissuebench.datasets.ingest.ingest import Ingested
     from tissuebench.datasets.store.pyramid import Codec
     from tissuebench.datasets.types import StainNormalisation
 
@@ -185,9 +186,24 @@ def ingest(
         f"{store.path}: {len(store.slides)} slides, {len(made.quarantine)} left out, {len(noted)} notes, content "
         f"{store.content_hash[:16]}, sealed"
     )
-    next_step(steps_after_ingest(store.info.dataset, len(store.class_map.diagnoses), home))
+    budgets = _budgets_to_name(made)
+    next_step(steps_after_ingest(store.info.dataset, len(store.class_map.diagnoses), budgets, home))
     if made.quarantine:
         raise SystemExit(EXIT_SOME_FAILED)
+
+
+def _budgets_to_name(made: Ingested) -> list[str]:
+    """Return budgets in place of the default plan's that do not fit; none if all do."""
+    from tissuebench.datasets.labels.budget_spec import fitting_budgets
+    from tissuebench.datasets.labels.draw_budget import offer
+    from tissuebench.datasets.types import Supervision
+    from tissuebench.plans.schema import load_plan
+
+    planned = list(load_plan("smoke", ()).budgets)
+    fitting = fitting_budgets(
+        planned, {Supervision.MASKS: len(offer(made.store, made.split, Supervision.MASKS).n_tiles)}
+    )
+    return [] if fitting == planned else fitting
 
 
 @data.command(epilog=example("tissuebench data inspect synthetic --verify"))
