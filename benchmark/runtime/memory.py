@@ -1,4 +1,4 @@
-"""Returning freed memory to the operating system."""
+"""Garbage collection and memory of a process that runs one task after another."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import ctypes
 import gc
 import sys
 from contextlib import suppress
+
+
+def exempt_imports() -> None:
+    """Exempt all objects that are alive from garbage collection, for a process that has just imported what it needs.
+
+    Modules live as long as the process: half a million objects, which every full collection would look at again for a
+    quarter of a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def return_freed_memory() -> None:
