@@ -188,7 +188,8 @@ class _Source:
             return notes
         remedy = self._remedy(tissue, placed, self.annotation.offset)
         off = f"{placed.on_tissue:.0%} of its labels lie on tissue{remedy}"
-        if (self.job.frame or self.job.reading.frame) != "auto":
+        explained = not placed.is_hardly_on_tissue and not remedy  # loose tissue, drawn around
+        if explained or (self.job.frame or self.job.reading.frame) != "auto":
             return (*notes, f"only {off}")
         raise DataError(
             f"{self.job.annotation}: only {off}; if they are right where they are, write 'slide' in the manifest's "

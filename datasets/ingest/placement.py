@@ -13,7 +13,7 @@ from tissuebench.datasets.types import IGNORE_LABEL
 
 _MIN_BLOCKS = 16
 """Fewer annotated blocks say nothing; 16 are an area of 64 x 64 px."""
-_MIN_ON_TISSUE = 0.5
+_MOSTLY, _HARDLY = 0.5, 0.25
 _CLEARLY = 0.8
 _COVERS_ALL = 0.9
 """Labels of so much of a slide are on and off the tissue wherever they lie."""
@@ -37,7 +37,12 @@ class Placed:
     @property
     def is_plausible(self) -> bool:
         """Whether at least one class lies mostly on tissue."""
-        return self.on_tissue >= _MIN_ON_TISSUE
+        return self.on_tissue >= _MOSTLY
+
+    @property
+    def is_hardly_on_tissue(self) -> bool:
+        """Whether so little lies on tissue that even loose tissue, such as fat or lung, is no explanation."""
+        return self.on_tissue < _HARDLY
 
 
 class LabelSample:
@@ -85,7 +90,7 @@ class LabelSample:
         if not shares:
             return None
         best = max(shares)
-        return Placed(best, None if best >= _MIN_ON_TISSUE else _best_shift(counted, tissue > 0))
+        return Placed(best, None if best >= _MOSTLY else _best_shift(counted, tissue > 0))
 
     def share_on_tissue(self, tissue: Pixels, shift: tuple[int, int]) -> float:
         """Return the share of all annotated blocks that would be on tissue if shifted by (y, x) raster pixels."""

@@ -67,6 +67,18 @@ def test_a_stated_frame_turns_the_refusal_into_a_note(folder, tmp_path):
     assert note.startswith("only 0% of its labels lie on tissue")
 
 
+def test_loose_tissue_drawn_around_is_noted(folder, tmp_path):
+    loose = np.full((512, 512, 3), 243, np.uint8)
+    for top in range(0, 512, 160):
+        loose[top : top + 32] = tissue_on_glass(3)[100:132, 100:101]  # bands all over the slide: no shift helps
+    write_tiff(folder / "S1.tif", loose)
+    write_geojson(folder / "S1.geojson", square("tumour", 40, 10, 440, 480))
+    made = ingest(folder, tmp_path)
+    assert not made.quarantine
+    (note,) = written_slides(made.store.path)["S1"].notes
+    assert "of its labels lie on tissue" in note
+
+
 def test_glass_may_be_annotated_beside_the_tissue(folder, tmp_path):
     describe(folder, classes={"glass": [255, 255, 255], "tumour": [1, 2, 3]})
     write_geojson(folder / "S1.geojson", square("glass", 330, 320, 460, 450))

@@ -38,14 +38,14 @@ def made(shared_data, tmp_path_factory) -> Ingested:
     found = {path.name: path for path in (wsi / "annotations").iterdir()}
     with (root / "manifest.csv").open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow(["slide_id", "patient_id", "image", "annotation", "mpp", "reader"])
+        writer.writerow(["slide_id", "patient_id", "image", "annotation", "mpp", "reader", "split"])
         for slide_id, (image, annotation, reader) in ROWS.items():
             (root / slide_id).mkdir()  # a folder each, as the same file is there several times
             (root / slide_id / image).symlink_to(wsi / image)
             named = found[annotation] if annotation else ""
-            writer.writerow(
-                [slide_id, slide_id, f"{slide_id}/{image}", named, "0.5" if slide_id == "tcga-told" else "", reader]
-            )
+            mpp = "0.5" if slide_id == "tcga-told" else ""
+            # The same slide several times: within one part, copies are noted.
+            writer.writerow([slide_id, slide_id, f"{slide_id}/{image}", named, mpp, reader, "train"])
     classes = {"Tissue": [230, 150, 190], "Hematoxylin-rich": [90, 60, 160]}
     described = {"name": "real", "mpp": 0.499, "tile_px": 256, "classes": classes}
     (root / "dataset.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
@@ -58,6 +58,7 @@ def test_all_go_in_or_are_refused_for_a_stated_reason(made):
     assert set(reasons) == {"tcga", "ndpi"}
     assert "does not say its resolution; fill the manifest's column 'mpp'" in reasons["tcga"]
     assert "looks like fluorescence" in reasons["ndpi"]
+    assert any("pixel by pixel the same" in note for note in made.notes)
     verify(made.store)
 
 
