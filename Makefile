@@ -68,7 +68,7 @@ check: $(READY)  ## run the contract tests on METHOD
 test: lint typecheck  ## run linters, type checker and the quick tests (under 20 minutes)
 	$(PYTEST) -m 'not slow'
 
-test-all: lint typecheck  ## also run the slow tests; property tests draw at random, ten times as many examples
+test-all: lint typecheck  ## also run the slow tests; property tests draw at random, twenty times as many examples
 	$(PYTEST) --hypothesis-profile=thorough
 
 perf-tiles: $(READY)  ## compare reading tiles from a store with other formats (JSON=1)

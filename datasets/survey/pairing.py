@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tissuebench.datasets.documents import safe_id
+from tissuebench.datasets.manifest import says_nothing
 
 _TCGA = re.compile(r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-", re.IGNORECASE)
 _NAMELESS = "slide"
@@ -66,7 +67,7 @@ def proposed_ids(slides: Sequence[Path], root: Path, taken: Sequence[str] = ()) 
 
     If two slides have the same name, the names of their folders precede it.
     """
-    plain = {slide: safe_id(slide_stem(slide)) or _NAMELESS for slide in slides}
+    plain = {slide: _named(slide_stem(slide)) for slide in slides}
     times = Counter(plain.values())
     ids: dict[Path, str] = {}
     used = set(taken)
@@ -85,6 +86,12 @@ def proposed_patient(slide: Path, slide_id: str) -> str:
     """Return the patient in a TCGA barcode; otherwise the slide's own id, for the user to correct."""
     found = _TCGA.match(slide.name)
     return found[1].upper() if found else slide_id
+
+
+def _named(name: str) -> str:
+    """Return an id for a name, also for one that a manifest would read as no name (``none``, ``NA``)."""
+    plain = safe_id(name)
+    return f"{_NAMELESS}_{plain}".rstrip("_") if says_nothing(plain) else plain
 
 
 def _key(name: str) -> str:

@@ -171,6 +171,11 @@ def test_a_name_belongs_to_the_longest_slide_that_it_begins_with(tmp_path):
     assert list(ids.values()) == ["S1-2", "S1_2", "a-T", "b-T"]
 
 
+def test_names_that_a_manifest_reads_as_none_are_not_proposed(tmp_path):
+    slides = [tmp_path / name for name in ("NA.tif", "none.svs", "???.tif", "a.tif")]
+    assert list(proposed_ids(slides, tmp_path).values()) == ["slide_NA", "slide_none", "slide", "a"]
+
+
 def test_an_empty_folder_and_none(tmp_path):
     with pytest.raises(DataError, match="no slide is found below it"):
         start_dataset(tmp_path)
