@@ -1,9 +1,10 @@
-"""Slides that are one picture under two ids: a leak between the parts of a split if their patients differ."""
+"""Slides that are one picture under two ids, which leak between the parts of a split, and annotations of two slides."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 
 from tissuebench.datasets.manifest import BadRow, ManifestRow
 
@@ -46,6 +47,16 @@ def judge_copies(rows: Sequence[ManifestRow], picture: Mapping[str, Hashable], w
             bad.append(BadRow(row.slide_id, reason, (row.image,)))
     note = f"slides that are {what} and count as several: {'; '.join(noted)}" if noted else ""
     return bad, note
+
+
+def shared_annotations(rows: Sequence[ManifestRow]) -> str:
+    """Return a note on annotations that several slides name, empty if there are none: one of them has wrong labels."""
+    slides: dict[Path, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.annotation is not None:
+            slides[row.annotation].append(row.slide_id)
+    shared = [f"{path.name} by {_listed(names)}" for path, names in slides.items() if len(names) > 1]
+    return f"annotations named by several slides: {'; '.join(shared)}" if shared else ""
 
 
 def _place(row: ManifestRow) -> str:

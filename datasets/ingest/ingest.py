@@ -19,7 +19,7 @@ from tissuebench.common.hashing import Json, content_hash
 from tissuebench.datasets.catalog.recipe import Generate, Recipe
 from tissuebench.datasets.ingest.convert import Converted, Reading, SlideJob, convert
 from tissuebench.datasets.ingest.dataset import dataset_folder
-from tissuebench.datasets.ingest.duplicates import judge_copies
+from tissuebench.datasets.ingest.duplicates import judge_copies, shared_annotations
 from tissuebench.datasets.ingest.fingerprint import fingerprint
 from tissuebench.datasets.ingest.outcome import read_outcome, remember_origin, remembered_origin, write_outcome
 from tissuebench.datasets.ingest.workers import Died, run_each
@@ -187,7 +187,7 @@ def _without(rows: Sequence[ManifestRow], bad: Sequence[BadRow]) -> list[Manifes
 
 @dataclass(frozen=True, slots=True)
 class _Prints:
-    """Fingerprints of a row: of its picture, None if there is none, and of all that its slide is made from."""
+    """Fingerprints of a row: of its picture file, None if it is none, and of all that its slide is made from."""
 
     picture: str | None
     slide: str
@@ -198,7 +198,8 @@ class _Prints:
         # Earlier fingerprints stay valid where nothing new is said.
         chosen: list[Json] = [row.series, row.frame] if row.series or row.frame else []
         return cls(
-            picture=content_hash([image, row.series]) if row.image.exists() and row.image.stat().st_size else None,
+            # Of a folder only the names and sizes of its files are known: two slides may have the same.
+            picture=content_hash([image, row.series]) if row.image.is_file() and row.image.stat().st_size else None,
             slide=content_hash([image, fingerprint(row.annotation), row.mpp, row.reader, *chosen]),
         )
 
@@ -324,7 +325,8 @@ def _ingest(
     except DataError:
         writer.discard()
         raise
-    write_outcome(folder, [*refusals, *copies], [*notes, *([note] if note else [])])
+    noted = [*notes, *filter(None, (note, shared_annotations(good)))]
+    write_outcome(folder, [*refusals, *copies], noted)
     writer.seal({row.slide_id: Case(row.patient_id, row.diagnosis, row.tags) for row in good})
 
 

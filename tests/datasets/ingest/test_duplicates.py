@@ -6,8 +6,17 @@ import shutil
 
 import pytest
 import tifffile
+import zarr
 
-from tests.datasets.ingest.folders import describe, ingest, tissue_on_glass, write_manifest, write_tiff
+from tests.datasets.ingest.folders import (
+    describe,
+    ingest,
+    square,
+    tissue_on_glass,
+    write_geojson,
+    write_manifest,
+    write_tiff,
+)
 from tissuebench.errors import DataError
 
 TRAIN, TEST = {"split": "train"}, {"split": "test"}
@@ -98,3 +107,34 @@ def test_two_images_of_one_file_are_no_copies(folder, tmp_path):
     made = ingest(folder, tmp_path)
     assert not made.quarantine
     assert not made.notes
+
+
+def test_an_annotation_that_two_slides_name_is_noted(folder, tmp_path):
+    write_geojson(folder / "A.geojson", square("tumour", 80, 80, 200, 200))
+    rows = [row(number, **TRAIN, annotation="A.geojson" if number < 2 else "") for number in range(4)]
+    write_manifest(folder, *rows)
+    assert ingest(folder, tmp_path).notes == ("annotations named by several slides: A.geojson by S0, S1",)
+
+
+def test_folders_of_the_same_names_and_sizes_are_no_copies(folder, tmp_path):
+    """Uncompressed OME-Zarr of two slides of one size: only the pixels tell them apart."""
+    for number in range(2):
+        write_zarr(folder / f"Z{number}.zarr", tissue_on_glass(number))
+    write_zarr(folder / "Z2.zarr", tissue_on_glass(1))
+    for number in range(4):
+        (folder / f"S{number}.tif").unlink()
+    rows = [row(number) | {"image": f"Z{number}.zarr"} for number in range(3)]
+    write_manifest(folder, *rows)
+    made = ingest(folder, tmp_path)
+    assert [bad.slide_id for bad in made.quarantine] == ["S1", "S2"]
+    assert "pixel by pixel the same" in made.quarantine[0].reason
+
+
+def write_zarr(path, picture):
+    group = zarr.create_group(path)
+    planes = picture.transpose(2, 0, 1)
+    group.create_array("0", shape=planes.shape, chunks=(3, 256, 256), dtype="uint8", compressors=None)[:] = planes
+    axes = [{"name": "c", "type": "channel"}] + [{"name": n, "type": "space", "unit": "micrometer"} for n in "yx"]
+    scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
+    datasets = [{"path": "0", "coordinateTransformations": scale}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
