@@ -137,7 +137,7 @@ def test_plans_methods_data_sets_and_budgets_exist(page):
                 assert set(value.split(",")) <= methods, f"{page}: `{span}`"
             elif name == "PLAN":
                 assert value in plan_names(), f"{page}: `{span}`"
-            elif name == "DATASET" and value.partition("@")[0] not in ("folder", "pairs"):
+            elif name == "DATASET" and value.partition("@")[0] not in ("folder", "pairs", "mine"):
                 find_recipe(value)
             elif name == "BUDGETS":
                 for budget in value.split(","):
