@@ -27,6 +27,7 @@ _THUMBNAIL_PX = 1024
 _SAMPLED_REGIONS, _SAMPLED_PX = 24, 256
 _ENLARGED = 1.01
 """A slide up to 1 % coarser than the store is not called enlarged: scanners round their magnifications."""
+_ENLARGED_BY = "enlarged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +146,14 @@ def _enlargement(slide: Slide) -> str:
     if slide.scale * _ENLARGED >= 1 or slide.level0_mpp is None:
         return ""
     return (
-        f"enlarged {1 / slide.scale:.3g} times: the file has {slide.level0_mpp:.4g} µm a pixel, the dataset "
+        f"{_ENLARGED_BY} {1 / slide.scale:.3g} times: the file has {slide.level0_mpp:.4g} µm a pixel, the dataset "
         f"{slide.mpp:.4g}; it lacks the details of slides scanned finer"
     )
+
+
+def is_enlargement(note: str) -> bool:
+    """Return whether a slide's note says that it is coarser than the store, which ``strict`` refuses."""
+    return note.startswith(_ENLARGED_BY)
 
 
 class _Source:

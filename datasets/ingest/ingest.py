@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tissuebench.common.files import exclusive
 from tissuebench.common.folders import made_aside
 from tissuebench.common.hashing import Json, content_hash
 from tissuebench.datasets.catalog.recipe import Generate, Recipe
-from tissuebench.datasets.ingest.convert import Converted, Reading, SlideJob, convert
+from tissuebench.datasets.ingest.convert import Converted, Reading, SlideJob, convert, is_enlargement
 from tissuebench.datasets.ingest.dataset import dataset_folder
 from tissuebench.datasets.ingest.duplicates import judge_copies, shared_annotations
 from tissuebench.datasets.ingest.fingerprint import fingerprint
@@ -26,6 +26,7 @@ from tissuebench.datasets.ingest.workers import Died, run_each
 from tissuebench.datasets.manifest import BadRow, ManifestRow
 from tissuebench.datasets.splits import Split, official_split, random_split, stratum_of
 from tissuebench.datasets.store.pyramid import Codec
+from tissuebench.datasets.store.slide_writer import Provenance
 from tissuebench.datasets.store.store_writer import Case, StoreWriter
 from tissuebench.datasets.store.tile_store import StoreInfo, TileStore
 from tissuebench.datasets.types import StainNormalisation
@@ -124,12 +125,12 @@ def ensure_store(
                 if not store_path.exists() or options.update:
                     notes = recipe.notes(data_root) if recipe.notes else ()
                     _ingest(recipe, rows, bad, prints, source, folder, progress, options, notes)
+                    if data_root != raw:
+                        remember_origin(dataset_folder(home, recipe.plain_name), data_root)
         if not split_path.exists():
             sealed = TileStore(store_path)
             published = _published_split(recipe, [row for row in rows if row.slide_id in sealed.slides])
             (published or _drawn_split(recipe, sealed)).write(split_path)
-        if data_root != raw:
-            remember_origin(dataset_folder(home, recipe.plain_name), data_root)
     elif options.update:
         raise DataError(f"--update of dataset {recipe.name!r} needs its files (DATA_ROOT=… or --data-root …)")
     elif not store_path.exists():
@@ -278,7 +279,7 @@ def _ingest(
         options.update,
     )
     (folder / "split.json").unlink(missing_ok=True)  # it belongs to the store before the change
-    finished = {slide_id: kept.fingerprint for slide_id, kept in writer.finished().items()}
+    finished = writer.finished()
     jobs = [
         SlideJob(
             writer.spec,
@@ -295,8 +296,10 @@ def _ingest(
             None if recipe.white is None else recipe.white.label,
         )
         for row in rows
-        if finished.get(row.slide_id) != prints[row.slide_id].slide
+        if row.slide_id not in finished or finished[row.slide_id].fingerprint != prints[row.slide_id].slide
     ]
+    if options.strict:
+        _require_strict(set(finished) - {job.slide_id for job in jobs}, finished)
     refused = {row.slide_id: row.reason for row in bad}
     refusals = list(bad)
     full = False
@@ -328,6 +331,14 @@ def _ingest(
     noted = [*notes, *filter(None, (note, shared_annotations(good)))]
     write_outcome(folder, [*refusals, *copies], noted)
     writer.seal({row.slide_id: Case(row.patient_id, row.diagnosis, row.tags) for row in good})
+
+
+def _require_strict(kept: Collection[str], finished: Mapping[str, Provenance]) -> None:
+    """Raise if a slide that an earlier ingest finished without ``strict`` has a note that ``strict`` refuses."""
+    for slide_id in sorted(kept):
+        for note in finished[slide_id].notes:
+            if is_enlargement(note):
+                raise DataError(f"slide {slide_id!r}: {note}")
 
 
 def _reading(recipe: Recipe, stain: StainNormalisation) -> Reading:

@@ -10,6 +10,7 @@ from tests.datasets.ingest.folders import describe, ingest, tissue_on_glass, wri
 from tissuebench.datasets.ingest import fingerprint
 from tissuebench.datasets.ingest.dataset import find_dataset, own_datasets
 from tissuebench.datasets.ingest.ingest import IngestOptions, ensure_store
+from tissuebench.datasets.ingest.outcome import remembered_origin
 from tissuebench.datasets.store.slide_writer import written_slides
 from tissuebench.errors import ConfigError, DataError
 
@@ -47,6 +48,16 @@ def test_update_by_name_takes_in_a_new_slide(folder, tmp_path):
     write_manifest(folder, *rows(4))
     assert len(by_name("liver", tmp_path).store.slides) == 3  # a sealed store is not checked again
     assert len(by_name("liver", tmp_path, update=True).store.slides) == 4
+
+
+def test_only_an_ingest_remembers_the_folder(folder, tmp_path):
+    ingest(folder, tmp_path)
+    folder.rename(folder.with_name("moved"))
+    moved = folder.with_name("moved")
+    ingest(moved, tmp_path)  # the sealed store is compared with the files, and nothing is written
+    assert remembered_origin(tmp_path / "data" / "liver") == folder
+    ingest(moved, tmp_path, update=True)
+    assert remembered_origin(tmp_path / "data" / "liver") == moved
 
 
 def test_another_tile_size_by_name(folder, tmp_path):
@@ -89,6 +100,8 @@ def test_enlarged_slides_are_noted_and_refused_if_strict(folder, tmp_path):
     assert notes["S1"][0].startswith("enlarged 2 times: the file has 2 µm a pixel, the dataset 1;")
     with pytest.raises(DataError, match=r"S1\.tif: enlarged 2 times"):
         ingest(folder, tmp_path / "strict", strict=True)
+    with pytest.raises(DataError, match=r"'S1': enlarged 2 times"):  # also where an earlier ingest took it in
+        ingest(folder, tmp_path, strict=True, update=True)
 
 
 def test_a_companion_file_that_changes_is_noticed(folder, tmp_path, monkeypatch):
