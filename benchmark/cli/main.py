@@ -45,6 +45,7 @@ def cli(debug: bool) -> None:
     \b
     tissuebench run --method complementary      compare a method with its controls, print the leaderboard
     tissuebench results table                   print the leaderboard again from stored results
+    tissuebench data init FOLDER                start with slides of your own
     tissuebench method new NAME                 start a method of your own, in one file
     """  # noqa: D301 - \b is click's mark for lines to be kept as they are
 

@@ -48,6 +48,8 @@ def _color(value: object) -> object:
 
 def _classes(value: object) -> object:
     """Return classes with tidy names; a list of names gets the colours of the palette."""
+    if value is None:
+        raise ValueError("names no class; write each with its colour, as in tumour: [200, 40, 40]")
     if isinstance(value, list):
         colors = _palette(len(value))
         pairs = list(zip(value, colors, strict=False))

@@ -106,7 +106,8 @@ def survey(root: Path, progress: Progress = lambda what, done, total: None) -> C
                 counts[one.name].append((path, one.count, one.area, one.color))
             else:
                 unnamed += one.count
-    progress("reading annotations", len(paired), len(paired))
+    if paired:
+        progress("reading annotations", len(paired), len(paired))
     classes = [
         FoundClass(
             name,

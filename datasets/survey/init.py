@@ -91,14 +91,14 @@ def _write_manifest(root: Path, found: Contents, known: Known) -> str:
     if before is None:
         columns = [name for name in COLUMNS if name in _ALWAYS or any(row.get(name) for row in rows)]
         write_new(path, manifest_text(rows, columns, ",", head=True))
-        return f"{path}: {len(rows)} slides, {annotated} with annotations"
+        return f"{path}: {_slides(len(rows))}, {annotated} with annotations"
     if not rows:
         return f"{path}: kept as it is; every slide has its row"
     lost = sorted({name for row in rows for name, value in row.items() if value} - set(before.columns))
     if lost:
         raise DataError(f"{path}: has no column {lost[0]!r}, which the new rows need; add it to the first line")
     append(path, manifest_text(rows, before.columns, before.separator, head=False))
-    return f"{path}: {len(rows)} slides added, {annotated} with annotations; the rows that were there are kept"
+    return f"{path}: {_slides(len(rows))} added, {annotated} with annotations; the rows that were there are kept"
 
 
 def _row(root: Path, slide: FoundSlide, slide_id: str, found: Contents, known: Known) -> dict[str, str]:
@@ -142,7 +142,8 @@ def _to_check(root: Path, found: Contents, known: Known) -> Iterator[str]:
         yield f"table: has no row for {_listed(without)}"
     yield from found.unread
     if found.unnamed:
-        yield f"{found.unnamed} annotated areas have no class and will be left out"
+        areas = "1 annotated area has" if found.unnamed == 1 else f"{found.unnamed} annotated areas have"
+        yield f"{areas} no class and will be left out"
 
 
 def _unknown_classes(path: Path, found: Contents) -> list[str]:
@@ -161,6 +162,10 @@ def _plain(path: Path) -> Path:
 
 def _counted(classes: Sequence[ProposedClass]) -> str:
     return f"classes {_listed([one.name for one in classes])}" if classes else "no class was found: name them"
+
+
+def _slides(count: int) -> str:
+    return "1 slide" if count == 1 else f"{count} slides"
 
 
 def _listed(names: Sequence[str]) -> str:

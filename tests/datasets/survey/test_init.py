@@ -64,7 +64,7 @@ def test_what_is_written_is_read_as_it_was_meant(folder):
     assert rows["plain"].annotation is None
     assert started.written[0].endswith("manifest.csv: 4 slides, 2 with annotations")
     assert "mpp: plain.tif do not say their resolution; fill the column mpp" in started.to_check
-    assert "1 annotated areas have no class and will be left out" in started.to_check
+    assert "1 annotated area has no class and will be left out" in started.to_check
 
 
 def test_the_proposal_goes_in_without_an_edit_but_for_what_was_told(folder, tmp_path):
@@ -174,6 +174,13 @@ def test_a_name_belongs_to_the_longest_slide_that_it_begins_with(tmp_path):
 def test_names_that_a_manifest_reads_as_none_are_not_proposed(tmp_path):
     slides = [tmp_path / name for name in ("NA.tif", "none.svs", "???.tif", "a.tif")]
     assert list(proposed_ids(slides, tmp_path).values()) == ["slide_NA", "slide_none", "slide", "a"]
+
+
+def test_without_annotations_the_description_asks_for_classes(folder):
+    shutil.rmtree(folder / "qupath")
+    start_dataset(folder)
+    with pytest.raises(DataError, match=r"key 'classes': .*names no class; write each with its colour"):
+        recipe(folder)
 
 
 def test_an_empty_folder_and_none(tmp_path):
