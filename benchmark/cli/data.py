@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -194,15 +195,17 @@ def ingest(
 
 def _budgets_to_name(made: Ingested) -> list[str]:
     """Return budgets in place of the default plan's that do not fit; none if all do."""
+    import yaml
+
     from tissuebench.datasets.labels.budget_spec import fitting_budgets
     from tissuebench.datasets.labels.draw_budget import offer
     from tissuebench.datasets.types import Supervision
-    from tissuebench.plans.schema import load_plan
 
-    planned = list(load_plan("smoke", ()).budgets)
-    fitting = fitting_budgets(
-        planned, {Supervision.MASKS: len(offer(made.store, made.split, Supervision.MASKS).n_tiles)}
-    )
+    # Of the plan only this key: checking all of it would import the networks, which an ingest does without.
+    plan = files("tissuebench.plans").joinpath("smoke.yaml").read_text(encoding="utf-8")
+    planned = list(yaml.safe_load(plan)["budgets"])
+    sold = {Supervision.MASKS: len(offer(made.store, made.split, Supervision.MASKS).n_tiles)}
+    fitting = fitting_budgets(planned, sold)
     return [] if fitting == planned else fitting
 
 

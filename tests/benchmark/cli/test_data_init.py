@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from click.testing import CliRunner
 
-from tests.datasets.ingest.folders import square, tissue_on_glass, write_geojson, write_tiff
+from tests.datasets.ingest.folders import describe, square, tissue_on_glass, write_geojson, write_manifest, write_tiff
 from tissuebench.cli.main import cli
 from tissuebench.datasets.catalog import recipe_names
 
@@ -30,3 +33,21 @@ def test_from_a_folder_to_a_store_with_what_is_printed(tmp_path, monkeypatch):
     listed = CliRunner().invoke(cli, ["data", "list"])
     assert f"klinik         your own slides, from {root}" in listed.stdout
     assert "klinik" not in recipe_names()
+
+
+def test_an_ingest_imports_no_torch(tmp_path):
+    for number in range(3):
+        write_tiff(tmp_path / f"{number}.tif", tissue_on_glass(number))
+    describe(tmp_path)
+    rows = [{"slide_id": f"S{n}", "patient_id": f"P{n}", "image": f"{n}.tif"} for n in range(3)]
+    write_manifest(tmp_path, *rows)
+    typed = ["data", "ingest", "folder", "--data-root", str(tmp_path), "--home", str(tmp_path / "home")]
+    program = f"""
+import sys
+from tissuebench.cli.main import cli
+cli.main({typed!r}, standalone_mode=False)
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 slides, 0 left out" in done.stdout
