@@ -33,14 +33,12 @@ def test_sixteen_bits_a_channel_are_refused(tmp_path, drawn, most):
         open_slide(path, None)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
-@pytest.mark.parametrize("mode", ["1", "L", "LA"])
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("1", "png"), ("1", "bmp"), ("L", "png"), ("L", "jpg"), ("L", "bmp"), ("LA", "png")]
+)
 def test_grey_pictures_are_refused(tmp_path, drawn, mode, suffix):
-    image = Image.fromarray(drawn.smooth(30, 40)).convert("L").convert(mode)
-    if mode == "LA" and suffix != "png":
-        pytest.skip("only PNG stores grey with alpha")
     path = tmp_path / f"grey.{suffix}"
-    image.convert("L" if (mode, suffix) == ("1", "jpg") else mode).save(path)
+    Image.fromarray(drawn.smooth(30, 40)).convert("L").convert(mode).save(path)
     with pytest.raises(DataError, match=rf"grey\.{suffix}: not 8-bit RGB \(grey, mode"):
         open_slide(path, None)
 
