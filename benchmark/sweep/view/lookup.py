@@ -14,6 +14,7 @@ from tissuebench.common.hashing import Json
 from tissuebench.diagnostics.pseudo_mask_sheet import PICTURE
 from tissuebench.diagnostics.snapshot_files import last_snapshot
 from tissuebench.errors import ConfigError, DataError
+from tissuebench.results.records.curves import Point, read_curves
 from tissuebench.results.records.pseudo_mask_quality import layer_scores
 from tissuebench.results.records.result_store import Failure, ResultStore
 from tissuebench.results.records.trial_result import TrialResult
@@ -145,6 +146,16 @@ def snapshots_of(found: Found) -> dict[str, tuple[Mapping[str, float], Path]]:
     """
     seen = {name: last_snapshot(task_folder(found.home, TaskKind.STAGE, key)) for name, key in _stages(found.job)}
     return {name: look for name, look in seen.items() if look is not None}
+
+
+def curves_of(found: Found) -> dict[str, dict[str, tuple[Point, ...]]]:
+    """Return the curves of a trial's stages by the stage's name, in order, and those of its last stage under "".
+
+    Raises:
+        DataError: the trial's job, or a file of curves, is damaged.
+    """
+    folders = {name: task_folder(found.home, TaskKind.STAGE, key) for name, key in _stages(found.job)}
+    return {name: read_curves(folder) for name, folder in {**folders, "": found.folder}.items()}
 
 
 def describe_trial(found: Found) -> dict[str, Json]:
