@@ -18,7 +18,7 @@ from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import IGNORE_LABEL, Tile
-from tissuebench.evaluation.evaluate import confusion
+from tissuebench.evaluation.slide_counts import confusion
 from tissuebench.results.metrics import miou
 
 _TILES, _AT_ONCE, _RIDGE = 48, 16, 1e-2

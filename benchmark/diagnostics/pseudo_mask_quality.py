@@ -22,7 +22,7 @@ from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import IGNORE_LABEL, Tile
 from tissuebench.diagnostics.pseudo_mask_sheet import PICTURE, PicturedTile, draw_sheet
 from tissuebench.errors import DataError
-from tissuebench.evaluation.evaluate import confusion
+from tissuebench.evaluation.slide_counts import confusion
 from tissuebench.results.records.pseudo_mask_quality import DIAGNOSTIC, PseudoQuality
 from tissuebench.training.pseudo_mask_store import PseudoMasks
 

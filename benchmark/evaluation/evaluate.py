@@ -25,11 +25,11 @@ from tissuebench.datasets.types import IGNORE_LABEL, Supervision, Tile
 from tissuebench.evaluation.boundaries import boundary_counts, margin_px
 from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.overlays import ReadLabels, TilePicker
-from tissuebench.evaluation.stitching import Stitching, strips
+from tissuebench.evaluation.slide_counts import Counts, SlideCounts, summed_log_loss
+from tissuebench.evaluation.stitching import Predicts, Stitching, strips
 from tissuebench.methods.api.method import Method
 from tissuebench.plans.schema import EvaluationSettings
-from tissuebench.results.records.trial_result import CALIBRATION_BINS
-from tissuebench.runtime.processes import ALONE, World, sum_over_processes
+from tissuebench.runtime.processes import ALONE, World
 
 _BLOCK_PX = 2048
 
@@ -84,31 +84,106 @@ def evaluate(
         picker: receives the slides of this process's share.
     """
     method.eval()
-    k = len(view.class_map)
-    mine = shares([_cost(view, slide) for slide in view.slides], world.size)[world.rank]
-    whole = np.zeros((len(view.slides), k, k + 5), dtype=np.int64)  # confusion, then boundaries, then areas
-    parts = np.zeros((len(view.slides), CALIBRATION_BINS * 3 + 1))  # calibration, then seconds
-    how, images = Stitching.of(settings, store.info.tile_px, device, precision), store.frugal()
-    tolerance_px = settings.boundary_um / (store.info.mpp or 1.0)
-    for done, index in enumerate(mine, start=1):
-        found = _count(method, images, view, view.slides[index], how, tolerance_px, picker)
-        whole[index] = np.column_stack((found.counts, found.boundaries, found.areas))
-        parts[index, :-1], parts[index, -1] = found.calibration.ravel(), found.seconds
-        progress(done, len(mine))
-    whole = sum_over_processes(torch.from_numpy(whole)).numpy()
-    parts = sum_over_processes(torch.from_numpy(parts)).numpy()
+    scorer = SlideScorer(store, view, settings, device, precision, world, picker)
+    for done, index in enumerate(scorer.mine, start=1):
+        scorer.score(method, index)
+        progress(done, len(scorer.mine))
+    counts = scorer.total()
     return [
         CountedSlide(
             slide,
             _diagnosis(view, slide),
-            counts=counted[:, :k],
-            boundaries=counted[:, k : k + 4],
-            calibration=part[:-1].reshape(CALIBRATION_BINS, 3),
-            areas=counted[:, k + 4],
-            seconds=float(part[-1]),
+            counts=counts.confusion[row],
+            boundaries=counts.boundaries[row],
+            calibration=counts.calibration[row],
+            areas=counts.areas[row],
+            seconds=float(counts.seconds[row]),
         )
-        for slide, counted, part in zip(view.slides, whole, parts, strict=True)
+        for row, slide in enumerate(view.slides)
     ]
+
+
+class SlideScorer:
+    """Predicts slides of a view, each process its share, and counts.
+
+    Args:
+        store, view, settings, device, precision, world, picker: see ``evaluate``.
+        masks_only: predict annotated regions only, and count neither areas of cases nor boundaries but the log-loss.
+
+    Attributes:
+        mine: indices of the slides of this process's share.
+    """
+
+    def __init__(
+        self,
+        store: TileStore,
+        view: LabelView,
+        settings: EvaluationSettings,
+        device: torch.device,
+        precision: str,
+        world: World = ALONE,
+        picker: TilePicker | None = None,
+        masks_only: bool = False,
+    ) -> None:
+        self._store, self._view, self._picker, self._masks_only = store.frugal(), view, picker, masks_only
+        self._how = Stitching.of(settings, store.info.tile_px, device, precision)
+        self._tolerance_px = settings.boundary_um / (store.info.mpp or 1.0)
+        self._counts = SlideCounts(len(view.slides), len(view.class_map))
+        self.mine = shares([self._cost(slide) for slide in view.slides], world.size)[world.rank]
+
+    def total(self) -> Counts:
+        """Return the counts over all processes; every process must call this."""
+        return self._counts.total()
+
+    def pooled_scores(self) -> dict[str, float]:
+        """Return the scores of ``Counts.pooled_scores`` and start anew; every process must call this."""
+        self._counts.update(0)  # torchmetrics warns about a process that has no slide
+        scores = self._counts.compute()
+        self._counts.reset()
+        return {name: float(score) for name, score in scores.items()}
+
+    def score(self, method: Predicts, index: int) -> None:
+        """Predict the annotated regions of one slide and the tissue of a case, and count."""
+        started = time.perf_counter()
+        view, slide, counts = self._view, self._view.slides[index], self._counts
+        k = len(view.class_map)
+        is_annotated = _is_annotated(view, slide)
+        tissue = self._store.tissue(slide.slide_id) if self._has_case(slide) else None
+
+        def truth_of(y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
+            return view.mask(Tile(slide.slide_id, y, x), height, width)
+
+        def counted(y: int, x: int, height: int, width: int) -> bool:
+            if tissue is not None and tissue_pixels(tissue, y, x, height, width).any():
+                return True
+            return is_annotated and bool((truth_of(y, x, height, width) != IGNORE_LABEL).any())
+
+        read = partial(self._store.image, slide.slide_id)
+        if is_annotated or tissue is not None:
+            with LabelCanvas(slide.height, slide.width) as canvas:
+                for strip in strips(method, read, slide.height, slide.width, k, self._how, counted):
+                    if tissue is not None:
+                        there = tissue_pixels(tissue, strip.y, strip.x, *strip.classes.shape)
+                        counts.update(index, areas=np.bincount(strip.classes[there], minlength=k))
+                    if is_annotated:
+                        truth = truth_of(strip.y, strip.x, *strip.classes.shape)
+                        counts.compare(index, truth, strip.classes, strip.confidence)
+                        if self._masks_only:
+                            counts.update(index, log_loss=summed_log_loss(truth, strip.probabilities))
+                        else:
+                            canvas.write(strip.classes, strip.y, strip.x)
+                if is_annotated and not self._masks_only:
+                    counts.update(index, boundaries=boundaries_by_blocks(truth_of, canvas, k, self._tolerance_px))
+                    if self._picker is not None:
+                        self._picker.see(slide, truth_of, canvas)
+        counts.update(index, seconds=time.perf_counter() - started)
+
+    def _has_case(self, slide: SlideInfo) -> bool:
+        return not self._masks_only and has_case(self._view, slide)
+
+    def _cost(self, slide: SlideInfo) -> int:
+        """Pixels of a slide of which anything is predicted."""
+        return slide.height * slide.width if _is_annotated(self._view, slide) or self._has_case(slide) else 0
 
 
 def shares(costs: Sequence[int], n: int) -> list[list[int]]:
@@ -135,57 +210,6 @@ def _is_annotated(view: LabelView, slide: SlideInfo) -> bool:
     return any(view.class_pixels(slide) or ())
 
 
-def _cost(view: LabelView, slide: SlideInfo) -> int:
-    """Pixels of a slide of which anything is predicted."""
-    return slide.height * slide.width if _is_annotated(view, slide) or has_case(view, slide) else 0
-
-
-def _count(
-    method: Method[Any],
-    store: TileStore,
-    view: LabelView,
-    slide: SlideInfo,
-    how: Stitching,
-    tolerance_px: float,
-    picker: TilePicker | None,
-) -> CountedSlide:
-    """Predict the annotated regions of one slide and the tissue of a case, and count."""
-    started = time.perf_counter()
-    k = len(view.class_map)
-    counts, calibration = np.zeros((k, k), dtype=np.int64), np.zeros((CALIBRATION_BINS, 3))
-    boundaries, areas = np.zeros((k, 4), dtype=np.int64), np.zeros(k, dtype=np.int64)
-    is_annotated = _is_annotated(view, slide)
-    tissue = store.tissue(slide.slide_id) if has_case(view, slide) else None
-
-    def truth_of(y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
-        return view.mask(Tile(slide.slide_id, y, x), height, width)
-
-    def counted(y: int, x: int, height: int, width: int) -> bool:
-        if tissue is not None and tissue_pixels(tissue, y, x, height, width).any():
-            return True
-        return is_annotated and bool((truth_of(y, x, height, width) != IGNORE_LABEL).any())
-
-    read = partial(store.image, slide.slide_id)
-    if is_annotated or tissue is not None:
-        with LabelCanvas(slide.height, slide.width) as canvas:
-            for strip in strips(method, read, slide.height, slide.width, k, how, counted):
-                if tissue is not None:
-                    there = tissue_pixels(tissue, strip.y, strip.x, *strip.classes.shape)
-                    areas += np.bincount(strip.classes[there], minlength=k)
-                if is_annotated:
-                    canvas.write(strip.classes, strip.y, strip.x)
-                    truth = truth_of(strip.y, strip.x, *strip.classes.shape)
-                    counts += confusion(truth, strip.classes, k)
-                    calibration += calibration_bins(truth, strip.classes, strip.confidence)
-            if is_annotated:
-                boundaries = boundaries_by_blocks(truth_of, canvas, k, tolerance_px)
-                if picker is not None:
-                    picker.see(slide, truth_of, canvas)
-    return CountedSlide(
-        slide, _diagnosis(view, slide), counts, boundaries, calibration, areas, time.perf_counter() - started
-    )
-
-
 def boundaries_by_blocks(
     truth_of: ReadLabels, canvas: LabelCanvas, n_classes: int, tolerance_px: float, block_px: int = _BLOCK_PX
 ) -> NDArray[np.int64]:
@@ -201,26 +225,3 @@ def boundaries_by_blocks(
             counted = (slice(y - top, y - top + height), slice(x - left, x - left + width))
             total += boundary_counts(truth, canvas.read(*seen), n_classes, tolerance_px, counted)
     return total
-
-
-def confusion(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int) -> NDArray[np.int64]:
-    """Return ``counts[truth, predicted]`` over annotated pixels, (K, K) int64."""
-    annotated = truth != IGNORE_LABEL
-    pairs = truth[annotated].astype(np.int64) * n_classes + predicted[annotated]
-    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
-
-
-def calibration_bins(
-    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], confidence: NDArray[np.float32]
-) -> NDArray[np.float64]:
-    """Bin annotated pixels by the probability of their predicted class, in equal bins from 0 to 1 (1 in the last).
-
-    Returns:
-        (``CALIBRATION_BINS``, 3) float64: pixels, sum of these probabilities, correct pixels.
-    """
-    annotated = truth != IGNORE_LABEL
-    said = confidence[annotated].astype(np.float64)
-    bins = np.minimum((said * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
-    right = (truth == predicted)[annotated]
-    columns = [np.bincount(bins, weights, minlength=CALIBRATION_BINS) for weights in (None, said, right)]
-    return np.stack(columns, -1).astype(np.float64)

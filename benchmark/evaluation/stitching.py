@@ -61,12 +61,14 @@ class Strip:
         y, x: upper left pixel.
         classes: (h, w) uint8, the most probable class.
         confidence: (h, w) float32, its probability.
+        probabilities: (K, h, w) float32 on the device; overwritten once the next strip is requested.
     """
 
     y: int
     x: int
     classes: NDArray[np.uint8]
     confidence: NDArray[np.float32]
+    probabilities: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,4 +195,4 @@ def _blend_in(row: Tensor, probabilities: Tensor, share_y: Tensor, share_x: Tens
 def _strip(row: Tensor, y: int, x: int) -> Strip:
     confidence, classes = row.max(dim=0)
     labels = classes.to(torch.uint8).cpu().numpy()
-    return Strip(y, x, labels, confidence.clamp(0, 1).cpu().numpy())
+    return Strip(y, x, labels, confidence.clamp(0, 1).cpu().numpy(), row)

@@ -28,6 +28,13 @@ class Views(StrEnum):
     DIHEDRAL = "dihedral"
 
 
+class Tracking(StrEnum):
+    """Service that shows the curves of trials, in addition to ``metrics.csv`` in their folders."""
+
+    WANDB = "wandb"
+    TENSORBOARD = "tensorboard"
+
+
 class EvaluationSettings(Settings):
     """Settings for predicting and scoring slides.
 
@@ -40,6 +47,9 @@ class EvaluationSettings(Settings):
         tta: test-time augmentation, the same for all methods.
         boundary_um: maximum distance between a predicted boundary and the true one for a match, in micrometres; in
             pixels of the store if the data set does not publish its mpp.
+        watch: part of the split to score every ``training.selection_every`` steps while a trial trains, as curves for
+            people: nothing is chosen by them, and no result depends on them. It takes the time of a scoring each time,
+            which is not counted as the method's.
     """
 
     part: Literal["val", "test"] = "test"
@@ -47,6 +57,7 @@ class EvaluationSettings(Settings):
     overlap: float = Field(0.25, ge=0, le=0.5)
     tta: Views = Views.NONE
     boundary_um: float = Field(5.0, ge=0, le=1000)
+    watch: Literal["val"] | None = None
 
 
 class Plan(Settings):
@@ -61,6 +72,7 @@ class Plan(Settings):
         methods: settings of individual methods that differ from their defaults; the names listed here are the methods
             to compare if the command names none.
         compute: where and how the plan runs; no result depends on it.
+        tracking: services that show the curves, ``wandb`` and ``tensorboard``; no result depends on it.
     """
 
     datasets: tuple[str, ...] = Field(("synthetic",), min_length=1)
@@ -73,6 +85,7 @@ class Plan(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     methods: dict[str, dict[str, Any]] = {}
     compute: ComputeSettings = ComputeSettings()
+    tracking: tuple[Tracking, ...] = (Tracking.WANDB,)
 
 
 def plan_names() -> list[str]:

@@ -31,6 +31,13 @@ def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
     return settings
 
 
+def identity_of_evaluation(evaluation: EvaluationSettings) -> dict[str, Json]:
+    """Return the evaluation settings that determine the result: all but ``watch``."""
+    settings = evaluation.stored()
+    settings.pop("watch")
+    return settings
+
+
 def short_hash(identity: Json) -> str:
     """Return the key of a trial or stage: 64 bits of the content hash."""
     return content_hash(identity)[:_ID_LENGTH]
@@ -79,7 +86,7 @@ class Trial:
             "network": self.network.stored(),
             "training": identity_of_training(self.training),
             "augmentation": self.augmentation.stored(),
-            "evaluation": self.evaluation.stored(),
+            "evaluation": identity_of_evaluation(self.evaluation),
             "seed": self.seed,
         }
 

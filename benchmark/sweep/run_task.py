@@ -42,11 +42,13 @@ from tissuebench.runtime.processes import World
 from tissuebench.sweep.graph import held_out_of, stages_of
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.sweep.state.folders import read_record, task_folder, write_record
-from tissuebench.training.build import build_datamodule, build_method, selection_of, stage_datamodule, task_of
+from tissuebench.training.build import build_datamodule, build_method, stage_datamodule, task_of, validation_of
 from tissuebench.training.checkpoint_selection import KeepBest
 from tissuebench.training.feature_cache import FeatureBank, FeatureShard, compute_features, training_tiles
-from tissuebench.training.fit import Fit, Interrupted, fit, seed_everything, weights_of, write_history
+from tissuebench.training.fit import Fit, Interrupted, fit, seed_everything, weights_of
+from tissuebench.training.loggers import loggers_of
 from tissuebench.training.pseudo_mask_store import PseudoMasks, write_pseudo_masks
+from tissuebench.training.validation import Validation
 
 _ANNOTATED_AT_ONCE = 16
 _TAKEN = ("steps", "annotated_steps", "samples", "tiles_per_second", "waiting", "peak_memory")
@@ -161,7 +163,7 @@ def _run_stage(
     )
     said = _begin(module, datamodule, weights, around)
     look = snapshot_callback(module, data.store, data.split, folder) if around.world.rank == 0 else None
-    fitted = _fit(module, datamodule, folder, seed, machine, around, watchers=[look] if look else [])
+    fitted = _fit(job, module, datamodule, folder, seed, machine, around, watchers=[look] if look else [])
     started = time.perf_counter()
     if stage.annotates is not None and around.world.rank == 0:
         module.to(machine.device)
@@ -247,8 +249,8 @@ def _run_trial(
     weights, pseudo = _inherited(job)
     datamodule = build_datamodule(trial, method, data, _bank(job, data), machine, pseudo)
     said = _begin(method, datamodule, weights, around)
-    keep_best = selection_of(trial, data, machine, around.world)
-    fitted = _fit(method, datamodule, folder, trial.seed, machine, around, keep_best)
+    validation, keep_best = validation_of(trial, data, machine, around.world)
+    fitted = _fit(job, method, datamodule, folder, trial.seed, machine, around, validation, keep_best)
     started = time.perf_counter()
     method.to(machine.device)
     view = LabelView.for_evaluation(data.store, data.split, trial.evaluation.part)
@@ -332,17 +334,20 @@ def _row(one: CountedSlide) -> SlideCounts:
 
 
 def _fit(
+    job: Job,
     module: Trainable[Any],
     datamodule: TileDataModule,
     folder: Path,
     seed: int,
     machine: Machine,
     around: Surroundings,
+    validation: Validation | None = None,
     keep_best: KeepBest | None = None,
     watchers: Sequence[Callback] = (),
 ) -> Fit:
     steps = module.task.training.steps
-    fitted = fit(
+    tracking: Any = job.document.get("tracking", ())
+    return fit(
         module,
         datamodule,
         folder,
@@ -350,14 +355,13 @@ def _fit(
         machine,
         lambda done: around.report("training", done, steps),
         checkpoint_minutes=around.checkpoint_minutes,
+        validation=validation,
         keep_best=keep_best,
         world=around.world,
         stop=around.stop,
         watchers=watchers,
+        open_loggers=loggers_of(tracking),
     )
-    if around.world.rank == 0:
-        write_history(folder / "history.jsonl", fitted.history)
-    return fitted
 
 
 def _needs(job: Job) -> dict[str, str]:

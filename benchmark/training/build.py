@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from lightning.pytorch import LightningModule
-
 from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.loading.datamodule import TileDataModule
 from tissuebench.datasets.types import StreamName, Supervision
 from tissuebench.errors import ConfigError
-from tissuebench.evaluation.evaluate import evaluate
+from tissuebench.evaluation.evaluate import SlideScorer
 from tissuebench.methods.api.method import Method
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Task, Trainable
@@ -21,13 +18,13 @@ from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial
-from tissuebench.results.metrics import miou
 from tissuebench.runtime.machine import Machine
 from tissuebench.runtime.processes import World
 from tissuebench.training.checkpoint_selection import KeepBest, held_out_patients
 from tissuebench.training.feature_cache import FeatureBank
 from tissuebench.training.fit import seed_everything
 from tissuebench.training.pseudo_mask_store import PseudoMasks
+from tissuebench.training.validation import SELECTION, WATCHED, Validation
 
 
 def task_of(data: PlannedData, network: NetworkSettings, training: TrainingSettings) -> Task:
@@ -115,17 +112,24 @@ def stage_datamodule(
     )
 
 
-def selection_of(trial: Trial, data: PlannedData, machine: Machine, world: World) -> KeepBest | None:
-    """Return the callback that selects the trial's checkpoint on held-out patients; None keeps the last state."""
-    patients = held_out_patients(trial.budget, trial.training.selection_share)
-    if not patients:
-        return None
-    view = LabelView.for_selection(data.store, data.split, trial.budget, patients)
+def validation_of(
+    trial: Trial, data: PlannedData, machine: Machine, world: World
+) -> tuple[Validation | None, KeepBest | None]:
+    """Return what scores held-out patients while the trial trains, and what selects its checkpoint by them.
 
-    def miou_of(module: LightningModule) -> float:
-        if not isinstance(module, Method):
-            raise TypeError(f"{type(module).__name__} is not a Method")
-        scored = evaluate(module, data.store, view, trial.evaluation, machine.device, machine.precision, world)
-        return float(miou(np.sum([slide.counts for slide in scored], axis=0)))
-
-    return KeepBest(miou_of, trial.training.selection_every)
+    Bought patients select it; the validation part may be watched and selects nothing.
+    """
+    views = {}
+    if patients := held_out_patients(trial.budget, trial.training.selection_share):
+        views[SELECTION] = LabelView.for_selection(data.store, data.split, trial.budget, patients)
+    if trial.evaluation.watch is not None:
+        views[WATCHED] = LabelView.for_evaluation(data.store, data.split, trial.evaluation.watch)
+    if not views:
+        return None, None
+    scorers = {
+        name: SlideScorer(data.store, view, trial.evaluation, machine.device, machine.precision, world, masks_only=True)
+        for name, view in views.items()
+    }
+    validation = Validation(scorers, trial.training.selection_every)
+    keep_best = KeepBest(lambda: validation.scores[f"{SELECTION}/miou"]) if SELECTION in views else None
+    return validation, keep_best

@@ -1,4 +1,4 @@
-"""Callbacks around every training step: seeds, loss curve, progress."""
+"""Callbacks around every training step: seeds, curves, progress."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from statistics import fmean
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,9 +17,11 @@ from torch import Tensor
 
 from tissuebench.common.hashing import derive_seed
 from tissuebench.errors import TissueBenchError
-from tissuebench.runtime.processes import World, sum_over_processes
+from tissuebench.methods.api.stage import Logged, Trainable
+from tissuebench.results.records.curves import LOSS
+from tissuebench.runtime.processes import gathered
 
-_HISTORY_EVERY = 10
+_LOG_EVERY = 10
 
 
 class TrainingError(TissueBenchError):
@@ -48,15 +51,36 @@ class StepSeeds(Callback):
         seed_everything(derive_seed(self._seed, "step", trainer.global_step))
 
 
-class History(Callback):
-    """Records the loss every few steps in the checkpoint, and stops a trial whose loss is not finite.
+class StepLog(Callback):
+    """Sends the values of every tenth step to the loggers, and stops a trial whose loss is not finite.
 
-    With several processes this is the mean of their losses, which is the loss of the whole batch.
+    To what the stage itself logs this adds loss, learning rates, speed and memory. With several processes, values are
+    their means; the mean loss is that of the whole batch.
+
+    Args:
+        waiting: measures the share of the time spent waiting for data.
+        samples_per_step: tiles per step in all processes.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self.points: list[tuple[int, float]] = []
+    def __init__(self, waiting: WaitingForData, samples_per_step: int) -> None:
+        self._waiting, self._samples_per_step = waiting, samples_per_step
+        self._since = self._paused = self._waited = 0.0
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._restart_clock(trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Ask the stage to log, but not at every step, as reading values waits for the device."""
+        step = trainer.global_step + 1
+        stage = cast("Trainable[Any]", pl_module)
+        stage.logs_step = step == 1 or step % _LOG_EVERY == 0 or step == trainer.max_steps
+        stage.logged = {}
+        if stage.logs_step:
+            rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            distinct = list(dict.fromkeys(rates))
+            stage.logged |= {"train/rate" + f"_{n}" * (n > 1): rate for n, rate in enumerate(distinct, start=1)}
 
     def on_train_batch_end(
         self,
@@ -66,23 +90,50 @@ class History(Callback):
         batch: object,
         batch_idx: int,
     ) -> None:
-        """Record the loss, but not at every step, as reading it waits for the device."""
-        step = trainer.global_step
-        if step % _HISTORY_EVERY and step != trainer.max_steps:
+        """Send what was logged in this step."""
+        stage, step = cast("Trainable[Any]", pl_module), trainer.global_step
+        if not stage.logs_step:
             return
-        mine = outputs["loss"] if isinstance(outputs, Mapping) else outputs
-        loss = math.nan if mine is None else float(sum_over_processes(mine)) / self._world.size
-        if not math.isfinite(loss):
-            raise TrainingError(f"loss is {loss} at step {step}")
-        self.points.append((step, loss))
+        stage.logs_step = False
+        loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
+        values = _mean_over_processes({LOSS: math.nan if loss is None else loss, **stage.logged})
+        if not math.isfinite(values[LOSS]):
+            terms = [name for name, value in values.items() if name != LOSS and not math.isfinite(value)]
+            also = f"; not finite either: {', '.join(terms)}" if terms else ""
+            raise TrainingError(f"loss is {values[LOSS]} at step {step}{also}")
+        values |= self._speed(step, pl_module.device)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the points so far."""
-        return {"points": [list(point) for point in self.points]}
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._paused = time.perf_counter()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the points of the fit being resumed."""
-        self.points = [(int(step), float(loss)) for step, loss in state_dict["points"]]
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clock run again."""
+        self._since += time.perf_counter() - self._paused
+
+    def _restart_clock(self, step: int) -> None:
+        self._since, self._step, self._waited = time.perf_counter(), step, self._waiting.seconds
+
+    def _speed(self, step: int, device: torch.device) -> dict[str, float]:
+        """Return speed since the last logged step, and peak memory since the start in GiB."""
+        seconds = max(time.perf_counter() - self._since, 1e-9)
+        speed = {
+            "train/tiles_per_second": (step - self._step) * self._samples_per_step / seconds,
+            "train/waiting": (self._waiting.seconds - self._waited) / seconds,
+        }
+        if device.type == "cuda":
+            speed["train/gpu_memory"] = torch.cuda.max_memory_allocated(device) / 2**30
+        self._restart_clock(step)
+        return speed
+
+
+def _mean_over_processes(values: Mapping[str, Logged]) -> dict[str, float]:
+    """Return the mean of each value over the processes that logged it; every process must call this."""
+    everybody = gathered({name: float(value) for name, value in values.items()})  # type: ignore[arg-type]
+    names = dict.fromkeys(name for of_process in everybody for name in of_process)
+    return {name: fmean(each[name] for each in everybody if name in each) for name in names}
 
 
 class WaitingForData(Profiler):
@@ -103,6 +154,11 @@ class WaitingForData(Profiler):
         """Add up the time spent fetching batches; no other action begins while a batch is fetched."""
         if action_name.endswith("train_dataloader_next"):
             self._waited += time.perf_counter() - self._asked
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent waiting."""
+        return self._waited
 
     @property
     def share(self) -> float:

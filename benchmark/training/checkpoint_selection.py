@@ -30,50 +30,36 @@ def held_out_patients(budget: LabelBudget, share: float) -> tuple[str, ...]:
 
 
 class KeepBest(Callback):
-    """Scores the network at regular intervals and restores the best state at the end; ties go to the later step.
+    """Keeps the weights with the best score of all validations; ties go to the later step.
 
     Its state is part of the checkpoint, so that a resumed fit makes the same choice as an uninterrupted one.
+    (Lightning's ``ModelCheckpoint(monitor=...)`` deletes the file of the best so far when it writes a better one; a fit
+    that is killed then, and resumed from an older checkpoint, is left with neither.)
 
     Args:
-        score: scores the network in its current state, higher is better; may be NaN, which never wins.
-        every: steps between two evaluations; the last step is always evaluated.
+        score: returns the score of the last validation, higher is better; may be NaN, which never wins.
     """
 
-    def __init__(self, score: Callable[[LightningModule], float], every: int) -> None:
-        self._score, self._every = score, every
+    def __init__(self, score: Callable[[], float]) -> None:
+        self._score = score
         self.points: list[tuple[int, float]] = []
         self._weights: dict[str, Tensor] = {}
 
     @property
     def step(self) -> int:
-        """Step whose state is kept; 0 before the first evaluation."""
+        """Step whose state is kept; 0 before the first validation."""
         return max(self.points, key=lambda point: (point[1], point[0]))[0] if self.points else 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Catch up on an evaluation that was due when the fit was interrupted."""
-        if trainer.global_step and all(step != trainer.global_step for step, _ in self.points):
-            self._take_if_due(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        """Evaluate if due."""
-        self._take_if_due(trainer, pl_module)
-
-    def _take_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step = trainer.global_step
-        if step % self._every and step != trainer.max_steps:
-            return
-        score = self._score(pl_module)
-        pl_module.train()
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights if they are the best so far."""
+        step, score = trainer.global_step, self._score()
         self.points.append((step, float("-inf") if math.isnan(score) else score))
         if self.step == step:
             self._weights = {name: value.detach().cpu().clone() for name, value in pl_module.state_dict().items()}
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the best state."""
-        if trainer.global_step == trainer.max_steps:  # an interrupted fit continues later
-            pl_module.load_state_dict(self._weights)
+    def restore(self, module: LightningModule) -> None:
+        """Load the best weights into ``module``."""
+        module.load_state_dict(self._weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scores and the best weights so far."""

@@ -90,7 +90,9 @@ class Stopped(Exception):
 
 
 class Checkpoints(Checkpoint):
-    """Writes checkpoints at time intervals, when asked to stop and on interruption; counts the seconds of the fit.
+    """Writes checkpoints at time intervals and when asked to stop, after a step and the validation that follows it.
+
+    Lightning's ``ModelCheckpoint`` writes between the two, and a fit resumed from there omits the validation.
 
     Args:
         path: path of the checkpoint.
@@ -102,19 +104,12 @@ class Checkpoints(Checkpoint):
     def __init__(self, path: Path, minutes: float, world: World, stop: Callable[[], bool] | None) -> None:
         self._path, self._every, self._world, self._stop = path, minutes * 60, world, stop
         self._handlers = _handlers()
-        self._started = self._written_at = time.perf_counter()
-        self._seconds_before = 0.0
-        self._written_step: int | None = None
+        self._written_at = 0.0
         self.stopped = False
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of this fit and of the fits that it resumed from."""
-        return self._seconds_before + time.perf_counter() - self._started
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock; from here on there is progress to save."""
-        self._written_step, self._written_at = trainer.global_step, time.perf_counter()
+        self._written_at = time.perf_counter()
         if self._stop is not None or self._world.size > 1:
             # Lightning's handler would end the fit in this process alone, after a collective call that no other makes.
             _handle(self._handlers)
@@ -122,6 +117,16 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
+        """Write and stop as requested, but not before a validation."""
+        every = trainer.val_check_batch if trainer.enable_validation else None
+        if not every or trainer.global_step % every:
+            self._write_and_stop(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write and stop as requested."""
+        self._write_and_stop(trainer)
+
+    def _write_and_stop(self, trainer: Trainer) -> None:
         """Write if due, and stop if any process asks to. The last step is kept as the result, not as a checkpoint."""
         asked = self._stop is not None and self._stop()
         late = self._world.rank == 0 and time.perf_counter() - self._written_at >= self._every
@@ -129,31 +134,12 @@ class Checkpoints(Checkpoint):
         if trainer.global_step == trainer.max_steps:
             return
         if self.stopped or due:
-            self._write(trainer)
+            for logger in trainer.loggers:
+                logger.save()  # what the checkpoint is past must not be lost
+            trainer.save_checkpoint(self._path)
+            self._written_at = time.perf_counter()
         if self.stopped:
             raise Stopped
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write a checkpoint if interrupted.
-
-        Nothing is written after a failure, which is never resumed, or with several processes, as one alone cannot
-        write.
-        """
-        begun = self._written_step is not None and self._written_step != trainer.global_step
-        if begun and self._world.size == 1 and not isinstance(exception, Exception):
-            self._write(trainer)
-
-    def _write(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self._path)
-        self._written_step, self._written_at = trainer.global_step, time.perf_counter()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the seconds so far."""
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seconds of the fit being resumed."""
-        self._seconds_before = float(state_dict["seconds"])
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""One training stage with Lightning: timed checkpoints, seeds per step, and the last state as the result."""
+"""One training stage with Lightning: timed checkpoints, seeds per step, curves, and the last state as the result."""
 
 from __future__ import annotations
 
-import json
 import logging
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 
 from tissuebench.datasets.loading.datamodule import TileDataModule
@@ -20,7 +22,7 @@ from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.runtime.machine import Machine
 from tissuebench.runtime.processes import ALONE, World, any_over_processes, sum_over_processes
 from tissuebench.training.callbacks import (
-    History,
+    StepLog,
     StepReport,
     StepSeeds,
     TrainingError,
@@ -41,13 +43,15 @@ from tissuebench.training.checkpoints import (
     write_torch,
 )
 from tissuebench.training.lightning_plugins import CheckpointsAside, OneDeviceDDP, WorldEnvironment
+from tissuebench.training.loggers import CURVES_ONLY, OpenLoggers
+from tissuebench.training.validation import Validation
 from tissuebench.training.whole_batch import WholeBatchLayers
 
-__all__ = ["Fit", "Interrupted", "TrainingError", "fit", "seed_everything", "weights_of", "write_history"]
+__all__ = ["Fit", "Interrupted", "TrainingError", "fit", "seed_everything", "weights_of"]
 
 _CHECKPOINT_MINUTES = 2.0
-_EXPECTED_WARNINGS = (  # intended here: few workers, one folder per trial, a frozen encoder, no srun
-    ".*(does not have many workers|LeafSpec|exists and is not empty|in eval mode|srun).*"
+_EXPECTED_WARNINGS = (  # intended here: few workers, one folder per trial, a frozen encoder, no validation, no srun
+    ".*(does not have many workers|LeafSpec|exists and is not empty|in eval mode|have no `validation_step`|srun).*"
 )
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
@@ -58,12 +62,11 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Summary of a finished stage.
+    """Summary of a finished stage; its curves are in ``metrics.csv``.
 
     Attributes:
         seconds: over all resumptions, without work lost to a kill.
         steps, samples: optimiser steps; tiles seen by all processes.
-        history: (step, loss) every few steps.
         waiting: share of the seconds since the last resumption that was spent waiting for data.
         selected_step: the step whose state is the result, if one was selected.
     """
@@ -71,7 +74,6 @@ class Fit:
     seconds: float
     steps: int
     samples: int
-    history: tuple[tuple[int, float], ...]
     waiting: float = 0.0
     selected_step: int | None = None
 
@@ -84,10 +86,12 @@ def fit(
     machine: Machine,
     report: Callable[[int], None],
     checkpoint_minutes: float = _CHECKPOINT_MINUTES,
+    validation: Validation | None = None,
     keep_best: KeepBest | None = None,
     world: World = ALONE,
     stop: Callable[[], bool] | None = None,
     watchers: Sequence[Callback] = (),
+    open_loggers: OpenLoggers = CURVES_ONLY,
 ) -> Fit:
     """Train ``method`` to the end of its step budget, from the checkpoint in ``folder`` if there is one.
 
@@ -99,21 +103,24 @@ def fit(
     Args:
         method: the method of the trial, or an earlier stage.
         data: its batches.
-        folder: folder for checkpoint and result.
+        folder: folder for checkpoint, curves and result.
         seed: seed of the trial, or of the stage.
         machine: device and precision.
         report: called with the number of finished steps.
         checkpoint_minutes: minutes between two checkpoints.
-        keep_best: selects the result; by default it is the last state.
+        validation: scores held-out patients every few steps.
+        keep_best: selects the result by these scores; by default it is the last state.
         world: the processes; by default this one alone.
         stop: queried after every step; to be passed by a process that handles SIGTERM itself.
         watchers: callbacks that see every step, before the checkpoint that may follow it.
+        open_loggers: opens the loggers of process 0; no logger changes the result.
 
     Raises:
         TrainingError: the loss became NaN or infinite.
         Interrupted: ``stop`` requested it; ``folder`` has a checkpoint of the last step, or the result if training was
             over.
-        KeyboardInterrupt: Ctrl-C, or SIGTERM without ``stop``; a single process has written a checkpoint.
+        KeyboardInterrupt: Ctrl-C, or SIGTERM without ``stop``; the last checkpoint is at most ``checkpoint_minutes``
+            old.
     """
     found = _found(folder, world)
     if found == FITTED:
@@ -121,27 +128,38 @@ def fit(
     training = method.task.training
     if training.compile and isinstance(method, Method):
         method.network.compile()
-    history, checkpoints = History(world), Checkpoints(folder / LAST, checkpoint_minutes, world, stop)
-    waiting = WaitingForData()
-    callbacks = [StepSeeds(seed), history, StepReport(report), *([keep_best] if keep_best else []), *watchers]
+    checkpoints, timer, waiting = Checkpoints(folder / LAST, checkpoint_minutes, world, stop), Timer(), WaitingForData()
+    callbacks = [timer, StepSeeds(seed), StepLog(waiting, _samples(method) // training.steps), StepReport(report)]
+    callbacks += [callback for callback in (validation, keep_best) if callback is not None]
+    data.held_out = validation.loaders if validation else []
+    done = int(read_torch(folder / LAST)["global_step"]) if found == LAST and world.rank == 0 else 0
+    loggers = open_loggers(folder, done) if world.rank == 0 else []
     with warnings.catch_warnings(), signals_as_before():
         warnings.filterwarnings("ignore", message=_EXPECTED_WARNINGS)
-        trainer = _trainer(training, machine, world, folder, [*callbacks, checkpoints], waiting)
+        trainer = _trainer(
+            training, machine, world, folder, [*callbacks, *watchers, checkpoints], loggers, waiting, validation
+        )
         try:
             trainer.fit(method, data, ckpt_path=folder / LAST if found == LAST else None, weights_only=True)
         except Stopped:
             raise Interrupted(f"stopped at step {trainer.global_step} of {training.steps}") from None
         except SystemExit as interrupted:  # Lightning's answer to Ctrl-C and SIGTERM
             raise KeyboardInterrupt from interrupted
+        seconds = timer.time_elapsed()
+        if validation and training.steps % validation.every:  # Lightning has not validated the last step
+            begun = time.perf_counter()
+            trainer.validate(method, datamodule=data, verbose=False)
+            seconds += time.perf_counter() - begun
     if trainer.global_step != training.steps:
         raise TrainingError(f"stopped at step {trainer.global_step} of {training.steps}")
+    if keep_best:
+        keep_best.restore(method)
     selected = keep_best.step if keep_best else None
-    points = tuple(history.points)
-    fitted = Fit(checkpoints.seconds, training.steps, _samples(method), points, waiting.share, selected)
+    seconds -= validation.watching_seconds if validation else 0.0
+    fitted = Fit(seconds, training.steps, _samples(method), waiting.share, selected)
     if world.rank == 0:
         kept = {
             "state": method.state_dict(),
-            "history": [list(point) for point in points],
             "seconds": fitted.seconds,
             "waiting": fitted.waiting,
             "selected_step": selected,
@@ -169,9 +187,8 @@ def _found(folder: Path, world: World) -> str | None:
 def _fitted(method: Trainable[Any], folder: Path) -> Fit:
     kept = read_torch(folder / FITTED)
     method.load_state_dict(kept["state"])
-    history = tuple((int(step), float(loss)) for step, loss in kept["history"])
     steps, waiting = method.task.training.steps, kept.get("waiting", 0.0)
-    return Fit(kept["seconds"], steps, _samples(method), history, waiting, kept["selected_step"])
+    return Fit(kept["seconds"], steps, _samples(method), waiting, kept["selected_step"])
 
 
 def _samples(method: Trainable[Any]) -> int:
@@ -184,7 +201,9 @@ def _trainer(
     world: World,
     folder: Path,
     callbacks: list[Callback],
+    loggers: list[Logger],
     profiler: Profiler,
+    validation: Validation | None,
 ) -> Trainer:
     shared = [WholeBatchLayers(machine.device)] if world.size > 1 else []
     return Trainer(
@@ -196,18 +215,15 @@ def _trainer(
         max_steps=training.steps,
         max_epochs=-1,
         gradient_clip_val=training.gradient_clip,
+        log_every_n_steps=1,  # without effect: StepLog decides
         callbacks=callbacks,
         profiler=profiler,
-        logger=False,
+        logger=loggers,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=folder,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
-        limit_val_batches=0,
+        limit_val_batches=1.0 if validation else 0,
+        val_check_interval=min(validation.every, training.steps) if validation else 1.0,
     )
-
-
-def write_history(path: Path, history: tuple[tuple[int, float], ...]) -> None:
-    """Write the loss curve as JSON lines."""
-    path.write_text("".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in history))

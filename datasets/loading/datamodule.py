@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from tissuebench.datasets.loading.sampling import Tree, distinct_tiles, draw, st
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Stream, Supervision, Tile, TileBatch, TrainingBatch
 from tissuebench.errors import ConfigError
+
+BatchT = TypeVar("BatchT")
 
 
 class FeatureSource(Protocol):
@@ -248,6 +250,9 @@ class TileDataModule(LightningDataModule):
         features: maps of a frozen encoder that replace images.
         loader: workers and pinned memory.
         pseudo: pseudo-masks of earlier stages, by the stage's name.
+
+    Attributes:
+        held_out: loaders of Lightning's validation loop; none by default.
     """
 
     def __init__(
@@ -267,6 +272,7 @@ class TileDataModule(LightningDataModule):
         self._seed, self._steps, self._augmentation = seed, steps, augmentation
         self._loader = loader or LoaderSettings()
         self._restored = 0
+        self.held_out: Sequence[Iterable[object]] = ()
 
     @property
     def _step(self) -> int:
@@ -284,6 +290,10 @@ class TileDataModule(LightningDataModule):
         part = self.steps.shard(self.trainer.global_rank, self.trainer.world_size)
         return StepLoader(part, self._step, self._steps, self._loader, done=lambda: self._step)
 
+    def val_dataloader(self) -> list[Iterable[object]]:
+        """Return ``held_out``."""
+        return list(self.held_out)
+
     def state_dict(self) -> dict[str, int]:
         """Return the next step."""
         return {"step": self._step}
@@ -292,8 +302,10 @@ class TileDataModule(LightningDataModule):
         """Resume at the stored step; with a trainer, its own restored step is the same."""
         self._restored = state_dict["step"]
 
-    def on_after_batch_transfer(self, batch: TrainingBatch, dataloader_idx: int) -> TrainingBatch:
-        """Augment on the device; labels undergo the same geometry as their images."""
+    def on_after_batch_transfer(self, batch: BatchT, dataloader_idx: int) -> BatchT | TrainingBatch:
+        """Augment on the device; labels undergo the same geometry as their images. Validation is left as it is."""
+        if not isinstance(batch, TrainingBatch):
+            return batch
         return TrainingBatch((name, self._augmented(name, tiles)) for name, tiles in batch.items())
 
     def _augmented(self, name: str, batch: TileBatch) -> TileBatch:

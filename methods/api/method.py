@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -19,12 +19,20 @@ ANNOTATED = StreamName("annotated", MaskBatch)
 """Stream of tiles with masks. All methods that use masks share this name, and therefore see the same tiles."""
 
 
+class Scorable(Protocol):
+    """A slide whose prediction the benchmark scores."""
+
+    def score(self, method: Method[Any]) -> None:
+        """Predict the slide with ``method`` and count."""
+        ...
+
+
 class Method(Trainable[SettingsT], ABC):
     """A weak-supervision strategy: the labels it consumes, the tiles it requests, and its loss.
 
     A method is one file with a subclass decorated by ``@register``, or an entry point ``tissuebench.methods`` of
-    another package. It never reads files, logs to a service or sees test data; the benchmark owns data, step budget,
-    seeds and evaluation.
+    another package. It never reads files, connects to a service or sees test data; the benchmark owns data, step
+    budget, seeds and evaluation.
 
     Class attributes:
         name: name on the command line and in plans.
@@ -103,6 +111,10 @@ class Method(Trainable[SettingsT], ABC):
         """Return class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8; the evaluator's only call."""
         logits: Tensor = self.network(images)
         return logits.float().softmax(dim=1)
+
+    def validation_step(self, batch: Scorable, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Have a slide of held-out patients scored; called by Lightning, not to be overridden."""
+        batch.score(self)
 
     def annotated_stream(self) -> Stream:
         """Return the stream of tiles with masks that all methods share."""

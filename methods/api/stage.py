@@ -10,14 +10,21 @@ from typing import Any, ClassVar, Generic, TypeVar, get_args
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torchmetrics import Metric, MetricCollection
 
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.color.white_background import WhiteBackground
 from tissuebench.datasets.types import ClassMap, Stream, Supervision, TrainingBatch
+from tissuebench.errors import ConfigError
 from tissuebench.methods.api.training_settings import RateSchedule, TrainingSettings
 from tissuebench.methods.networks.settings import NetworkSettings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
+Logged = float | Tensor | Metric
+"""Value that a stage may log."""
+
+GRADIENT_NORM = "train/gradient_norm"
+_OURS = ("train/", "selection/", "val/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,11 @@ class Task:
 class Trainable(LightningModule, ABC, Generic[SettingsT]):
     """One training stage: the tiles it requests in each step, and its loss.
 
-    It never reads files, logs to a service or sees test data; the benchmark owns data, steps and seeds.
+    It never reads files, connects to a service or sees test data; the benchmark owns data, steps and seeds.
+
+    Attributes:
+        logs_step: whether ``log`` has an effect in the current step.
+        logged: values logged in the current step, for the benchmark.
 
     Class attributes:
         Config: settings class, with a default for every field: the type argument in brackets, or a nested class of
@@ -86,6 +97,8 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
             raise TypeError(f"{own.__name__} needs {own.Config.__qualname__}, got {type(config).__qualname__}")
         self.task, self.config = task, config
         self._notes: list[str] = []
+        self.logs_step = False
+        self.logged: dict[str, Logged] = {}
 
     @classmethod
     def wants_images(cls, config: SettingsT) -> bool:
@@ -147,6 +160,56 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         """Return features (B, C, h, w) of images (B, 3, H, W) uint8 for a linear probe; None (default): no probe."""
         return None
 
+    def log(self, name: str, value: Logged, *args: Any, **options: Any) -> None:  # noqa: ANN401 - Lightning's options
+        """Log a number of the current step for the curves of the trial, as in Lightning.
+
+        Lightning's options are accepted and have no effect: the value of the step is logged, averaged over processes,
+        in step 1, every tenth step and the last; in between and outside of a fit, nothing is done. The step is the only
+        axis; a stage has no epochs. (Lightning's own bookkeeping would repeat the last value at every step at which a
+        method logs none.) Gradients do not flow through the value, and the training does not depend on it.
+
+        Args:
+            name: of the curve, for example ``loss/contrast``; ``train/``, ``selection/`` and ``val/`` belong to the
+                benchmark.
+            value: a number, a tensor with one element, or a torchmetrics ``Metric``, of which the current value counts.
+            *args: Lightning's options; without effect.
+            **options: the same.
+
+        Raises:
+            ConfigError: the name is taken or the value is not a number.
+
+        Examples:
+            >>> def training_step(self, batch, batch_idx):
+            ...     loss = masked_cross_entropy(self.network(batch[ANNOTATED].inputs), batch[ANNOTATED].masks)
+            ...     self.log("loss/masks", loss)
+            ...     return loss
+        """
+        if not self.logs_step:
+            return
+        where = f"{type(self).__name__}.log({name!r}, ...)"
+        if not name or name == "step" or name.startswith(_OURS):
+            raise ConfigError(
+                f"{where}: 'step' and names in {', '.join(_OURS)} are the benchmark's; choose another name"
+            )
+        value = value.compute() if isinstance(value, Metric) else value
+        if isinstance(value, Tensor):
+            if value.numel() != 1:
+                raise ConfigError(f"{where}: expected a single number, got a tensor of shape {tuple(value.shape)}")
+            value = value.detach().clone()
+        elif not isinstance(value, (int, float)):
+            raise ConfigError(f"{where}: expected a number, got a {type(value).__name__}")
+        self.logged[name] = value
+
+    def log_dict(
+        self,
+        dictionary: Mapping[str, Logged] | MetricCollection,
+        *args: Any,  # noqa: ANN401 - Lightning's options
+        **options: Any,  # noqa: ANN401
+    ) -> None:
+        """Log several numbers of the current step, see ``log``."""
+        for name, value in dictionary.items():
+            self.log(name, value)
+
     def note(self, text: str) -> None:
         """Record a one-line remark for the user, such as a class without a positive tag; it is stored with the result.
 
@@ -182,9 +245,11 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the total gradient norm. bf16 needs no loss scaling, so fused optimisers can be clipped, too."""
+        """Clip the total gradient norm and log it. bf16 needs no loss scaling: fused optimisers can be clipped, too."""
         if gradient_clip_val is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            if self.logs_step:
+                self.logged[GRADIENT_NORM] = norm
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type is a union of a dozen
         """Return AdamW, betas .9 and .999, with the learning-rate schedule over the steps; the same for all methods."""

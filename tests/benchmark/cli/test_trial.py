@@ -87,7 +87,7 @@ def test_show_of_a_finished_and_of_a_failed_trial(ended):
     assert said["seconds"]["fit"] > 0
     assert said["environment"]["packages"]["torch"]
     assert said["failure"] is None
-    assert {path.rsplit("/", 1)[-1] for path in said["files"]} >= {f"{done}.parquet", "history.jsonl", "fitted.pt"}
+    assert {path.rsplit("/", 1)[-1] for path in said["files"]} >= {f"{done}.parquet", "metrics.csv", "fitted.pt"}
     text = invoke("trial", "show", done, "--home", home)
     assert "scores.miou" in text
     assert "settings.training.steps" in text

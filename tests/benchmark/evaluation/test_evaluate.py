@@ -19,8 +19,9 @@ from tissuebench.datasets.store.tissue import tissue_pixels
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap, LabelCosts, Supervision, Tile
 from tissuebench.evaluation.boundaries import boundary_counts
 from tissuebench.evaluation.canvas import LabelCanvas
-from tissuebench.evaluation.evaluate import boundaries_by_blocks, calibration_bins, confusion, evaluate, shares
+from tissuebench.evaluation.evaluate import boundaries_by_blocks, evaluate, shares
 from tissuebench.evaluation.overlays import TilePicker
+from tissuebench.evaluation.slide_counts import calibration_bins, confusion
 from tissuebench.evaluation.stitching import Stitching, strips
 from tissuebench.plans.schema import EvaluationSettings
 

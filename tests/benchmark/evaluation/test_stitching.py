@@ -175,7 +175,8 @@ import resource, sys
 import numpy as np, torch
 from tissuebench.evaluation.canvas import Canvas
 from tissuebench.datasets.types import IGNORE_LABEL
-from tissuebench.evaluation.evaluate import boundaries_by_blocks, confusion, calibration_bins
+from tissuebench.evaluation.evaluate import boundaries_by_blocks
+from tissuebench.evaluation.slide_counts import confusion, calibration_bins
 from tissuebench.evaluation.stitching import Stitching, strips
 from tissuebench.plans.schema import EvaluationSettings
 edge, k = int(sys.argv[1]), 6

@@ -13,6 +13,7 @@ from tissuebench.datasets.labels.view import LabelView
 from tissuebench.diagnostics.snapshot_files import last_snapshot, snapshot_path
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast
 from tissuebench.methods.contrastive.stages import GLOBAL, LOCAL, STUDENT, LocalDistillation
+from tissuebench.results.records.curves import read_curves
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import TaskKind
@@ -263,8 +264,9 @@ def test_it_runs_with_cached_features_and_with_the_papers_network(bench, network
     for trial, result in zip(trials, ResultStore(results_folder(bench.home)).load([t.id for t in trials]), strict=True):
         assert result.counts.sum() == 3 * 64 * 96
         folder = task_folder(bench.home, TaskKind.TRIAL, trial.id)
-        history = [json.loads(line)["loss"] for line in (folder / "history.jsonl").read_text().splitlines()]
-        assert np.isfinite(history).all()
+        losses = [loss for _, loss in read_curves(folder)["train/loss"]]
+        assert losses
+        assert np.isfinite(losses).all()
 
 
 def test_a_class_that_no_mask_shows_does_not_matter(bench):

@@ -21,13 +21,13 @@ from tissuebench.datasets.loading.datamodule import LoaderSettings, TileDataModu
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import IGNORE_LABEL
-from tissuebench.evaluation.evaluate import evaluate
+from tissuebench.evaluation.evaluate import SlideScorer, evaluate
 from tissuebench.methods.api.method import masked_cross_entropy
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.losses.complementary import conditional_set_wise, pooled_mean
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial
-from tissuebench.results.metrics import miou
+from tissuebench.results.records.curves import read_curves
 from tissuebench.runtime.machine import Machine
 from tissuebench.runtime.processes import any_over_processes, sum_over_processes
 from tissuebench.training.batch_norm import SharedStatistics
@@ -35,6 +35,7 @@ from tissuebench.training.build import task_of
 from tissuebench.training.callbacks import StepSeeds
 from tissuebench.training.checkpoint_selection import KeepBest
 from tissuebench.training.fit import Interrupted, fit, seed_everything
+from tissuebench.training.validation import Validation
 
 MACHINE = Machine("cpu", CPU, "32-true", LoaderSettings())
 
@@ -84,8 +85,8 @@ def one_step(trial, data, folder, world):
         seen["clipped"] = named()
 
     method.configure_gradient_clipping = recorded
-    fitted = fit(method, batches, folder, trial.seed, MACHINE, lambda _: None, world=world)
-    return {**seen, "loss": fitted.history[-1][1], "state": method.state_dict()}
+    fit(method, batches, folder, trial.seed, MACHINE, lambda _: None, world=world)
+    return {**seen, "loss": read_curves(folder)["train/loss"][-1][1], "state": method.state_dict()}
 
 
 def whole(trial, data, folder, world):
@@ -102,14 +103,18 @@ def whole_in_double(trial, data, folder, world):
 
 def carried_through(method, batches, trial, data, folder, world):
     """Fit and score."""
-    keep = KeepBest(lambda module: float(miou(scored(module, trial, data, world, "val")[0].sum(axis=0))), 4)
-    fitted = fit(method, batches, folder, trial.seed, MACHINE, lambda _: None, keep_best=keep, world=world)
+    view = LabelView.for_evaluation(data.store, data.split, "val")
+    scorer = SlideScorer(data.store, view, trial.evaluation, CPU, MACHINE.precision, world, masks_only=True)
+    validation = Validation({"val": scorer}, 4)
+    keep = KeepBest(lambda: validation.scores["val/miou"])
+    options = {"validation": validation, "keep_best": keep, "world": world}
+    fitted = fit(method, batches, folder, trial.seed, MACHINE, lambda _: None, **options)
     files = sorted(path.name for path in folder.iterdir())
     state = {name: value.clone() for name, value in method.state_dict().items()}
     counts, told = scored(method, trial, data, world)
     return {
         "state": state,
-        "history": fitted.history,
+        "history": read_curves(folder)["train/loss"],
         "samples": fitted.samples,
         "points": keep.points,
         "selected": (fitted.selected_step, keep.step),
@@ -145,8 +150,8 @@ def resumed(trial, data, folder, world):
     """The end of a fit from the checkpoint in its folder."""
     method, batches = built(trial, data)
     seen = []
-    fitted = fit(method, batches, folder, trial.seed, MACHINE, seen.append, world=world, stop=lambda: False)
-    return {"seen": seen, "state": method.state_dict(), "history": fitted.history}
+    fit(method, batches, folder, trial.seed, MACHINE, seen.append, world=world, stop=lambda: False)
+    return {"seen": seen, "state": method.state_dict(), "history": read_curves(folder)["train/loss"]}
 
 
 def losses(trial, data, folder, world):

@@ -13,9 +13,10 @@ from tissuebench.datasets.loading.datamodule import TileDataModule
 from tissuebench.errors import ConfigError, WithheldLabelError
 from tissuebench.methods.api.registry import find_method
 from tissuebench.runtime.machine import detect_machine
-from tissuebench.training.build import task_of
+from tissuebench.runtime.processes import ALONE
+from tissuebench.training.build import task_of, validation_of
 from tissuebench.training.checkpoint_selection import KeepBest, held_out_patients
-from tissuebench.training.fit import fit, seed_everything
+from tissuebench.training.fit import Interrupted, fit, seed_everything
 
 SHARE = ("training.selection_share=0.34", "training.selection_every=2", "budgets=['masks:3p']", "seeds=[0]")
 
@@ -67,20 +68,20 @@ def run(bench, trial, scores, folder, stop_at=None):
     machine, fitted = detect_machine(trial.network.encoder_mode), None
     snapshots = {}
 
-    def score(module):
-        step = module.trainer.global_step
-        snapshots[step] = torch.cat([p.detach().flatten() for p in module.parameters()]).clone()
+    def score():
+        step = method.trainer.global_step
+        snapshots[step] = torch.cat([p.detach().flatten() for p in method.parameters()]).clone()
         return scores[step]
 
-    def report(step):
-        if step == stop_at:
-            raise KeyboardInterrupt
+    def stop():
+        return method.trainer.global_step == stop_at
 
-    keep = KeepBest(score, 2)
+    validation, keep = validation_of(trial, bench.data, machine, ALONE)[0], KeepBest(score)
     folder.mkdir(exist_ok=True)
+    options = {"validation": validation, "keep_best": keep, "stop": stop}
     try:
-        fitted = fit(method, datamodule, folder, trial.seed, machine, report, keep_best=keep)
-    except KeyboardInterrupt:
+        fitted = fit(method, datamodule, folder, trial.seed, machine, lambda step: None, **options)
+    except Interrupted:
         assert stop_at
     return fitted, keep, snapshots, torch.cat([p.detach().flatten() for p in method.parameters()])
 

@@ -249,10 +249,10 @@ def test_a_trial_gives_the_result_of_one_process(two, alone, task):
     for results in two:
         found = results[task]
         assert found["samples"] == expected["samples"] == STEPS * 4
-        assert found["files"] == expected["files"] == ["fitted.pt"]
+        assert found["files"] == expected["files"] == ["fitted.pt", "metrics.csv"]
         assert found["selected"] == expected["selected"]
         steps, values = zip(*found["history"], strict=True)
-        assert steps == (STEPS,)
+        assert steps == (1, STEPS)
         assert values == pytest.approx([loss for _, loss in expected["history"]], rel=1e-6 if exact else TOLERANCE)
         trained, trained_alone = (
             {name: value for name, value in run["state"].items() if "encoder" not in name} for run in (found, expected)
