@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from tissuebench.errors import ConfigError
 from tissuebench.executors.registry import find_executor
 from tissuebench.plans.expand import PlannedData, configured, expand
 from tissuebench.plans.preconditions import check_part
-from tissuebench.plans.schema import Plan, load_plan
+from tissuebench.plans.schema import Plan, Tracking, load_plan
 from tissuebench.plans.trial import Trial
 from tissuebench.results.export.table_files import write_tables
 from tissuebench.results.records.result_store import ResultStore
@@ -106,6 +107,8 @@ def read_plan(request: BenchRequest) -> tuple[Plan, tuple[str, ...]]:
         raise ConfigError(f"plan {request.plan!r} names no methods; choose some (METHOD=… or --method …)")
     configured(plan, methods)  # errors are reported before hours of ingest
     find_executor(plan.compute.executor)
+    if Tracking.TENSORBOARD in plan.tracking and find_spec("tensorboard") is None:
+        raise ConfigError("tracking: tensorboard is not installed: pip install 'tissuebench[tensorboard]'")
     return plan, methods
 
 
@@ -121,9 +124,11 @@ def lay_out(
     tasks: dict[str, SweepTask] = {}
     for data in opened.values():
         check_part(data.store, data.split, plan.evaluation.part)
+        if plan.evaluation.watch is not None:
+            check_part(data.store, data.split, plan.evaluation.watch, "watch")
     for dataset, data in opened.items():
         trials[dataset] = expand(plan, methods, data, home, store_budgets)
-        tasks.update(build_graph(trials[dataset], data, home))
+        tasks.update(build_graph(trials[dataset], data, home, plan.tracking))
     return Sweep(plan, trials, dict(opened), Graph(tasks))
 
 

@@ -137,7 +137,9 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
                 annotated.whole + lesson.batch.part_of(torch.arange(lesson.batch.whole)),
             ]
         )
-        return loss + self.config.contrast * self.contrast_loss(contrasted, labels, probabilities, places)
+        contrast = self.contrast_loss(contrasted, labels, probabilities, places)
+        self.log("loss/contrast", contrast)
+        return loss + self.config.contrast * contrast
 
     def contrast_loss(
         self, maps: Tensor, labels: Tensor, probabilities: Tensor, places: Tensor | None = None

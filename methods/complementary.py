@@ -109,9 +109,12 @@ class Complementary(Method[ComplementarySettings]):
         annotated, diagnosed = batch[ANNOTATED], batch[DIAGNOSED]
         loss = masked_cross_entropy(self.network(annotated.inputs), annotated.masks)
         weight = self.config.weight * min(1.0, self.progress / self.config.ramp if self.config.ramp else 1.0)
+        self.log("loss/masks", loss)
         if weight == 0:
             return loss
-        return loss + weight * self.complementary_loss(self.network(diagnosed.inputs), diagnosed.excluded)
+        complementary = self.complementary_loss(self.network(diagnosed.inputs), diagnosed.excluded)
+        self.log("loss/complementary", complementary)
+        return loss + weight * complementary
 
     def complementary_loss(self, logits: Tensor, excluded: Tensor) -> Tensor:
         """Return the chosen loss averaged over the pixels of samples with an informative diagnosis.

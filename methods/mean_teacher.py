@@ -122,6 +122,7 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
         annotated = batch[ANNOTATED]
         maps = self.maps_network.maps(annotated.inputs)
         loss = self.config.supervised_loss.of(maps.logits, annotated.masks)
+        self.log("loss/masks", loss)
         if not self.asks_teacher or self.progress < self.config.warm_up:
             return loss
         lesson = self.lesson(batch[UNLABELLED])
@@ -132,6 +133,9 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
         consistency = weighted_consistency_loss(
             lesson.maps.logits, lesson.labels, lesson.confidence, self.config.strong
         )
+        self.log("loss/consistency", consistency)
+        if self.logs_step:
+            self.log("confident_pixels", (lesson.confidence >= self.config.strong).float().mean())
         return self.config.consistency * consistency
 
     def lesson(self, batch: TileBatch) -> Lesson:

@@ -72,6 +72,7 @@ _OPTIONS = (
             "--slots", type=int, default=None,
             help="Tasks that run at once on this machine; default: one per GPU, else per core.",
         ),
+        click.option("--tracking", multiple=True, help="Where curves go: wandb (default), tensorboard, or none."),
     ),
 )  # fmt: skip
 
@@ -91,6 +92,7 @@ def PLAN_OPTIONS(command: Callable[..., Any]) -> Callable[..., Any]:
         executor: str | None,
         gpus: tuple[str, ...],
         slots: int | None,
+        tracking: tuple[str, ...],
         **others: object,
     ) -> object:
         replaced = [
@@ -98,6 +100,7 @@ def PLAN_OPTIONS(command: Callable[..., Any]) -> Callable[..., Any]:
             *_axis("budgets", budgets, "--budget"),
             *_axis("seeds", seeds, "--seed"),
             *_axis("compute.gpus", gpus, "--gpus"),
+            *(("tracking=[]",) if listed(tracking) == ("none",) else _axis("tracking", tracking, "--tracking")),
         ]
         if executor is not None:
             replaced.append(f"compute.executor={json.dumps(executor)}")

@@ -20,16 +20,23 @@ _REMEDIES = {
 }
 
 
-def check_part(store: TileStore, split: Split, part: str) -> None:
-    """Raise ``ConfigError`` unless ``part`` of the split has patients, and one of them is annotated."""
-    where = f"dataset {store.info.dataset!r}: evaluation.part"
+def check_part(store: TileStore, split: Split, part: str, key: str = "part") -> None:
+    """Raise ``ConfigError`` unless ``part`` of the split has patients, and one of them is annotated.
+
+    Args:
+        store: the labels.
+        split: the patients of each part.
+        part: name of the part.
+        key: the setting in ``evaluation`` that names it.
+    """
+    where = f"dataset {store.info.dataset!r}: evaluation.{key}"
     patients = split.patients(part)
     if not patients:
         filled = [name for name in PARTS if split.patients(name)]
         raise ConfigError(f"{where}: {unknown_name('part', part, filled)} (that part has no patients)")
     if not _is_annotated(store, split, part):
         others = [name for name in ("val", "test") if _is_annotated(store, split, name)]
-        choice = f"set evaluation.part={others[0]} or " if others else ""
+        choice = f"set evaluation.{key}={others[0]} or " if others and key == "part" else ""
         raise ConfigError(
             f"{where}: none of the {len(patients)} patients of part {part!r} is annotated, so masks cannot be scored; "
             f"{choice}annotate one"

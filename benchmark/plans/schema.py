@@ -47,9 +47,9 @@ class EvaluationSettings(Settings):
         tta: test-time augmentation, the same for all methods.
         boundary_um: maximum distance between a predicted boundary and the true one for a match, in micrometres; in
             pixels of the store if the data set does not publish its mpp.
-        watch: part of the split to score every ``training.selection_every`` steps while a trial trains, as curves for
-            people: nothing is chosen by them, and no result depends on them. It takes the time of a scoring each time,
-            which is not counted as the method's.
+        watch: part of the split to score while a trial trains, as curves for people: nothing is chosen by them, and no
+            result depends on them. It takes the time of a scoring each time, which is not counted as the method's.
+        watch_every: steps between two of these; ``training.selection_every`` if the trial selects its checkpoint.
     """
 
     part: Literal["val", "test"] = "test"
@@ -58,6 +58,7 @@ class EvaluationSettings(Settings):
     tta: Views = Views.NONE
     boundary_um: float = Field(5.0, ge=0, le=1000)
     watch: Literal["val"] | None = None
+    watch_every: int = Field(100, ge=1)
 
 
 class Plan(Settings):

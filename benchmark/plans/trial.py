@@ -32,9 +32,10 @@ def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
 
 
 def identity_of_evaluation(evaluation: EvaluationSettings) -> dict[str, Json]:
-    """Return the evaluation settings that determine the result: all but ``watch``."""
+    """Return the evaluation settings that determine the result: all but those of curves for people."""
     settings = evaluation.stored()
-    settings.pop("watch")
+    for for_people in ("watch", "watch_every"):
+        settings.pop(for_people)
     return settings
 
 

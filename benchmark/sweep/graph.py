@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Stage
 from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.plans.expand import PlannedData
-from tissuebench.plans.schema import Plan
+from tissuebench.plans.schema import Plan, Tracking
 from tissuebench.plans.trial import Trial, identity_of_training, short_hash
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.training.checkpoint_selection import held_out_patients
@@ -99,8 +99,14 @@ class Sweep:
     graph: Graph
 
 
-def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph:
+def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path, tracking: Collection[Tracking] = ()) -> Graph:
     """Build the graph of these trials, all of which must use the same dataset.
+
+    Args:
+        trials: the trials.
+        data: store and split of their dataset.
+        home: folder with ``data/`` and ``runs/``.
+        tracking: services that workers log to.
 
     Raises:
         ConfigError: a network that cannot be built, a method whose stages contradict each other, or a budget too small
@@ -125,9 +131,9 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path) -> Graph
             if key not in tasks:
                 needs = {name: keys[name] for name in stage.needs}
                 looked_up = () if stage.module.wants_images(stage.config) else features
-                tasks[key] = _stage_task(key, trial, stage, needs, looked_up, home)
+                tasks[key] = _stage_task(key, trial, stage, needs, looked_up, home, tracking)
         kind = find_method(trial.method)
-        tasks[trial.id] = _trial_task(trial, keys, () if kind.wants_images(trial.config) else features, home)
+        tasks[trial.id] = _trial_task(trial, keys, () if kind.wants_images(trial.config) else features, home, tracking)
     return Graph(tasks)
 
 
@@ -202,7 +208,13 @@ def _shard_task(shard: FeatureShard, title: str, trial: Trial, home: Path) -> Sw
 
 
 def _stage_task(
-    key: str, trial: Trial, stage: Stage, needs: Mapping[str, str], features: Sequence[str], home: Path
+    key: str,
+    trial: Trial,
+    stage: Stage,
+    needs: Mapping[str, str],
+    features: Sequence[str],
+    home: Path,
+    tracking: Collection[Tracking],
 ) -> SweepTask:
     label = f"{stage.name} seed {trial.seed}" + (f" {trial.budget.spec}" if stage.depends_on_budget else "")
     document: dict[str, Json] = {
@@ -210,12 +222,20 @@ def _stage_task(
         "stage": stage.name,
         "needs": dict(needs),
         "features": list(features),
+        "tracking": list(tracking),
     }
     job = Job(key, TaskKind.STAGE, label, home, document)
     return SweepTask(job, (*features, *needs.values()), stage.training.steps, 0, trial)
 
 
-def _trial_task(trial: Trial, stages: Mapping[str, str], features: Sequence[str], home: Path) -> SweepTask:
-    document: dict[str, Json] = {"trial": trial.document(), "needs": dict(stages), "features": list(features)}
+def _trial_task(
+    trial: Trial, stages: Mapping[str, str], features: Sequence[str], home: Path, tracking: Collection[Tracking]
+) -> SweepTask:
+    document: dict[str, Json] = {
+        "trial": trial.document(),
+        "needs": dict(stages),
+        "features": list(features),
+        "tracking": list(tracking),
+    }
     job = Job(trial.id, TaskKind.TRIAL, trial.label, home, document)
     return SweepTask(job, (*features, *stages.values()), trial.training.steps, 0, trial)

@@ -130,6 +130,7 @@ def validation_of(
         name: SlideScorer(data.store, view, trial.evaluation, machine.device, machine.precision, world, masks_only=True)
         for name, view in views.items()
     }
-    validation = Validation(scorers, trial.training.selection_every)
+    every = trial.training.selection_every if SELECTION in views else trial.evaluation.watch_every
+    validation = Validation(scorers, every)
     keep_best = KeepBest(lambda: validation.scores[f"{SELECTION}/miou"]) if SELECTION in views else None
     return validation, keep_best

@@ -98,7 +98,7 @@ class StepLog(Callback):
         loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs
         values = _mean_over_processes({LOSS: math.nan if loss is None else loss, **stage.logged})
         if not math.isfinite(values[LOSS]):
-            terms = [name for name, value in values.items() if name != LOSS and not math.isfinite(value)]
+            terms = [name for name in stage.logged if not (name.startswith("train/") or math.isfinite(values[name]))]
             also = f"; not finite either: {', '.join(terms)}" if terms else ""
             raise TrainingError(f"loss is {values[LOSS]} at step {step}{also}")
         values |= self._speed(step, pl_module.device)

@@ -224,6 +224,7 @@ class LocalDistillation(TileDistillation[LocalSettings]):
             vectors, window_keys, self.window_queue.keys, *self.temperatures, self.config.anchors
         )
         self.window_queue.push(window_keys)
+        self.log_dict({"loss/masks": loss, "loss/tiles": tiles, "loss/windows": local})
         return loss + self.config.global_weight * tiles + self.config.local_weight * local
 
     def window_vectors(self, pupil: StudentWithHeads, maps: DecoderMaps) -> Tensor:
