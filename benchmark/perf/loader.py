@@ -1,13 +1,17 @@
-"""Benchmark of the data loader: training from the store against training on one constant batch.
+"""Benchmark of what surrounds the network in training: the data loader, and the loggers.
 
-Both kinds of step run in one ``Trainer.fit`` of the runner, through the same module, network, optimiser and callbacks.
+Training from the store is compared with training on one constant batch, and training with all loggers with training
+without any. Both kinds of step run in one ``Trainer.fit`` of the runner, through the same module, network, optimiser
+and callbacks.
 
 *Loader*, and therefore missing from a constant step: drawing the tiles, reading images or cached features, reading
 labels, looking up diagnoses, and collation. *Training*, and therefore part of both: the transfer to the device,
 augmentation there (with its own random numbers at every step), forward, backward, optimiser, the seeding of every step,
 and Lightning's overhead.
 
-Blocks of steps alternate, real and constant. A block's time runs from the end of the step before it to the end of its
+*Logging*: values of the method and of the benchmark are gathered, and written to ``metrics.csv`` and TensorBoard.
+
+Blocks of steps alternate between the two. A block's time runs from the end of the step before it to the end of its
 last step, so that fetching its batches counts, and load on the machine affects neighbours alike.
 """
 
@@ -16,28 +20,32 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from rich.console import Console
 
 from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.loading.datamodule import StepLoader, TileDataModule
 from tissuebench.datasets.types import TrainingBatch
+from tissuebench.methods.api.method import Method
+from tissuebench.methods.api.stage import Trainable
 from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.perf.ratios import Rates, Ratio, ratio, show
 from tissuebench.plans.expand import PlannedData, expand
-from tissuebench.plans.schema import load_plan
+from tissuebench.plans.schema import Tracking, load_plan
 from tissuebench.plans.trial import Trial
 from tissuebench.run import open_data
 from tissuebench.runtime.machine import Machine, detect_machine
 from tissuebench.training.build import build_datamodule, build_method
 from tissuebench.training.feature_cache import FeatureBank, compute_features, plan_features, training_tiles
 from tissuebench.training.fit import fit
+from tissuebench.training.loggers import CURVES_ONLY, OpenLoggers, loggers_of
 
 GOAL = 0.97
 _METHOD = "complementary"
@@ -47,6 +55,7 @@ _BLOCK = 10
 _BATCHES_AHEAD = 2
 """Batches that a worker of a ``DataLoader`` prefetches."""
 _NEVER_MINUTES = 1e6
+_TRACKING = (Tracking.TENSORBOARD,) if find_spec("tensorboard") else ()
 
 
 class HalfConstant(LightningDataModule):
@@ -61,9 +70,25 @@ class HalfConstant(LightningDataModule):
         """Return a loader with as many steps as the real module has."""
         return _Alternating(self._real.train_dataloader(), self._constant, self._block)
 
+    def val_dataloader(self) -> list[object]:
+        """Return nothing to validate on."""
+        return []
+
     def on_after_batch_transfer(self, batch: TrainingBatch, dataloader_idx: int) -> TrainingBatch:
         """Apply the real module's augmentation to both kinds of batch."""
         return self._real.on_after_batch_transfer(batch, dataloader_idx)
+
+
+class HalfSilent(Callback):
+    """Keeps every second block of steps from logging."""
+
+    def __init__(self, block: int) -> None:
+        self._block = block
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Overrule the callback that has asked the method to log."""
+        if trainer.global_step // self._block % 2:
+            cast("Trainable[Any]", pl_module).logs_step = False
 
 
 class _Alternating:
@@ -117,9 +142,12 @@ def run(
                 features = None
                 if mode is EncoderMode.FROZEN:
                     features = _features(trial, data, folder, machine, display)
-                real, constant = measure(trial, data, features, machine, folder / f"fit-{mode}", display)
+                parts = (trial, data, features, machine)
+                real, constant = measure(*parts, folder / f"fit-{mode}", display)
                 lines.append(ratio(f"samples/s from the store to a constant batch, {mode}", real, constant, GOAL))
-    show(f"Training with the data loader, relative (plan {plan_name}, {_METHOD})", lines, console, as_json)
+                logged, silent = measure_logging(*parts, folder / f"log-{mode}", display)
+                lines.append(ratio(f"samples/s with {_names(_TRACKING)} to no logger, {mode}", logged, silent, GOAL))
+    show(f"Training with data loader and loggers, relative (plan {plan_name}, {_METHOD})", lines, console, as_json)
     return lines
 
 
@@ -159,20 +187,60 @@ def measure(
         folder: a new folder.
         display: shows the steps.
     """
-    block, steps = block_of(machine), trial.training.steps
-    method = build_method(trial, data)
+    method, block = build_method(trial, data), block_of(machine)
     halves = HalfConstant(build_datamodule(trial, method, data, features, machine), block)
+    # ``fit`` uses nothing of a data module but its loader and its hook.
+    return _timed(trial, method, cast("TileDataModule", halves), machine, folder, display)
+
+
+def measure_logging(
+    trial: Trial,
+    data: PlannedData,
+    features: FeatureBank | None,
+    machine: Machine,
+    folder: Path,
+    display: ProgressDisplay,
+) -> tuple[Rates, Rates]:
+    """Return samples per second of the blocks with all loggers and with none; takes the arguments of ``measure``."""
+    method, block = build_method(trial, data), block_of(machine)
+    batches = build_datamodule(trial, method, data, features, machine)
+    return _timed(trial, method, batches, machine, folder, display, [HalfSilent(block)], loggers_of(_TRACKING))
+
+
+def _timed(
+    trial: Trial,
+    method: Method[Any],
+    batches: TileDataModule,
+    machine: Machine,
+    folder: Path,
+    display: ProgressDisplay,
+    watchers: Sequence[Callback] = (),
+    open_loggers: OpenLoggers = CURVES_ONLY,
+) -> tuple[Rates, Rates]:
     ends: list[float] = []
 
     def report(step: int) -> None:
         ends.append(time.perf_counter())
-        display.phase(f"training, {trial.network.encoder_mode}", step, steps)
+        display.phase(f"training, {trial.network.encoder_mode}", step, trial.training.steps)
 
     folder.mkdir()
-    # ``fit`` uses nothing of a data module but its loader and its hook.
-    fit(method, cast("TileDataModule", halves), folder, trial.seed, machine, report, _NEVER_MINUTES)
+    fit(
+        method,
+        batches,
+        folder,
+        trial.seed,
+        machine,
+        report,
+        _NEVER_MINUTES,
+        watchers=watchers,
+        open_loggers=open_loggers,
+    )
     per_step = sum(stream.batch_size for stream in method.streams().values())
-    return block_rates(ends, block, per_step)
+    return block_rates(ends, block_of(machine), per_step)
+
+
+def _names(tracking: Sequence[Tracking]) -> str:
+    return " and ".join(["metrics.csv", *tracking])
 
 
 def block_rates(ends: list[float], block: int, per_step: int) -> tuple[Rates, Rates]:
