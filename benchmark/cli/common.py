@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tissuebench.common.home import default_home, existing_home, existing_or_new_home
 from tissuebench.errors import TissueBenchError
 
 if TYPE_CHECKING:
@@ -97,36 +97,20 @@ def section(title: str, *options: Decorator) -> Decorator:
     return under_title
 
 
-def _default_home() -> Path:
-    return Path(os.environ.get("TISSUEBENCH_HOME", "."))
-
-
-def _existing(context: click.Context, parameter: click.Parameter, home: Path) -> Path:
-    if not home.is_dir():
-        raise TissueBenchError(f"--home {home}: no such folder; give the one that holds data/ and runs/")
-    return home
-
-
-def _existing_or_new(context: click.Context, parameter: click.Parameter, home: Path) -> Path:
-    if not home.is_dir() and not home.absolute().parent.is_dir():
-        raise TissueBenchError(f"--home {home}: neither this folder nor the one that it would be made in exists")
-    return home
-
-
-def _home(callback: Callable[[click.Context, click.Parameter, Path], Path]) -> Decorator:
+def _home(checked: Callable[[Path, str], Path]) -> Decorator:
     return click.option(
         "--home",
         type=click.Path(file_okay=False, path_type=Path),
-        default=_default_home,
+        default=default_home,
         show_default="$TISSUEBENCH_HOME, else the current folder",
         help="Folder that holds data/ and runs/.",
-        callback=callback,
+        callback=lambda context, parameter, home: checked(home, "--home"),
     )
 
 
-HOME = _home(_existing_or_new)
+HOME = _home(existing_or_new_home)
 """For commands that write data or results: the folder is made with the first of them, if the one above it exists."""
-EXISTING_HOME = _home(_existing)
+EXISTING_HOME = _home(existing_home)
 """For commands that read: a mistyped folder is refused."""
 
 
@@ -138,7 +122,7 @@ def say_if_new(home: Path) -> None:
 
 def at_home(home: Path) -> str:
     """Return the option that names this home folder, with a blank before it; empty for the default one."""
-    return "" if home == _default_home() else f" --home {shlex.quote(str(home))}"
+    return "" if home == default_home() else f" --home {shlex.quote(str(home))}"
 
 
 def next_step(what: str) -> None:

@@ -190,11 +190,13 @@ def print_boards(
     rankings: Sequence[Ranking] = (),
 ) -> None:
     """Print tables, then ranks, or only the rows as JSON; write the CSV and SVG files asked for."""
-    from tissuebench.results.render.terminal import render, to_csv, to_json
+    from tissuebench.results.render.terminal import render, to_json
 
     rows = [row for board in boards for row in board.rows]
     if csv_path is not None:
-        csv_path.write_text(to_csv(rows))
+        from tissuebench.results.frames.rows import leaderboard_csv
+
+        csv_path.write_text(leaderboard_csv(rows))
     if as_json:
         click.echo(to_json(rows))
         return

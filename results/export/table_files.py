@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tissuebench.common.files import write_aside
 from tissuebench.common.hashing import Json
-from tissuebench.results.render.terminal import to_csv, to_json
+from tissuebench.results.render.terminal import to_json
 from tissuebench.results.tables.comparable import Group, long_name, settings_key, table_names
 from tissuebench.results.tables.leaderboard import LeaderboardRow, build
 
-_FORMATS = {"csv": to_csv, "json": to_json}
+_FORMATS = ("csv", "json")
 
 
 def write_tables(
@@ -43,8 +43,10 @@ def write_tables(
 
 
 def _write(stem: Path, rows: Sequence[LeaderboardRow]) -> None:
-    for form, written in _FORMATS.items():
-        write_aside(_path(stem, form), written(rows).encode())
+    from tissuebench.results.frames.rows import leaderboard_csv  # pandas, which a run needs for nothing else
+
+    for form, text in (("csv", leaderboard_csv(rows)), ("json", to_json(rows))):
+        write_aside(_path(stem, form), text.encode())
 
 
 def _path(stem: Path, form: str) -> Path:

@@ -326,9 +326,9 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
 def _matrices(table: pa.Table, name: str, rows: int, columns: int) -> npt.NDArray[Any]:
     """Return a column of row-major lists as an array (S, rows, columns)."""
     lists = table.column(name).combine_chunks()
-    if set(np.diff(lists.offsets.to_numpy())) != {rows * columns}:
+    if set(np.diff(np.from_dlpack(lists.offsets))) != {rows * columns}:  # its own to_numpy would import pandas
         raise ValueError(f"its {name} are not {rows} x {columns}")
-    return np.array(lists.flatten().to_numpy()).reshape(-1, rows, columns)
+    return np.array(np.from_dlpack(lists.flatten())).reshape(-1, rows, columns)
 
 
 def _more_matched_than_there(boundaries: npt.NDArray[np.int64]) -> bool:

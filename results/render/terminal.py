@@ -1,13 +1,11 @@
-"""Leaderboard output: terminal tables (rich), JSON and CSV."""
+"""Leaderboard output: terminal tables (rich) and JSON."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
 from rich.table import Table
@@ -28,15 +26,6 @@ _Key = tuple[str, str, str]  # dataset, method, budget
 def to_json(rows: Sequence[LeaderboardRow]) -> str:
     """Return a JSON list, one object per row with the fields of ``LeaderboardRow``; null where there is no number."""
     return json.dumps([asdict(row) for row in rows], indent=1, allow_nan=False)
-
-
-def to_csv(rows: Sequence[LeaderboardRow]) -> str:
-    """Return CSV: a header, then one line per row, the fields of ``LeaderboardRow``; empty where there is no number."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, [field.name for field in fields(LeaderboardRow)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return out.getvalue()
 
 
 @dataclass(frozen=True)

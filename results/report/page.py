@@ -13,8 +13,9 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from tissuebench.common.hashing import Json
+from tissuebench.results.frames.rows import leaderboard_csv
 from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.render.terminal import minutes, short, signed, to_csv
+from tissuebench.results.render.terminal import minutes, short, signed
 from tissuebench.results.report import provenance as origin
 from tissuebench.results.report.picture import Picture
 from tissuebench.results.report.scores import scores
@@ -119,7 +120,7 @@ def build(subjects: Sequence[Subject], title: str) -> dict[str, bytes]:
         for end, data in (("svg", picture.svg), ("pdf", picture.pdf), ("csv", picture.csv)):
             out[f"figures/{picture.name}.{end}"] = data
     for chapter in chapters:
-        out[f"data/{chapter.view.slug}-leaderboard.csv"] = to_csv(chapter.view.subject.board.rows).encode()
+        out[f"data/{chapter.view.slug}-leaderboard.csv"] = leaderboard_csv(chapter.view.subject.board.rows).encode()
     return out
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 from markupsafe import Markup
 
 Record = Mapping[str, str | int | float | None]
@@ -36,10 +35,5 @@ class Picture:
 
 def to_csv(records: Sequence[Record]) -> bytes:
     """Return CSV: a header and one line per record; empty where there is no value."""
-    out = io.StringIO()
-    writer = csv.DictWriter(
-        out, list(dict.fromkeys(name for record in records for name in record)), lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(records)
-    return out.getvalue().encode()
+    frame = pd.DataFrame(records, dtype=object)  # whole numbers stay whole beside missing ones
+    return bytes(frame.to_csv(index=False, lineterminator="\n").encode())

@@ -134,9 +134,14 @@ def table_names(dataset: str, groups: Sequence[Group], own: Mapping[str, Json]) 
     return names
 
 
+def short_key(key: str) -> str:
+    """Return the beginning of a group's key, as in the names of its files."""
+    return key[:_SHORT]
+
+
 def long_name(name: str, key: str) -> str:
     """Return the name of a table with the beginning of its group's key, unless it has that already."""
-    end = f"-{key[:_SHORT]}"
+    end = f"-{short_key(key)}"
     return name if name.endswith(end) else name + end
 
 

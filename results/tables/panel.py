@@ -52,6 +52,7 @@ class Cell:
     Attributes:
         minutes: mean over the runs (draws of a budget may buy patients that differ in cost).
         runs: R sorted (draw, seed), see ``run_of``.
+        trial_ids: ids of the trials of these runs.
         margins: (R, P, 7, K) pixels, summed over the slides of a patient (``metrics.margins``).
         gaps: (R, P, B) summed likewise (``metrics.calibration_gaps``).
         area_errors: (R, P) area error of each patient; nan if nothing of the patient is annotated.
@@ -65,6 +66,7 @@ class Cell:
     budget: str
     minutes: float
     runs: tuple[Run, ...]
+    trial_ids: tuple[str, ...]
     patients: tuple[str, ...]
     margins: Floats
     gaps: Floats
@@ -239,6 +241,7 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
             budget=budget,
             minutes=float(np.mean([trial.minutes for trial in trials])),
             runs=tuple(map(run_of, trials)),
+            trial_ids=tuple(trial.trial_id for trial in trials),
             patients=patients,
             margins=margins(
                 np.stack([_by_patient(trial, trial.counts, patients) for trial in trials]),

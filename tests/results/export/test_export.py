@@ -5,7 +5,6 @@ import io
 import json
 import math
 import re
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,21 +16,11 @@ from hypothesis import strategies as st
 
 from tissuebench.cli.main import cli
 from tissuebench.errors import ConfigError, DataError
-from tissuebench.results.export.export import (
-    Format,
-    export,
-    formats_of,
-    label_efficiency,
-    patient_scores,
-    slide_areas,
-    slide_counts,
-)
-from tissuebench.results.export.relations import of_rows
-from tissuebench.results.metrics import dice, miou
+from tissuebench.results.export.export import Format, encoded, export, formats_of
+from tissuebench.results.frames.rows import leaderboard_csv, of_rows
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.render.latex import escape, to_latex
-from tissuebench.results.render.terminal import to_csv, to_json
-from tissuebench.results.tables.label_efficiency import EfficiencyRow
+from tissuebench.results.render.terminal import to_json
 from tissuebench.results.tables.leaderboard import CellKey, LeaderboardRow, build
 
 
@@ -48,10 +37,6 @@ def results(make_trial):
 
 def refused(word):
     pytest.fail(f"{word} is no JSON")
-
-
-def records(relation):
-    return json.loads(relation.to_json())
 
 
 def test_every_relation_is_the_same_in_every_format(results, tmp_path):
@@ -74,7 +59,7 @@ def test_the_leaderboard_is_that_of_the_table(results, tmp_path):
     export([results], tmp_path, [Format.CSV, Format.JSON])
     board = build(results)
     assert json.loads((tmp_path / "leaderboard.json").read_text()) == json.loads(to_json(board.rows))
-    assert (tmp_path / "leaderboard.csv").read_text() == to_csv(board.rows)
+    assert (tmp_path / "leaderboard.csv").read_text() == leaderboard_csv(board.rows)
 
 
 def test_only_what_is_asked_for_is_written(results, tmp_path):
@@ -92,81 +77,23 @@ def test_formats_are_named():
         formats_of([])
 
 
-def test_censored_minutes_are_null_and_say_on_which_side():
-    row = EfficiencyRow("d", "m", "miou", 3, 8.0, 80.0, 0.5, 0.4, 0.6, 30.0, 0.0, math.inf, 8.0, 80.0)
-    never = replace(row, minutes=math.inf, minutes_low=40.0)
-    unknown = replace(row, minutes=None, minutes_low=None, minutes_high=None)
-    got = records(label_efficiency([row, never, unknown]))
-    sides = [
-        [(one[name], one[f"{name}_censored"]) for name in ("minutes", "minutes_low", "minutes_high")] for one in got
-    ]
-    assert sides == [
-        [(30.0, None), (None, "left"), (None, "right")],
-        [(None, "right"), (40.0, None), (None, "right")],
-        [(None, None)] * 3,
-    ]
-    assert {one["smallest"] for one in got} == {8.0} and {one["largest"] for one in got} == {80.0}
-
-
-def test_each_patient_of_each_trial_is_scored_alone(results, make_trial):
-    absent = make_trial("absent", counts=[np.diag([5, 5, 0])] * 12)
-    rows = records(patient_scores([*results, absent]))
-    metrics = {row["metric"] for row in rows}
-    assert "balanced_accuracy" not in metrics and {"ece", "area_error"} <= metrics
-    assert len(rows) == (len(results) + 1) * 6 * len(metrics)
-    assert len({(row["trial_id"], row["patient"], row["metric"]) for row in rows}) == len(rows)
-    found = {(row["trial_id"], row["patient"], row["metric"]): row["score"] for row in rows}
-    for trial in results:
-        for patient in ("p0", "p5"):
-            pooled = sum(trial.counts[i] for i, name in enumerate(trial.patient_ids) if name == patient)
-            assert found[trial.trial_id, patient, "miou"] == pytest.approx(float(miou(pooled)))
-            assert found[trial.trial_id, patient, "dice/CCA"] == pytest.approx(float(dice(pooled)[2]))
-    assert found[absent.trial_id, "p0", "dice/CCA"] is None
-
-
-def test_counts_of_slides_come_back(results):
-    rows = records(slide_counts(results))
-    for trial in results[:3]:
-        back = np.zeros_like(trial.counts)
-        for row in (row for row in rows if row["trial_id"] == trial.trial_id):
-            at = trial.slide_ids.index(row["slide"])
-            assert row["patient"] == trial.patient_ids[at] and row["seed"] == trial.seed
-            back[at, trial.classes.index(row["truth"]), trial.classes.index(row["predicted"])] += row["pixels"]
-        np.testing.assert_array_equal(back, trial.counts)
-    assert all(row["pixels"] > 0 for row in rows)
-
-
-def test_patients_that_nobody_annotated_have_no_scores_of_their_own_but_areas(make_trial):
-    counts = np.array([np.diag([5, 5, 0])] * 11 + [np.zeros((3, 3))], dtype=np.int64)
-    areas = np.arange(36).reshape(12, 3)
-    names = tuple(f"p{i}" for i in range(12))
-    trial = make_trial(counts=counts, areas=areas, patient_ids=names, slide_diagnoses=("HCC", "CCA", "") * 4)
-    assert {row["patient"] for row in records(patient_scores([trial]))} == set(names[:11])
-    rows = records(slide_areas([trial]))
-    back = {(row["slide"], row["class"]): row["pixels"] for row in rows}
-    expected = {
-        (slide, name): int(areas[i, c])
-        for i, slide in enumerate(trial.slide_ids)
-        for c, name in enumerate(trial.classes)
-        if trial.slide_diagnoses[i]
-    }
-    assert back == expected and len(rows) == len(expected)
-    assert {row["patient"] for row in rows} == {name for i, name in enumerate(names) if i % 3 < 2}
-
-
 def test_no_rows_still_have_columns_with_types():
-    empty = of_rows("leaderboard", LeaderboardRow, [])
-    assert empty.schema.field("mean").type == pa.float64() and empty.schema.field("tie").type == pa.bool_()
-    assert empty.to_json() == b"[]\n" and pq.read_table(pa.BufferReader(empty.to_parquet())).num_rows == 0
-    assert empty.to_csv().decode().startswith("dataset,method,budget")
+    empty = of_rows(LeaderboardRow, [])
+    schema = pq.read_table(pa.BufferReader(encoded(empty, Format.PARQUET))).schema
+    assert schema.field("mean").type == pa.float64() and schema.field("tie").type == pa.bool_()
+    assert encoded(empty, Format.JSON) == b"[]\n"
+    assert encoded(empty, Format.CSV).decode().startswith("dataset,method,budget")
 
 
-def test_a_value_that_is_no_number_is_refused():
-    row = build([])
-    assert row.rows == ()
-    bad = of_rows("leaderboard", CellKey, [CellKey("d", "m", "b", 1, math.nan)])
+def test_numbers_are_written_in_full():
+    row = CellKey("d", "m", "b", 1, 0.1 + 0.2)
+    assert b"0.30000000000000004" in encoded(of_rows(CellKey, [row]), Format.JSON)
+    assert b"0.30000000000000004" in encoded(of_rows(CellKey, [row]), Format.CSV)
+
+
+def test_an_infinite_value_is_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
-        bad.to_json()
+        encoded(of_rows(CellKey, [CellKey("d", "m", "b", 1, math.inf)]), Format.JSON)
 
 
 def unescaped(text):

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from tissuebench.errors import DataError
+from tissuebench.results.frames.rows import leaderboard_csv
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality, layer_scores
 from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.render.terminal import render, to_csv, to_json
+from tissuebench.results.render.terminal import render, to_json
 from tissuebench.results.tables.leaderboard import CellKey, build
 
 ODD = 'b[6,"7]\n[red]'
@@ -137,7 +138,7 @@ def test_rows_for_machines_stand_after_the_scores_of_their_cell(cells):
         assert (row["n_seeds"], row["n_replicates"], row["n_patients"]) == (3, 1, 0)
         assert not row["tie"]
         assert {row[name] for name in ("low", "high", "diff", "diff_low", "diff_high", "diff_to")} == {None}
-    read = list(csv.DictReader(io.StringIO(to_csv(board.rows))))
+    read = list(csv.DictReader(io.StringIO(leaderboard_csv(board.rows))))
     assert [row["metric"] for row in read][-4:] == names
 
 
