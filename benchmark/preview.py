@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
+from tissuebench.bench import BenchRequest, lay_out, open_data, read_plan
 from tissuebench.common.hashing import Json
-from tissuebench.common.progress import ProgressDisplay
+from tissuebench.common.progress import ProgressDisplay, stderr_console
 from tissuebench.datasets.catalog.recipe import Recipe
 from tissuebench.datasets.ingest.dataset import dataset_folder, find_dataset
 from tissuebench.datasets.ingest.ingest import ensure_store, known_source
 from tissuebench.plans.expand import PlannedData, planned_cells
-from tissuebench.run import BenchRequest, lay_out, open_data, read_plan
 from tissuebench.sweep.estimate.overview import TrialGroup
 from tissuebench.sweep.graph import Sweep
 
@@ -44,7 +42,7 @@ def preview(request: BenchRequest) -> Preview:
     opened: dict[str, PlannedData] = {}
     planned: list[TrialGroup] = []
     lines: list[str] = []
-    with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
+    with ProgressDisplay(stderr_console()) as display:
         for name in request.datasets or plan.datasets:
             root = request.data_roots.get(name)
             recipe = find_dataset(name, root, request.home)

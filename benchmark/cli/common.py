@@ -161,9 +161,9 @@ def listed(values: tuple[str, ...]) -> tuple[str, ...]:
 
 def stderr() -> Console:
     """Return the console for progress and notes."""
-    from rich.console import Console
+    from tissuebench.common.progress import stderr_console
 
-    return Console(stderr=True, highlight=False)
+    return stderr_console()
 
 
 def stdout(record: bool = False) -> Console:

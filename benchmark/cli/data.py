@@ -263,12 +263,12 @@ def budgets(
     home: Path,
 ) -> None:
     """Show what each budget buys and its assumed cost: patients, slides, tiles, pixels of each class."""
+    from tissuebench.bench import open_data
     from tissuebench.common.progress import ProgressDisplay
     from tissuebench.datasets.labels.draw_budget import ALL_ON_MASKS
     from tissuebench.inspection.budgets import describe_budgets, print_budgets, to_json
     from tissuebench.methods.api.registry import find_method
     from tissuebench.plans.expand import spending_of
-    from tissuebench.run import open_data
 
     spendings = [spending_of(name, find_method(name).Config()) for name in listed(methods)] or [ALL_ON_MASKS]
     with ProgressDisplay(stderr()) as display:

@@ -33,7 +33,7 @@ from tissuebench.cli.sweep import plan, status, trial
 from tissuebench.errors import TissueBenchError
 
 if TYPE_CHECKING:
-    from tissuebench.run import BenchResult
+    from tissuebench.bench import BenchResult
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -69,8 +69,8 @@ def run(planned: Planned, retry_failed: bool, dry_run: bool, as_json: bool, home
     After an interruption or a crash the same command picks up where it left off. Two identical commands that run at
     the same time share the work.
     """
+    from tissuebench.bench import bench, states_of_trials
     from tissuebench.preview import preview
-    from tissuebench.run import bench, states_of_trials
 
     request = planned.request(home, retry_failed)
     if dry_run:

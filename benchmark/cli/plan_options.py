@@ -15,7 +15,7 @@ from tissuebench.cli.common import listed, section
 from tissuebench.errors import TissueBenchError
 
 if TYPE_CHECKING:
-    from tissuebench.run import BenchRequest
+    from tissuebench.bench import BenchRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class Planned:
     overrides: tuple[str, ...]
 
     def request(self, home: Path, retry_failed: bool = False) -> BenchRequest:
-        """Build the request for ``tissuebench.run.bench``.
+        """Build the request for ``tissuebench.bench.bench``.
 
         Raises:
             TissueBenchError: a data root belongs to no dataset.
         """
-        from tissuebench.run import BenchRequest
+        from tissuebench.bench import BenchRequest
 
         roots: dict[str, Path] = {}
         for given in self.data_roots:

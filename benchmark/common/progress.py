@@ -12,6 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _PLAIN_EVERY_SECONDS = 15.0
 
 
+def stderr_console() -> Console:
+    """Return the console for progress and notes: standard error, also in a notebook."""
+    return Console(stderr=True, highlight=False, force_jupyter=False)
+
+
 class ProgressDisplay:
     """Progress bar for the current activity: slides drawn, slides ingested, steps of a measurement.
 

@@ -15,7 +15,7 @@ from tissuebench.datasets.store.shards import Pixels
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.store.tiling import grid
 from tissuebench.datasets.store.tissue import MIN_TISSUE_SHARE
-from tissuebench.datasets.types import IGNORE_LABEL, Tile
+from tissuebench.datasets.types import IGNORE_LABEL, ClassMap, Tile
 
 TILES_PER_CLASS = 6
 _LABEL_WEIGHT = 0.4
@@ -41,17 +41,25 @@ class ClassTiles:
 
 
 def write_tiles(store: TileStore, folder: Path) -> tuple[ClassTiles, ...]:
-    """Write pictures of sample tiles into ``folder`` and return them by class, one slide in turn after the other.
+    """Write pictures of sample tiles into ``folder`` and return them by class, see ``sample_tiles``."""
+    return tuple(
+        ClassTiles(name, tuple(_write(store, tile, folder, name is not None) for tile in tiles))
+        for name, tiles in sample_tiles(store).items()
+    )
+
+
+def sample_tiles(store: TileStore) -> dict[str | None, list[Tile]]:
+    """Return up to ``TILES_PER_CLASS`` sample tiles by class, one slide in turn after the other.
 
     Tiles of a class are drawn at random from those in which it covers the share that a tag needs. If no tile is
-    annotated, they are drawn from all tissue.
+    annotated, they are drawn from all tissue and the class is None.
     """
     rng = np.random.default_rng(derive_seed("inspected tiles", store.content_hash))
     slides = sorted(rng.permutation(sorted(store.slides))[:_MAX_SLIDES].tolist())
     size = store.info.tile_px
     places = {slide_id: grid(store.slides[slide_id], size) for slide_id in slides}
     counts = {slide_id: store.withheld.tile_class_pixels(slide_id) for slide_id in slides}
-    found: list[ClassTiles] = []
+    found: dict[str | None, list[Tile]] = {}
     for class_id, name in enumerate(store.class_map.names):
         showing = {}
         for slide_id, table in counts.items():
@@ -59,13 +67,19 @@ def write_tiles(store: TileStore, folder: Path) -> tuple[ClassTiles, ...]:
             showing[slide_id] = np.flatnonzero(table[:, class_id] >= least)
         drawn = _in_turn(showing, rng)
         if drawn:
-            tiles = [places[slide_id][index] for slide_id, index in drawn]
-            found.append(ClassTiles(name, tuple(_write(store, tile, folder, True) for tile in tiles)))
+            found[name] = [places[slide_id][index] for slide_id, index in drawn]
     if not found:
         tissue = {slide_id: np.flatnonzero(store.tile_tissue(slide_id) >= MIN_TISSUE_SHARE) for slide_id in slides}
-        tiles = [places[slide_id][index] for slide_id, index in _in_turn(tissue, rng)]
-        found.append(ClassTiles(None, tuple(_write(store, tile, folder, False) for tile in tiles)))
-    return tuple(found)
+        found[None] = [places[slide_id][index] for slide_id, index in _in_turn(tissue, rng)]
+    return found
+
+
+def overlay(image: Pixels, labels: Pixels, class_map: ClassMap) -> Pixels:
+    """Return the image (H, W, 3) uint8 under the colours of its labels (H, W) uint8; bare where there is none."""
+    palette = np.full((IGNORE_LABEL + 1, 3), 255, np.float32)
+    palette[: len(class_map)] = class_map.colors
+    mixed = (1 - _LABEL_WEIGHT) * image + _LABEL_WEIGHT * palette[labels]
+    return np.where((labels == IGNORE_LABEL)[..., None], image, mixed).astype(np.uint8)
 
 
 def _in_turn(by_slide: Mapping[str, NDArray[np.int64]], rng: np.random.Generator) -> list[tuple[str, int]]:
@@ -85,9 +99,5 @@ def _write(store: TileStore, tile: Tile, folder: Path, annotated: bool) -> Sampl
     if not annotated:
         return SampleTile(tile, f"{name}.jpg", None)
     labels = store.withheld.masks([tile], size)[0]
-    palette = np.full((IGNORE_LABEL + 1, 3), 255, np.float32)
-    palette[: len(store.class_map)] = store.class_map.colors
-    mixed = (1 - _LABEL_WEIGHT) * picture + _LABEL_WEIGHT * palette[labels]
-    drawn = np.where((labels == IGNORE_LABEL)[..., None], picture, mixed).astype(np.uint8)
-    Image.fromarray(drawn).save(folder / f"{name}-annotated.jpg", quality=92)
+    Image.fromarray(overlay(picture, labels, store.class_map)).save(folder / f"{name}-annotated.jpg", quality=92)
     return SampleTile(tile, f"{name}.jpg", f"{name}-annotated.jpg")

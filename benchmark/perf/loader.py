@@ -30,6 +30,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from rich.console import Console
 
+from tissuebench.bench import open_data
 from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.loading.datamodule import StepLoader, TileDataModule
 from tissuebench.datasets.types import TrainingBatch
@@ -40,7 +41,6 @@ from tissuebench.perf.ratios import Rates, Ratio, ratio, show
 from tissuebench.plans.expand import PlannedData, expand
 from tissuebench.plans.schema import Tracking, load_plan
 from tissuebench.plans.trial import Trial
-from tissuebench.run import open_data
 from tissuebench.runtime.machine import Machine, detect_machine
 from tissuebench.training.build import build_datamodule, build_method
 from tissuebench.training.feature_cache import FeatureBank, compute_features, plan_features, training_tiles

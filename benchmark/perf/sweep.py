@@ -15,12 +15,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tissuebench.bench import open_data
 from tissuebench.common.progress import ProgressDisplay
 from tissuebench.executors.local import LocalExecutor
 from tissuebench.perf.ratios import Ratio, show
 from tissuebench.plans.expand import expand
 from tissuebench.plans.schema import load_plan
-from tissuebench.run import open_data
 from tissuebench.sweep.graph import Graph, SweepTask, build_graph
 from tissuebench.sweep.jobs import State, TaskKind
 from tissuebench.sweep.runner import Runner

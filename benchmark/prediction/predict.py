@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError
 from tissuebench.evaluation.canvas import LabelCanvas
-from tissuebench.evaluation.stitching import Stitching, strips
+from tissuebench.evaluation.stitching import Stitching, Strip, strips
 from tissuebench.prediction.areas import ClassArea, class_areas, count_pixels, write_areas
 from tissuebench.prediction.case import CaseCall, call_case
 from tissuebench.prediction.geojson import OutlineSettings, write_geojson
@@ -115,7 +115,7 @@ class Predictor:
         trained, options, class_map = self.trained, self.options, self.trained.store.class_map
         started = time.perf_counter()
         with LabelCanvas(slide.height, slide.width, work) as canvas:
-            read = self._reading(slide)
+            read = self.reading(slide)
             self._fill(canvas, read, progress)
             tissue = tissue_of(read, slide.height, slide.width)
             predicted = time.perf_counter()
@@ -173,7 +173,7 @@ class Predictor:
         write_aside(work / RECORD, (json.dumps(record, indent=1) + "\n").encode())
         return areas, case
 
-    def _reading(self, slide: Slide) -> ReadPixels:
+    def reading(self, slide: Slide) -> ReadPixels:
         """Return a function that reads the slide in the stain of those that the method was trained on."""
         normalise = fit_stain(self.trained.store.info.stain, slide)
 
@@ -184,21 +184,23 @@ class Predictor:
         return read
 
     def _fill(self, canvas: LabelCanvas, read: ReadPixels, progress: Progress) -> None:
-        """Predict the whole slide in the way slides are scored."""
-        trained, machine = self.trained, self._machine
-        how = Stitching.of(trained.trial.evaluation, trained.store.info.tile_px, machine.device, machine.precision)
         done, total = 0, canvas.height * canvas.width
         megapixels = -(-total // _MEGAPIXEL)
         progress("predicting megapixels", 0, megapixels)
+        for strip in self.strips(read, canvas.height, canvas.width):
+            canvas.write(strip.classes, strip.y, strip.x)
+            done += strip.classes.size
+            progress("predicting megapixels", done * megapixels // total, megapixels)
+
+    def strips(self, read: ReadPixels, height: int, width: int) -> Iterator[Strip]:
+        """Predict a whole slide in the way slides are scored, see ``stitching.strips``."""
+        trained, machine = self.trained, self._machine
+        how = Stitching.of(trained.trial.evaluation, trained.store.info.tile_px, machine.device, machine.precision)
 
         def planes(y: int, x: int, height: int, width: int) -> Pixels:
             return read(y, x, height, width).transpose(2, 0, 1)
 
-        n_classes = len(trained.store.class_map)
-        for strip in strips(self._method, planes, canvas.height, canvas.width, n_classes, how):
-            canvas.write(strip.classes, strip.y, strip.x)
-            done += strip.classes.size
-            progress("predicting megapixels", done * megapixels // total, megapixels)
+        return strips(self._method, planes, height, width, len(trained.store.class_map), how)
 
 
 def _hash_of(labels: Labels) -> str:

@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Generic, TypeVar
 
+from tissuebench.common.spawning import main_left_alone
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -87,7 +89,8 @@ def _start(function: Callable[[Job], Result]) -> _Worker[Job]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(function, theirs), daemon=True)
-    process.start()
+    with main_left_alone():
+        process.start()
     theirs.close()
     return _Worker(process, ours)
 

@@ -4,11 +4,13 @@ from tissuebench.datasets.readers.blank import blank_notes
 from tissuebench.datasets.readers.brightfield import require_brightfield, require_colour
 from tissuebench.datasets.readers.companions import companions
 from tissuebench.datasets.readers.formats import SLIDE_SUFFIXES
+from tissuebench.datasets.readers.plain import ArrayReader
 from tissuebench.datasets.readers.reader import Bounds, Level, SlideReader
 from tissuebench.datasets.readers.slide import Slide, open_slide
 
 __all__ = [
     "SLIDE_SUFFIXES",
+    "ArrayReader",
     "Bounds",
     "Level",
     "Slide",

@@ -23,29 +23,17 @@ _ORIENTATION = 0x0112  # EXIF
 _PNG_START, _PNG_DEPTH_AT = b"\x89PNG", 24
 
 
-class PlainReader:
-    """Image that is decoded once when it is opened, turned as its EXIF orientation says; implements ``SlideReader``.
+class ArrayReader:
+    """Picture in memory, (H, W, 3) uint8 RGB, with one level and without a resolution; implements ``SlideReader``."""
 
-    Raises:
-        DataError: unreadable, more than 8 bits per channel, grey, several frames, or more pixels than Pillow decodes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            with reading(path, "an image", SyntaxError), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the bomb warning is issued at half the refused size
-                with Image.open(path, formats=_FORMATS) as image:
-                    _require_colour_picture(path, image)
-                    orientation = image.getexif().get(_ORIENTATION, 1)
-                    self._pixels = _rgb(ImageOps.exif_transpose(image))
-        except Image.DecompressionBombError:
-            raise DataError(f"{path}: too many pixels for a plain image; convert it to a tiled TIFF") from None
-        height, width = self._pixels.shape[:2]
+    def __init__(self, pixels: Pixels, notes: tuple[str, ...] = ()) -> None:
+        self._pixels = pixels
+        height, width = pixels.shape[:2]
         self.levels: tuple[Level, ...] = (Level(height, width, 1.0),)
         self.mpp: float | None = None
         self.metadata: Mapping[str, str] = {}
         self.bounds: Bounds | None = None
-        self.notes: tuple[str, ...] = (turned_note(orientation),) if orientation in ORIENTATIONS else ()
+        self.notes = notes
 
     def read(self, level: int, y: int, x: int, height: int, width: int) -> Pixels:
         """Return a region; see ``SlideReader.read``."""
@@ -58,6 +46,26 @@ class PlainReader:
     def close(self) -> None:
         """Release the pixels."""
         self._pixels = white(0, 0)
+
+
+class PlainReader(ArrayReader):
+    """Image that is decoded once when it is opened, turned as its EXIF orientation says.
+
+    Raises:
+        DataError: unreadable, more than 8 bits per channel, grey, several frames, or more pixels than Pillow decodes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with reading(path, "an image", SyntaxError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the bomb warning is issued at half the refused size
+                with Image.open(path, formats=_FORMATS) as image:
+                    _require_colour_picture(path, image)
+                    orientation = image.getexif().get(_ORIENTATION, 1)
+                    pixels = _rgb(ImageOps.exif_transpose(image))
+        except Image.DecompressionBombError:
+            raise DataError(f"{path}: too many pixels for a plain image; convert it to a tiled TIFF") from None
+        super().__init__(pixels, (turned_note(orientation),) if orientation in ORIENTATIONS else ())
 
 
 def _require_colour_picture(path: Path, image: Image.Image) -> None:

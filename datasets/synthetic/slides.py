@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from tissuebench.common.spawning import main_left_alone
 from tissuebench.datasets.synthetic.anatomy import CELL_PX, draw_anatomy
 from tissuebench.datasets.synthetic.cohort import Patient, SyntheticConfig, cohort, stream
 from tissuebench.datasets.synthetic.outlines import write_outlines
@@ -75,7 +76,8 @@ def write_synthetic(folder: Path, config: SyntheticConfig, progress: Callable[[i
             report(done, len(patients))
     else:
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            pending = [pool.submit(write_slide, folder, config, patient) for patient in patients]
+            with main_left_alone():  # the first jobs start the processes
+                pending = [pool.submit(write_slide, folder, config, patient) for patient in patients]
             for done, finished in enumerate(as_completed(pending), start=1):
                 finished.result()
                 report(done, len(patients))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydantic import Field
 
+from tissuebench.bench import BenchRequest, board_of_trials, prepare
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.budget_spec import Spending
 from tissuebench.datasets.types import Stream, Supervision
@@ -17,7 +18,6 @@ from tissuebench.methods.api.method import Method
 from tissuebench.plans.expand import expand, spending_of
 from tissuebench.plans.schema import load_plan
 from tissuebench.results.records.result_store import ResultStore
-from tissuebench.run import BenchRequest, board_of_trials, prepare
 from tissuebench.sweep.jobs import TaskKind
 
 MASKS, TAGS, DIAGNOSIS = Supervision.MASKS, Supervision.TAGS, Supervision.DIAGNOSIS

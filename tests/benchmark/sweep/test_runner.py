@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from tissuebench.bench import board_of_trials
 from tissuebench.methods.api.registry import register
 from tissuebench.methods.supervised import Supervised
 from tissuebench.results.records.curves import read_curves
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.run import board_of_trials
 from tissuebench.runtime.machine import detect_machine
 from tissuebench.sweep.state.heartbeat import read_progress
 from tissuebench.training.build import build_datamodule, build_method

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tissuebench.bench import BenchRequest, prepare
 from tissuebench.methods.api.registry import all_methods
 from tissuebench.methods.api.stage import Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.complementary import Complementary
 from tissuebench.methods.denoising.pretraining import Denoising
-from tissuebench.run import BenchRequest, prepare
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "keys_of_tasks.json").read_text())
 

@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from tests.benchmark.sweeps import ended_sweep, run_inline
+from tissuebench.bench import BenchRequest, prepare
 from tissuebench.cli.main import cli
 from tissuebench.methods.api.registry import all_methods, register
 from tissuebench.methods.api.stage import Stage
 from tissuebench.methods.supervised import Supervised
 from tissuebench.plans.schema import load_plan, plan_names
-from tissuebench.run import BenchRequest, prepare
 from tissuebench.sweep.estimate.overview import overview
 from tissuebench.sweep.jobs import TaskKind
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from rich.console import Console
-
-from tissuebench.common.progress import ProgressDisplay
+from tissuebench.common.progress import ProgressDisplay, stderr_console
 from tissuebench.datasets.ingest.dataset import find_dataset
 from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.errors import ConfigError
@@ -65,9 +63,10 @@ class BenchRequest:
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
-    """Tables, one per dataset, and a summary of the run."""
+    """Tables, one per dataset, the ids of all trials of the plan, and a summary of the run."""
 
     boards: tuple[Leaderboard, ...]
+    trials: tuple[str, ...]
     summary: RunSummary
 
 
@@ -88,7 +87,7 @@ def prepare(request: BenchRequest) -> Sweep:
     """
     plan, methods = read_plan(request)
     opened: dict[str, PlannedData] = {}
-    with ProgressDisplay(Console(stderr=True, highlight=False)) as display:
+    with ProgressDisplay(stderr_console()) as display:
         for name in request.datasets or plan.datasets:
             data = open_data(name, request.data_roots.get(name), request.home, display)
             opened[data.store.info.dataset] = data
@@ -149,7 +148,7 @@ def bench(request: BenchRequest) -> BenchResult:
     find = find_executor(compute.executor)
     write_sweep(request.home, sweep.graph, f"{request.plan} on {', '.join(sweep.trials)}")
     with (
-        SweepDisplay(Console(stderr=True, highlight=False), sweep.graph) as display,
+        SweepDisplay(stderr_console(), sweep.graph) as display,
         Publisher(request.home) as publisher,
     ):
         with closing(find(compute, request.home)) as executor:
@@ -161,7 +160,7 @@ def bench(request: BenchRequest) -> BenchResult:
         )
         if any(board.rows for board in boards):
             display.note(publisher.close(_PUBLISH_SECONDS))
-    return BenchResult(boards, summary)
+    return BenchResult(boards, tuple(task.key for task in sweep.graph.of_kind(TaskKind.TRIAL)), summary)
 
 
 def board_of_trials(
