@@ -1,8 +1,8 @@
-"""Expansion of a plan into trials: methods with their controls x budgets x draws x seeds."""
+"""Expansion of a plan into trials: variants of methods, with their controls, x budgets x draws x seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.registry import find_method
+from tissuebench.plans.grid import Variant, refuse_choice_on_test, variants_of
 from tissuebench.plans.preconditions import missing_labels
-from tissuebench.plans.schema import Plan, validated
+from tissuebench.plans.schema import Plan
 from tissuebench.plans.trial import Trial
 
 
@@ -46,20 +47,16 @@ def with_controls(names: Sequence[str]) -> list[str]:
     return wanted
 
 
-def configured(plan: Plan, methods: Sequence[str]) -> dict[str, Settings]:
-    """Return the settings of these methods and their controls, by name.
+def configured(plan: Plan, methods: Sequence[str]) -> list[Variant]:
+    """Return the variants of these methods and their controls, controls first.
 
     Raises:
-        ConfigError: unknown method or setting.
+        ConfigError: unknown method or setting, or a grid whose variants would be scored on the test part.
     """
-    for name in plan.methods:
-        find_method(name)
     # Requested methods come first: controls follow them, and a wrong key is reported under the name the user gave.
-    kinds = {name: find_method(name) for name in (*methods, *with_controls(methods))}
-    return {
-        name: validated(kind.Config, kind.planned_settings(plan.methods), f"plan: methods.{name}")
-        for name, kind in kinds.items()
-    }
+    found = {name: variants_of(plan, name) for name in (*methods, *with_controls(methods))}
+    refuse_choice_on_test([variant for variants in found.values() for variant in variants], plan.evaluation.part)
+    return [variant for name in with_controls(methods) for variant in found[name]]
 
 
 def expand(
@@ -76,62 +73,68 @@ def expand(
         ConfigError: unknown method or setting, a budget that cannot be bought, or a method that was requested by name
             and lacks labels or can use none of the budgets.
     """
-    configs = configured(plan, methods)
-    spending, budgets = _budgets_of_methods(plan, methods, configs)
-    for name, specs in list(budgets.items()):
-        kinds = {kind for spec in specs for kind in _kinds(spec, spending[name])}
-        lacks = missing_labels(name, kinds, data.store, data.split)
-        if lacks and name in methods:
+    planned = []
+    for one in _planned_variants(plan, methods):
+        kinds = {kind for spec in one.budgets for kind in _kinds(spec, one.spending)}
+        lacks = missing_labels(one.variant.method, kinds, data.store, data.split)
+        if lacks and one.variant.method in methods:
             raise ConfigError(lacks)
-        if lacks:
-            del budgets[name]
-    _check_fit(plan.budgets, [spec for specs in budgets.values() for spec in specs], data)
+        if not lacks:
+            planned.append(one)
+    _check_fit(plan.budgets, [spec for one in planned for spec in one.budgets], data)
     trials: dict[str, Trial] = {}
     for seed in plan.seeds:
         for replicate in (seed,) if plan.replicates == "per_seed" else plan.replicates:
-            for name, specs in budgets.items():
-                for spec in specs:
-                    budget = _budget(home, data, spec, replicate, spending[name], store_budgets)
+            for one in planned:
+                for spec in one.budgets:
+                    budget = _budget(home, data, spec, replicate, one.spending, store_budgets)
                     trial = Trial.of_plan(
                         plan,
                         data.store.info.dataset,
                         data.store.content_hash,
                         data.split.sha256,
                         budget,
-                        name,
-                        configs[name],
+                        one.variant.method,
+                        one.variant.config,
                         seed,
-                        _minutes_of_labels(name, budget, data),
+                        _minutes_of_labels(one.variant.method, budget, data),
                     )
                     trials[trial.id] = trial
     return list(trials.values())
 
 
 def planned_cells(plan: Plan, methods: Sequence[str]) -> dict[tuple[str, str], int]:
-    """Return the number of trials by method and budget, as far as the plan tells without data.
+    """Return the number of trials by method variant and budget, as far as the plan tells without data.
 
     The data may reduce it: a control may lack its labels, and a budget that turns out to buy everything has no draw.
 
     Raises:
         ConfigError: unknown method or setting, or a method that was requested by name and can use no budget.
     """
-    configs = configured(plan, methods)
     n_draws = 1 if plan.replicates == "per_seed" else len(plan.replicates)
     return {
-        (name, spec): len(plan.seeds) * (1 if parse_spec(spec).share == 1 else n_draws)
-        for name, specs in _budgets_of_methods(plan, methods, configs)[1].items()
-        for spec in specs
+        (one.variant.name, spec): len(plan.seeds) * (1 if parse_spec(spec).share == 1 else n_draws)
+        for one in _planned_variants(plan, methods)
+        for spec in one.budgets
     }
 
 
-def _budgets_of_methods(
-    plan: Plan, methods: Sequence[str], configs: Mapping[str, Settings]
-) -> tuple[dict[str, Spending], dict[str, list[str]]]:
-    """Return how each method and control spends minutes, and the budgets that it can use."""
-    spending = {name: spending_of(name, configs[name]) for name in with_controls(methods)}
-    return spending, {
-        name: _usable_budgets(name, spends, plan.budgets, name in methods) for name, spends in spending.items()
-    }
+@dataclass(frozen=True, slots=True)
+class _PlannedVariant:
+    """A variant of a method or control, how it spends minutes, and the budgets that it can use."""
+
+    variant: Variant
+    spending: Spending
+    budgets: Sequence[str]
+
+
+def _planned_variants(plan: Plan, methods: Sequence[str]) -> list[_PlannedVariant]:
+    planned = []
+    for variant in configured(plan, methods):
+        spending = spending_of(variant.method, variant.config)
+        usable = _usable_budgets(variant.method, spending, plan.budgets, variant.method in methods)
+        planned.append(_PlannedVariant(variant, spending, usable))
+    return planned
 
 
 def _check_fit(specs: Sequence[str], used: Collection[str], data: PlannedData) -> None:

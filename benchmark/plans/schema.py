@@ -71,7 +71,8 @@ class Plan(Settings):
         replicates: draws of the budgets. ``per_seed`` gives every seed its own draw; a list crosses draws and seeds.
         network, training, augmentation, evaluation: shared settings.
         methods: settings of individual methods that differ from their defaults; the names listed here are the methods
-            to compare if the command names none.
+            to compare if the command names none. A list in place of a single value, as in ``gamma: [0, 1, 2]``, is a
+            grid: one variant of the method per value (``plans.grid``).
         compute: where and how the plan runs; no result depends on it.
         tracking: services that show the curves, ``wandb`` and ``tensorboard``; no result depends on it.
     """

@@ -44,6 +44,18 @@ def short_hash(identity: Json) -> str:
     return content_hash(identity)[:_ID_LENGTH]
 
 
+def variant_name(method: str, config: Settings) -> str:
+    """Return the name of a method variant: the method and those of its settings that differ from the defaults.
+
+    Examples:
+        >>> variant_name("complementary", find_method("complementary").Config(gamma=0))
+        'complementary[gamma=0.0]'
+    """
+    defaults, settings = type(config)().stored(), config.stored()
+    changed = [f"{key}={settings[key]}" for key in sorted(settings) if settings[key] != defaults[key]]
+    return f"{method}[{','.join(changed)}]" if changed else method
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """Everything that determines one result; no path, device, executor or service.
@@ -162,10 +174,8 @@ class Trial:
 
     @property
     def arm(self) -> str:
-        """Name of the method variant in a table: the method and those of its settings that differ from the defaults."""
-        defaults, settings = type(self.config)().stored(), self.config.stored()
-        changed = [f"{key}={settings[key]}" for key in sorted(settings) if settings[key] != defaults[key]]
-        return f"{self.method}[{','.join(changed)}]" if changed else self.method
+        """Name of the method variant in a table, see ``variant_name``."""
+        return variant_name(self.method, self.config)
 
     @property
     def label(self) -> str:
