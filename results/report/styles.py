@@ -65,19 +65,8 @@ def method_styles(arms: Sequence[str]) -> dict[str, MethodStyle]:
 
 
 def labels(arms: Sequence[str]) -> dict[str, str]:
-    """Short names by method variant; variants of one method differ by their distinguishing settings or a number."""
-    short, _ = short_names(set(arms))
-    found = {}
-    for arm, name in short.items():
-        method, bracket, rest = name.partition("[")
-        siblings = sorted(other for other in short if other.partition("[")[0] == method)
-        if bracket and len(siblings) > 1:
-            common = set.intersection(*(set(other.partition("[")[2][:-1].split(",")) for other in siblings))
-            own = [setting for setting in rest[:-1].split(",") if setting not in common]
-            name = f"{method} [{', '.join(own)}]"
-            if len(name) > _LONGEST:
-                name = f"{brief(method, _LONGEST - 4)} #{siblings.index(arm) + 1}"
-        found[arm] = brief(name, _LONGEST)
+    """Names by method variant as in ``short_names``, short enough for a figure."""
+    found = {arm: brief(name, _LONGEST) for arm, name in short_names(set(arms), _LONGEST)[0].items()}
     if len(set(found.values())) < len(found):  # names became equal by truncation
         found = {arm: f"{brief(name, _LONGEST - 5)} #{i + 1}" for i, (arm, name) in enumerate(found.items())}
     return found
@@ -102,12 +91,9 @@ def metric_name(metric: str) -> str:
 
 
 def settings(arms: Sequence[str]) -> dict[str, str]:
-    """Settings that the label of a method variant leaves out, by label."""
-    return {
-        name: plain(arm) if "[" not in arm else plain(arm.partition("[")[2][:-1].replace(",", ", "))
-        for arm, name in labels(arms).items()
-        if name != arm
-    }
+    """Settings that the label of a method variant leaves out, by label; the variant itself where that is cut."""
+    short, said = short_names(set(arms), _LONGEST)
+    return {label: plain(said.get(short[arm], arm)) for arm, label in labels(arms).items() if label != arm}
 
 
 def plain(text: str) -> str:

@@ -12,10 +12,10 @@ def test_labels_say_only_what_tells_arms_apart():
         "full": "full",
         "supervised": "supervised",
         "mean_teacher[decay=0.9]": "mean_teacher",
-        "other[a=1,b=2]": "other [b=2]",
-        "other[a=1,b=3]": "other [b=3]",
+        "other[a=1,b=2]": "other[b=2]",
+        "other[a=1,b=3]": "other[b=3]",
     }
-    assert settings(ARMS) == {"mean_teacher": "decay=0.9", "other [b=2]": "a=1, b=2", "other [b=3]": "a=1, b=3"}
+    assert settings(ARMS) == {"mean_teacher": "decay=0.9", "other[b=2]": "a=1, b=2", "other[b=3]": "a=1, b=3"}
 
 
 def test_long_names_stay_different():
