@@ -60,6 +60,13 @@ class BenchRequest:
     overrides: tuple[str, ...] = ()
     retry_failed: bool = False
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Options of ``tissuebench run`` and their values, in turn, that request the same plan."""
+        named = [("--method", name) for name in self.methods] + [("--dataset", name) for name in self.datasets]
+        pairs = [*named, ("--plan", self.plan), *(("--set", override) for override in self.overrides)]
+        return tuple(word for pair in pairs for word in pair)
+
 
 @dataclass(frozen=True, slots=True)
 class BenchResult:
@@ -146,7 +153,7 @@ def bench(request: BenchRequest) -> BenchResult:
     sweep = prepare(request)
     compute = sweep.plan.compute
     find = find_executor(compute.executor)
-    write_sweep(request.home, sweep.graph, f"{request.plan} on {', '.join(sweep.trials)}")
+    write_sweep(request.home, sweep.graph, f"{request.plan} on {', '.join(sweep.trials)}", request.options)
     with (
         SweepDisplay(stderr_console(), sweep.graph) as display,
         Publisher(request.home) as publisher,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tissuebench.cli.best import best
 from tissuebench.cli.common import AS_JSON, EXISTING_HOME, Commands, example, listed, stdout
 from tissuebench.errors import DataError, TissueBenchError, unknown_name
 
@@ -114,6 +115,9 @@ def compare(
         click.echo(json.dumps(said, indent=1, allow_nan=False))
     elif not groups:
         console.print(_NOTHING)
+
+
+results.add_command(best)
 
 
 @results.command(epilog=example("tissuebench results export --format csv,latex --out tables"))

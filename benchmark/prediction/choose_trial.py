@@ -11,8 +11,8 @@ from tissuebench.common.hashing import Json, canonical_json
 from tissuebench.errors import ConfigError
 from tissuebench.results.metrics import miou
 from tissuebench.results.records.result_store import ResultStore
-from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.tables.comparable import groups_of, part_of, results_folder
+from tissuebench.results.records.trial_result import TrialResult, part_of
+from tissuebench.results.tables.comparable import groups_of, results_folder
 from tissuebench.results.tables.trial_list import is_of_method
 from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.state.folders import task_folder

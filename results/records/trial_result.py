@@ -24,6 +24,7 @@ from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
 SCHEMA_VERSION = 4
 METADATA_KEY = b"tissuebench"
 CALIBRATION_BINS = 15  # of equal width, 0 to 1
+TEST = "test"
 MIXED = ";"  # joins the names of a mixed diagnosis
 _TRIAL_ID = re.compile(r"[0-9a-f]{8,64}")
 
@@ -62,6 +63,22 @@ def check_trial_id(trial_id: str) -> str:
     if not _TRIAL_ID.fullmatch(trial_id):
         raise DataError(f"trial id {trial_id!r}: expected 8 to 64 lower-case hexadecimal digits")
     return trial_id
+
+
+def part_of(identity: Mapping[str, Json]) -> str:
+    """Return the part of the split that a trial of this identity was scored on."""
+    evaluation = identity.get("evaluation")
+    return str(evaluation.get("part", TEST)) if isinstance(evaluation, Mapping) else TEST
+
+
+def method_of(variant: str) -> str:
+    """Return the method of a variant, whose name has its settings in brackets.
+
+    Examples:
+        >>> method_of("mean_teacher[decay=0.95]")
+        'mean_teacher'
+    """
+    return variant.partition("[")[0]
 
 
 @dataclass(frozen=True, eq=False)

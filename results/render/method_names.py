@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Set
 
 from tissuebench.errors import DataError, unknown_name
+from tissuebench.results.records.trial_result import method_of
 
 _LONGEST = 40
 _OPEN, _CLOSE = "[({", "])}"
@@ -45,16 +46,6 @@ def short_names(arms: Set[str], longest: int = _LONGEST) -> tuple[dict[str, str]
             if name != arm:
                 settings[name] = ", ".join(changed[arm]) or "default settings"
     return names, settings
-
-
-def method_of(arm: str) -> str:
-    """Return the method of a variant.
-
-    Examples:
-        >>> method_of("mean_teacher[decay=0.95]")
-        'mean_teacher'
-    """
-    return arm.partition("[")[0]
 
 
 def find_arm(name: str, arms: Collection[str], where: str) -> str:

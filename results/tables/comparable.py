@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 
 from tissuebench.common.hashing import Json, content_hash
 from tissuebench.results.records.result_store import ResultStore
-from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.records.trial_result import TEST, TrialResult, part_of
 
 if TYPE_CHECKING:
     from tissuebench.results.tables.leaderboard import Leaderboard
 
 _MAY_DIFFER = ("method", "config", "budget", "seed")
-_TEST = "test"
 _SHORT = 8
 
 
@@ -40,12 +39,6 @@ def settings_key(identity: Mapping[str, Json]) -> str:
 def comparison_key(result: TrialResult) -> str:
     """Return ``settings_key`` of a result."""
     return settings_key(result.identity)
-
-
-def part_of(identity: Mapping[str, Json]) -> str:
-    """Return the part of the split that was scored."""
-    evaluation = identity.get("evaluation")
-    return str(evaluation.get("part", _TEST)) if isinstance(evaluation, Mapping) else _TEST
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +73,7 @@ class Selection:
         """Lines about results that are not shown."""
         lines = []
         n = sum(len(group.results) for group in self.others)
-        validated = sum(len(group.results) for group in self.others if group.part != _TEST)
+        validated = sum(len(group.results) for group in self.others if group.part != TEST)
         if n:
             scored = f" ({validated} scored on the validation part)" if validated else ""
             lines.append(f"{_trials(n)} under other settings{scored}: 'tissuebench results table --all'")
@@ -129,7 +122,7 @@ def table_names(dataset: str, groups: Sequence[Group], own: Mapping[str, Json]) 
     """
     names: dict[str, str] = {}
     for key, part in [*((group.key, group.part) for group in groups), (settings_key(own), part_of(own))]:
-        stem = dataset if part == _TEST else f"{dataset}-{part}"
+        stem = dataset if part == TEST else f"{dataset}-{part}"
         names.setdefault(key, long_name(stem, key) if stem in names.values() else stem)
     return names
 
@@ -156,7 +149,7 @@ def _ranked(dataset: str, groups: Mapping[str, Sequence[TrialResult]], store: Re
         )
         for key, results in groups.items()
     ]
-    made.sort(key=lambda one: (one.part != _TEST, -len(one.results), -one.latest, one.key))
+    made.sort(key=lambda one: (one.part != TEST, -len(one.results), -one.latest, one.key))
     return [_remarked(group, made[0]) for group in made]
 
 
@@ -165,7 +158,7 @@ def _remarked(group: Group, main: Group) -> Group:
         changed = ", ".join(_changes(_shared(main.results[0].identity), _shared(group.results[0].identity)))
         remark = f"{group.dataset}: {_trials(len(group.results))} with {changed}, unlike the main table"
     else:
-        remark = "" if group.part == _TEST else f"{group.dataset}: scored on the validation part, not on the test part"
+        remark = "" if group.part == TEST else f"{group.dataset}: scored on the validation part, not on the test part"
     return replace(group, remark=remark)
 
 

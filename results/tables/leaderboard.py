@@ -12,7 +12,7 @@ import numpy as np
 from tissuebench.results.metrics import lower_is_better
 from tissuebench.results.records.pseudo_mask_quality import COVERAGE, MIOU
 from tissuebench.results.records.result_store import Failure
-from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.records.trial_result import TEST, TrialResult, method_of, part_of
 from tissuebench.results.stats.intervals import Estimate, estimate
 from tissuebench.results.stats.multiple import among_best
 from tissuebench.results.stats.scored import Scored, pair, score
@@ -161,7 +161,7 @@ def build(
         missing = [gap for key, gap in gaps.items() if key[0] == dataset]
         rows += [_gap_row(gap, minutes, metric) for gap in missing for metric in metrics]
     used = [r for r in results if (r.dataset, r.method, r.budget) not in gaps]
-    notes += notes_of_precision(used)
+    notes += [*_notes_of_choice(used), *notes_of_precision(used)]
     pseudo = pseudo_rows(used, minutes)
     pseudo.sort(key=lambda row: (row.dataset, *cell_order(row)))
     rows += [_diagnostic_row(row, kind, mean) for row in pseudo for kind, mean in _diagnostics(row)]
@@ -176,6 +176,20 @@ def build(
         efficiency=tuple(efficient),
         compute=tuple(sorted(compute_rows(used), key=lambda row: (row.dataset, *cell_order(row)))),
     )
+
+
+def _notes_of_choice(results: Sequence[TrialResult]) -> list[str]:
+    """Return a note for each method with several variants on the test part: whoever picks the best picks luck, too."""
+    variants: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for result in results:
+        if part_of(result.identity) == TEST:
+            variants[result.dataset, method_of(result.method)].add(result.method)
+    return [
+        f"{dataset}: {len(names)} variants of {method} stand here with test scores; choose among variants on the "
+        "validation part ('tissuebench results best'), as the best test score of several is too high"
+        for (dataset, method), names in sorted(variants.items())
+        if len(names) > 1
+    ]
 
 
 def cell_order(row: LeaderboardRow | PseudoRow | ComputeRow) -> tuple[bool, bool, float, str, bool, str]:

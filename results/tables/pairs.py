@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tissuebench.errors import DataError, unknown_name
-from tissuebench.results.records.trial_result import TrialResult
+from tissuebench.results.records.trial_result import TrialResult, method_of
 from tissuebench.results.stats.intervals import estimate
 from tissuebench.results.stats.multiple import holm
 from tissuebench.results.stats.scored import Scored, pair, score
@@ -78,7 +78,7 @@ def _of_panel(panel: Panel, metrics: Sequence[str]) -> list[PairRow]:
 
 
 def _is_upper(method: str) -> bool:
-    return method.partition("[")[0] == UPPER
+    return method_of(method) == UPPER
 
 
 def _compare(

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from tissuebench.results.metrics import miou
 from tissuebench.results.records.result_store import ResultStore
-from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.tables.comparable import part_of
+from tissuebench.results.records.trial_result import TrialResult, method_of, part_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def is_of_method(variant: str, name: str) -> bool:
         >>> is_of_method("mean_teacher[decay=0.95]", "mean_teacher"), is_of_method("full", "mean_teacher")
         (True, False)
     """
-    return name in (variant, variant.partition("[")[0])
+    return name in (variant, method_of(variant))
 
 
 def _finished(result: TrialResult) -> TrialRow:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,30 +34,42 @@ class RecordedTask:
 
 @dataclass(frozen=True, slots=True)
 class SweepRecord:
-    """The tasks of one sweep; ``started`` is the start of its latest run, in seconds since the epoch."""
+    """The tasks of one sweep.
+
+    Attributes:
+        started: start of its latest run, in seconds since the epoch.
+        request: options and values of its latest run, in turn, as of ``tissuebench run``; none if it is not known.
+    """
 
     key: str
     title: str
     started: float
     tasks: tuple[RecordedTask, ...]
+    request: tuple[str, ...] = ()
+
+    @property
+    def trials(self) -> frozenset[str]:
+        """Ids of its trials."""
+        return frozenset(task.key for task in self.tasks if task.kind is TaskKind.TRIAL)
 
 
-def record_of(graph: Graph, title: str) -> SweepRecord:
+def record_of(graph: Graph, title: str, request: Sequence[str] = ()) -> SweepRecord:
     """Return the record of a run of this graph; its key depends on the tasks only."""
     tasks = (
         RecordedTask(task.key, task.job.kind, task.job.title, task.steps, task.tiles, task.needs)
         for task in graph.values()
     )
-    return SweepRecord(content_hash(sorted(graph))[:_KEY_LENGTH], title, time.time(), tuple(tasks))
+    return SweepRecord(content_hash(sorted(graph))[:_KEY_LENGTH], title, time.time(), tuple(tasks), tuple(request))
 
 
-def write_sweep(home: Path, graph: Graph, title: str) -> str:
+def write_sweep(home: Path, graph: Graph, title: str, request: Sequence[str] = ()) -> str:
     """Write the record of a run of this graph, and return its key."""
-    record = record_of(graph, title)
+    record = record_of(graph, title, request)
     content: dict[str, Json] = {
         "key": record.key,
         "title": title,
         "started": record.started,
+        "request": list(request),
         "nodes": [{**asdict(task), "kind": task.kind.value} for task in record.tasks],
     }
     write_aside(_folder(home) / f"{record.key}.json", json.dumps(content, indent=1).encode())
@@ -98,7 +111,8 @@ def _read(path: Path) -> SweepRecord:
             RecordedTask(**{**task, "kind": TaskKind(task["kind"]), "needs": tuple(task["needs"])})
             for task in content["nodes"]
         )
-        return SweepRecord(content["key"], content["title"], content["started"], tasks)
+        request = tuple(map(str, content.get("request", ())))
+        return SweepRecord(content["key"], content["title"], content["started"], tasks, request)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a usable record of a sweep ({error}); delete it") from error
 

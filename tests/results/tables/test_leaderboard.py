@@ -298,7 +298,7 @@ def test_torch_is_never_imported():
 
 def test_the_settings_of_the_only_arm_of_a_method_are_said_below_the_table(make_trial):
     rng = np.random.default_rng(0)
-    ours, theirs = "mine[decay=0.95,layers=['deep','middle']]", ["other[a=1]", "other[a=2]"]
+    ours, theirs = "mine[decay=0.95,layers=['deep', 'middle']]", ["other[a=1]", "other[a=2]"]
     board = build([make_trial(method, rng=rng) for method in ("supervised", ours, *theirs)])
     text = printed(board, width=200)
     lines = text.splitlines()
