@@ -100,7 +100,7 @@ def status(sweep: str | None, watch: bool, as_json: bool, home: Path) -> None:
 
 @click.group(cls=Commands, epilog=example("tissuebench trial show 3f9a"))
 def trial() -> None:
-    """List, show, follow or repeat trials.
+    """List, show, draw, follow or repeat trials.
 
     ID is a trial's id or its first characters.
     """
@@ -147,6 +147,28 @@ def trial_show(trial_id: str, as_json: bool, home: Path) -> None:
         click.echo(json.dumps(described))
     else:
         stdout().print(render(described), soft_wrap=True)
+
+
+@trial.command("plot", epilog=example("tissuebench trial plot 3f9a 71c0 --out curves.png"))
+@click.argument("trial_ids", metavar="ID...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("curves.svg"),
+    show_default=True,
+    help="File to write: .svg, .png or .pdf.",
+)
+@EXISTING_HOME
+def trial_plot(trial_ids: tuple[str, ...], out: Path, home: Path) -> None:
+    """Draw loss and validation over steps, also of trials that still run: one panel per metric, one colour per method.
+
+    Metrics of earlier stages come last, under the stage's name.
+    """
+    from tissuebench.sweep.view.lookup import find_trial
+    from tissuebench.sweep.view.trial_curves import draw_curves
+
+    found = {one.key: one for one in (find_trial(home, trial_id) for trial_id in trial_ids)}
+    click.echo(draw_curves(list(found.values()), out))
 
 
 @trial.command(epilog=example("tissuebench trial log 3f9a --follow"))

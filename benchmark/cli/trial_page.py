@@ -34,6 +34,7 @@ def render(described: Mapping[str, Json]) -> Group:
     parts.append(table)
     parts += [Text(line) for stage, pseudo in trial["pseudo_masks"].items() for line in _of_pseudo_masks(stage, pseudo)]
     parts += [Text(line) for stage, look in trial["snapshots"].items() for line in _of_snapshot(stage, look)]
+    parts += [Text(_of_curves(stage, last)) for stage, last in trial["curves"].items()]
     parts += [Text(f"note: {text}", style="yellow") for text in trial["notes"]]
     if failure := trial["failure"]:
         parts.append(Text(f"FAILED: {failure['reason']}", style="red"))
@@ -68,6 +69,12 @@ def _of_snapshot(stage: str, look: Mapping[str, Any]) -> Iterator[str]:
     said = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items() if name != "step")
     yield f"{stage} after step {figures['step']:g}: {said} ({DIAGNOSTIC})"
     yield f"  picture: {look['picture']}"
+
+
+def _of_curves(stage: str, last: Mapping[str, Any]) -> str:
+    values = {name: "not finite" if one["value"] is None else f"{one['value']:.4g}" for name, one in last.items()}
+    step, of_stage = max(one["step"] for one in last.values()), f" of {stage}" if stage else ""
+    return f"last values{of_stage}, step {step}: {', '.join(f'{name} {value}' for name, value in values.items())}"
 
 
 def _flat(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tissuebench.errors import DataError
@@ -18,6 +20,7 @@ from tissuebench.errors import DataError
 CURVES_FILE = "metrics.csv"
 STEP = "step"
 LOSS = "train/loss"
+_END_BYTES = 4096
 
 Point = tuple[int, float]
 Curves = Mapping[str, tuple[Point, ...]]
@@ -65,3 +68,26 @@ def read_curves(folder: Path) -> dict[str, tuple[Point, ...]]:
 def last_loss(curves: Curves) -> Point | None:
     """Return the last finite training loss and its step; None before the first."""
     return next(((step, loss) for step, loss in reversed(curves.get(LOSS, ())) if math.isfinite(loss)), None)
+
+
+def read_last_loss(folder: Path) -> Point | None:
+    """Return the last finite training loss of a task and its step, from the end of its file alone; None if unknown.
+
+    For displays that look at many running tasks every second: a damaged or missing file is no loss.
+    """
+    try:
+        with (folder / CURVES_FILE).open("rb") as file:
+            header = file.readline()
+            file.seek(max(len(header), file.seek(0, os.SEEK_END) - _END_BYTES))
+            *lines, _ = file.read().split(b"\n")
+        names = next(csv.reader([header.decode()]))
+        step, loss = names.index(STEP), names.index(LOSS)
+    except (OSError, UnicodeDecodeError, StopIteration, ValueError):
+        return None
+    for line in reversed(lines):
+        cells = line.split(b",")  # numbers: nothing is quoted; the first line may have lost its beginning
+        if len(cells) == len(names) and cells[loss]:
+            with suppress(ValueError):
+                if math.isfinite(value := float(cells[loss])):
+                    return int(cells[step]), value
+    return None

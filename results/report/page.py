@@ -131,6 +131,7 @@ def _chapter(one: View, album: Album) -> Chapter:
     from tissuebench.results.report.figures.confusion import confusion
     from tissuebench.results.report.figures.curves import curves
     from tissuebench.results.report.figures.forest import forest
+    from tissuebench.results.report.figures.learning import learning
     from tissuebench.results.report.figures.pareto import pareto
     from tissuebench.results.report.figures.patients import patients
     from tissuebench.results.report.figures.sheet import drawing
@@ -143,7 +144,13 @@ def _chapter(one: View, album: Album) -> Chapter:
             if other == LOWER:
                 p_holm[method, row.budget] = row.p_holm
     budgets = [name for name, _ in one.budgets] or ([one.full.budget] if one.full is not None else [])
-    kinds = {"classes": classes, "patients": patients, "confusion": confusion, "calibration": calibration}
+    kinds = {
+        "classes": classes,
+        "patients": patients,
+        "confusion": confusion,
+        "calibration": calibration,
+        "learning": learning,
+    }
     with drawing():
         return Chapter(
             view=one,

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tissuebench.results.records.curves import read_last_loss
 from tissuebench.sweep.graph import Graph, SweepTask
 from tissuebench.sweep.jobs import State, TaskKind
 from tissuebench.sweep.state.folders import task_folder
@@ -35,6 +36,7 @@ class _Running:
     since: float
     progress: Progress | None = None
     first: int = 0
+    loss: float | None = None
 
 
 class SweepDisplay:
@@ -119,6 +121,8 @@ class SweepDisplay:
     def _look_at(self, each: _Running) -> None:
         with suppress(OSError):  # a shared folder that does not respond now
             each.progress = read_progress(each.folder) or each.progress
+        if (last := read_last_loss(each.folder)) is not None:
+            each.loss = last[1]
         progress = each.progress
         if progress is not None and progress.phase == TRAINING and progress.first and not each.first:
             each.first = progress.first
@@ -161,7 +165,7 @@ class SweepDisplay:
     def _who(self) -> str:
         shown = list(self._running.values())[:_PLAIN_NAMES]
         more = f" and {len(self._running) - len(shown)} more" if len(self._running) > len(shown) else ""
-        return ", ".join(f"{each.task.job.title} {_how_far(each.progress)}".rstrip() for each in shown) + more
+        return ", ".join(f"{each.task.job.title} {_how_far(each)}".rstrip() for each in shown) + more
 
     def _table(self) -> Group:
         counts, left = self._counts, self._left()
@@ -193,7 +197,7 @@ class SweepDisplay:
 
 def _rows(shown: list[_Running]) -> Table:
     has_gpu = any(each.progress is not None and each.progress.gpu_memory for each in shown)
-    names = ["", "", "phase", "done", "rate", "memory", *(["GPU"] if has_gpu else []), "elapsed"]
+    names = ["", "", "phase", "done", "rate", "loss", "memory", *(["GPU"] if has_gpu else []), "elapsed"]
     table = Table(*names, box=None, padding=(0, 1), header_style="dim")
     for column in table.columns:
         column.no_wrap = True
@@ -207,7 +211,8 @@ def _rows(shown: list[_Running]) -> Table:
         else:
             done = f"{progress.done:,}/{progress.total:,}" if progress.total else ""
             rate = f"{progress.rate:.1f}/s" if progress.total else ""
-            cells += [Text(progress.phase), Text(done), Text(rate), Text(_gigabytes(progress.memory))]
+            cells += [Text(progress.phase), Text(done), Text(rate), Text(_brief(each.loss))]
+            cells += [Text(_gigabytes(progress.memory))]
             cells += [Text(_gigabytes(progress.gpu_memory))] if has_gpu else []
         table.add_row(*cells, Text(clock(time.monotonic() - each.since)))
     return table
@@ -217,10 +222,16 @@ def _work(task: SweepTask) -> Work:
     return Work(task.job.kind, task.tiles or task.steps)
 
 
-def _how_far(progress: Progress | None) -> str:
+def _how_far(each: _Running) -> str:
+    progress = each.progress
     if progress is None or not progress.total:
         return ""
-    return f"{progress.phase} {progress.done}/{progress.total}"
+    loss = "" if each.loss is None else f", loss {_brief(each.loss)}"
+    return f"{progress.phase} {progress.done}/{progress.total}{loss}"
+
+
+def _brief(loss: float | None) -> str:
+    return "" if loss is None else f"{loss:.3g}"
 
 
 def _gigabytes(memory: int) -> str:

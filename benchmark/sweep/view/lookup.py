@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,7 @@ def describe_trial(found: Found) -> dict[str, Json]:
         "snapshots": {
             name: {"figures": dict(seen), "picture": str(path)} for name, (seen, path) in snapshots_of(found).items()
         },
+        "curves": _last_values(curves_of(found)),
         "seconds": result.seconds if result else None,
         "compute": result.compute if result else None,
         "shared": [_shared(found.home, name, key) for name, key in _needs(job)],
@@ -203,6 +205,34 @@ def describe_trial(found: Found) -> dict[str, Json]:
         "notes": notes,
         "failure": None if state is State.DONE else _failure(found, store),
         "files": [str(path) for path in _files(found, store)],
+    }
+
+
+def variant_of(found: Found) -> str:
+    """Return the name of a trial's method variant, also of one that has no result yet; its id if it was never started.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    store = ResultStore(results_folder(found.home))
+    if (result := next(iter(store.load([found.key])), None)) is not None:
+        return result.method
+    if (job := found.job) is None:
+        return found.key
+    trial: Any = job.document["trial"]
+    return job.title.rpartition(f" {trial['budget']['spec']}")[0] or job.title
+
+
+def _last_values(curves: Mapping[str, Mapping[str, Sequence[Point]]]) -> dict[str, Json]:
+    """Return the last point of each curve, by stage and metric; a value that is not finite is null."""
+    return {
+        stage: {
+            metric: {"step": points[-1][0], "value": points[-1][1] if math.isfinite(points[-1][1]) else None}
+            for metric, points in of_stage.items()
+            if points
+        }
+        for stage, of_stage in curves.items()
+        if any(of_stage.values())
     }
 
 

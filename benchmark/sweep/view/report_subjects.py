@@ -10,6 +10,7 @@ from typing import Any
 from tissuebench.common.hashing import Json
 from tissuebench.datasets.ingest.dataset import find_dataset
 from tissuebench.errors import DataError, TissueBenchError
+from tissuebench.results.records.curves import read_curves
 from tissuebench.results.records.overlays import read_overlays
 from tissuebench.results.records.result_store import Failure, ResultStore
 from tissuebench.results.records.trial_result import TrialResult
@@ -31,6 +32,9 @@ def subjects(home: Path, groups: Sequence[Group]) -> list[Subject]:
 
 
 def _subject(home: Path, group: Group, failures: Sequence[Failure]) -> Subject:
+    curves = {
+        result.trial_id: read_curves(task_folder(home, TaskKind.TRIAL, result.trial_id)) for result in group.results
+    }
     pictures = {result.trial_id: read_overlays(home, result.trial_id) for result in group.results}
     return Subject(
         dataset=group.dataset,
@@ -39,6 +43,7 @@ def _subject(home: Path, group: Group, failures: Sequence[Failure]) -> Subject:
         failures=failures,
         overlays={trial_id: tiles for trial_id, tiles in pictures.items() if tiles},
         provenance={"data set": _data(home, group.results[0])},
+        curves={trial_id: of_trial for trial_id, of_trial in curves.items() if any(of_trial.values())},
     )
 
 

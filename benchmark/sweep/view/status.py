@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tissuebench.common.hashing import Json
+from tissuebench.results.records.curves import read_last_loss
 from tissuebench.sweep.jobs import State, TaskKind
 from tissuebench.sweep.state.failures import read_failure
 from tissuebench.sweep.state.folders import is_finished, task_folder
@@ -33,6 +34,7 @@ class TaskStatus:
     Attributes:
         holder: the process that runs it.
         progress: progress, if it is running.
+        loss: its last training loss, if it is running and has logged one.
         reason: why it failed or was not run, or that its holder has gone silent.
         seconds: seconds spent on it so far; None if unknown.
     """
@@ -43,6 +45,7 @@ class TaskStatus:
     progress: Progress | None = None
     reason: str = ""
     seconds: float | None = None
+    loss: float | None = None
 
     @property
     def work(self) -> Work:
@@ -60,7 +63,7 @@ class TaskStatus:
         return min(progress.done, self.task.steps) if progress.phase in MAIN_PHASES else self.task.steps
 
     def to_json(self) -> dict[str, Json]:
-        """Return the status as JSON values; phase, done, total and rate are null unless the task is running."""
+        """Return the status as JSON values; phase, done, total, rate and loss are null unless the task is running."""
         progress = self.progress
         return {
             "key": self.task.key,
@@ -71,6 +74,7 @@ class TaskStatus:
             "done": progress.done if progress else None,
             "total": progress.total if progress else None,
             "rate": progress.rate if progress else None,
+            "loss": self.loss,
             "holder": self.holder or None,
             "reason": self.reason or None,
             "seconds": None if self.seconds is None else round(self.seconds, 1),
@@ -181,7 +185,9 @@ class SweepReader:
         if holder is not None:
             silent = time.time() - progress.time if progress else 0.0
             reason = f"no heartbeat for {clock(silent)}" if silent > ABANDONED_SECONDS else ""
-            return TaskStatus(task, State.RUNNING, str(holder), progress, reason, seconds_spent(folder))
+            last = read_last_loss(folder)
+            loss = None if last is None else last[1]
+            return TaskStatus(task, State.RUNNING, str(holder), progress, reason, seconds_spent(folder), loss)
         if (failure := read_failure(self._home, task.kind, task.key)) is not None:
             return TaskStatus(task, State.FAILED, reason=failure.reason, seconds=seconds_spent(folder))
         return TaskStatus(task, State.WAITING)
@@ -202,7 +208,7 @@ def render(status: SweepStatus, max_rows: int | None = None) -> Group:
     running = [task for task in status.tasks if task.state is State.RUNNING]
     if running:
         table = Table(
-            "", "", "phase", "done", "rate", "ETA", "elapsed", "", box=None, padding=(0, 1), header_style="dim"
+            "", "", "phase", "done", "rate", "loss", "ETA", "elapsed", "", box=None, padding=(0, 1), header_style="dim"
         )
         for task in running[:max_rows]:
             table.add_row(*map(Text, _cells(task)))
@@ -215,10 +221,10 @@ def render(status: SweepStatus, max_rows: int | None = None) -> Group:
 
 def _cells(status: TaskStatus) -> list[str]:
     progress, elapsed = status.progress, "" if status.seconds is None else clock(status.seconds)
-    where = status.reason or status.holder
+    where, loss = status.reason or status.holder, "" if status.loss is None else f"{status.loss:.3g}"
     if progress is None or not progress.total:
         phase = progress.phase if progress else "starting"
-        return [status.task.kind, status.task.title, phase, "", "", "", elapsed, where]
+        return [status.task.kind, status.task.title, phase, "", "", loss, "", elapsed, where]
     left = clock((progress.total - progress.done) / progress.rate) if progress.rate > 0 else ""
     done, rate = f"{progress.done:,}/{progress.total:,}", f"{progress.rate:.1f}/s"
-    return [status.task.kind, status.task.title, progress.phase, done, rate, left, elapsed, where]
+    return [status.task.kind, status.task.title, progress.phase, done, rate, loss, left, elapsed, where]

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.transforms import IdentityTransform
+from matplotlib.transforms import Affine2D, Transform
 
 from tissuebench.results.report.figures.inline import cut
 from tissuebench.results.report.picture import Picture, Record, to_csv
@@ -64,9 +64,14 @@ class FigurePanel:
     ) -> None:  # fmt: skip
         """Write text with its baseline ``y`` pixels below the top edge of the panel."""
         self.ax.text(
-            self.x + x, self.y - y, plain(words), transform=IdentityTransform(), fontsize=size, color=color, ha=side,
+            self.x + x, self.y - y, plain(words), transform=self._pixels, fontsize=size, color=color, ha=side,
             va="baseline", fontweight="bold" if bold else "normal", parse_math=False,
         )  # fmt: skip
+
+    @property
+    def _pixels(self) -> Transform:
+        """Pixels of the sheet, also in a file of a higher resolution."""
+        return Affine2D().scale(1 / 72) + self.ax.figure.dpi_scale_trans
 
     def head(self, style: MethodStyle, beside: str) -> None:
         """Draw the marker and name of a method, with a line of text below."""
@@ -77,7 +82,7 @@ class FigurePanel:
     def mark(self, x: float, y: float, style: MethodStyle) -> None:
         """Draw the marker of a method."""
         self.ax.plot(
-            [self.x + x], [self.y - y], transform=IdentityTransform(), marker=style.marker, color=style.color,
+            [self.x + x], [self.y - y], transform=self._pixels, marker=style.marker, color=style.color,
             markersize=7.5, markeredgewidth=0, clip_on=False, linestyle="none",
         )  # fmt: skip
 
@@ -159,8 +164,8 @@ class Sheet:
         """
         at = (0 if self._margins.left > 30 else 14) / self._width, 1 - 24 / self._height
         self._figure.text(*at, plain(title), fontsize=13, fontweight="bold", color=INK)
-        svg = self._saved("svg").decode().replace("font-family: 'DejaVu Sans'", _FONTS)
-        pdf = self._saved("pdf")
+        svg = self.saved("svg").decode().replace("font-family: 'DejaVu Sans'", _FONTS)
+        pdf = self.saved("pdf")
         boxes = [(panel.x, self._height - panel.y, panel.width, panel.height) for panel in self.panels]
         return Picture(
             name=name,
@@ -173,14 +178,15 @@ class Sheet:
             csv=to_csv(records),
         )
 
-    def _saved(self, kind: Literal["svg", "pdf"]) -> bytes:
+    def saved(self, kind: Literal["svg", "pdf", "png"]) -> bytes:
+        """Return the sheet as a file."""
         out = io.BytesIO()
-        nothing: dict[str, None] = (
-            {"Date": None, "Creator": None, "Format": None, "Type": None}
-            if kind == "svg"
-            else {"CreationDate": None, "Creator": None, "Producer": None}
-        )
-        self._figure.savefig(out, format=kind, metadata=nothing)
+        nothing: dict[str, dict[str, None]] = {
+            "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+            "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+            "png": {"Software": None},
+        }
+        self._figure.savefig(out, format=kind, metadata=nothing[kind], dpi=144 if kind == "png" else 72)
         return out.getvalue()
 
 

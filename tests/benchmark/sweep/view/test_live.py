@@ -93,6 +93,21 @@ def test_plain_progress_only_when_nothing_else_was_said(shown, tmp_path, clocked
     assert line.endswith("(ETA 0:24)")  # 5 x 18 s left and 30 s that wait, shared by 5
 
 
+def test_the_last_loss_is_shown_beside_the_progress(shown, tmp_path, clocked):
+    each = task(tmp_path, 0)
+    for terminal in (False, True):
+        display, out = shown([each], terminal)
+        with display:
+            display.changed(each, State.RUNNING, "", 0.0)
+            moving(each)
+            (task_folder(tmp_path, each.job.kind, each.key) / "metrics.csv").write_text("step,train/loss\n9,0.98765\n")
+            for _ in range(16):
+                clocked(1.0)
+                display.tick()
+        assert "0.988" in out.getvalue()
+        assert terminal or "training 120/300, loss 0.988" in out.getvalue()
+
+
 def test_a_resumed_fit_says_where_it_starts_and_counts_from_there(shown, tmp_path, clocked):
     tasks = [task(tmp_path, number) for number in range(2)]
     display, out = shown(tasks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from tests.benchmark.sweeps import ended_sweep
 from tissuebench.cli.main import cli
@@ -18,7 +20,7 @@ from tissuebench.sweep.jobs import State, TaskKind
 from tissuebench.sweep.state.folders import task_folder
 from tissuebench.sweep.state.leases import Lease, acquire
 from tissuebench.sweep.state.record import latest_sweep, write_sweep
-from tissuebench.sweep.view.status import SweepReader
+from tissuebench.sweep.view.status import SweepReader, render
 
 
 @pytest.fixture
@@ -50,6 +52,12 @@ def test_an_ended_sweep(ended):
     assert invoke("status", "--home", home, "--watch").count("1 failed") == 1  # over, so it does not wait
 
 
+def printed(shown):
+    console = Console(file=io.StringIO(), width=140)
+    console.print(shown)
+    return console.file.getvalue()
+
+
 def test_running_waiting_and_silent(bench):
     graph = build_graph(bench.trials(bench.plan(), "supervised"), bench.data, bench.home)
     write_sweep(bench.home, graph, "tiny")
@@ -79,6 +87,10 @@ def test_running_waiting_and_silent(bench):
     assert running.reason == ""
     assert status.steps == (3, 24)
     assert status.eta_seconds == pytest.approx(6 + 3 * 12)
+    assert running.loss is None
+    (folder / "metrics.csv").write_text("step,train/loss\n1,2.5\n2,0.1234\n3,0.0")
+    assert json.loads(reader.read().to_json())["tasks"][0]["loss"] == 0.1234
+    assert "0.123" in printed(render(reader.read()))
     path.write_text(json.dumps({**facts, "gpu_memory": 0, "time": time.time() - 200}))
     assert reader.read().tasks[0].reason.startswith("no heartbeat for 3:2")
     lease.release()
