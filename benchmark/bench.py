@@ -160,7 +160,7 @@ def bench(request: BenchRequest) -> BenchResult:
     ):
         with closing(find(compute, request.home)) as executor:
             summary = Runner(
-                sweep.graph, executor, display, compute.retries, request.retry_failed, publisher.trial
+                sweep.graph, executor, display, compute.retries, request.retry_failed, publisher.changed
             ).run()
         boards = tuple(
             _board(request.home, dataset, trials, publisher, display.note) for dataset, trials in sweep.trials.items()

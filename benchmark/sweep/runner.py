@@ -66,7 +66,7 @@ class Runner:
         observer: notified of all changes.
         retries: how often a lost task is restarted.
         retry_failed: run again the tasks that failed in earlier runs.
-        finished: called with the id of each trial that this run, or another one in the meantime, has finished.
+        changed: called with each task and its new state, for those that were not finished before this run.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class Runner:
         observer: Observer,
         retries: int,
         retry_failed: bool = False,
-        finished: Callable[[str], None] = lambda trial_id: None,
+        changed: Callable[[SweepTask, State], None] = lambda task, state: None,
     ) -> None:
-        self._finished = finished
+        self._changed = changed
         self._graph, self._executor, self._observer = graph, executor, observer
         self._retries, self._retry_failed = retries, retry_failed
         self._states = dict.fromkeys(graph, State.WAITING)
@@ -259,8 +259,8 @@ class Runner:
 
     def _set(self, task: SweepTask, state: State, detail: str, seconds: float = 0.0) -> None:
         self._states[task.key] = state
-        if state is State.DONE and task.job.kind is TaskKind.TRIAL and task.key not in self._finished_before:
-            self._finished(task.key)
+        if task.key not in self._finished_before:
+            self._changed(task, state)
         self._observer.changed(task, state, detail, seconds)
 
     def _journal(self, task: SweepTask, event: str, detail: str) -> None:

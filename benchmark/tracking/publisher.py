@@ -1,4 +1,4 @@
-"""Publishing from the scheduler: finished trials are passed to a separate process, whose failures do no harm."""
+"""Publishing from the scheduler: what happens to trials is told to a separate process, whose failures do no harm."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, TextIO, cast
+from typing import IO, TYPE_CHECKING, Self, cast
 
 from tissuebench.common.hashing import Json
 from tissuebench.results.tables.label_efficiency import EfficiencyRow
 from tissuebench.results.tables.leaderboard import LeaderboardRow
+from tissuebench.sweep.jobs import State, TaskKind
+from tissuebench.tracking.about import About, about_trial
+from tissuebench.tracking.parent import Message, connect_to_parent
+
+if TYPE_CHECKING:  # seconds of imports that the child does not need
+    from tissuebench.sweep.graph import SweepTask
 
 _PROJECT = "tissuebench"
 _STALL_SECONDS = 30.0
@@ -33,11 +39,11 @@ _NOT_PASSED_ON = frozenset(
 
 
 class Publisher:
-    """Publishes finished trials to W&B during the run, in one child process; a context manager.
+    """Publishes trials to W&B while they train and when they end, in one child process; a context manager.
 
-    The child (``main`` below) reads results from the store in ``home``; it receives trial ids and the rows of the
-    table, one JSON object per line, and answers with one line when it is closed. It may hang or die: no call here waits
-    for it except ``close``, which waits at most ``seconds``. Ending it at any moment loses nothing, as
+    The child (``main`` below) reads curves and results in ``home``; it receives what happens to trials and the rows of
+    the table, one JSON object per line, and answers with one line when it is closed. It may hang or die: no call here
+    waits for it except ``close``, which waits at most ``seconds``. Ending it at any moment loses nothing, as
     ``runs/published.json`` lists what was written in full and the next run does the rest. It exits by itself when this
     process is gone.
 
@@ -84,9 +90,21 @@ class Publisher:
     ) -> None:
         self.close(0.0)
 
+    def changed(self, task: SweepTask, state: State) -> None:
+        """Publish a trial that trains from now on, has failed or has finished. Returns at once."""
+        if self._child is None or task.job.kind is not TaskKind.TRIAL:
+            return
+        match state:
+            case State.RUNNING | State.FAILED:
+                self._tell({"do": state.value, "about": cast("Json", asdict(about_trial(task.trial)))})
+            case State.DONE:
+                self.trial(task.key)
+            case State.ELSEWHERE:
+                self._tell({"do": state.value, "trial": task.key})
+
     def trial(self, trial_id: str) -> None:
         """Publish a trial that has finished and is in the store. Returns at once."""
-        self._tell({"do": "trial", "trial": trial_id})
+        self._tell({"do": State.DONE.value, "trial": trial_id})
 
     def board(
         self, rows: Sequence[LeaderboardRow], trial_ids: Sequence[str], efficiency: Sequence[EfficiencyRow] = ()
@@ -160,47 +178,35 @@ def _environment(home: Path) -> dict[str, str]:
     }
 
 
-def _listen(pipe: TextIO, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Receive messages until ``close``.
-
-    If the pipe ends without one, the parent is gone, and this process ends too, whatever it is doing.
-    """
-    with suppress(ValueError):  # incomplete line
-        for line in pipe:
-            message = json.loads(line)
-            inbox.put(message)
-            if message["do"] == "close":
-                return
-    os.killpg(0, signal.SIGKILL)
-
-
-def _work(inbox: queue.SimpleQueue[dict[str, Any]], home: Path, project: str, stall_seconds: float) -> str:
+def _work(inbox: queue.SimpleQueue[Message], home: Path, project: str, stall_seconds: float) -> str:
     """Process messages, sending whenever none is waiting, and return the final note."""
     from tissuebench.tracking.tracker import Tracker  # imports wandb, which the parent does not need
 
     tracker = Tracker(home, project, stall_seconds)
     while True:
         message = inbox.get()
-        if message["do"] == "trial":
-            tracker.trial(message["trial"])
-        elif message["do"] == "board":
-            tracker.board(message["rows"], message["trials"], message["efficiency"])
+        match message["do"]:
+            case State.RUNNING:
+                tracker.follow(About(**message["about"]))
+            case State.FAILED:
+                tracker.failed(About(**message["about"]))
+            case State.ELSEWHERE:
+                tracker.leave(message["trial"])
+            case State.DONE:
+                tracker.trial(message["trial"])
+            case "board":
+                tracker.board(message["rows"], message["trials"], message["efficiency"])
         if inbox.empty():
             tracker.send()
         if message["do"] == "close":
+            tracker.close()
             return tracker.note()
 
 
 def main(home: str, project: str, stall_seconds: str) -> None:
     """Entry point of the child process of a ``Publisher``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to end
     os.nice(_NICENESS)
-    pipe, answer = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    with open(os.devnull, "r+") as nothing:  # noqa: PTH123 - the service of wandb would inherit and hold both
-        os.dup2(nothing.fileno(), 0)
-        os.dup2(nothing.fileno(), 1)
-    inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(pipe, inbox), daemon=True).start()
+    inbox, answer = connect_to_parent()
     try:
         note = _work(inbox, Path(home), os.environ.get("WANDB_PROJECT", project), float(stall_seconds))
     except Exception as error:

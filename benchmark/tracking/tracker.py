@@ -2,9 +2,12 @@
 
 Each finished trial becomes one run whose id is the trial id; each table becomes one leaderboard run. Every run is first
 written offline, as a whole, into ``runs/wandb``, and noted in ``runs/published.json``. If the server responds, ``wandb
-sync`` then sends the folder. No run is therefore ever started online: if a server fails midway, the data is complete on
-disk in the form that ``wandb sync`` sends, to the same id and over the same lines of history, and the marker
-``*.wandb.synced`` that it leaves records what the server has. After the first failure nothing more is sent.
+sync`` then sends the folder. If a server fails midway, the data is complete on disk in the form that ``wandb sync``
+sends, to the same id and over the same lines of history, and the marker ``*.wandb.synced`` that it leaves records what
+the server has. After the first failure nothing more is sent. A trial that failed becomes a run that failed; when it is
+run again, its run is written again.
+
+While a trial trains, ``LiveRuns`` shows its curves under the same id: a preview, on which none of this depends.
 
 The Report of a table (``tissuebench.tracking.report``) is sent last and noted in ``runs/published_reports.json``.
 """
@@ -17,7 +20,6 @@ import shutil
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -28,37 +30,29 @@ from PIL import Image
 
 from tissuebench import __version__
 from tissuebench.common.files import exclusive, write_aside
-from tissuebench.common.hashing import Json
+from tissuebench.common.hashing import Json, content_hash
 from tissuebench.errors import DataError
 from tissuebench.results.records.overlays import read_overlays
 from tissuebench.results.records.pseudo_mask_quality import COVERAGE, MIOU
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import TrialResult
-from tissuebench.results.tables.comparable import comparison_key, results_folder
+from tissuebench.results.tables.comparable import results_folder
 from tissuebench.results.tables.leaderboard import build
 from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.state.failures import read_failure
 from tissuebench.sweep.view.lookup import Found, pseudo_pictures, snapshots_of
+from tissuebench.tracking.about import About, about_result, comparison_of
 from tissuebench.tracking.leaderboard_content import BoardContent, curves
+from tissuebench.tracking.live import LiveRuns
+from tissuebench.tracking.log_end import end_of_log, without_secrets
 from tissuebench.tracking.report import CURVES, SCORE, ReportDefinition
 from tissuebench.tracking.upload import is_sent, save_report, sync
+from tissuebench.tracking.wandb_run import CurveLog, lines_of, open_run
 
 _ANSWER_SECONDS = 3.0
 _NOT_ANNOTATED = 255
 _NOT_INSTALLED = "it needs wandb-workspaces: pip install 'tissuebench[wandb-report]'"
-_TAG_CHARACTERS, _GROUP_CHARACTERS = 64, 128  # W&B's limits; a method with many changed settings has a long name
-
-
-@dataclass(frozen=True, slots=True)
-class _About:
-    """Metadata of a run in W&B; ``content`` is equal if nothing in the run has changed."""
-
-    run_id: str
-    content: str
-    name: str
-    group: str
-    job_type: str
-    tags: Sequence[str]
-    config: Mapping[str, Json]
+_FAILED = 1  # exit code
 
 
 class Tracker:
@@ -81,16 +75,39 @@ class Tracker:
         self._reports = self.folder / "reports"
         self._reports.mkdir(parents=True, exist_ok=True)
         self._offline = _why_offline()
+        self._live = LiveRuns(home, project, stall_seconds)
         self._asked: set[str] = set()
         self._failed: dict[str, str] = {}
         self._no_report = ""
 
+    def follow(self, about: About) -> None:
+        """Show a trial that now trains live, if the server responds. What an earlier failure left unsent is dropped."""
+        with exclusive(self.folder):
+            published = _read(self._published)
+            if published.pop(about.run_id, None) is not None:
+                self._drop_unsent(about.run_id)
+                self._note_published(published)
+        if not self._offline:
+            self._live.follow(about)
+
+    def leave(self, trial_id: str) -> None:
+        """End what is live of a trial that another runner has taken over, and shows."""
+        self._live.end(trial_id, 0)
+
+    def failed(self, about: About) -> None:
+        """Write one run for a failed trial: its curves as far as they go, the reason, and the end of its log."""
+        self._live.end(about.run_id, _FAILED)
+        self._asked.add(about.run_id)
+        with self._at_the_cost_of(about.run_id):
+            self._write_failed(about)
+
     def trial(self, trial_id: str) -> None:
-        """Write one run for a finished trial: configuration, loss curve and scores. Repeated calls do nothing."""
+        """Write one run for a finished trial: configuration, curves and scores. Repeated calls do nothing."""
+        self._live.end(trial_id, 0)
         if trial_id in self._asked:
             return
         self._asked.add(trial_id)
-        if trial_id in _read(self._published):
+        if _read(self._published).get(trial_id, [""])[0] == trial_id:
             return
         with self._at_the_cost_of(trial_id):
             for result in self._store.load([trial_id]):
@@ -116,7 +133,7 @@ class Tracker:
         if not readable:
             return
         results = self._store.load(readable)
-        run_id = f"leaderboard-{_comparison(results[0])}"
+        run_id = f"leaderboard-{comparison_of(results[0].identity)}"
         self._asked.add(run_id)
         with self._at_the_cost_of(run_id):
             self._write_board(run_id, results, rows, efficiency)
@@ -133,6 +150,12 @@ class Tracker:
                 self._offline = "the server or the key was refused"
             else:
                 self._send_reports()
+        if self._offline:
+            self._live.close()
+
+    def close(self) -> None:
+        """End what is live."""
+        self._live.close()
 
     def note(self) -> str:
         """Return one sentence or two on what was logged, and where it is."""
@@ -160,17 +183,12 @@ class Tracker:
     def _write_trial(self, result: TrialResult) -> None:
         scores = {row.metric: row.mean for row in build([result]).rows if row.mean is not None}
         trial = Found(self._home, TaskKind.TRIAL, result.trial_id)
-        curve = trial.folder / "history.jsonl"
         pictures = {f"pseudo_masks/{stage}": path for stage, path in pseudo_pictures(trial).items()}
         pictures |= {f"snapshots/{stage}": path for stage, (_, path) in snapshots_of(trial).items()}
         chosen = [tile for tile in read_overlays(self._home, result.trial_id) if tile.reason == "chosen"]
 
         def fill(run: wandb.Run) -> None:
-            run.define_metric("train/step", hidden=True, summary="none")
-            run.define_metric("train/loss", step_metric="train/step")
-            if curve.is_file():
-                for point in map(json.loads, curve.read_text().splitlines()):
-                    run.log({"train/loss": point["loss"], "train/step": point["step"]}, step=point["step"])
+            CurveLog(run).add(lines_of(trial))
             images = {name: wandb.Image(str(path)) for name, path in pictures.items()}
             for number, tile in enumerate(chosen, start=1):  # the same tile has the same key in every run
                 caption = f"{tile.slide_id} y={tile.y} x={tile.x}, {tile.accuracy:.3f} of its pixels correct"
@@ -184,25 +202,23 @@ class Tracker:
             run.summary.update({f"seconds/{name}": value for name, value in result.seconds.items()})
             run.summary.update({f"compute/{name}": value for name, value in result.compute.items()})
 
-        about = _About(
-            result.trial_id,
-            content=result.trial_id,
-            name=f"{result.method} {result.budget} r{result.replicate} s{result.seed}",
-            group=f"{result.dataset}/{result.method}/{result.budget}",
-            job_type="train",
-            tags=_tags(result),
-            config={
-                **result.identity,
-                "comparison": _comparison(result),
-                "dataset": result.dataset,
-                "method": result.method,  # with its changed settings, which keeps variants apart when grouping runs
-                "budget": result.budget,
-                "minutes": result.minutes,
-                "replicate": result.replicate,
-                "seed": result.seed,
-            },
-        )
-        self._write(about, fill)
+        self._write(about_result(result), result.trial_id, fill)
+
+    def _write_failed(self, about: About) -> None:
+        trial = Found(self._home, TaskKind.TRIAL, about.run_id)
+        failure = read_failure(trial.home, trial.kind, trial.key)
+        if failure is None:
+            return
+        reason, log = without_secrets(failure.reason), end_of_log(trial.log) or without_secrets(failure.traceback)
+
+        def fill(run: wandb.Run) -> None:
+            CurveLog(run).add(lines_of(trial))
+            run.summary["failure"] = reason
+            path = Path(run.dir) / "end_of_log.txt"
+            path.write_text(log)
+            run.save(path, base_path=run.dir, policy="now")
+
+        self._write(about, content_hash([reason, log]), fill, _FAILED)
 
     def _write_board(
         self,
@@ -211,7 +227,7 @@ class Tracker:
         rows: Sequence[Mapping[str, Json]],
         efficiency: Sequence[Mapping[str, Json]],
     ) -> None:
-        board = BoardContent.collect(self._home, _comparison(results[0]), results, rows, efficiency)
+        board = BoardContent.collect(self._home, comparison_of(results[0].identity), results, rows, efficiency)
 
         def fill(run: wandb.Run) -> None:
             logged: dict[str, object] = {
@@ -230,16 +246,15 @@ class Tracker:
                 if row["mean"] is not None:
                     run.summary[f"{row['metric']}/{row['method']}/{row['budget']}"] = row["mean"]
 
-        about = _About(
+        about = About(
             run_id,
-            content=board.hash,
             name=f"leaderboard {board.dataset}",
             group=f"{board.dataset}/leaderboard",
             job_type="leaderboard",
             tags=[f"tissuebench {__version__}", board.dataset],
             config={"dataset": board.dataset, "comparison": board.comparison},
         )
-        self._write(about, fill)
+        self._write(about, board.hash, fill)
         entity = wandb.setup(wandb.Settings(silent=True)).settings.entity or ""
         definition = board.definition(run_id, self._project, entity)
         with exclusive(self.folder):
@@ -266,42 +281,30 @@ class Tracker:
             saved[definition.run_id] = [definition.hash, done.view_id, done.url]
             write_aside(self._saved_reports, json.dumps(saved, indent=1, sort_keys=True).encode())
 
-    def _write(self, about: _About, fill: Callable[[wandb.Run], None]) -> None:
+    def _write(self, about: About, content: str, fill: Callable[[wandb.Run], None], exit_code: int = 0) -> None:
         """Write an offline run and note it as published once it is complete, unless its content was published before.
 
         A folder of the same id that was not sent is out of date, or was left incomplete by a process that was killed.
         """
         with exclusive(self.folder):
             published = _read(self._published)
-            if published.get(about.run_id, [""])[0] == about.content:
+            if published.get(about.run_id, [""])[0] == content:
                 return
-            for log in self.folder.glob(f"offline-run-*/run-{about.run_id}.wandb"):
-                if not is_sent(log.parent):
-                    shutil.rmtree(log.parent)
-            with wandb.init(
-                project=self._project,
-                dir=self.folder.parent,
-                id=about.run_id,
-                name=about.name,
-                group=about.group[:_GROUP_CHARACTERS],
-                job_type=about.job_type,
-                tags=[tag[:_TAG_CHARACTERS] for tag in about.tags],
-                config=dict(about.config),
-                mode="offline",
-                reinit="finish_previous",
-                settings=wandb.Settings(
-                    console="off",
-                    silent=True,
-                    x_disable_stats=True,
-                    x_disable_meta=True,
-                    disable_git=True,
-                    save_code=False,
-                ),
-            ) as run:
+            self._drop_unsent(about.run_id)
+            with open_run(about, self._project, self.folder.parent) as run:
                 folder = Path(run.dir).parent
                 fill(run)
-            published[about.run_id] = [about.content, folder.name]
-            write_aside(self._published, json.dumps(published, indent=1, sort_keys=True).encode())
+                run.finish(exit_code)
+            published[about.run_id] = [content, folder.name]
+            self._note_published(published)
+
+    def _drop_unsent(self, run_id: str) -> None:
+        for log in self.folder.glob(f"offline-run-*/run-{run_id}.wandb"):
+            if not is_sent(log.parent):
+                shutil.rmtree(log.parent)
+
+    def _note_published(self, published: Mapping[str, list[str]]) -> None:
+        write_aside(self._published, json.dumps(published, indent=1, sort_keys=True).encode())
 
     @contextmanager
     def _at_the_cost_of(self, run_id: str) -> Iterator[None]:
@@ -330,19 +333,6 @@ def _read(path: Path) -> dict[str, list[str]]:
     except ValueError as error:
         raise DataError(f"{path}: damaged ({error}); delete it (the runs keep their ids)") from error
     return noted
-
-
-def _comparison(result: TrialResult) -> str:
-    return comparison_key(result)[:16]
-
-
-def _tags(result: TrialResult) -> list[str]:
-    packages = result.environment.get("packages")
-    version = packages.get("tissuebench") if isinstance(packages, Mapping) else None
-    tags = [f"tissuebench {version or __version__}", result.dataset, result.method, result.budget]
-    if "protocol" in result.identity:
-        tags.append(f"protocol {result.identity['protocol']}")
-    return tags
 
 
 def _overlay_table(board: BoardContent) -> wandb.Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tissuebench.common.files import write_aside
 from tissuebench.errors import DataError
+from tissuebench.results.records.curves import CURVES_FILE
 from tissuebench.results.records.result_store import Failure, ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import Job, TaskKind
@@ -66,7 +67,10 @@ def read_failure(home: Path, kind: TaskKind, key: str) -> TaskFailure | None:
 
 
 def forget_failure(home: Path, kind: TaskKind, key: str) -> None:
-    """Remove the recorded failure, so that the task is run again."""
-    (task_folder(home, kind, key) / _FAILURE).unlink(missing_ok=True)
+    """Remove the recorded failure, and the curves of that attempt, so that the task is run again."""
+    folder = task_folder(home, kind, key)
+    if (failure := folder / _FAILURE).is_file():
+        (folder / CURVES_FILE).unlink(missing_ok=True)
+        failure.unlink()
     if kind is TaskKind.TRIAL:
         ResultStore(results_folder(home)).clear_failure(key)

@@ -9,12 +9,13 @@ from typing import Any
 
 from tissuebench.common.files import write_aside
 from tissuebench.common.hashing import Json
+from tissuebench.results.records.curves import CURVES_FILE
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import TaskKind
 
 LOG, JOB, RECORD, JOURNAL, LEASE = "log.txt", "job.json", "record.json", "journal.jsonl", "lease.json"
-_KEPT = (LOG, JOB, JOURNAL, LEASE, "progress.json")
+_KEPT = (LOG, JOB, JOURNAL, LEASE, CURVES_FILE, "progress.json")
 
 
 def task_folder(home: Path, kind: TaskKind, key: str) -> Path:
@@ -41,7 +42,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def clear_attempt(folder: Path) -> None:
-    """Remove the files of a failed attempt, which is never resumed; its log and journal stay."""
+    """Remove the files of a failed attempt, which is never resumed; its log, journal and curves stay."""
     for path in folder.iterdir():
         if path.name not in _KEPT and path.is_file():
             path.unlink(missing_ok=True)

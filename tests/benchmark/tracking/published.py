@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from tissuebench.common.files import write_aside
+from tissuebench.results.records.curves import CURVES_FILE, LOSS
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.comparable import comparison_key, results_folder
@@ -65,6 +67,12 @@ TRIALS = [
 ]
 
 
+def write_curve(folder: Path, curve: Mapping[int, float]) -> None:
+    """``metrics.csv`` of a folder, as a worker leaves it after these steps."""
+    rows = "".join(f"{step},{loss}\n" for step, loss in curve.items())
+    write_aside(folder / CURVES_FILE, f"step,{LOSS}\n{rows}".encode())
+
+
 class Home:
     """A home with finished trials in its store."""
 
@@ -79,9 +87,7 @@ class Home:
             self.store.write(one)
             folder = self.runs / "trials" / one.trial_id
             folder.mkdir(parents=True)
-            folder.joinpath("history.jsonl").write_text(
-                "".join(json.dumps({"step": step, "loss": loss}) + "\n" for step, loss in CURVE.items())
-            )
+            write_curve(folder, CURVE)
             self.results.append(one)
 
     def publish(self, stall_seconds: float = SECONDS) -> str:

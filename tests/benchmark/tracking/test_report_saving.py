@@ -134,7 +134,7 @@ def test_a_damaged_definition_is_named_and_written_again_with_the_table(small_ho
         with Publisher(small_home.path) as publisher:
             publisher.trial(TRIALS[0].trial_id)
             assert f"the report is not ({damaged} is damaged: delete it)" in publisher.close(SECONDS)
-        assert "the report is http" in small_home.publish()
+        assert "the report is at http" in small_home.publish()
 
 
 def test_a_definition_comes_back_from_disk_as_it_was():
