@@ -165,7 +165,7 @@ def bench(request: BenchRequest) -> BenchResult:
         boards = tuple(
             _board(request.home, dataset, trials, publisher, display.note) for dataset, trials in sweep.trials.items()
         )
-        if any(board.rows for board in boards):
+        if summary.failed or any(board.rows for board in boards):
             display.note(publisher.close(_PUBLISH_SECONDS))
     return BenchResult(boards, tuple(task.key for task in sweep.graph.of_kind(TaskKind.TRIAL)), summary)
 

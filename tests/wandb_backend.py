@@ -124,7 +124,10 @@ class WandbBackend:
             run.config = {key: entry["value"] for key, entry in json.loads(given["config"]).items()}
         if given.get("summaryMetrics"):
             run.summary = json.loads(given["summaryMetrics"])
-        return {"upsertBucket": {"bucket": self._bucket(run_id, run), "inserted": new}}
+        bucket = self._bucket(run_id, run)
+        if not given.get("id"):  # not resumed: it is sent anew from its first line, over those that are there
+            bucket["historyLineCount"] = 0
+        return {"upsertBucket": {"bucket": bucket, "inserted": new}}
 
     def _bucket(self, run_id: str, run: ReceivedRun) -> dict:
         project = {"id": "p", "name": run.project, "entity": {"id": "e", "name": _ENTITY}}

@@ -12,6 +12,7 @@ import json
 import re
 import socket
 import threading
+from collections.abc import Callable
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -55,7 +56,8 @@ class WandbServer(WandbBackend):
         self.keys: set[str] = set()
         self.n_refused = 0
         self._dies_after = dies_after
-        self.n_requests = 0
+        self.n_requests = self.n_posts = 0
+        self._on_request: dict[int, Callable[[], None]] = {}
         self.lock = threading.Lock()
         self.closed = threading.Event()
         self._http = _Http(("127.0.0.1", port), _Handler)
@@ -80,10 +82,15 @@ class WandbServer(WandbBackend):
         self._http.server_close()
         self._http.drop_connections()
 
+    def at_request(self, number: int, act: Callable[[], None]) -> None:
+        """Do something when this many requests have come, before the last is answered."""
+        self._on_request[number] = act
+
     def begin(self) -> bool:
         """Whether a request is still answered; the first that is not ends the server."""
         with self.lock:
             self.n_requests += 1
+            self._on_request.pop(self.n_requests, lambda: None)()
             alive = self._dies_after is None or self.n_requests <= self._dies_after
         if not alive:
             self.die()
@@ -147,6 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self._body()
         state = self._state
+        state.n_posts += 1
         path = urlsplit(self.path).path
         if state.fault is Fault.SILENT_TO_POSTS:
             state.closed.wait()

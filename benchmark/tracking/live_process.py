@@ -23,7 +23,7 @@ from tissuebench.tracking.about import About
 from tissuebench.tracking.parent import connect_to_parent
 from tissuebench.tracking.wandb_run import CurveLog, lines_of, open_run
 
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 1.0
 _PAUSES = 9.0  # as long as reading took: at most a tenth of the time is spent on it, however many trials train
 
 

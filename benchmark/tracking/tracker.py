@@ -168,8 +168,9 @@ class Tracker:
             )
             line += ", and the next run that is online writes their report" if boards else ""
         else:
-            leaderboard = " and the leaderboard" if boards else ""
-            line = f"{_runs(len(self._asked) - len(boards))}{leaderboard} are on W&B, in project {self._project}"
+            leaderboard, n_runs = " and the leaderboard" if boards else "", len(self._asked) - len(boards)
+            are = "is" if n_runs == 1 and not boards else "are"
+            line = f"{_runs(n_runs)}{leaderboard} {are} on W&B, in project {self._project}"
             if self._no_report:
                 line += f"; the report is not ({self._no_report})"
             elif boards:

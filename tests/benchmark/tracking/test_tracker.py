@@ -53,6 +53,7 @@ def assert_complete(server, home: Home) -> None:
         assert run.summary["train/loss"] == CURVE[20]
         assert run.curve("train/step") == {step: step for step in CURVE}
         assert run.curve("train/loss") == CURVE
+        assert len(run.history) == len(CURVE)
         scores = {row.metric: row.mean for row in build([one]).rows if row.mean is not None}
         assert {name: run.summary[f"test/{name}"] for name in scores} == scores
         assert run.summary["compute/steps"] == 10
