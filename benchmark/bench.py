@@ -156,7 +156,7 @@ def bench(request: BenchRequest) -> BenchResult:
     write_sweep(request.home, sweep.graph, f"{request.plan} on {', '.join(sweep.trials)}", request.options)
     with (
         SweepDisplay(stderr_console(), sweep.graph) as display,
-        Publisher(request.home) as publisher,
+        Publisher(request.home, is_wanted=Tracking.WANDB in sweep.plan.tracking) as publisher,
     ):
         with closing(find(compute, request.home)) as executor:
             summary = Runner(

@@ -234,6 +234,7 @@ def test_a_part_without_patients(source, refused):
     path.write_text(path.read_text().replace(",val", ",train"))
     line = refused("--set", "evaluation.part=val", leaves=WHOLE)
     assert "evaluation.part" in line
+    assert "evaluation.watch" in refused("--set", "evaluation.watch=val", leaves=WHOLE)
     assert "no patients" in line
 
 
@@ -314,3 +315,19 @@ def test_the_installed_command(tmp_path):
     assert ran.stderr.startswith("tissuebench: unknown command 'runn': did you mean 'run'?")
     assert ran.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tracker_that_does_not_exist(refused):
+    line = refused("--tracking", "comet")
+    assert "plan smoke: key 'tracking.0': Input should be 'wandb' or 'tensorboard'" in line
+
+
+def test_tensorboard_that_is_not_installed(refused, monkeypatch):
+    monkeypatch.setattr("tissuebench.bench.find_spec", lambda name: None)
+    line = refused("--tracking", "wandb,tensorboard")
+    assert line.endswith("tracking: tensorboard is not installed: pip install 'tissuebench[tensorboard]'")
+
+
+def test_no_tracking_at_all_is_a_plan_like_any_other(command, home, source):
+    ran = command("plan", "show", "--dataset", "folder", "--data-root", source, "--home", home, "--tracking", "none")
+    assert ran.code == 0

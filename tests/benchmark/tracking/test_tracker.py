@@ -120,6 +120,14 @@ def test_switched_off_writes_nothing_and_starts_nothing(home, monkeypatch):
     assert sorted(home.path.rglob("*")) == before
 
 
+def test_a_plan_that_does_not_name_it_starts_nothing(home):
+    before = sorted(home.path.rglob("*"))
+    with Publisher(home.path, is_wanted=False) as publisher:
+        note = home.publish_with(publisher)
+    assert note == "W&B is off (the plan's tracking): nothing is logged there"
+    assert sorted(home.path.rglob("*")) == before
+
+
 def test_a_port_that_refuses(home, connect):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
