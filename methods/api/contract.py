@@ -189,6 +189,12 @@ class MethodContract:
             torch.rand(17)  # the result must not depend on earlier draws
         assert torch.equal(losses[0], losses[1])
 
+    def test_logging_leaves_the_loss_as_it_is(self) -> None:
+        silent, talking = self.make(), self.make()
+        talking.logs_step = True
+        assert torch.equal(*(training_loss(method, make_batch(method)) for method in (silent, talking)))
+        assert not silent.logged
+
     def test_tiles_without_a_labelled_pixel_give_a_finite_loss(self) -> None:
         method = self.make()
         batch = make_batch(method)
