@@ -120,7 +120,7 @@ def test_the_curves_grow_while_the_trial_trains(home, connect):
         connect(server.url)
         with Publisher(home.path) as publisher:
             publisher.changed(task(), State.RUNNING)
-            wait_until(lambda: processes(home, "live_process"), "nothing follows the trial")
+            wait_until(lambda: processes(home, "tissuebench.tracking.live_process"), "nothing follows the trial")
             assert TRIAL.trial_id not in server.runs  # it has no values yet
             train_and_show(home, server, 2, 4)
             run = server.runs[TRIAL.trial_id]
@@ -136,6 +136,7 @@ def test_the_curves_grow_while_the_trial_trains(home, connect):
         assert own == set(run.config) - {"_wandb"} and all(run.config[key] == config[key] for key in own)
 
 
+@pytest.mark.slow
 def test_a_command_killed_twice_continues_the_run(home, connect):
     """A worker that continues from a checkpoint has cut its curve back, and some steps are trained again."""
     script = (
@@ -163,10 +164,8 @@ def test_a_command_killed_twice_continues_the_run(home, connect):
         assert_complete(server, 12)
 
 
-LAST_REQUESTS = [pytest.param(n, marks=() if n in (5, 13) else pytest.mark.slow) for n in range(1, 35)]
-
-
-@pytest.mark.parametrize("dies_after", LAST_REQUESTS)
+@pytest.mark.slow
+@pytest.mark.parametrize("dies_after", range(1, 35))
 def test_a_server_that_dies_at_any_moment_is_completed_later(home, connect, dies_after):
     with WandbServer(dies_after=dies_after) as server:
         connect(server.url)
@@ -186,7 +185,8 @@ def test_a_server_that_dies_at_any_moment_is_completed_later(home, connect, dies
     assert home.folders() == [TRIAL.trial_id]
 
 
-@pytest.mark.parametrize("killed_at", [pytest.param(n, marks=() if n == 9 else pytest.mark.slow) for n in range(2, 36)])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", range(1, 35))
 def test_a_publisher_killed_at_any_request_is_completed_later(home, connect, killed_at):
     with WandbServer() as server:
         connect(server.url)
@@ -208,6 +208,7 @@ def test_a_publisher_killed_at_any_request_is_completed_later(home, connect, kil
         assert_complete(server, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -231,6 +232,7 @@ def test_a_server_that_fails_from_the_start_delays_the_end_only(home, connect, f
         assert_complete(server, 6)
 
 
+@pytest.mark.slow
 def test_a_server_that_stalls_in_the_middle(home, connect):
     with WandbServer() as server:
         connect(server.url)
@@ -244,6 +246,7 @@ def test_a_server_that_stalls_in_the_middle(home, connect):
         assert_complete(server, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_live_process_that_dies_or_hangs_costs_the_preview_only(home, connect, number):
     with WandbServer() as server:
@@ -251,12 +254,13 @@ def test_a_live_process_that_dies_or_hangs_costs_the_preview_only(home, connect,
         with Publisher(home.path, stall_seconds=STALL) as publisher:
             publisher.changed(task(), State.RUNNING)
             train_and_show(home, server, 3)
-            live = min(processes(home, "live_process"))
+            (live,) = processes(home, "tissuebench.tracking.live_process")
             os.kill(live, number)
             assert finish(home, publisher, 6) == "1 run is on W&B, in project tissuebench"
         assert_complete(server, 6)
 
 
+@pytest.mark.slow
 def test_a_trial_handed_back_is_left_open_and_continued(home, connect):
     with WandbServer() as server:
         connect(server.url)
@@ -298,7 +302,7 @@ def test_a_crash_is_shown_with_its_end_of_log_and_a_second_attempt_ends_well(hom
         forget_failure(home.path, TaskKind.TRIAL, TRIAL.trial_id)
         with Publisher(home.path) as publisher:
             publisher.changed(task(), State.RUNNING)
-            wait_until(lambda: processes(home, "live_process"), "nothing follows the trial")
+            wait_until(lambda: processes(home, "tissuebench.tracking.live_process"), "nothing follows the trial")
             train(home, 2)
             wait_until(lambda: server.runs[TRIAL.trial_id].n_lines > 4 + len(STAGE), "the curve does not grow")
             finish(home, publisher, 6)
@@ -306,6 +310,7 @@ def test_a_crash_is_shown_with_its_end_of_log_and_a_second_attempt_ends_well(hom
         assert "failure" not in run.summary
 
 
+@pytest.mark.slow
 def test_a_crash_offline_waits_and_gives_way_to_the_second_attempt(home, connect):
     train(home, 4)
     fail(home)
@@ -334,6 +339,7 @@ def inspect(home: Home) -> dict:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS).stdout)
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_or_damaged_stops_no_run(home, connect):
     with WandbServer() as server:
         connect(server.url)
