@@ -100,7 +100,7 @@ def status(sweep: str | None, watch: bool, as_json: bool, home: Path) -> None:
 
 @click.group(cls=Commands, epilog=example("tissuebench trial show 3f9a"))
 def trial() -> None:
-    """List, show, draw, follow or repeat trials.
+    """List, show, draw, follow, repeat or export trials.
 
     ID is a trial's id or its first characters.
     """
@@ -197,6 +197,42 @@ def log(trial_id: str, follow: bool, home: Path) -> None:
         if is_over or not follow:
             return
         time.sleep(_FOLLOW_SECONDS)
+
+
+@trial.command("export", epilog=example("tissuebench trial export 3f9a --onnx --to model"))
+@TRIAL
+@click.option("--onnx", "with_onnx", is_flag=True, help="Also write model.onnx, compared with the method on tiles.")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(path_type=Path),
+    show_default="model-ID in the current folder",
+    help="Folder to create.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+@EXISTING_HOME
+def trial_export(trial_id: str, with_onnx: bool, folder: Path | None, overwrite: bool, home: Path) -> None:
+    """Write the model of a finished trial: model.safetensors, and README.md with data, budget, scores and use.
+
+    The ONNX graph takes images as uint8 and returns class probabilities. It is written only if onnxruntime gives the
+    same labels as the method.
+    """
+    from tissuebench.common.folders import require_free
+    from tissuebench.prediction.export_model import WEIGHTS, export_model
+    from tissuebench.prediction.load_method import find_trained
+
+    trained = find_trained(home, trial_id)
+    target = folder or Path(f"model-{trained.key[:8]}")
+    require_free(target, WEIGHTS, overwrite, option="--to")
+    exported = export_model(trained, target, with_onnx)
+    if (onnx := exported.onnx) is not None:
+        click.echo(
+            f"model.onnx: on {onnx.n_tiles} tiles, {onnx.differing:.4%} of the pixels have another label than in "
+            f"PyTorch; largest difference of a probability: {onnx.largest:.1g}; "
+            f"{'any height and width in multiples of 32 px' if onnx.is_free else 'height and width of a tile only'}",
+            err=True,
+        )
+    click.echo(exported.folder)
 
 
 @trial.command(epilog=example("tissuebench trial rerun 3f9a"))

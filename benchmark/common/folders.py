@@ -12,13 +12,14 @@ from pathlib import Path
 from tissuebench.errors import ConfigError
 
 
-def require_free(folder: Path, marker: str, overwrite: bool) -> None:
+def require_free(folder: Path, marker: str, overwrite: bool, option: str = "--out") -> None:
     """Raise unless ``folder`` may be created.
 
     Args:
         folder: the folder to create.
         marker: a file that every folder of this kind contains; a folder without it is never replaced.
         overwrite: whether an existing folder of this kind may be replaced.
+        option: option of the command that names another folder.
 
     Raises:
         ConfigError: the folder exists and may not be replaced.
@@ -27,10 +28,10 @@ def require_free(folder: Path, marker: str, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ConfigError(
-            f"{folder}: already exists; use --overwrite to replace it, or choose another folder with --out"
+            f"{folder}: already exists; use --overwrite to replace it, or choose another folder with {option}"
         )
     if not (folder / marker).is_file():
-        raise ConfigError(f"{folder}: has no {marker}, so it is not replaced; choose another folder with --out")
+        raise ConfigError(f"{folder}: has no {marker}, so it is not replaced; choose another folder with {option}")
 
 
 @contextmanager

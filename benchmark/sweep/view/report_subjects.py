@@ -42,7 +42,7 @@ def _subject(home: Path, group: Group, failures: Sequence[Failure]) -> Subject:
         results=group.results,
         failures=failures,
         overlays={trial_id: tiles for trial_id, tiles in pictures.items() if tiles},
-        provenance={"data set": _data(home, group.results[0])},
+        provenance={"data set": facts_of_data(home, group.results[0])},
         curves={trial_id: of_trial for trial_id, of_trial in curves.items() if any(of_trial.values())},
     )
 
@@ -61,7 +61,7 @@ def _belongs(home: Path, failure: Failure, like: TrialResult) -> bool:
     return all(like.identity.get(name) == value for name, value in same.items())
 
 
-def _data(home: Path, result: TrialResult) -> dict[str, Json]:
+def facts_of_data(home: Path, result: TrialResult) -> dict[str, Json]:
     """Return title, licence and source from the recipe, and resolution and assumed costs from the store."""
     said: dict[str, Json] = {"name": result.dataset, "store sha256": result.identity.get("store")}
     try:
