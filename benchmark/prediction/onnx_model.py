@@ -135,8 +135,8 @@ def _exported(method: Method[Any], tile_px: int, is_free: bool) -> torch.onnx.ON
         cells = _LARGEST_PX // DEEPEST_STRIDE
         dimensions[2] = DEEPEST_STRIDE * torch.export.Dim("rows", min=1, max=cells)
         dimensions[3] = DEEPEST_STRIDE * torch.export.Dim("columns", min=1, max=cells)
-    # Two images, and a height unlike the width: 1 would be taken for a constant, equal sides for one dimension.
-    size = (tile_px, tile_px + DEEPEST_STRIDE) if is_free else (tile_px, tile_px)
+    # No dimension of the trace is 1 (nor one of the deepest map), which would be a constant, and no two are equal.
+    size = (tile_px + DEEPEST_STRIDE, tile_px + 2 * DEEPEST_STRIDE) if is_free else (tile_px, tile_px)
     example = torch.zeros((2, 3, *size), dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
