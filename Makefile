@@ -24,7 +24,7 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
                $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(call each,--gpus,$(GPUS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard chaos docs clean
+.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard chaos docs notebook clean
 
 help:  ## show this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
@@ -104,6 +104,9 @@ typecheck: $(READY)  ## run mypy --strict
 
 docs: $(READY)  ## build the documentation site in build/site
 	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+notebook: $(READY)  ## run docs/notebook.ipynb again and store its outputs
+	@PYTHONPATH=. $(BIN)/python -P -m tests.docs.notebook
 
 clean:  ## remove build products and runs/ (keeps data/ and .venv)
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs

@@ -13,8 +13,9 @@ _PLAIN_EVERY_SECONDS = 15.0
 
 
 def stderr_console() -> Console:
-    """Return the console for progress and notes: standard error, also in a notebook."""
-    return Console(stderr=True, highlight=False, force_jupyter=False)
+    """Return the console for progress and notes: standard error, plain lines in a notebook."""
+    is_terminal = False if Console().is_jupyter else None  # its standard error says it is one, but has no cursor
+    return Console(stderr=True, highlight=False, force_jupyter=False, force_terminal=is_terminal)
 
 
 class ProgressDisplay:

@@ -91,13 +91,17 @@ def _in_turn(by_slide: Mapping[str, NDArray[np.int64]], rng: np.random.Generator
     return [one for one, _ in zip(dealt, range(TILES_PER_CLASS), strict=False)]
 
 
+def pixels_and_labels(store: TileStore, tile: Tile, size: int) -> tuple[Pixels, Pixels]:
+    """Return a square region of ``size`` px and its annotation, (size, size, 3) and (size, size) uint8."""
+    pixels: Pixels = np.ascontiguousarray(store.images([tile], size)[0].transpose(1, 2, 0))
+    return pixels, store.withheld.masks([tile], size)[0]
+
+
 def _write(store: TileStore, tile: Tile, folder: Path, annotated: bool) -> SampleTile:
-    size = store.info.tile_px
-    picture: Pixels = np.ascontiguousarray(store.images([tile], size)[0].transpose(1, 2, 0))
+    picture, labels = pixels_and_labels(store, tile, store.info.tile_px)
     name = f"{tile.slide_id}-{tile.y}-{tile.x}"
     Image.fromarray(picture).save(folder / f"{name}.jpg", quality=92)
     if not annotated:
         return SampleTile(tile, f"{name}.jpg", None)
-    labels = store.withheld.masks([tile], size)[0]
     Image.fromarray(overlay(picture, labels, store.class_map)).save(folder / f"{name}-annotated.jpg", quality=92)
     return SampleTile(tile, f"{name}.jpg", f"{name}-annotated.jpg")

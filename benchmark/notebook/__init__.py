@@ -2,3 +2,8 @@
 
 Each calls what the command line calls, and shows itself as a table or picture in a notebook.
 """
+
+import warnings
+
+# From libraries that import tqdm; nothing here draws a bar with it.
+warnings.filterwarnings("ignore", "IProgress not found")

@@ -19,8 +19,8 @@ from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Tile
 from tissuebench.errors import DataError
 from tissuebench.inspection.facts import inspect_store
-from tissuebench.inspection.tiles import sample_tiles
-from tissuebench.notebook.pictures import Gallery, Labelled, legend
+from tissuebench.inspection.tiles import TILES_PER_CLASS, pixels_and_labels, sample_tiles
+from tissuebench.notebook.pictures import Gallery, Labelled, Picture, legend
 
 
 def open_dataset(name: str, *, data_root: Path | str | None = None, home: Path | str | None = None) -> Dataset:
@@ -104,20 +104,23 @@ class Dataset:
             ((128, 128, 3), (128, 128))
         """
         tile, edge = Tile(slide_id, y, x), size or self.store.info.tile_px
-        image = np.ascontiguousarray(self.store.images([tile], edge)[0].transpose(1, 2, 0))
-        labels = self.store.withheld.masks([tile], edge)[0]
-        return Labelled(image, labels, self.store.class_map, f"{slide_id}, y {y}, x {x}")
+        image, labels = pixels_and_labels(self.store, tile, edge)
+        return Labelled(f"{slide_id}, y {y}, x {x}", image, labels, self.store.class_map)
 
-    def tiles(self) -> Gallery:
-        """Return sample tiles of each class under their annotation, as on the page of ``tissuebench data inspect``."""
+    def tiles(self, per_class: int = TILES_PER_CLASS) -> Gallery:
+        """Return sample tiles of each class under their annotation, those of ``tissuebench data inspect``.
+
+        Args:
+            per_class: number of tiles of a class; at most ``TILES_PER_CLASS``.
+        """
         return Gallery(
             {
-                name or "not annotated": [self.tile(tile.slide_id, tile.y, tile.x) for tile in tiles]
+                name or "not annotated": [self.tile(one.slide_id, one.y, one.x).overlay for one in tiles[:per_class]]
                 for name, tiles in sample_tiles(self.store).items()
             }
         )
 
-    def slide(self, slide_id: str) -> Image.Image:
+    def slide(self, slide_id: str) -> Picture:
         """Return a small picture of a slide: with its tissue outlined, and with its annotation.
 
         Raises:
@@ -127,7 +130,7 @@ class Dataset:
         if slide_id not in self.store.slides or not path.is_file():
             raise DataError(f"{self.store.path}: no picture of slide {slide_id!r}")
         with Image.open(path) as picture:
-            return picture.copy()
+            return Picture(slide_id, np.asarray(picture))
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p><p>{legend(self.store.class_map)}</p>"

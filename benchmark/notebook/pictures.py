@@ -18,42 +18,64 @@ from tissuebench.inspection.tiles import overlay
 
 Pixels = NDArray[np.uint8]
 _GAP_PX = 8
+_JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture.
+
+    Attributes:
+        title: caption.
+        pixels: (H, W, 3) uint8 RGB, as shown.
+    """
+
+    title: str
+    pixels: Pixels
+
+    def save(self, path: Path | str) -> None:
+        """Write the picture; the suffix decides the format."""
+        Image.fromarray(self.pixels).save(path)
+
+    def _repr_jpeg_(self) -> bytes:
+        out = io.BytesIO()
+        Image.fromarray(self.pixels).save(out, "JPEG", quality=_JPEG_QUALITY)
+        return out.getvalue()
+
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        return f"<{self.title}: {width} x {height} px>"
 
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """An image and its labels, which shows itself as both, side by side.
+    """An image and its labels.
 
     Attributes:
+        title: caption.
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) uint8 class ids, 255 where there is none.
         class_map: names and colours of the classes.
-        title: caption of the picture.
     """
 
+    title: str
     image: Pixels
     labels: Pixels
     class_map: ClassMap
-    title: str
 
     @property
-    def overlay(self) -> Pixels:
-        """The image under the colours of its labels, (H, W, 3) uint8."""
-        return overlay(self.image, self.labels, self.class_map)
-
-    def save(self, path: Path | str) -> None:
-        """Write the picture; the suffix decides the format."""
-        Image.fromarray(self._both).save(path)
+    def overlay(self) -> Picture:
+        """The image under the colours of its labels."""
+        return Picture(self.title, overlay(self.image, self.labels, self.class_map))
 
     @property
-    def _both(self) -> Pixels:
+    def picture(self) -> Picture:
+        """The image, and to its right the same under the colours of its labels; shown in a notebook."""
         gap = np.full((len(self.image), _GAP_PX, 3), 255, np.uint8)
-        return np.concatenate([self.image, gap, self.overlay], axis=1)
+        return Picture(self.title, np.concatenate([self.image, gap, self.overlay.pixels], axis=1))
 
-    def _repr_png_(self) -> bytes:
-        out = io.BytesIO()
-        Image.fromarray(self._both).save(out, "PNG")
-        return out.getvalue()
+    def _repr_jpeg_(self) -> bytes:
+        return self.picture._repr_jpeg_()
 
     def __repr__(self) -> str:
         height, width = self.labels.shape
@@ -62,20 +84,15 @@ class Labelled:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Pictures in rows, each row under its name; shows itself in a notebook."""
+    """Pictures in rows, each row under its name."""
 
-    rows: Mapping[str, Sequence[Labelled]]
+    rows: Mapping[str, Sequence[Picture]]
 
     def _repr_html_(self) -> str:
-        parts = []
-        for name, pictures in self.rows.items():
-            parts.append(f"<p><b>{html.escape(name)}</b></p>")
-            parts += [
-                f'<img src="data:image/jpeg;base64,{_jpeg(one.overlay)}" title="{html.escape(one.title)}" '
-                'style="display: inline-block; margin: 2px">'
-                for one in pictures
-            ]
-        return f"<div>{''.join(parts)}</div>"
+        return "".join(
+            f"<div><b>{html.escape(name)}</b><br>{''.join(map(_element, pictures))}</div>"
+            for name, pictures in self.rows.items()
+        )
 
     def __repr__(self) -> str:
         return f"<{sum(map(len, self.rows.values()))} pictures: {', '.join(self.rows)}>"
@@ -90,7 +107,7 @@ def legend(class_map: ClassMap) -> str:
     )
 
 
-def _jpeg(pixels: Pixels) -> str:
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=85)
-    return base64.b64encode(out.getvalue()).decode()
+def _element(picture: Picture) -> str:
+    data = base64.b64encode(picture._repr_jpeg_()).decode()
+    style = "display: inline-block; margin: 2px"
+    return f'<img src="data:image/jpeg;base64,{data}" title="{html.escape(picture.title)}" style="{style}">'

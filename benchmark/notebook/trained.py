@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def load_method(trial_id: str, *, home: Path | str | None = None) -> TrainedMeth
     return TrainedMethod(Predictor(find_trained(existing_home(home), trial_id), PredictionOptions()))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation(Labelled):
     """A segmented image, which shows itself beside its labels.
 
@@ -97,6 +98,8 @@ class TrainedMethod:
             raise DataError(f"image: (H, W, 3) uint8 RGB is needed, got {image.shape} {image.dtype}")
         if mpp is not None and self.mpp is None:
             raise DataError("mpp: the resolution of the training is unknown; resize the image and leave mpp out")
+        if mpp is not None and not 0 < mpp < math.inf:
+            raise DataError(f"mpp {mpp}: micrometres per pixel are above 0")
         store = self.trained.store
         with Slide(Path("image"), ArrayReader(image), self.mpp, self.mpp if mpp is None else mpp) as slide:
             height, width = slide.height, slide.width
@@ -110,7 +113,7 @@ class TrainedMethod:
                 if kept is not None:
                     kept[(slice(None), *place)] = strip.probabilities.cpu().numpy()
             pixels = slide.region(0, 0, height, width)
-        return Segmentation(pixels, labels, store.class_map, f"segmented by {self}", confidence, kept)
+        return Segmentation(f"segmented by {self}", pixels, labels, store.class_map, confidence, kept)
 
     def __repr__(self) -> str:
         return f"{self.trained.trial.label} on {self.trained.trial.dataset}"

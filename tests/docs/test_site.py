@@ -118,6 +118,14 @@ def test_the_reference_has_docstrings(site):
     assert 'id="tissuebench.methods.losses.complementary.conditional_set_wise"' in losses
 
 
+def test_the_notebook_is_a_page_with_its_outputs(site):
+    text = (site / "notebook.html").read_text()
+    assert (site / "notebook.ipynb").is_file()
+    assert text.count('<img src="data:image/') >= 4 and 'class="dataframe"' in text
+    assert re.search(r'class="output"><pre style[^>]*>\s*synthetic', text)  # the leaderboard
+    assert "ingesting synthetic 46/46" in text
+
+
 def test_searching_and_reading_from_the_disk(site):
     """A real browser, from file://: the search finds a page, nothing is asked of anybody, nothing goes wrong."""
     asked: list[str] = []
