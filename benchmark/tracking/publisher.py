@@ -51,21 +51,19 @@ class Publisher:
         home: folder with ``runs/``.
         project: W&B project; ``WANDB_PROJECT`` takes precedence.
         stall_seconds: how long the server may take for one run before nothing more is sent.
-        is_wanted: False publishes nothing, like ``WANDB_MODE=disabled``.
+        is_wanted: whether the plan names W&B among the services to log to.
     """
 
     def __init__(
-        self,
-        home: Path,
-        project: str = _PROJECT,
-        stall_seconds: float = _STALL_SECONDS,
-        is_wanted: bool = True,
+        self, home: Path, project: str = _PROJECT, stall_seconds: float = _STALL_SECONDS, is_wanted: bool = True
     ) -> None:
         self._outbox: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._note = ""
         self._child: subprocess.Popen[str] | None = None
-        if not is_wanted or os.environ.get("WANDB_MODE") == "disabled":
-            reason = "WANDB_MODE=disabled" if is_wanted else "the plan's tracking"
+        reason = "" if is_wanted else "not in 'tracking'"
+        if os.environ.get("WANDB_MODE") == "disabled":
+            reason = "WANDB_MODE=disabled"
+        if reason:
             self._note = f"W&B is off ({reason}): nothing is logged there"
             return
         # wandb keeps folders there until it exits by itself, which the child seldom does.
