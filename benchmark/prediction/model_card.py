@@ -63,12 +63,9 @@ def model_card(trained: Trained, result: TrialResult, onnx: OnnxFacts | None) ->
     trial, info = trained.trial, trained.store.info
     data = facts_of_data(trained.found.home, result)
     method = find_method(trial.method)
-    resolution = (
-        "the pixels of the source (its resolution is not published)"
-        if info.mpp is None
-        else f"{info.mpp:g} µm per pixel"
-    )
-    size = f"{info.tile_px} x {info.tile_px} px at {resolution}"
+    unknown = "the pixels of the source, whose resolution is not published"
+    resolution = unknown if info.mpp is None else f"{info.mpp:g} µm per pixel"
+    size = f"{info.tile_px} x {info.tile_px} px"
     lines = [
         f"# {_text(trial.arm)} on {_text(trial.dataset)}",
         "",
@@ -80,11 +77,11 @@ def model_card(trained: Trained, result: TrialResult, onnx: OnnxFacts | None) ->
             {
                 "method": f"{trial.method}: {method.summary}",
                 "settings": trial.arm,
-                "after": _source_of(method),
+                "described as": _source_of(method),
                 "dataset": f"{data.get('title', trial.dataset)} ({trial.dataset})",
                 "source": data.get("source", "not stated"),
                 "licence of the data": data["licence"],
-                "labels": f"{trial.budget.spec}, draw {trial.budget.replicate}",
+                "labels": trial.budget.spec + ("" if trial.budget.everything else f", draw {trial.budget.replicate}"),
                 "minutes of annotation": f"{trial.minutes:.0f} (assumed, not measured)",
                 "network": f"{trial.network.encoder}, {trial.network.decoder} decoder, initial weights: "
                 f"{trial.network.weights}",
@@ -96,11 +93,11 @@ def model_card(trained: Trained, result: TrialResult, onnx: OnnxFacts | None) ->
         "",
         "## Use",
         "",
-        f"Input: RGB images as uint8, (B, 3, H, W), tiles of {size}. "
+        f"Input: RGB images as uint8, (B, 3, H, W), tiles of {size} at {resolution}. "
         + ("Height and width may be any multiple of 32 px. " if onnx and onnx.is_free else "")
         + "The scaling and normalisation of the network are part of the model: pass plain pixels.",
         "",
-        f"Preprocessing: resample the slide to {resolution}"
+        f"Preprocessing: {'keep' if info.mpp is None else 'resample the slide to'} {resolution}"
         + (f", and normalise its stain by {info.stain} to the reference of the dataset" if info.stain != "none" else "")
         + ". Whole slides: predict overlapping tiles and blend them, as `tissuebench predict` does.",
         "",
