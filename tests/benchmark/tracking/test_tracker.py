@@ -124,7 +124,7 @@ def test_a_plan_that_does_not_name_it_starts_nothing(home):
     before = sorted(home.path.rglob("*"))
     with Publisher(home.path, is_wanted=False) as publisher:
         note = home.publish_with(publisher)
-    assert note == "W&B is off (the plan's tracking): nothing is logged there"
+    assert note == "W&B is off (not in 'tracking'): nothing is logged there"
     assert sorted(home.path.rglob("*")) == before
 
 
