@@ -31,14 +31,10 @@ def environment(tmp_path):
     return of
 
 
-def folder_of_trial(bench) -> Path:
-    (folder,) = (bench.home / "runs" / "trials").iterdir()
-    return folder
-
-
 def points(server: WandbServer, name: str, axis: str, method: str = "supervised") -> list[tuple[object, object]]:
-    """One curve of the only trial of a method, in the order of its lines."""
-    runs = [run for run in server.runs.values() if (run.job_type, run.config.get("method")) == ("train", method)]
+    """One curve of the only trial of a method on ``masks:2p``, in the order of its lines."""
+    wanted = (method, "masks:2p")
+    runs = [run for run in server.runs.values() if (run.config.get("method"), run.config.get("budget")) == wanted]
     history = runs[0].history if runs else {}
     rows = [history[offset] for offset in sorted(history)]
     return [(row[axis], row[name]) for row in rows if name in row]
@@ -58,23 +54,22 @@ def test_curves_stand_on_the_server_while_it_trains_and_each_step_once_after_two
                 lambda least=before + 2: len(points(server, "train/loss", "train/step")) >= least,
                 "the curve does not grow",
             )
-            (run,) = server.runs.values()
+            ((run_id, run),) = server.runs.items()
             assert run.exit_code is None
-            assert not (folder_of_trial(bench) / "fitted.pt").exists()
+            assert not (bench.home / "runs" / "trials" / run_id / "fitted.pt").exists()
             runner.kill()
             runner.wait()
             time.sleep(1.0)
         ended = subprocess.run(command, env=environment(server), capture_output=True, text=True, timeout=SECONDS * 3)
         assert ended.returncode == 0, ended.stderr[-2000:]
-        assert "1 run and the leaderboard are on W&B" in ended.stderr
+        assert "2 runs and the leaderboard are on W&B" in ended.stderr
         assert server.unknown == []
 
-        folder = folder_of_trial(bench)
+        folder = bench.home / "runs" / "trials" / run_id
         curves = read_curves(folder)
         assert [step for step, _ in curves["train/loss"]] == [1, *range(10, steps + 1, 10)]
         for name, of_metric in curves.items():
             assert points(server, name, "train/step") == list(of_metric)
-        run = server.runs[folder.name]
         assert run.exit_code == 0
         assert "test/miou" in run.summary
         journal = [json.loads(line)["event"] for line in (folder / "journal.jsonl").read_text().splitlines()]
@@ -104,19 +99,18 @@ def test_curves_of_stages_are_in_the_run_of_their_trial(bench, environment):
 def test_a_method_that_raises_is_a_failed_run_with_the_end_of_its_log(bench, environment):
     options = ("--method", "raising", "--budget", "masks:2p", "--seed", "0")
     with WandbServer() as server:
-        for expected in ("1 run is on W&B", "1 run is on W&B"):  # the second time it is skipped
+        for _ in range(2):  # the second time it is skipped
             ended = subprocess.run(
                 bench.command(*options), env=environment(server), capture_output=True, text=True, timeout=SECONDS
             )
-            assert ended.returncode == 1, ended.stderr[-2000:]
-            assert expected in ended.stderr
-            (run,) = server.runs.values()
+            assert ended.returncode == 3, ended.stderr[-2000:]
+            assert "1 run is on W&B, in project tissuebench" in ended.stderr
+            ((run_id, run),) = server.runs.items()
             assert (run.exit_code, run.summary["failure"]) == (1, "RuntimeError: no more of this")
             (log,) = [data for name, data in server.uploads.items() if name.endswith("end_of_log.txt")]
             assert "Traceback (most recent call last)" in log.decode()
-            assert points(server, "train/loss", "train/step", "raising") == list(
-                read_curves(folder_of_trial(bench))["train/loss"]
-            )
+            kept = read_curves(bench.home / "runs" / "trials" / run_id)["train/loss"]
+            assert points(server, "train/loss", "train/step", "raising") == list(kept)
 
 
 @pytest.mark.slow
