@@ -217,3 +217,20 @@ class BadStart(Supervised):
 class FailingStage(Denoising):
     def __init__(self, task, config):
         raise RuntimeError("this stage cannot begin")
+
+
+class Talkative(Supervised):
+    """Logs three numbers: the loss and the number of the step each time, and one at every fortieth step only."""
+
+    name = "talkative"
+    summary = "for a test"
+    controls = ()
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        step = self.trainer.global_step + 1
+        self.log("loss/contrast", loss)
+        self.log("counted", float(step))
+        if step % 40 == 0:
+            self.log("now_and_then", torch.tensor(step))
+        return loss

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.benchmark.tracking.published import KEY, SECONDS, wait_until
 from tests.wandb_server import WandbServer
@@ -41,39 +43,51 @@ def points(server: WandbServer, name: str, axis: str, method: str = "supervised"
 
 
 @pytest.mark.slow
-def test_curves_stand_on_the_server_while_it_trains_and_each_step_once_after_two_kills(bench, environment):
-    steps = 150
-    selected = ("--method", "supervised", "--budget", "masks:2p", "--seed", "0", "--slots", "1")
+def test_curves_of_a_method_are_everywhere_while_it_trains_and_each_step_once_after_two_kills(bench, environment):
+    """Three numbers that a method logs: in the file, on W&B, in TensorBoard and in the report; with kill -9 of all."""
+    steps = 160
+    selected = ("--method", "talkative", "--budget", "masks:2p", "--seed", "0", "--slots", "1")
     settings = ("--set", f"training.steps={steps}", "--set", "compute.checkpoint_minutes=0.03")
-    command = bench.command(*selected, *settings)
+    command = bench.command(*selected, "--tracking", "wandb,tensorboard", *settings)
+    axis = "train/step"
     with WandbServer() as server:
         for _ in range(2):
-            before = len(points(server, "train/loss", "train/step"))
-            runner = subprocess.Popen(command, env=environment(server), stderr=subprocess.DEVNULL)
+            before = len(points(server, "loss/contrast", axis, "talkative"))
+            runner = subprocess.Popen(
+                command, env=environment(server), stderr=subprocess.DEVNULL, start_new_session=True
+            )
             wait_until(
-                lambda least=before + 2: len(points(server, "train/loss", "train/step")) >= least,
+                lambda least=before + 2: len(points(server, "loss/contrast", axis, "talkative")) >= least,
                 "the curve does not grow",
             )
             ((run_id, run),) = server.runs.items()
+            folder = bench.home / "runs" / "trials" / run_id
             assert run.exit_code is None
-            assert not (bench.home / "runs" / "trials" / run_id / "fitted.pt").exists()
-            runner.kill()
+            assert not (folder / "fitted.pt").exists()
+            assert {"loss/contrast", "counted", "train/gradient_norm"} <= set(read_curves(folder))
+            os.killpg(runner.pid, signal.SIGKILL)
             runner.wait()
             time.sleep(1.0)
         ended = subprocess.run(command, env=environment(server), capture_output=True, text=True, timeout=SECONDS * 3)
         assert ended.returncode == 0, ended.stderr[-2000:]
-        assert "2 runs and the leaderboard are on W&B" in ended.stderr
+        assert "1 run and the leaderboard are on W&B" in ended.stderr
         assert server.unknown == []
 
-        folder = bench.home / "runs" / "trials" / run_id
-        curves = read_curves(folder)
-        assert [step for step, _ in curves["train/loss"]] == [1, *range(10, steps + 1, 10)]
-        for name, of_metric in curves.items():
-            assert points(server, name, "train/step") == list(of_metric)
-        assert run.exit_code == 0
-        assert "test/miou" in run.summary
-        journal = [json.loads(line)["event"] for line in (folder / "journal.jsonl").read_text().splitlines()]
-        assert journal.count("started") == 3
+    curves = read_curves(folder)
+    assert curves["counted"] == tuple((step, float(step)) for step in (1, *range(10, steps + 1, 10)))
+    assert curves["now_and_then"] == tuple((step, float(step)) for step in range(40, steps + 1, 40))
+    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}).Reload()
+    for name, of_metric in curves.items():
+        assert points(server, name, axis, "talkative") == list(of_metric)
+        assert [event.step for event in events.Scalars(name)] == [step for step, _ in of_metric]
+    assert run.exit_code == 0
+    assert "test/miou" in run.summary
+    journal = [json.loads(line)["event"] for line in (folder / "journal.jsonl").read_text().splitlines()]
+    assert journal.count("started") == 3
+    report = [command[0], "-P", "-m", "tissuebench", "results", "report", "--home", str(bench.home)]
+    subprocess.run(report, env=environment(server), check=True, capture_output=True)
+    page = (bench.home / "runs" / "report" / "index.html").read_text()
+    assert all(name in page for name in ("train/loss", "loss/contrast", "counted", "now_and_then"))
 
 
 @pytest.mark.slow

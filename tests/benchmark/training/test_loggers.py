@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -167,34 +162,3 @@ def test_damaged_curves_do_not_end_a_resumed_fit(tmp_path):
         logger = CurvesLogger(tmp_path, 10)
     logger.log_metrics({"a": 2.0}, 20)
     assert read_curves(tmp_path) == {"a": ((20, 2.0),)}
-
-
-@pytest.mark.slow
-def test_a_sweep_that_is_killed_twice_has_each_step_once(bench, tmp_path, quiet_environment):
-    """With kill -9 on the whole group of processes, while the curves grow."""
-    steps = 240
-    options = ["--method", "supervised", "--budget", "masks:2p", "--seed", "0", "--tracking", "tensorboard"]
-    options += ["--set", f"training.steps={steps}", "--set", "compute.checkpoint_minutes=0.005", "--slots", "1"]
-    command, trials = bench.command(*options), bench.home / "runs" / "trials"
-
-    def killed():
-        """Folder of the trial that runs first, of two."""
-        return next((folder for folder in trials.glob("*") if (folder / CURVES_FILE).is_file()), tmp_path)
-
-    for dies_after in (60, 150):
-        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 120
-        while time.monotonic() < until and process.poll() is None:
-            if (points := read_curves(killed()).get("train/loss")) and points[-1][0] >= dies_after:
-                break
-            time.sleep(0.02)
-        assert process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    folder = killed()
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    curves = read_curves(folder)
-    assert [step for step, _ in curves["train/loss"]] == [1, *range(10, steps + 1, 10)]
-    events = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0}).Reload()
-    for name, points in curves.items():
-        assert [event.step for event in events.Scalars(name)] == [step for step, _ in points]
