@@ -61,6 +61,8 @@ def _choice(budget: str, rows: Sequence[VariantRow], names: dict[str, str]) -> s
         sentence += f", equal to that of {', '.join(equal)}"
     if tied := [names[row.variant] for row in rows if row.tie and not row.chosen]:
         sentence += f"; these runs and patients do not tell it from {', '.join(tied)}"
+    if best.n_runs == 1:
+        sentence += "; with a single run, another draw or seed may decide otherwise"
     if lacking:
         sentence += f"; incomplete and not considered: {', '.join(lacking)}"
     return sentence
