@@ -181,3 +181,15 @@ class StepReport(Callback):
     ) -> None:
         """Report one more step."""
         self._report(trainer.global_step)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Report the step again: a validation that takes long is no stall."""
+        self._report(trainer.global_step)

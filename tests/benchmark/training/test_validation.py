@@ -26,7 +26,7 @@ WATCHES = ("evaluation.watch=val", "evaluation.watch_every=3")
 def run(bench, tmp_path):
     """Fits and hands back the method, the fit, its curves and the trial; can be stopped, and then called again."""
 
-    def ran(name, *settings, stop_at=None):
+    def ran(name, *settings, stop_at=None, report=lambda step: None):
         (trial,) = bench.trials(bench.plan(*PLAN, *settings), "supervised")
         machine, method = detect_machine(trial.network.encoder_mode), build_method(trial, bench.data)
         data = build_datamodule(trial, method, bench.data, None, machine)
@@ -35,7 +35,7 @@ def run(bench, tmp_path):
         folder.mkdir(exist_ok=True)
         options = {"validation": validation, "keep_best": keep_best}
         options["stop"] = lambda: method.trainer.global_step == stop_at
-        fitted = fit(method, data, folder, trial.seed, machine, lambda step: None, **options)
+        fitted = fit(method, data, folder, trial.seed, machine, report, **options)
         return method, fitted, read_curves(folder), trial
 
     return ran
@@ -126,3 +126,9 @@ def test_the_time_of_watching_is_not_the_methods(run, monkeypatch):
         monkeypatch.setattr(f"time.{clock}", lambda: now[0])
     assert run("watched", *WATCHES)[1].seconds == 0
     assert run("selects", *SELECTS)[1].seconds == run("both", *SELECTS, *WATCHES)[1].seconds == 3 * 100
+
+
+def test_every_slide_of_a_validation_is_reported_lest_it_look_like_a_stall(run):
+    reports = []
+    run("watched", *WATCHES, report=reports.append)
+    assert [reports.count(step) for step in (2, 3, 6)] == [1, 1 + 2, 1 + 2]
