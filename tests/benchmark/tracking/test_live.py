@@ -191,6 +191,7 @@ def test_a_publisher_killed_at_any_request_is_completed_later(home, connect, kil
     with WandbServer() as server:
         connect(server.url)
         with Publisher(home.path) as publisher:
+            wait_until(lambda: processes(home, "tissuebench.tracking.publisher"), "no publisher")
             (child,) = processes(home, "tissuebench.tracking.publisher")
             server.at_request(killed_at, lambda: os.kill(child, signal.SIGKILL))
             publisher.changed(task(), State.RUNNING)

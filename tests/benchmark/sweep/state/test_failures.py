@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
+from tissuebench.results.records.curves import read_curves
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import TaskKind
@@ -53,6 +54,7 @@ def test_each_bad_method_fails_for_its_reason_and_the_good_ones_finish(bench, pl
     by_method = {trial.method: trial for trial in trials}
     assert events(bench, by_method["dying"]) == ["started", "lost", "started", "lost"]
     assert events(bench, by_method["supervised"]) == ["started", "done"]
+    assert "train/loss" in read_curves(task_folder(bench.home, TaskKind.TRIAL, by_method["raising"].id))
     for trial in trials:
         folder = task_folder(bench.home, TaskKind.TRIAL, trial.id)
         assert holder_of(folder) is None
