@@ -156,7 +156,7 @@ def _connect(address: str) -> None:
 
 def _cancel(tasks: Sequence[_Task]) -> None:
     if ray.is_initialized():
-        for task in tasks:
+        for task in reversed(tasks):  # waiting ones first: else one starts where a running one has handed back
             ray.cancel(task.reference, force=False, recursive=False)
 
 
