@@ -21,6 +21,7 @@ LONG = frozenset(
     {
         "README.md",
         "docs/adding_a_method.md",
+        "docs/curves.md",
         "docs/index.md",
         "docs/machines.md",
         "docs/predict.md",
