@@ -46,6 +46,15 @@ def freed_memory_goes_back():
         return_freed_memory()
 
 
+@pytest.fixture(autouse=True)
+def signals_stay_as_they_were():
+    """Restore the handlers that a test's command or training left; a forked child with such a one ignores SIGTERM."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @dataclass(frozen=True)
 class TinyData:
     """The tiny data set, ingested: a home folder with its store and split, and the folder it came from."""
