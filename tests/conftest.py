@@ -52,7 +52,8 @@ def signals_stay_as_they_were():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
-        signal.signal(number, handler)
+        if handler is not None:  # one that was not set from Python
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
