@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from tissuebench.bench import BenchRequest
 from tissuebench.cli.main import cli
 from tissuebench.errors import TissueBenchError
 from tissuebench.plans.expand import expand
@@ -16,7 +17,6 @@ from tissuebench.plans.schema import load_plan
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.comparable import results_folder
-from tissuebench.run import BenchRequest
 from tissuebench.sweep.state.record import write_sweep
 
 GRID = "methods.complementary={gamma: [0, 1, 2], weight: 0.5}"
