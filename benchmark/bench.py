@@ -14,6 +14,7 @@ from tissuebench.datasets.ingest.dataset import find_dataset
 from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.errors import ConfigError
 from tissuebench.executors.registry import find_executor
+from tissuebench.methods.networks.encoder_weights import weights_sha256
 from tissuebench.plans.expand import PlannedData, configured, expand
 from tissuebench.plans.preconditions import check_part
 from tissuebench.plans.schema import Plan, Tracking, load_plan
@@ -105,13 +106,15 @@ def read_plan(request: BenchRequest) -> tuple[Plan, tuple[str, ...]]:
     """Return the plan and the methods to compare, checked as far as that needs no data.
 
     Raises:
-        ConfigError: no such plan, method, executor or setting, or no method at all.
+        ConfigError: no such plan, method, encoder, executor or setting, no method at all, or weights that cannot be
+            read.
     """
     plan = load_plan(request.plan, request.overrides)
     methods = request.methods or tuple(plan.methods)
     if not methods:
         raise ConfigError(f"plan {request.plan!r} names no methods; choose some (METHOD=… or --method …)")
     configured(plan, methods)  # errors are reported before hours of ingest
+    weights_sha256(plan.network)
     find_executor(plan.compute.executor)
     if Tracking.TENSORBOARD in plan.tracking and find_spec("tensorboard") is None:
         raise ConfigError("tracking: tensorboard is not installed: pip install 'tissuebench[tensorboard]'")

@@ -25,6 +25,7 @@ from tissuebench.cli.common import (
     section,
 )
 from tissuebench.cli.data import data
+from tissuebench.cli.encoders import encoders
 from tissuebench.cli.perf import perf
 from tissuebench.cli.plan_options import PLAN_OPTIONS, Planned
 from tissuebench.cli.predict import predict
@@ -144,7 +145,7 @@ def check(name: str) -> None:
 cli.add("Run experiments", run, plan, status, trial)
 cli.add("Prepare data", data)
 cli.add("Use results", results, predict)
-cli.add("Extend and measure", method, perf)
+cli.add("Extend and measure", method, encoders, perf)
 
 
 def main() -> None:

@@ -11,9 +11,11 @@ from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.errors import ConfigError
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.training_settings import TrainingSettings
-from tissuebench.methods.networks.settings import NetworkSettings
+from tissuebench.methods.networks.encoder_weights import weights_sha256
+from tissuebench.methods.networks.settings import NetworkSettings, Weights
 from tissuebench.plans.schema import EvaluationSettings, Plan, validated
 
 _ID_LENGTH = 16
@@ -39,6 +41,16 @@ def identity_of_evaluation(evaluation: EvaluationSettings) -> dict[str, Json]:
     return settings
 
 
+def identity_of_network(network: Mapping[str, Json], weights_sha256: str | None) -> dict[str, Json]:
+    """Return the network settings that determine the result: the hash of the encoder's weights in place of their path.
+
+    Args:
+        network: ``NetworkSettings.stored()``.
+        weights_sha256: hash of the pretrained weights; None for random ones.
+    """
+    return {**network, "weights": weights_sha256 or Weights.NONE.value}
+
+
 def short_hash(identity: Json) -> str:
     """Return the key of a trial or stage: 64 bits of the content hash."""
     return content_hash(identity)[:_ID_LENGTH]
@@ -61,7 +73,8 @@ class Trial:
     """Everything that determines one result; no path, device, executor or service.
 
     ``minutes`` is the assumed annotation cost of the labels that the trial sees (masks, tags and diagnoses together);
-    it is reported next to the result and is not part of the identity.
+    it is reported next to the result and is not part of the identity. Nor is the place of the encoder's pretrained
+    weights, in ``network``: ``weights_sha256`` identifies them, None for random ones.
 
     Examples:
         >>> trial = find_trained(Path("home"), "1c9ffe2a").trial  # from tissuebench.prediction.load_method
@@ -81,6 +94,7 @@ class Trial:
     evaluation: EvaluationSettings
     seed: int
     minutes: float
+    weights_sha256: str | None = None
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +110,7 @@ class Trial:
             "budget": self.budget.sha256,
             "method": self.method,
             "config": self.config.stored(),
-            "network": self.network.stored(),
+            "network": identity_of_network(self.network.stored(), self.weights_sha256),
             "training": identity_of_training(self.training),
             "augmentation": self.augmentation.stored(),
             "evaluation": identity_of_evaluation(self.evaluation),
@@ -118,6 +132,7 @@ class Trial:
             "evaluation": self.evaluation.stored(),
             "seed": self.seed,
             "minutes": self.minutes,
+            "weights_sha256": self.weights_sha256,
         }
 
     @classmethod
@@ -141,6 +156,7 @@ class Trial:
             evaluation=validated(EvaluationSettings, document["evaluation"], "trial: evaluation"),
             seed=document["seed"],
             minutes=document["minutes"],
+            weights_sha256=document.get("weights_sha256"),
         )
 
     @classmethod
@@ -156,7 +172,11 @@ class Trial:
         seed: int,
         minutes: float,
     ) -> Trial:
-        """Create a trial with the plan's shared settings."""
+        """Create a trial with the plan's shared settings.
+
+        Raises:
+            ConfigError: the encoder's pretrained weights cannot be read.
+        """
         return cls(
             dataset=dataset,
             store_sha256=store_sha256,
@@ -170,7 +190,17 @@ class Trial:
             evaluation=plan.evaluation,
             seed=seed,
             minutes=minutes,
+            weights_sha256=weights_sha256(plan.network),
         )
+
+    def check_weights(self) -> None:
+        """Raise ``ConfigError`` if the encoder's pretrained weights are others here than where the plan was read."""
+        network = self.network
+        if weights_sha256(network) != self.weights_sha256:
+            raise ConfigError(
+                f"network.weights {network.weights!r} of {network.encoder} are others here than where the plan was "
+                "read: copy the same file to this place, or run the command again"
+            )
 
     @property
     def arm(self) -> str:

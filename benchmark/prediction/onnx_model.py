@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from tissuebench.errors import ConfigError
 from tissuebench.evaluation.stitching import Predicts
 from tissuebench.methods.api.method import Method
-from tissuebench.methods.networks.encoder import DEEPEST_STRIDE
+from tissuebench.methods.networks import ImageEncoder
 
 INPUT, OUTPUT = "images", "probabilities"
 _LARGEST_PX = 4096
+_MULTIPLE = 32
 _PIXELS_PER_BATCH = 1 << 19
 
 
@@ -130,13 +131,14 @@ class _Predicting(nn.Module):
 
 def _exported(method: Method[Any], tile_px: int, is_free: bool) -> torch.onnx.ONNXProgram | None:
     """Return the traced method; None if torch cannot trace it with sizes that are free, or at all."""
+    multiple = _multiple(method)
     dimensions: dict[int, Any] = {0: torch.export.Dim("n_images")}
     if is_free:
-        cells = _LARGEST_PX // DEEPEST_STRIDE
-        dimensions[2] = DEEPEST_STRIDE * torch.export.Dim("rows", min=1, max=cells)
-        dimensions[3] = DEEPEST_STRIDE * torch.export.Dim("columns", min=1, max=cells)
+        cells = _LARGEST_PX // multiple
+        dimensions[2] = multiple * torch.export.Dim("rows", min=1, max=cells)
+        dimensions[3] = multiple * torch.export.Dim("columns", min=1, max=cells)
     # No dimension of the trace is 1 (nor one of the deepest map), which would be a constant, and no two are equal.
-    size = (tile_px + DEEPEST_STRIDE, tile_px + 2 * DEEPEST_STRIDE) if is_free else (tile_px, tile_px)
+    size = (tile_px + multiple, tile_px + 2 * multiple) if is_free else (tile_px, tile_px)
     example = torch.zeros((2, 3, *size), dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -160,4 +162,9 @@ def _sizes_can_be_free(method: nn.Module, tile_px: int) -> bool:
     Layers of the latter kind, as in all TensorFlow ports, make the export take minutes and the graph as slow.
     """
     names = (type(module).__name__ for module in method.modules())
-    return tile_px % DEEPEST_STRIDE == 0 and not any(name.endswith("Same") for name in names)
+    return tile_px % _multiple(method) == 0 and not any(name.endswith("Same") for name in names)
+
+
+def _multiple(method: nn.Module) -> int:
+    """Return what the sides of images are padded to multiples of."""
+    return max((module.multiple for module in method.modules() if isinstance(module, ImageEncoder)), default=_MULTIPLE)

@@ -11,10 +11,11 @@ from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Stage
+from tissuebench.methods.networks.check_network import check_network
 from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.schema import Plan, Tracking
-from tissuebench.plans.trial import Trial, identity_of_training, short_hash
+from tissuebench.plans.trial import Trial, identity_of_network, identity_of_training, short_hash
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.training.checkpoint_selection import held_out_patients
 from tissuebench.training.feature_cache import FeatureShard, plan_features
@@ -109,13 +110,15 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path, tracking
         tracking: services that workers log to.
 
     Raises:
-        ConfigError: a network that cannot be built, a method whose stages contradict each other, or a budget too small
-            to hold out patients for checkpoint selection.
+        ConfigError: a network that cannot be built or cannot predict a tile, a method whose stages contradict each
+            other, or a budget too small to hold out patients for checkpoint selection.
     """
     tasks: dict[str, SweepTask] = {}
     banks: dict[str, list[FeatureShard]] = {}
     for trial in trials:
-        held_out_patients(trial.budget, trial.training.selection_share)  # a budget too small is told before training
+        # What cannot work is told before training.
+        held_out_patients(trial.budget, trial.training.selection_share)
+        check_network(trial.network, len(data.store.class_map), data.store.info.tile_px)
         features: list[str] = []
         if trial.network.encoder_mode is EncoderMode.FROZEN:
             bank = short_hash([trial.network.stored(), trial.augmentation.stored()])
@@ -182,7 +185,7 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
         "annotates": stage.annotates,
         "consumes": sorted(stage.consumes),
         "needs": {name: earlier[name] for name in stage.needs},
-        "network": trial.network.stored(),
+        "network": identity_of_network(trial.network.stored(), trial.weights_sha256),
         "augmentation": trial.augmentation.stored(),
         "budget": trial.budget.sha256 if stage.depends_on_budget else None,
         "held_out": list(held_out_of(trial, stage)),

@@ -94,6 +94,7 @@ def run_task(job: Job, around: Surroundings, may_store: Callable[[], None]) -> d
         may_store: called just before the artefact is sealed; raises if another process has taken the task over.
     """
     trial = Trial.of_document(job.document["trial"])  # type: ignore[arg-type]  # JSON that we wrote
+    trial.check_weights()
     data = _opened(job.home, trial, around)
     folder = task_folder(job.home, job.kind, job.key)
     if job.kind is TaskKind.FEATURES and around.world.rank > 0:

@@ -6,7 +6,6 @@ an interrupted shard picks up at the batch where it left off.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -27,12 +26,12 @@ from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.store.tiling import grid
 from tissuebench.datasets.types import Tile
 from tissuebench.errors import ConfigError
-from tissuebench.methods.networks import Segmenter, build_segmenter
-from tissuebench.methods.networks.encoder import DEEPEST_STRIDE
+from tissuebench.methods.networks import build_segmenter
+from tissuebench.methods.networks.encoder_weights import weights_sha256
 from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.trial import short_hash
 
-_VERSION = 3
+_VERSION = 4
 _BATCH = 16
 _MIN_SHARD_TILES, _MAX_SHARDS = 8 * _BATCH, 64
 _INDEX, _MAPS, _ORIENTATIONS = "index.json", "maps.f16", "orientations.u8"
@@ -77,13 +76,12 @@ def plan_features(
         "split": split.sha256,
         "tile_px": store.info.tile_px,
         "encoder": network.encoder,
-        "weights": _weights_hash(build_segmenter(network, len(store.class_map))),
+        "weights": weights_sha256(network),
         "decoder": network.decoder,
+        "depths": network.depths,
         "variants": network.feature_variants,
         "augmentation": augmentation.model_dump(mode="json"),
     }
-    if store.info.tile_px % DEEPEST_STRIDE:
-        identity["padded"] = "replicate"
     n_tiles = len(training_tiles(store, split))
     size = max(_MIN_SHARD_TILES, -(-n_tiles // (_MAX_SHARDS * _BATCH)) * _BATCH)
     shards = []
@@ -108,15 +106,8 @@ def compute_features(
 
     Variant 0 is the unchanged tile; the others are augmented as ``augment`` does for images.
 
-    Raises:
-        ConfigError: the encoder has different weights here than where the shard was planned.
     """
-    model = build_segmenter(network, len(store.class_map))
-    if _weights_hash(model) != shard.identity["weights"]:
-        raise ConfigError(
-            f"network.encoder {network.encoder!r} has different weights here than on the machine that read the plan"
-        )
-    model = model.to(device).eval()
+    model = build_segmenter(network, len(store.class_map)).to(device).eval()
     size, n_variants = store.info.tile_px, network.feature_variants
     tiles = training_tiles(store, split)
     shapes = [list(level.shape[1:]) for level in model.encode(torch.zeros((1, 3, size, size), device=device))]
@@ -198,11 +189,3 @@ class FeatureBank:
             for shape, strides, start in self._levels
         )
         return maps, torch.from_numpy(self._orientations[rows, list(variants)])
-
-
-def _weights_hash(network: Segmenter) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in network.encoder.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

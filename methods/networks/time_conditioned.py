@@ -78,8 +78,8 @@ class TimedDenoiser(nn.Module):
     def __init__(self, settings: NetworkSettings, n_classes: int) -> None:
         super().__init__()
         self.shared = TimedSegmenter(settings, n_classes)
-        width = cast("nn.Conv2d", cast("nn.Sequential", self.shared.head)[0]).in_channels
-        self.shared.head = nn.Identity()
+        width = cast("nn.Conv2d", self.shared.head[0]).in_channels
+        self.shared.head = nn.Sequential()
         self.noise = nn.Sequential(
             nn.Conv2d(width + 3, _NOISE_CHANNELS, 3, padding=1), nn.SiLU(), nn.Conv2d(_NOISE_CHANNELS, 3, 3, padding=1)
         )
@@ -88,7 +88,7 @@ class TimedDenoiser(nn.Module):
         """Return the predicted noise (B, 3, H, W) of noisy images (B, 3, H, W) in -1..1 at steps t (B,)."""
         height, width = noisy.shape[-2:]
         decoded = self.maps(noisy, t)
-        padded = tuple(side + -side % 32 for side in (height, width))
+        padded = tuple(side + -side % self.shared.multiple for side in (height, width))
         decoded = functional.interpolate(decoded, size=padded, mode="bilinear", align_corners=False)
         return cast("Tensor", self.noise(torch.cat([decoded[..., :height, :width], noisy], dim=1)))
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tissuebench.methods.api.stage import Task
 from tissuebench.methods.networks.action_unet import ActionUNet, DecoderMaps
-from tissuebench.methods.networks.encoder import DEEPEST_STRIDE
 from tissuebench.methods.networks.segmenter import Segmenter
 from tissuebench.methods.networks.settings import Architecture
 
@@ -51,9 +50,9 @@ class SharedNetwork(Segmenter):
 
     def __init__(self, task: Task) -> None:
         super().__init__(task.network, len(task.class_map), task.tile_px)
-        self.decoder_channels = cast("nn.Conv2d", cast("nn.Sequential", self.head)[0]).in_channels
+        self.decoder_channels = cast("nn.Conv2d", self.head[0]).in_channels
         self.deepest_channels = self.decoder_channels if self.frozen else self.channels[-1]
-        self.stride = DEEPEST_STRIDE
+        self.stride = self.multiple
 
     def maps(self, inputs: Inputs) -> DecoderMaps:
         """Return logits, the deepest map, and the single decoder map."""
@@ -106,7 +105,7 @@ def on_grid(labels: Tensor, size: Sequence[int], stride: int, value: float) -> T
 
     Args:
         labels: values of images whose maps cover sides rounded up to multiples of ``stride``.
-        size: h and w of the grid over the rounded sides; must divide them.
+        size: h and w of the grid over the rounded sides.
         stride: stride of the network.
         value: value of cells whose centre is outside the image.
 
@@ -115,8 +114,11 @@ def on_grid(labels: Tensor, size: Sequence[int], stride: int, value: float) -> T
     """
     height, width = labels.shape[-2:]
     padded = nn.functional.pad(labels, (0, -width % stride, 0, -height % stride), value=value)
-    step_y, step_x = (side // cells for side, cells in zip(padded.shape[-2:], size, strict=True))
-    return padded[..., step_y // 2 :: step_y, step_x // 2 :: step_x]
+    rows, columns = (
+        ((torch.arange(cells, device=labels.device) + 0.5) * (side / cells)).long()
+        for side, cells in zip(padded.shape[-2:], size, strict=True)
+    )
+    return padded[..., rows[:, None], columns]
 
 
 def _last_convolutions(unet: ActionUNet) -> list[nn.Module]:

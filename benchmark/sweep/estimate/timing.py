@@ -18,7 +18,7 @@ from tissuebench.datasets.labels.view import LabelView
 from tissuebench.evaluation.stitching import Stitching
 from tissuebench.plans.compute import ComputeSettings
 from tissuebench.plans.expand import PlannedData
-from tissuebench.plans.trial import Trial
+from tissuebench.plans.trial import Trial, identity_of_network
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.runtime.environment import describe_environment
@@ -166,7 +166,8 @@ def _stored(home: Path, trial: Trial, slots: Slots) -> _Stored:
         if not slots.are_like(record.get("environment", {})):
             continue
         job: dict[str, Any] = json.loads((path.parent / JOB).read_text())["document"]
-        if job["trial"]["network"] != wanted["network"] or job["trial"]["store_sha256"] != wanted["store"]:
+        network = identity_of_network(job["trial"]["network"], job["trial"].get("weights_sha256"))
+        if network != wanted["network"] or job["trial"]["store_sha256"] != wanted["store"]:
             continue
         if "tiles" in record:
             stored.encoding.append(record["seconds"] / record["tiles"])

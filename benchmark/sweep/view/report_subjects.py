@@ -56,9 +56,17 @@ def _belongs(home: Path, failure: Failure, like: TrialResult) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         return True  # it never had one: a stage before it failed; better shown than left out
     trial: Any = job.document["trial"]
-    same = {"store": trial["store_sha256"], "split": trial["split_sha256"]}
-    same |= {name: {k: v for k, v in trial[name].items() if k != "compile"} for name in _SHARED}
-    return all(like.identity.get(name) == value for name, value in same.items())
+    same: Any = {"store": trial["store_sha256"], "split": trial["split_sha256"]}
+    same |= {name: trial[name] for name in _SHARED}
+    same["network"] = trial["network"] | {"weights": trial.get("weights_sha256") or "none"}
+    return all(_is_part(like.identity.get(name), value) for name, value in same.items())
+
+
+def _is_part(identity: Any, document: Any) -> bool:  # noqa: ANN401 - JSON
+    """Whether a part of an identity is that of a trial's document, which also holds settings that decide nothing."""
+    if not isinstance(identity, dict):
+        return bool(identity == document)
+    return all(name in document and document[name] == value for name, value in identity.items())
 
 
 def facts_of_data(home: Path, result: TrialResult) -> dict[str, Json]:

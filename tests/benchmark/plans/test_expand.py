@@ -210,7 +210,7 @@ def test_a_budget_of_everything_is_trained_once_a_seed(bench, replicates):
 
 @pytest.mark.parametrize(("name", "draws", "seeds"), [("standard", 3, 3), ("paper", 3, 5)])
 def test_the_plans_that_cross_draws_and_seeds_train_full_once_a_seed(bench, name, draws, seeds):
-    plan = load_plan(name, ("budgets=['masks:3p']",))
+    plan = load_plan(name, ("budgets=['masks:3p']", "network.weights=none"))
     trials = expand(plan, ("supervised", "full"), bench.data, bench.home)
     assert Counter(trial.method for trial in trials) == {"full": seeds, "supervised": draws * seeds}
 
