@@ -14,6 +14,7 @@ from tissuebench.datasets.ingest.dataset import find_dataset
 from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.errors import ConfigError
 from tissuebench.executors.registry import find_executor
+from tissuebench.methods.networks.encoder_spec import spec_of
 from tissuebench.methods.networks.encoder_weights import weights_sha256
 from tissuebench.plans.expand import PlannedData, configured, expand
 from tissuebench.plans.preconditions import check_part
@@ -32,6 +33,7 @@ from tissuebench.sweep.view.live import SweepDisplay
 from tissuebench.tracking.publisher import Publisher
 
 _PUBLISH_SECONDS = 120.0
+_SAME_MPP = 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,20 @@ def lay_out(
     return Sweep(plan, trials, dict(opened), Graph(tasks))
 
 
+def remarks_on(sweep: Sweep) -> list[str]:
+    """Return what a user should know of a plan before it runs: data of another resolution than the encoder's."""
+    entry = spec_of(sweep.plan.network).entry
+    if entry is None or not entry.mpps:
+        return []
+    at = " and ".join(f"{mpp:g}" for mpp in entry.mpps)
+    resolutions = {dataset: data.store.info.mpp for dataset, data in sweep.data.items()}
+    return [
+        f"note: {entry.title} was trained at {at} µm per pixel, {dataset} has {mpp:g}"
+        for dataset, mpp in resolutions.items()
+        if mpp is not None and all(max(mpp, own) > _SAME_MPP * min(mpp, own) for own in entry.mpps)
+    ]
+
+
 def bench(request: BenchRequest) -> BenchResult:
     """Run a plan to its end.
 
@@ -161,6 +177,8 @@ def bench(request: BenchRequest) -> BenchResult:
         SweepDisplay(stderr_console(), sweep.graph) as display,
         Publisher(request.home, is_wanted=Tracking.WANDB in sweep.plan.tracking) as publisher,
     ):
+        for remark in remarks_on(sweep):
+            display.note(remark)
         with closing(find(compute, request.home)) as executor:
             summary = Runner(
                 sweep.graph, executor, display, compute.retries, request.retry_failed, publisher.changed

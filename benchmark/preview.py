@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tissuebench.bench import BenchRequest, lay_out, open_data, read_plan
+from tissuebench.bench import BenchRequest, lay_out, open_data, read_plan, remarks_on
 from tissuebench.common.hashing import Json
 from tissuebench.common.progress import ProgressDisplay, stderr_console
 from tissuebench.datasets.catalog.recipe import Recipe
@@ -59,6 +59,7 @@ def preview(request: BenchRequest) -> Preview:
             lines.append(f"{recipe.name}: {made_first}; its trials, as far as the plan tells without the data:")
             lines += [f"{_trials(one.trials)} of {one.method} {one.budget}: to run" for one in groups]
     sweep = lay_out(plan, methods, opened, request.home, store_budgets=False) if opened else None
+    lines += remarks_on(sweep) if sweep else ()
     return Preview(sweep, [asdict(one) for one in planned], lines)
 
 

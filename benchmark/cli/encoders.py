@@ -52,10 +52,11 @@ def list_(as_json: bool) -> None:
 
 @encoders.command(epilog=example("tissuebench encoders check weights/uni.bin --encoder uni"))
 @click.argument("name_or_path")
-@click.option("--encoder", metavar="NAME", help="Encoder that a file belongs to; by default the catalogue's it fits.")
+@click.option("--encoder", metavar="NAME", help="Encoder of a file; by default the one of the list that it fits.")
+@click.option("--weights", metavar="WEIGHTS", help="Weights of a name: timm (published; the default), package, none.")
 @click.option("--tile-px", type=click.IntRange(16, 4096), default=224, show_default=True, help="Edge of a tile.")
 @AS_JSON
-def check(name_or_path: str, encoder: str | None, tile_px: int, as_json: bool) -> None:
+def check(name_or_path: str, encoder: str | None, weights: str | None, tile_px: int, as_json: bool) -> None:
     """Load NAME_OR_PATH, encode a tile, and report: maps, statistics, hash of the weights, size, speed.
 
     NAME_OR_PATH is a name of the list or of timm, hf-hub:OWNER/NAME, or the path of a file (.safetensors, .pt, .pth,
@@ -63,7 +64,7 @@ def check(name_or_path: str, encoder: str | None, tile_px: int, as_json: bool) -
     """
     from tissuebench.inspection.encoder_check import check_encoder
 
-    report = check_encoder(name_or_path, encoder, tile_px)
+    report = check_encoder(name_or_path, encoder, weights, tile_px)
     if as_json:
         click.echo(json.dumps(asdict(report)))
         return

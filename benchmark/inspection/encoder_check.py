@@ -78,12 +78,13 @@ class EncoderReport:
         return [f"{name:13} {value}" for name, value in found]
 
 
-def check_encoder(name_or_path: str, encoder: str | None, tile_px: int) -> EncoderReport:
+def check_encoder(name_or_path: str, encoder: str | None, weights: str | None, tile_px: int) -> EncoderReport:
     """Load an encoder and encode a tile.
 
     Args:
         name_or_path: value of ``network.encoder``, or of ``network.weights`` if it is a file or a folder.
         encoder: value of ``network.encoder`` that a file belongs to; None looks for one in the catalogue.
+        weights: value of ``network.weights`` for a name; None is the published ones.
         tile_px: edge of the tile.
 
     Raises:
@@ -91,6 +92,8 @@ def check_encoder(name_or_path: str, encoder: str | None, tile_px: int) -> Encod
     """
     also: tuple[str, ...] = ()
     if Path(name_or_path).expanduser().exists():
+        if weights is not None:
+            raise ConfigError(f"{name_or_path} is a file or folder of weights: leave out --weights")
         weights = name_or_path
         if encoder is None:
             encoder, *more = _fitting(NetworkSettings(weights=weights))
@@ -99,7 +102,7 @@ def check_encoder(name_or_path: str, encoder: str | None, tile_px: int) -> Encod
         is_path = not name_or_path.startswith(HUB) and ("/" in name_or_path or "\\" in name_or_path)
         if encoder is not None or is_path:
             raise ConfigError(f"no such file or folder: {name_or_path}")
-        encoder, weights = name_or_path, Weights.TIMM.value
+        encoder, weights = name_or_path, weights or Weights.TIMM.value
     settings = NetworkSettings(encoder=encoder, weights=weights, decoder=Decoder.FPN)
     network, spec = build_encoder(settings).eval(), spec_of(settings)
     tile = torch.zeros((1, 3, tile_px, tile_px), dtype=torch.uint8)
@@ -144,5 +147,5 @@ def _fitting(settings: NetworkSettings) -> list[str]:
             continue
         found.append(name)
     if not found:
-        raise ConfigError(f"{path}: fits no encoder of the catalogue; name the one that it belongs to: --encoder NAME")
+        raise ConfigError(f"{path}: fits no encoder of the list; name the one that it belongs to: --encoder NAME")
     return found

@@ -31,6 +31,7 @@ from tissuebench.methods.api import (
     Supervision,
     Task,
     TileBatch,
+    Trainable,
     TrainingBatch,
     TrainingSettings,
     all_methods,
@@ -71,10 +72,10 @@ def make_method(
     return kind(make_task(encoder_mode), kind.Config.model_validate(dict(settings or {})))
 
 
-def make_batch(method: Method[Any], seed: int = 0, step: int = 0) -> TrainingBatch:
-    """Return one step's tiles: noisy blocks of class colours, with the labels that each stream requests."""
+def make_batch(method: Trainable[Any], seed: int = 0, step: int = 0) -> TrainingBatch:
+    """Return one step's tiles of a method or stage: noisy blocks of class colours, with the labels that it asks for."""
     generator = torch.Generator().manual_seed(seed)
-    layers = _layers_of_stages(method)
+    layers = _layers_of_stages(method) if isinstance(method, Method) else {}
     return TrainingBatch(
         (name, _stream_batch(stream, step, generator, layers)) for name, stream in method.streams().items()
     )
