@@ -14,6 +14,7 @@ from tissuebench.datasets.ingest.dataset import find_dataset
 from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.errors import ConfigError
 from tissuebench.executors.registry import find_executor
+from tissuebench.methods.networks.check_network import check_network
 from tissuebench.methods.networks.encoder_spec import spec_of
 from tissuebench.methods.networks.encoder_weights import weights_sha256
 from tissuebench.plans.expand import PlannedData, configured, expand
@@ -25,6 +26,7 @@ from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.comparable import groups_of, results_folder, settings_key, with_remark
 from tissuebench.results.tables.leaderboard import CellKey, Leaderboard, build
+from tissuebench.sweep.feature_choice import choose_feature_cache
 from tissuebench.sweep.graph import Graph, Sweep, SweepTask, build_graph
 from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.runner import Runner, RunSummary
@@ -133,14 +135,18 @@ def lay_out(
     """
     trials: dict[str, list[Trial]] = {}
     tasks: dict[str, SweepTask] = {}
+    notes: list[str] = []
     for data in opened.values():
         check_part(data.store, data.split, plan.evaluation.part)
         if plan.evaluation.watch is not None:
             check_part(data.store, data.split, plan.evaluation.watch, "watch")
     for dataset, data in opened.items():
-        trials[dataset] = expand(plan, methods, data, home, store_budgets)
+        check_network(plan.network, len(data.store.class_map), data.store.info.tile_px)
+        decided, note = choose_feature_cache(plan, data)
+        notes += [note] if note else []
+        trials[dataset] = expand(decided, methods, data, home, store_budgets)
         tasks.update(build_graph(trials[dataset], data, home, plan.tracking))
-    return Sweep(plan, trials, dict(opened), Graph(tasks))
+    return Sweep(plan, trials, dict(opened), Graph(tasks), notes)
 
 
 def remarks_on(sweep: Sweep) -> list[str]:
@@ -177,8 +183,8 @@ def bench(request: BenchRequest) -> BenchResult:
         SweepDisplay(stderr_console(), sweep.graph) as display,
         Publisher(request.home, is_wanted=Tracking.WANDB in sweep.plan.tracking) as publisher,
     ):
-        for remark in remarks_on(sweep):
-            display.note(remark)
+        for note in [*sweep.notes, *remarks_on(sweep)]:
+            display.note(note)
         with closing(find(compute, request.home)) as executor:
             summary = Runner(
                 sweep.graph, executor, display, compute.retries, request.retry_failed, publisher.changed

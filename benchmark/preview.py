@@ -24,7 +24,7 @@ class Preview:
     Attributes:
         sweep: its tasks on the datasets that are ingested; None if none is.
         planned: trials on the other datasets, as rows of an overview.
-        lines: the same as sentences, with what would be done to their data first.
+        lines: notes on the sweep, and the planned trials as sentences, with what would be done to their data first.
     """
 
     sweep: Sweep | None
@@ -59,8 +59,8 @@ def preview(request: BenchRequest) -> Preview:
             lines.append(f"{recipe.name}: {made_first}; its trials, as far as the plan tells without the data:")
             lines += [f"{_trials(one.trials)} of {one.method} {one.budget}: to run" for one in groups]
     sweep = lay_out(plan, methods, opened, request.home, store_budgets=False) if opened else None
-    lines += remarks_on(sweep) if sweep else ()
-    return Preview(sweep, [asdict(one) for one in planned], lines)
+    notes = [*sweep.notes, *remarks_on(sweep)] if sweep else []
+    return Preview(sweep, [asdict(one) for one in planned], [*notes, *lines])
 
 
 def _made_first(recipe: Recipe, home: Path, data_root: Path | None) -> str:

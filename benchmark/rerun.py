@@ -101,7 +101,7 @@ def _scratch(found: Found) -> Path:
     home = found.home.absolute() / "runs" / "reruns" / found.key
     (home / "runs").mkdir(parents=True, exist_ok=True)
     links = {home / "data": "../../../data"}
-    for shared in ("stages", "pictures"):
+    for shared in ("features", "stages", "pictures"):
         (found.home / "runs" / shared).mkdir(parents=True, exist_ok=True)
         links[home / "runs" / shared] = f"../../../{shared}"
     for link, target in links.items():

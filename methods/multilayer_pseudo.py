@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api import (
+    Encoded,
     Method,
     PseudoMaskBatch,
     Segmenter,
@@ -106,6 +107,7 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
     summary = "tags of tiles -> activation maps at three depths -> pseudo-masks (after Han et al.)"
     consumes = frozenset({Supervision.TAGS, Supervision.MASKS})
     controls: ClassVar[tuple[str, ...]] = ("supervised", "tag_fill", "full")
+    predicts_features = True
     seen: Tensor
 
     def __init__(self, task: Task, config: MultilayerPseudoSettings) -> None:
@@ -206,7 +208,7 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
                 targets, weights = agreement(targets)[:, None], (1.0,)
         return multi_target_cross_entropy(self.network(tiles.inputs), targets, weights, config.loss)
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor | Encoded) -> Tensor:
         """Return class probabilities, gated if the settings enable the gate."""
         if self.classifier is None or self.config.gate is None:
             return super().predict(images)

@@ -8,7 +8,7 @@ once. Slides are processed one by one, in bounded memory.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,12 +21,14 @@ from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.store.tile_store import SlideInfo, TileStore
 from tissuebench.datasets.store.tissue import tissue_pixels
-from tissuebench.datasets.types import IGNORE_LABEL, Supervision, Tile
+from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.evaluation.boundaries import boundary_counts, margin_px
 from tissuebench.evaluation.canvas import LabelCanvas
+from tissuebench.evaluation.counted import CountedArea, diagnosis_of, has_case, is_annotated
 from tissuebench.evaluation.overlays import ReadLabels, TilePicker
 from tissuebench.evaluation.slide_counts import Counts, SlideCounts, summed_log_loss
-from tissuebench.evaluation.stitching import Predicts, Stitching, strips
+from tissuebench.evaluation.stitching import ImageWindows, Stitching, Strip, strips
+from tissuebench.evaluation.window_features import WindowFeatures
 from tissuebench.methods.api.method import Method
 from tissuebench.plans.schema import EvaluationSettings
 from tissuebench.runtime.processes import ALONE, World
@@ -66,6 +68,7 @@ def evaluate(
     world: World = ALONE,
     progress: Callable[[int, int], None] = lambda done, total: None,
     picker: TilePicker | None = None,
+    features: WindowFeatures | None = None,
 ) -> list[CountedSlide]:
     """Predict the slides of ``view`` and return the counts in the order of the view.
 
@@ -82,9 +85,10 @@ def evaluate(
         world: the processes; by default this one alone.
         progress: called with the number of slides done and the number of slides in this process's share.
         picker: receives the slides of this process's share.
+        features: features that stand in for the images.
     """
     method.eval()
-    scorer = SlideScorer(store, view, settings, device, precision, world, picker)
+    scorer = SlideScorer(store, view, settings, device, precision, world, picker, features=features)
     for done, index in enumerate(scorer.mine, start=1):
         scorer.score(method, index)
         progress(done, len(scorer.mine))
@@ -92,7 +96,7 @@ def evaluate(
     return [
         CountedSlide(
             slide,
-            _diagnosis(view, slide),
+            diagnosis_of(view, slide),
             counts=counts.confusion[row],
             boundaries=counts.boundaries[row],
             calibration=counts.calibration[row],
@@ -107,7 +111,7 @@ class SlideScorer:
     """Predicts slides of a view, each process its share, and counts.
 
     Args:
-        store, view, settings, device, precision, world, picker: see ``evaluate``.
+        store, view, settings, device, precision, world, picker, features: see ``evaluate``.
         masks_only: predict annotated regions only, and count neither areas of cases nor boundaries but the log-loss.
 
     Attributes:
@@ -124,8 +128,10 @@ class SlideScorer:
         world: World = ALONE,
         picker: TilePicker | None = None,
         masks_only: bool = False,
+        features: WindowFeatures | None = None,
     ) -> None:
         self._store, self._view, self._picker, self._masks_only = store.frugal(), view, picker, masks_only
+        self._features = features
         self._how = Stitching.of(settings, store.info.tile_px, device, precision)
         self._tolerance_px = settings.boundary_um / (store.info.mpp or 1.0)
         self._counts = SlideCounts(len(view.slides), len(view.class_map))
@@ -142,48 +148,44 @@ class SlideScorer:
         self._counts.reset()
         return {name: float(score) for name, score in scores.items()}
 
-    def score(self, method: Predicts, index: int) -> None:
+    def score(self, method: Method[Any], index: int) -> None:
         """Predict the annotated regions of one slide and the tissue of a case, and count."""
         started = time.perf_counter()
         view, slide, counts = self._view, self._view.slides[index], self._counts
         k = len(view.class_map)
-        is_annotated = _is_annotated(view, slide)
-        tissue = self._store.tissue(slide.slide_id) if self._has_case(slide) else None
-
-        def truth_of(y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
-            return view.mask(Tile(slide.slide_id, y, x), height, width)
-
-        def counted(y: int, x: int, height: int, width: int) -> bool:
-            if tissue is not None and tissue_pixels(tissue, y, x, height, width).any():
-                return True
-            return is_annotated and bool((truth_of(y, x, height, width) != IGNORE_LABEL).any())
-
-        read = partial(self._store.image, slide.slide_id)
-        if is_annotated or tissue is not None:
+        area = CountedArea(self._store, view, slide, self._masks_only)
+        tissue, truth_of = area.tissue, area.truth
+        if not area.is_empty:
             with LabelCanvas(slide.height, slide.width) as canvas:
-                for strip in strips(method, read, slide.height, slide.width, k, self._how, counted):
+                for strip in self._strips(method, slide, area):
                     if tissue is not None:
                         there = tissue_pixels(tissue, strip.y, strip.x, *strip.classes.shape)
                         counts.update(index, areas=np.bincount(strip.classes[there], minlength=k))
-                    if is_annotated:
+                    if area.is_annotated:
                         truth = truth_of(strip.y, strip.x, *strip.classes.shape)
                         counts.compare(index, truth, strip.classes, strip.confidence)
                         if self._masks_only:
                             counts.update(index, log_loss=summed_log_loss(truth, strip.probabilities))
                         else:
                             canvas.write(strip.classes, strip.y, strip.x)
-                if is_annotated and not self._masks_only:
+                if area.is_annotated and not self._masks_only:
                     counts.update(index, boundaries=boundaries_by_blocks(truth_of, canvas, k, self._tolerance_px))
                     if self._picker is not None:
                         self._picker.see(slide, truth_of, canvas)
         counts.update(index, seconds=time.perf_counter() - started)
 
-    def _has_case(self, slide: SlideInfo) -> bool:
-        return not self._masks_only and has_case(self._view, slide)
+    def _strips(self, method: Method[Any], slide: SlideInfo, area: CountedArea) -> Iterator[Strip]:
+        size, k = (slide.height, slide.width), len(self._view.class_map)
+        if self._features is not None:
+            encoded = self._features.of(slide.slide_id)
+            return strips(method, encoded, *size, k, self._how, encoded.has)
+        images = ImageWindows(partial(self._store.image, slide.slide_id), self._how)
+        return strips(method, images, *size, k, self._how, area.has)
 
     def _cost(self, slide: SlideInfo) -> int:
         """Pixels of a slide of which anything is predicted."""
-        return slide.height * slide.width if _is_annotated(self._view, slide) or self._has_case(slide) else 0
+        is_case = not self._masks_only and has_case(self._view, slide)
+        return slide.height * slide.width if is_case or is_annotated(self._view, slide) else 0
 
 
 def shares(costs: Sequence[int], n: int) -> list[list[int]]:
@@ -195,19 +197,6 @@ def shares(costs: Sequence[int], n: int) -> list[list[int]]:
         dealt[cheapest].append(index)
         sums[cheapest] += costs[index]
     return [sorted(share) for share in dealt]
-
-
-def has_case(view: LabelView, slide: SlideInfo) -> bool:
-    """Whether the slide counts in the scores of cases: it has one diagnosis, and the dataset others to tell it from."""
-    return len(_diagnosis(view, slide)) == 1 and len(view.class_map.diagnoses) > 1
-
-
-def _diagnosis(view: LabelView, slide: SlideInfo) -> tuple[str, ...]:
-    return view.diagnosis(slide.slide_id) if Supervision.DIAGNOSIS in view.kinds else ()
-
-
-def _is_annotated(view: LabelView, slide: SlideInfo) -> bool:
-    return any(view.class_pixels(slide) or ())
 
 
 def boundaries_by_blocks(

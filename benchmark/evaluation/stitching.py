@@ -9,7 +9,8 @@ x (1 at the rim): overlapping windows fade into each other, and predictions with
 
 A slide is predicted in panels, vertical parts as wide as the memory for one row of windows allows; windows across the
 border of two panels are predicted for each. Within a panel, rows of windows follow each other downwards, and pixels
-that no further row will touch are emitted, every pixel exactly once.
+that no further row will touch are emitted, every pixel exactly once. A method sees images, or features of an encoder in
+their place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tissuebench.datasets.store.tiling import offsets
+from tissuebench.methods.networks.encoded import Encoded
 from tissuebench.plans.schema import EvaluationSettings, Views
 
 _PIXELS_PER_BATCH = 1 << 19
@@ -35,21 +37,39 @@ ReadImage = Callable[[int, int, int, int], NDArray[np.uint8]]
 """Callable that maps (y, x, height, width) to the region (3, height, width) uint8 RGB."""
 
 
-_IDENTITY, _FLIPS = (False, ()), ((False, (-1,)), (False, (-2,)), (False, (-2, -1)))
-_TURNED = ((True, ()), (True, (-1,)), (True, (-2,)), (True, (-2, -1)))
-_VIEWS: dict[Views, tuple[tuple[bool, tuple[int, ...]], ...]] = {
+Place = tuple[int, int]
+"""Upper left pixel (y, x) of a window."""
+
+InputsT = TypeVar("InputsT", Tensor, Encoded)
+SeenT = TypeVar("SeenT", contravariant=True)
+GivenT = TypeVar("GivenT", covariant=True)
+
+View = tuple[bool, tuple[int, ...]]
+"""Whether the image is transposed, and which axes are flipped afterwards."""
+
+_IDENTITY: View = (False, ())
+_FLIPS: tuple[View, ...] = ((False, (-1,)), (False, (-2,)), (False, (-2, -1)))
+_TURNED: tuple[View, ...] = ((True, ()), (True, (-1,)), (True, (-2,)), (True, (-2, -1)))
+_VIEWS: dict[Views, tuple[View, ...]] = {
     Views.NONE: (_IDENTITY,),
     Views.FLIPS: (_IDENTITY, *_FLIPS),
     Views.DIHEDRAL: (_IDENTITY, *_FLIPS, *_TURNED),
 }
-"""Each view: whether the image is transposed, and which axes are flipped afterwards."""
 
 
-class Predicts(Protocol):
+class Predicts(Protocol[SeenT]):
     """Interface that stitching requires of a method."""
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Return class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8."""
+    def predict(self, images: SeenT) -> Tensor:
+        """Return class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8, or of their features."""
+        ...
+
+
+class Windows(Protocol[GivenT]):
+    """Windows of one slide, as a method is to see them."""
+
+    def views(self, places: Sequence[Place], size: tuple[int, int]) -> Iterator[GivenT]:
+        """Return the views of B windows of (height, width) px, in the order of ``Stitching.views``."""
         ...
 
 
@@ -72,6 +92,15 @@ class Strip:
 
 
 @dataclass(frozen=True, slots=True)
+class Panel:
+    """Vertical part of a slide, from column ``left`` up to but excluding ``right``, and its windows row by row."""
+
+    left: int
+    right: int
+    places: Sequence[Place]
+
+
+@dataclass(frozen=True, slots=True)
 class Stitching:
     """Prediction settings: windows of ``window_px`` that overlap by ``overlap_px``, on ``device`` in ``precision``."""
 
@@ -88,19 +117,68 @@ class Stitching:
         overlap_px = int(settings.overlap * window_px)
         return cls(window_px, overlap_px, settings.tta, device, precision)
 
+    def autocast(self) -> torch.autocast:
+        """Return the context in which networks compute."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
     def starts(self, length: int) -> list[int]:
         """Return where windows begin along an edge of ``length`` px; a shorter edge has one window, of its own size."""
         return offsets(length, self.window_px, self.window_px - self.overlap_px)
 
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Views of a window whose probabilities are averaged."""
+        return _VIEWS[self.tta]
+
+    def panels(self, height: int, width: int, n_classes: int) -> Iterator[Panel]:
+        """Return the panels of a slide from left to right, as wide as the memory for K probabilities allows."""
+        size_y, size_x = self.size(height, width)
+        ys, xs = self.starts(height), self.starts(width)
+        panel_px = max(size_x, _PANEL_NUMBERS // (n_classes * size_y))
+        for left in range(0, width, panel_px):
+            right = min(width, left + panel_px)
+            yield Panel(left, right, [(y, x) for y in ys for x in xs if x < right and x + size_x > left])
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width of the windows of a slide."""
+        return min(self.window_px, height), min(self.window_px, width)
+
     def work(self, height: int, width: int) -> int:
         """Return the number of pixels that pass through the network for a slide."""
         windows = len(self.starts(height)) * len(self.starts(width))
-        return windows * min(self.window_px, height) * min(self.window_px, width) * len(_VIEWS[self.tta])
+        size_y, size_x = self.size(height, width)
+        return windows * size_y * size_x * len(self.views)
+
+
+class ImageWindows:
+    """Images of the windows of one slide.
+
+    Args:
+        read: reads a region of the image.
+        how: views, device.
+    """
+
+    def __init__(self, read: ReadImage, how: Stitching) -> None:
+        self._read, self._how = read, how
+
+    def views(self, places: Sequence[Place], size: tuple[int, int]) -> Iterator[Tensor]:
+        """Return the views of B windows, each (B, 3, H, W) uint8, contiguous."""
+        images = torch.from_numpy(np.stack([self._read(y, x, *size) for y, x in places])).to(self._how.device)
+        for turned, flipped in self._how.views:
+            view = images.transpose(-2, -1) if turned else images
+            yield (view.flip(flipped) if flipped else view).contiguous()
+
+
+def batches(places: Sequence[Place], size: tuple[int, int]) -> Iterator[Sequence[Place]]:
+    """Return consecutive windows that are predicted together; of a size in pixels that fits into memory."""
+    per_batch = max(1, _PIXELS_PER_BATCH // (size[0] * size[1]))
+    for start in range(0, len(places), per_batch):
+        yield places[start : start + per_batch]
 
 
 def strips(
-    method: Predicts,
-    read: ReadImage,
+    method: Predicts[InputsT],
+    windows: Windows[InputsT],
     height: int,
     width: int,
     n_classes: int,
@@ -111,7 +189,7 @@ def strips(
 
     Args:
         method: the method to predict with.
-        read: reads a region of the image.
+        windows: windows of the slide, as the method is to see them.
         height: height of the slide in pixels.
         width: width of the slide in pixels.
         n_classes: K.
@@ -119,23 +197,22 @@ def strips(
         wanted: whether a window (y, x, height, width) is predicted at all; pixels that also lie in a skipped window are
             not reliable.
     """
-    size_y, size_x = min(how.window_px, height), min(how.window_px, width)
-    ys, xs = how.starts(height), how.starts(width)
-    share_y, share_x = _shares(height, size_y, ys, how.device), _shares(width, size_x, xs, how.device)
-    panel_px = max(size_x, _PANEL_NUMBERS // (n_classes * size_y))
-    for left in range(0, width, panel_px):
-        right = min(width, left + panel_px)
-        columns = [x for x in xs if x < right and x + size_x > left]
-        places = [(y, x) for y in ys for x in columns if wanted(y, x, size_y, size_x)]
-        windows = _predicted(method, read, places, (size_y, size_x), how)
+    size_y, size_x = how.size(height, width)
+    ys: list[int] = how.starts(height)
+    share_y = _shares(height, size_y, ys, how.device)
+    share_x = _shares(width, size_x, how.starts(width), how.device)
+    for panel in how.panels(height, width, n_classes):
+        left, right = panel.left, panel.right
+        places = [(y, x) for y, x in panel.places if wanted(y, x, size_y, size_x)]
+        predicted = _predicted(method, windows, places, (size_y, size_x), how)
         rows_at_once = max(1, _STRIP_PX // (right - left))
         row = torch.zeros((n_classes, size_y, right - left), device=how.device)
-        waiting = next(windows, None)
+        waiting = next(predicted, None)
         for y, below in pairwise([*ys, height]):
             while waiting is not None and waiting[0] == y:
                 _, x, probabilities = waiting
                 _blend_in(row, probabilities, share_y[y], share_x[x], x, left)
-                waiting = next(windows, None)
+                waiting = next(predicted, None)
             final = below - y
             for top in range(0, final, rows_at_once):
                 yield _strip(row[:, top : min(top + rows_at_once, final)], y + top, left)
@@ -153,33 +230,32 @@ def _shares(length: int, size: int, starts: Sequence[int], device: torch.device)
 
 
 def _predicted(
-    method: Predicts, read: ReadImage, places: Sequence[tuple[int, int]], size: tuple[int, int], how: Stitching
+    method: Predicts[InputsT],
+    windows: Windows[InputsT],
+    places: Sequence[Place],
+    size: tuple[int, int],
+    how: Stitching,
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Yield (y, x, probabilities (K, h, w)) of each window, in the order given."""
-    per_batch = max(1, _PIXELS_PER_BATCH // (size[0] * size[1]))
-    for start in range(0, len(places), per_batch):
-        batch = places[start : start + per_batch]
-        images = torch.from_numpy(np.stack([read(y, x, *size) for y, x in batch])).to(how.device)
-        for (y, x), probabilities in zip(batch, _probabilities(method, images, how), strict=True):
+    for batch in batches(places, size):
+        views = windows.views(batch, size)
+        for (y, x), probabilities in zip(batch, _probabilities(method, views, how), strict=True):
             yield y, x, probabilities
 
 
 @torch.inference_mode()
-def _probabilities(method: Predicts, images: Tensor, how: Stitching) -> Tensor:
+def _probabilities(method: Predicts[InputsT], views: Iterator[InputsT], how: Stitching) -> Tensor:
     """Return (B, K, h, w) float32, the mean over the views that the settings request."""
     total: Tensor | None = None
-    views = _VIEWS[how.tta]
-    with torch.autocast(how.device.type, torch.bfloat16, enabled=how.precision == "bf16-mixed"):
-        for turned, flipped in views:
-            view = images.transpose(-2, -1) if turned else images
-            view = view.flip(flipped) if flipped else view
-            seen = method.predict(view.contiguous()).float()
+    with how.autocast():
+        for inputs, (turned, flipped) in zip(views, how.views, strict=True):
+            seen = method.predict(inputs).float()
             seen = seen.flip(flipped) if flipped else seen
             seen = seen.transpose(-2, -1) if turned else seen
             total = seen if total is None else total + seen
     if total is None:
         raise ValueError("no views")
-    return total / len(views)
+    return total / len(how.views)
 
 
 @torch.inference_mode()

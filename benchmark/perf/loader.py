@@ -17,11 +17,11 @@ last step, so that fetching its batches counts, and load on the machine affects 
 
 from __future__ import annotations
 
-import functools
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +34,8 @@ from tissuebench.bench import open_data
 from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.loading.datamodule import StepLoader, TileDataModule
 from tissuebench.datasets.types import TrainingBatch
+from tissuebench.features.records import hold_shard
+from tissuebench.features.tiles import TileFeatures, plan_tiles, tile_encoding
 from tissuebench.methods.api.method import Method
 from tissuebench.methods.api.stage import Trainable
 from tissuebench.methods.networks.settings import EncoderMode
@@ -43,7 +45,6 @@ from tissuebench.plans.schema import Tracking, load_plan
 from tissuebench.plans.trial import Trial
 from tissuebench.runtime.machine import Machine, detect_machine
 from tissuebench.training.build import build_datamodule, build_method
-from tissuebench.training.feature_cache import FeatureBank, compute_features, plan_features, training_tiles
 from tissuebench.training.fit import fit
 from tissuebench.training.loggers import CURVES_ONLY, OpenLoggers, loggers_of
 
@@ -141,7 +142,7 @@ def run(
                 trial = next(trial for trial in expand(plan, (_METHOD,), data, folder) if trial.method == _METHOD)
                 features = None
                 if mode is EncoderMode.FROZEN:
-                    features = _features(trial, data, folder, machine, display)
+                    features = _features(trial, data, machine, display)
                 parts = (trial, data, features, machine)
                 real, constant = measure(*parts, folder / f"fit-{mode}", display)
                 lines.append(ratio(f"samples/s from the store to a constant batch, {mode}", real, constant, GOAL))
@@ -151,17 +152,13 @@ def run(
     return lines
 
 
-def _features(trial: Trial, data: PlannedData, folder: Path, machine: Machine, display: ProgressDisplay) -> FeatureBank:
-    folders = []
-    for shard in plan_features(trial.network, trial.augmentation, data.store, data.split):
-        folders.append(folder / shard.key)
-        folders[-1].mkdir()
-        title = f"features of the frozen encoder, shard {len(folders)}, tiles"
-        told = functools.partial(display.phase, title)
-        compute_features(
-            folders[-1], shard, trial.network, trial.augmentation, data.store, data.split, machine.device, told
-        )
-    return FeatureBank(folders, training_tiles(data.store, data.split))
+def _features(trial: Trial, data: PlannedData, machine: Machine, display: ProgressDisplay) -> TileFeatures:
+    held = []
+    of = (trial.network, trial.augmentation, data.store, data.split)
+    for shard in plan_tiles(*of):
+        title = f"features of the frozen encoder, shard {shard.number} of {shard.count}, tiles"
+        held.append(hold_shard(tile_encoding(shard.identity, *of, machine.device), partial(display.phase, title)))
+    return TileFeatures(held)
 
 
 def block_of(machine: Machine) -> int:
@@ -172,7 +169,7 @@ def block_of(machine: Machine) -> int:
 def measure(
     trial: Trial,
     data: PlannedData,
-    features: FeatureBank | None,
+    features: TileFeatures | None,
     machine: Machine,
     folder: Path,
     display: ProgressDisplay,
@@ -196,7 +193,7 @@ def measure(
 def measure_logging(
     trial: Trial,
     data: PlannedData,
-    features: FeatureBank | None,
+    features: TileFeatures | None,
     machine: Machine,
     folder: Path,
     display: ProgressDisplay,

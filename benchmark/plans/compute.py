@@ -69,6 +69,9 @@ class ComputeSettings(Settings):
         stall_minutes: a task that makes no progress for this long is ended.
         retries: how often a lost task (killed, or its node gone) is restarted.
         checkpoint_minutes: minutes between two training checkpoints.
+        feature_cache_gb: size, in 10^9 bytes, above which ``network.feature_cache: null`` becomes ``off``: that of the
+            features of all training tiles and, at most, of all windows of the part that is scored. The size follows
+            from plan and data, whatever the machine.
     """
 
     executor: str = "local"
@@ -80,5 +83,6 @@ class ComputeSettings(Settings):
     stall_minutes: float = Field(30, gt=0)
     retries: int = Field(2, ge=0)
     checkpoint_minutes: float = Field(2, gt=0)
+    feature_cache_gb: float = Field(200, ge=0)
     slurm: SlurmSettings = SlurmSettings()
     ray: RaySettings = RaySettings()

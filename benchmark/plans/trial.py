@@ -15,7 +15,7 @@ from tissuebench.errors import ConfigError
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.encoder_weights import weights_sha256
-from tissuebench.methods.networks.settings import NetworkSettings, Weights
+from tissuebench.methods.networks.settings import EncoderMode, FeatureCache, FeatureDtype, NetworkSettings, Weights
 from tissuebench.plans.schema import EvaluationSettings, Plan, validated
 
 _ID_LENGTH = 16
@@ -33,22 +33,34 @@ def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
     return settings
 
 
+def identity_of_network(network: NetworkSettings, weights_sha256: str | None) -> dict[str, Json]:
+    """Return the network settings that determine the result.
+
+    In place of where the encoder's weights come from, it holds their hash. Whether features are cached matters, as
+    their images are augmented once, and so does their number format; where they are cached does not.
+
+    Args:
+        network: network settings.
+        weights_sha256: hash of the pretrained weights; None for random ones.
+    """
+    settings = network.stored()
+    cache, dtype, rank = (settings.pop(name) for name in ("feature_cache", "feature_dtype", "lora_rank"))
+    if network.caches_features and network.feature_dtype is not FeatureDtype.FLOAT16:
+        settings["feature_dtype"] = dtype
+    if network.encoder_mode is EncoderMode.FROZEN and network.feature_cache is FeatureCache.OFF:
+        settings["feature_cache"] = cache
+    if network.encoder_mode is EncoderMode.LORA:
+        settings["lora_rank"] = rank
+    settings["weights"] = weights_sha256 or Weights.NONE.value
+    return settings
+
+
 def identity_of_evaluation(evaluation: EvaluationSettings) -> dict[str, Json]:
     """Return the evaluation settings that determine the result: all but those of curves for people."""
     settings = evaluation.stored()
     for for_people in ("watch", "watch_every"):
         settings.pop(for_people)
     return settings
-
-
-def identity_of_network(network: Mapping[str, Json], weights_sha256: str | None) -> dict[str, Json]:
-    """Return the network settings that determine the result: the hash of the encoder's weights in place of their path.
-
-    Args:
-        network: ``NetworkSettings.stored()``.
-        weights_sha256: hash of the pretrained weights; None for random ones.
-    """
-    return {**network, "weights": weights_sha256 or Weights.NONE.value}
 
 
 def short_hash(identity: Json) -> str:
@@ -110,7 +122,7 @@ class Trial:
             "budget": self.budget.sha256,
             "method": self.method,
             "config": self.config.stored(),
-            "network": identity_of_network(self.network.stored(), self.weights_sha256),
+            "network": identity_of_network(self.network, self.weights_sha256),
             "training": identity_of_training(self.training),
             "augmentation": self.augmentation.stored(),
             "evaluation": identity_of_evaluation(self.evaluation),

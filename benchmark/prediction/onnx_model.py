@@ -95,7 +95,7 @@ def write_onnx(method: Method[Any], tile_px: int, metadata: Mapping[str, str], p
 
 
 def share_of_differing_labels(
-    ours: Predicts, theirs: Predicts, images: Sequence[NDArray[np.uint8]]
+    ours: Predicts[Tensor], theirs: Predicts[Tensor], images: Sequence[NDArray[np.uint8]]
 ) -> tuple[float, float]:
     """Return the share of pixels with another most probable class, and the largest difference of a probability.
 

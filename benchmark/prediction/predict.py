@@ -22,7 +22,7 @@ from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError
 from tissuebench.evaluation.canvas import LabelCanvas
-from tissuebench.evaluation.stitching import Stitching, Strip, strips
+from tissuebench.evaluation.stitching import ImageWindows, Stitching, Strip, strips
 from tissuebench.prediction.areas import ClassArea, class_areas, count_pixels, write_areas
 from tissuebench.prediction.case import CaseCall, call_case
 from tissuebench.prediction.geojson import OutlineSettings, write_geojson
@@ -200,7 +200,7 @@ class Predictor:
         def planes(y: int, x: int, height: int, width: int) -> Pixels:
             return read(y, x, height, width).transpose(2, 0, 1)
 
-        return strips(self._method, planes, height, width, len(trained.store.class_map), how)
+        return strips(self._method, ImageWindows(planes, how), height, width, len(trained.store.class_map), how)
 
 
 def _hash_of(labels: Labels) -> str:

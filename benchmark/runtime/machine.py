@@ -23,10 +23,11 @@ class Machine:
     loader: LoaderSettings
 
 
-def detect_machine(encoder_mode: EncoderMode, world: World = ALONE) -> Machine:
+def detect_machine(encoder_mode: EncoderMode, world: World = ALONE, is_cached: bool = True) -> Machine:
     """Return the settings for this machine; each process of a trial uses the GPU of its local rank.
 
-    CUDA: bf16 mixed precision if the GPU supports it, TF32, pinned memory, loader workers unless the encoder is frozen.
+    CUDA: bf16 mixed precision if the GPU supports it, TF32, pinned memory, loader workers unless the encoder is frozen
+    and its features are cached (``is_cached``).
     CPU: no workers (tiles load from memory faster than they are trained on), bf16 only if the processor multiplies in
     bf16 and the encoder is fine-tuned; small decoders on cached features are 1.4 to 1.7 times faster in float32.
     """
@@ -35,7 +36,7 @@ def detect_machine(encoder_mode: EncoderMode, world: World = ALONE) -> Machine:
         torch.backends.cudnn.benchmark = True  # fastest kernels: two runs of a trial may differ in the last bits
         precision = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
         workers = min(8, max(1, (os.cpu_count() or 2) // max(1, torch.cuda.device_count()) - 1))
-        if encoder_mode is EncoderMode.FROZEN:
+        if encoder_mode is EncoderMode.FROZEN and is_cached:
             workers = 0
         device = torch.device("cuda", world.local_rank)
         return Machine("gpu", device, precision, LoaderSettings(workers, pin_memory=True))

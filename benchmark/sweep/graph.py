@@ -9,16 +9,16 @@ from pathlib import Path
 from tissuebench.common.hashing import Json
 from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.errors import ConfigError, unknown_name
+from tissuebench.features.shards import FeatureShard
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Stage
-from tissuebench.methods.networks.check_network import check_network
-from tissuebench.methods.networks.settings import EncoderMode
+from tissuebench.methods.networks.settings import FeatureCache
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.schema import Plan, Tracking
 from tissuebench.plans.trial import Trial, identity_of_network, identity_of_training, short_hash
+from tissuebench.sweep.feature_needs import FeatureNeeds
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.training.checkpoint_selection import held_out_patients
-from tissuebench.training.feature_cache import FeatureShard, plan_features
 
 _LAST = ("selection_share", "selection_every")
 """Settings that only the last stage of a trial uses."""
@@ -32,8 +32,9 @@ class SweepTask:
         job: the job for a worker.
         needs: keys of the tasks that must finish before.
         steps: optimiser steps; 0 for features.
-        tiles: tiles to encode; 0 for other tasks.
+        tiles: tiles or windows to encode, the latter at most; 0 for other tasks.
         trial: the trial of a trial task; for a shared task, one trial that needs it.
+        n_bytes: bytes of features, for windows at most; 0 for other tasks.
     """
 
     job: Job
@@ -41,6 +42,7 @@ class SweepTask:
     steps: int
     tiles: int
     trial: Trial
+    n_bytes: int = 0
 
     @property
     def key(self) -> str:
@@ -92,12 +94,13 @@ class Graph(Mapping[str, SweepTask]):
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A plan ready to run: its trials by dataset, and the graph of all of them."""
+    """A plan ready to run: its trials by dataset, the graph of all of them, and lines for the user."""
 
     plan: Plan
     trials: Mapping[str, Sequence[Trial]]
     data: Mapping[str, PlannedData]
     graph: Graph
+    notes: Sequence[str] = ()
 
 
 def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path, tracking: Collection[Tracking] = ()) -> Graph:
@@ -110,34 +113,40 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path, tracking
         tracking: services that workers log to.
 
     Raises:
-        ConfigError: a network that cannot be built or cannot predict a tile, a method whose stages contradict each
-            other, or a budget too small to hold out patients for checkpoint selection.
+        ConfigError: a method whose stages contradict each other, or a budget too small to hold out patients for
+            checkpoint selection.
     """
     tasks: dict[str, SweepTask] = {}
-    banks: dict[str, list[FeatureShard]] = {}
+    needed = FeatureNeeds(data)
     for trial in trials:
-        # What cannot work is told before training.
-        held_out_patients(trial.budget, trial.training.selection_share)
-        check_network(trial.network, len(data.store.class_map), data.store.info.tile_px)
-        features: list[str] = []
-        if trial.network.encoder_mode is EncoderMode.FROZEN:
-            bank = short_hash([trial.network.stored(), trial.augmentation.stored()])
-            if bank not in banks:
-                banks[bank] = plan_features(trial.network, trial.augmentation, data.store, data.split)
-            for number, shard in enumerate(banks[bank], start=1):
-                title = f"features {number}/{len(banks[bank])} of {trial.network.encoder}"
-                tasks.setdefault(shard.key, _shard_task(shard, title, trial, home))
-                features.append(shard.key)
+        # A budget too small is told before training.
+        held_out = held_out_patients(trial.budget, trial.training.selection_share)
+        kind = find_method(trial.method)
+        shards: dict[str, FeatureShard] = {}
         keys: dict[str, str] = {}
         for stage in stages_of(trial):
             key = keys[stage.name] = stage_key(trial, stage, keys)
             if key not in tasks:
                 needs = {name: keys[name] for name in stage.needs}
-                looked_up = () if stage.module.wants_images(stage.config) else features
-                tasks[key] = _stage_task(key, trial, stage, needs, looked_up, home, tracking)
-        kind = find_method(trial.method)
-        tasks[trial.id] = _trial_task(trial, keys, () if kind.wants_images(trial.config) else features, home, tracking)
+                tiles = _by_key(needed.tiles_of(trial, stage, held_out_of(trial, stage)))
+                tasks[key] = _stage_task(key, trial, stage, needs, list(tiles), home, tracking)
+                shards |= tiles
+        last = Stage(trial.method, kind, trial.config, trial.training, kind.consumes)
+        tiles, windows = _by_key(needed.tiles_of(trial, last, held_out)), _by_key(needed.windows_of(trial))
+        tasks[trial.id] = _trial_task(trial, keys, list(tiles), list(windows), home, tracking)
+        if is_on_disk(trial):
+            for key, shard in {**shards, **tiles, **windows}.items():
+                tasks.setdefault(key, _shard_task(shard, trial, home))
     return Graph(tasks)
+
+
+def _by_key(shards: Sequence[FeatureShard]) -> dict[str, FeatureShard]:
+    return {shard.key: shard for shard in shards}
+
+
+def is_on_disk(trial: Trial) -> bool:
+    """Whether the trial reads features that other tasks compute, rather than computing them in its own process."""
+    return trial.network.caches_features and trial.network.feature_cache is not FeatureCache.MEMORY
 
 
 def stages_of(trial: Trial) -> tuple[Stage, ...]:
@@ -185,7 +194,7 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
         "annotates": stage.annotates,
         "consumes": sorted(stage.consumes),
         "needs": {name: earlier[name] for name in stage.needs},
-        "network": identity_of_network(trial.network.stored(), trial.weights_sha256),
+        "network": identity_of_network(trial.network, trial.weights_sha256),
         "augmentation": trial.augmentation.stored(),
         "budget": trial.budget.sha256 if stage.depends_on_budget else None,
         "held_out": list(held_out_of(trial, stage)),
@@ -201,13 +210,12 @@ def held_out_of(trial: Trial, stage: Stage) -> tuple[str, ...]:
     return held_out_patients(trial.budget, trial.training.selection_share)
 
 
-def _shard_task(shard: FeatureShard, title: str, trial: Trial, home: Path) -> SweepTask:
-    document: dict[str, Json] = {
-        "trial": trial.document(),
-        "shard": {"start": shard.start, "stop": shard.stop, "identity": shard.identity},
-    }
+def _shard_task(shard: FeatureShard, trial: Trial, home: Path) -> SweepTask:
+    document: dict[str, Json] = {"trial": trial.document(), "shard": shard.identity}
+    what = f"windows of {trial.evaluation.part}" if shard.is_of_windows else "tiles"
+    title = f"{what} {shard.number}/{shard.count} by {trial.network.encoder}"
     job = Job(shard.key, TaskKind.FEATURES, title, home, document)
-    return SweepTask(job, (), 0, shard.stop - shard.start, trial)
+    return SweepTask(job, (), 0, shard.images, trial, shard.n_bytes)
 
 
 def _stage_task(
@@ -228,17 +236,25 @@ def _stage_task(
         "tracking": list(tracking),
     }
     job = Job(key, TaskKind.STAGE, label, home, document)
-    return SweepTask(job, (*features, *needs.values()), stage.training.steps, 0, trial)
+    first = features if is_on_disk(trial) else ()
+    return SweepTask(job, (*first, *needs.values()), stage.training.steps, 0, trial)
 
 
 def _trial_task(
-    trial: Trial, stages: Mapping[str, str], features: Sequence[str], home: Path, tracking: Collection[Tracking]
+    trial: Trial,
+    stages: Mapping[str, str],
+    features: Sequence[str],
+    windows: Sequence[str],
+    home: Path,
+    tracking: Collection[Tracking],
 ) -> SweepTask:
     document: dict[str, Json] = {
         "trial": trial.document(),
         "needs": dict(stages),
         "features": list(features),
+        "windows": list(windows),
         "tracking": list(tracking),
     }
     job = Job(trial.id, TaskKind.TRIAL, trial.label, home, document)
-    return SweepTask(job, (*features, *stages.values()), trial.training.steps, 0, trial)
+    first = (*features, *windows) if is_on_disk(trial) else ()
+    return SweepTask(job, (*first, *stages.values()), trial.training.steps, 0, trial)

@@ -28,6 +28,7 @@ from tissuebench.diagnostics.snapshots import snapshot_callback
 from tissuebench.errors import DataError
 from tissuebench.evaluation.evaluate import CountedSlide, evaluate
 from tissuebench.evaluation.overlays import TilePicker
+from tissuebench.features.records import Records
 from tissuebench.methods.api.stage import Stage, Trainable
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial
@@ -39,12 +40,12 @@ from tissuebench.runtime.determinism import deterministic_algorithms, is_determi
 from tissuebench.runtime.environment import describe_device, describe_environment
 from tissuebench.runtime.machine import Machine, detect_machine
 from tissuebench.runtime.processes import World
+from tissuebench.sweep.features import run_shard, tile_features, window_features
 from tissuebench.sweep.graph import held_out_of, stages_of
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.sweep.state.folders import read_record, task_folder, write_record
 from tissuebench.training.build import build_datamodule, build_method, stage_datamodule, task_of, validation_of
 from tissuebench.training.checkpoint_selection import KeepBest
-from tissuebench.training.feature_cache import FeatureBank, FeatureShard, compute_features, training_tiles
 from tissuebench.training.fit import Fit, Interrupted, fit, seed_everything, weights_of
 from tissuebench.training.loggers import loggers_of
 from tissuebench.training.pseudo_mask_store import PseudoMasks, write_pseudo_masks
@@ -65,6 +66,7 @@ class Surroundings:
         stop: whether the task is to be handed back.
         peak_memory: peak memory in bytes since the task was started.
         stores: open datasets; a sealed store never changes.
+        held: features in the memory of this process, by the key of their shard.
     """
 
     world: World
@@ -73,6 +75,12 @@ class Surroundings:
     stop: Callable[[], bool]
     peak_memory: Callable[[], int]
     stores: dict[tuple[Path, str, str], PlannedData] = field(default_factory=dict)
+    held: dict[str, Records] = field(default_factory=dict)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the features in memory."""
+        return sum(records.n_bytes for records in self.held.values())
 
     def moved(self, phase: str, done: int, total: int) -> None:
         """Report progress, and hand the task back if requested.
@@ -99,9 +107,11 @@ def run_task(job: Job, around: Surroundings, may_store: Callable[[], None]) -> d
     folder = task_folder(job.home, job.kind, job.key)
     if job.kind is TaskKind.FEATURES and around.world.rank > 0:
         return {}  # a shard is the work of a single process
-    machine = detect_machine(trial.network.encoder_mode, around.world)
-    run = {TaskKind.FEATURES: _run_shard, TaskKind.STAGE: _run_stage, TaskKind.TRIAL: _run_trial}[job.kind]
+    machine = detect_machine(trial.network.encoder_mode, around.world, trial.network.caches_features)
     with deterministic_algorithms(is_deterministic(trial.training.deterministic, machine.device)):
+        if job.kind is TaskKind.FEATURES:
+            return run_shard(job, trial, data, folder, machine, around.moved, may_store)
+        run = _run_stage if job.kind is TaskKind.STAGE else _run_trial
         return run(job, trial, data, folder, machine, around, may_store)
 
 
@@ -113,34 +123,6 @@ def _hardware(trial: Trial, machine: Machine, around: Surroundings) -> dict[str,
         "deterministic": is_deterministic(trial.training.deterministic, machine.device),
         "processes": around.world.size,
     }
-
-
-def _run_shard(
-    job: Job,
-    trial: Trial,
-    data: PlannedData,
-    folder: Path,
-    machine: Machine,
-    around: Surroundings,
-    may_store: Callable[[], None],
-) -> dict[str, Json]:
-    shard: Any = job.document["shard"]
-    planned = FeatureShard(job.key, shard["start"], shard["stop"], shard["identity"])
-    started = time.perf_counter()
-    compute_features(
-        folder,
-        planned,
-        trial.network,
-        trial.augmentation,
-        data.store,
-        data.split,
-        machine.device,
-        partial(around.moved, "encoding tiles"),
-    )
-    took: dict[str, Json] = {"tiles": planned.stop - planned.start, "seconds": time.perf_counter() - started}
-    may_store()
-    write_record(folder, {**took, "identity": planned.identity, "environment": describe_environment()})
-    return took
 
 
 def _run_stage(
@@ -159,8 +141,9 @@ def _run_stage(
     weights, pseudo = _inherited(job)
     held_out = held_out_of(trial, stage)
     view = LabelView.for_training(data.store, data.split, trial.budget, stage.consumes, held_out)
+    features = tile_features(job, trial, data, machine, around.held, around.moved)
     datamodule = stage_datamodule(
-        f"stage {stage.name!r}", module, stage.consumes, view, seed, trial, data, _bank(job, data), machine, pseudo
+        f"stage {stage.name!r}", module, stage.consumes, view, seed, trial, data, features, machine, pseudo
     )
     said = _begin(module, datamodule, weights, around)
     look = snapshot_callback(module, data.store, data.split, folder) if around.world.rank == 0 else None
@@ -248,7 +231,9 @@ def _run_trial(
 ) -> dict[str, Json]:
     method = build_method(trial, data)
     weights, pseudo = _inherited(job)
-    datamodule = build_datamodule(trial, method, data, _bank(job, data), machine, pseudo)
+    features = tile_features(job, trial, data, machine, around.held, around.moved)
+    windows = window_features(job, trial, data, machine, around.held, around.moved)
+    datamodule = build_datamodule(trial, method, data, features, machine, pseudo)
     said = _begin(method, datamodule, weights, around)
     validation, keep_best = validation_of(trial, data, machine, around.world)
     fitted = _fit(job, method, datamodule, folder, trial.seed, machine, around, validation, keep_best)
@@ -266,6 +251,7 @@ def _run_trial(
         around.world,
         partial(around.moved, "scoring slides"),
         picker,
+        windows,
     )
     picker.join()
     rows = [_row(one) for one in scored]
@@ -375,14 +361,6 @@ def _inherited(job: Job) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Pse
     folders = {name: task_folder(job.home, TaskKind.STAGE, key) for name, key in _needs(job).items()}
     weights: dict[str, Mapping[str, Tensor]] = {name: weights_of(folder) for name, folder in folders.items()}
     return weights, {name: PseudoMasks(folder) for name, folder in folders.items() if PseudoMasks.stand_in(folder)}
-
-
-def _bank(job: Job, data: PlannedData) -> FeatureBank | None:
-    keys: Any = job.document["features"]
-    if not keys:
-        return None
-    folders = [task_folder(job.home, TaskKind.FEATURES, key) for key in keys]
-    return FeatureBank(folders, training_tiles(data.store, data.split))
 
 
 def _opened(home: Path, trial: Trial, around: Surroundings) -> PlannedData:

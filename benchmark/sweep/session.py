@@ -142,7 +142,7 @@ class Session:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            grown = own_memory(psutil.Process()) - self._memory
+            grown = own_memory(psutil.Process()) - self._memory - self._around.held_bytes
             self.is_spoilt = self.is_spoilt or _process_state() != self._clean or grown > _GROWN_BYTES
 
     def _report(self, phase: str, done: int, total: int) -> None:

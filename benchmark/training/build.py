@@ -11,6 +11,7 @@ from tissuebench.datasets.loading.datamodule import TileDataModule
 from tissuebench.datasets.types import StreamName, Supervision
 from tissuebench.errors import ConfigError
 from tissuebench.evaluation.evaluate import SlideScorer
+from tissuebench.features.tiles import TileFeatures
 from tissuebench.methods.api.method import Method
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Task, Trainable
@@ -21,7 +22,6 @@ from tissuebench.plans.trial import Trial
 from tissuebench.runtime.machine import Machine
 from tissuebench.runtime.processes import World
 from tissuebench.training.checkpoint_selection import KeepBest, held_out_patients
-from tissuebench.training.feature_cache import FeatureBank
 from tissuebench.training.fit import seed_everything
 from tissuebench.training.pseudo_mask_store import PseudoMasks
 from tissuebench.training.validation import SELECTION, WATCHED, Validation
@@ -43,7 +43,7 @@ def build_datamodule(
     trial: Trial,
     method: Method[Any],
     data: PlannedData,
-    features: FeatureBank | None,
+    features: TileFeatures | None,
     machine: Machine,
     pseudo: Mapping[str, PseudoMasks] | None = None,
 ) -> TileDataModule:
@@ -68,7 +68,7 @@ def stage_datamodule(
     seed: int,
     trial: Trial,
     data: PlannedData,
-    features: FeatureBank | None,
+    features: TileFeatures | None,
     machine: Machine,
     pseudo: Mapping[str, PseudoMasks] | None,
 ) -> TileDataModule:

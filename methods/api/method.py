@@ -13,7 +13,7 @@ from tissuebench.methods.api.stage import SettingsT, Stage, Task, Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.losses.pixel_nll import pixel_nll
 from tissuebench.methods.losses.pooling import pooled
-from tissuebench.methods.networks import Segmenter, build_segmenter
+from tissuebench.methods.networks import Encoded, Segmenter, build_segmenter
 
 ANNOTATED = StreamName("annotated", MaskBatch)
 """Stream of tiles with masks. All methods that use masks share this name, and therefore see the same tiles."""
@@ -40,6 +40,8 @@ class Method(Trainable[SettingsT], ABC):
         consumes: kinds of supervision; the label view refuses labels of any other kind.
         controls: methods to report next to this one in every table.
         fixed_budget: a budget that overrides the plan's (the upper bound always has all masks).
+        predicts_features: whether ``predict`` takes cached features of a frozen encoder as well. A class that overrides
+            ``predict`` is scored from images unless it declares this itself.
         Config: settings class, with a default for every field: the type argument in brackets, or a nested class of
             this name.
 
@@ -63,6 +65,7 @@ class Method(Trainable[SettingsT], ABC):
     consumes: ClassVar[frozenset[Supervision]]
     controls: ClassVar[tuple[str, ...]] = ("supervised", "full")
     fixed_budget: ClassVar[str | None] = None
+    predicts_features: ClassVar[bool] = True
 
     def __init__(self, task: Task, config: SettingsT) -> None:
         super().__init__(task, config)
@@ -100,6 +103,15 @@ class Method(Trainable[SettingsT], ABC):
         return {}
 
     @classmethod
+    def can_predict_features(cls, config: SettingsT) -> bool:
+        """Whether features may stand in for images in ``predict``: declared by the class whose ``predict`` is called.
+
+        A class that overrides ``predict`` does not inherit ``predicts_features``, which was said of another one.
+        """
+        said = next(vars(kind) for kind in cls.__mro__ if {"predicts_features", "predict"} & vars(kind).keys())
+        return bool(said.get("predicts_features")) and not cls.wants_images(config)
+
+    @classmethod
     def stages(cls, config: SettingsT, training: TrainingSettings) -> tuple[Stage, ...]:
         """Return the stages before the last one, which has the same step budget in all trials. None by default.
 
@@ -107,8 +119,11 @@ class Method(Trainable[SettingsT], ABC):
         """
         return ()
 
-    def predict(self, images: Tensor) -> Tensor:
-        """Return class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8; the evaluator's only call."""
+    def predict(self, images: Tensor | Encoded) -> Tensor:
+        """Return class probabilities (B, K, H, W) float32 of images (B, 3, H, W) uint8; the evaluator's only call.
+
+        With cached features of a frozen encoder, these stand in for the images, if ``can_predict_features`` allows it.
+        """
         logits: Tensor = self.network(images)
         return logits.float().softmax(dim=1)
 

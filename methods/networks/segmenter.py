@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from tissuebench.methods.networks.backbones import DEPTH
 from tissuebench.methods.networks.decoders import TokensDPT, build_decoder
+from tissuebench.methods.networks.encoded import Encoded
 from tissuebench.methods.networks.encoder import ImageEncoder
 from tissuebench.methods.networks.initial_weights import initial_weights
 from tissuebench.methods.networks.settings import NetworkSettings
@@ -21,7 +22,7 @@ class Segmenter(ImageEncoder):
 
     Called with images (B, 3, H, W), uint8 or float in 0..1, or with the tuple that ``encode`` returned for them;
     returns logits (B, K, H, W). Images whose sides are not multiples of ``multiple`` are padded by ``encode``, and the
-    logits are cropped.
+    logits are cropped: to the size of ``Encoded``, or of a tile for maps that are a plain tuple.
 
     Args:
         settings: network settings.
@@ -77,8 +78,8 @@ class Segmenter(ImageEncoder):
 
     def cropped(self, logits: Tensor, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
         """Return the logits without the padding of the images."""
-        if isinstance(inputs, Tensor):
-            height, width = inputs.shape[-2:]
+        if isinstance(inputs, Tensor | Encoded):
+            height, width = inputs.size if isinstance(inputs, Encoded) else inputs.shape[-2:]
             return logits[..., :height, :width]
         edge = self.tile_px
         if edge is None or tuple(logits.shape[-2:]) != (edge + -edge % self.multiple,) * 2:

@@ -56,6 +56,26 @@ class EncoderMode(StrEnum):
     LORA = "lora"
 
 
+class FeatureCache(StrEnum):
+    """Place of the features of a frozen encoder.
+
+    ``disk``: computed once, in shards that are tasks of the sweep. ``memory``: computed by each worker process and kept
+    for its further tasks, with the results of ``disk``. ``off``: none are kept; the encoder sees images, augmented anew
+    in every step.
+    """
+
+    DISK = "disk"
+    MEMORY = "memory"
+    OFF = "off"
+
+
+class FeatureDtype(StrEnum):
+    """Number format of the features of training tiles; those of windows are always ``float32``."""
+
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+
+
 class NetworkSettings(Settings):
     """Settings of the network that all methods share.
 
@@ -70,6 +90,9 @@ class NetworkSettings(Settings):
         decoder_channels: width of the decoder (of its widest level for the U-Net), a multiple of 32.
         dropout: dropout rate of whole feature maps before the last layer (FPN).
         feature_variants: augmented variants of each tile whose features are cached (``frozen``).
+        feature_cache: place of the features of training tiles, and of the windows that scoring predicts (``frozen``);
+            null, the default, is ``disk`` unless they would be larger than ``compute.feature_cache_gb``.
+        feature_dtype: number format of the features of training tiles (``frozen``).
     """
 
     encoder: str = "resnet34"
@@ -81,6 +104,18 @@ class NetworkSettings(Settings):
     decoder_channels: int = Field(256, ge=32, multiple_of=32)
     dropout: float = Field(0.1, ge=0, lt=1)
     feature_variants: int = Field(4, ge=1, le=64)
+    feature_cache: FeatureCache | None = None
+    feature_dtype: FeatureDtype = FeatureDtype.FLOAT16
+
+    @field_validator("feature_cache", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        return FeatureCache.OFF if value is False else value  # YAML reads an unquoted off as false
+
+    @property
+    def caches_features(self) -> bool:
+        """Whether training and scoring read features in place of images."""
+        return self.encoder_mode is EncoderMode.FROZEN and self.feature_cache is not FeatureCache.OFF
 
     @field_validator("weights")
     @classmethod

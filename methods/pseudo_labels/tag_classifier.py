@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tissuebench.methods.networks.encoded import Encoded
 from tissuebench.methods.networks.encoder import build_encoder
 from tissuebench.methods.networks.paper_resnet38 import ResNet38
 from tissuebench.methods.networks.settings import Architecture, NetworkSettings
@@ -87,12 +88,16 @@ class TagClassifier(nn.Module):
         """Return the logits (B, H, K) of all H heads, from images or from cached features of tiles.
 
         Args:
-            inputs: (B, 3, H, W) images, or features from ``ImageEncoder.encode``.
+            inputs: (B, 3, H, W) images, or features from ``ImageEncoder.encode``: those of tiles as a plain tuple.
             keep: parameter of progressive dropout attention before each head; None disables it.
             divide_by: divisor of that attention.
         """
-        size = tuple(inputs.shape[-2:]) if isinstance(inputs, Tensor) else (self._tile_px, self._tile_px)
-        return self._logits(self._taps(inputs), cast("tuple[int, int]", size), keep, divide_by)
+        if isinstance(inputs, Encoded):
+            size = inputs.size
+        else:
+            edge = self._tile_px
+            size = (inputs.shape[-2], inputs.shape[-1]) if isinstance(inputs, Tensor) else (edge, edge)
+        return self._logits(self._taps(inputs), size, keep, divide_by)
 
     def activation_maps(self, inputs: Tensor | tuple[Tensor, ...], size: tuple[int, int]) -> Tensor:
         """Return the maps of every class at the three depths, (B, 3, K, *size) float32, in evaluation mode.

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tissuebench.common.hashing import Json
 from tissuebench.sweep.estimate.estimate import Estimate, about, estimate
+from tissuebench.sweep.estimate.sizes import is_of_windows
 from tissuebench.sweep.graph import Sweep, SweepTask
 from tissuebench.sweep.jobs import State, TaskKind
 from tissuebench.sweep.state.record import record_of
@@ -149,7 +150,8 @@ def _shared(sweep: Sweep, states: dict[str, State]) -> list[Shared]:
 
 def _name(task: SweepTask) -> str:
     if task.job.kind is TaskKind.FEATURES:
-        return f"features of {task.trial.network.encoder}"
+        what = "windows" if is_of_windows(task) else "training tiles"
+        return f"features of {what} by {task.trial.network.encoder}"
     return f"stage {task.job.document['stage']}"
 
 
@@ -189,9 +191,12 @@ def _sentences(shown: Overview) -> list[str]:
     lines.append(
         f"time: {took} on {'one slot' if slots == 1 else f'{slots} slots'}; {'; '.join(shown.estimate.sources)}"
     )
+    features = f"{_size(disk.features)} of features of training tiles"
+    if disk.windows:
+        features += f" and at most {_size(disk.windows)} of those of windows"
     lines.append(
-        f"disk: {_size(disk.features)} of features, {_size(disk.weights)} of weights to keep, "
-        f"{_size(disk.checkpoints)} of checkpoints while running"
+        f"disk: {features}, {_size(disk.weights)} of weights to keep, {_size(disk.checkpoints)} of checkpoints while "
+        "running"
     )
     return lines
 

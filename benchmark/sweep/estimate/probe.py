@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from tissuebench.datasets.loading.augment import AugmentSettings, augment
+from tissuebench.features.shards import without_weights
 from tissuebench.methods.api.method import masked_cross_entropy
 from tissuebench.methods.networks import Segmenter, build_segmenter
-from tissuebench.methods.networks.settings import EncoderMode, NetworkSettings, Weights
+from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.runtime.machine import detect_machine
 
 _STEPS, _WARM_UP, _LONGEST_SECONDS = 5, 2, 5.0
@@ -27,13 +28,15 @@ class Probe:
 
     Attributes:
         tile: seconds of training per tile of a step's batches.
-        encoded: seconds per tile whose features are cached, all variants; 0 if the encoder is trained.
-        predicted: seconds per predicted pixel.
+        encoded: seconds per tile whose features are cached, all variants; 0 if none are.
+        predicted: seconds per pixel that is predicted from images.
+        decoded: seconds per pixel that is predicted from features; 0 if none are cached.
     """
 
     tile: float
     encoded: float
     predicted: float
+    decoded: float
 
 
 def probe(
@@ -48,7 +51,7 @@ def probe(
         tile_px: edge of a tile.
         n_classes: number of classes of the dataset.
     """
-    machine = detect_machine(network.encoder_mode)
+    machine = detect_machine(network.encoder_mode, is_cached=network.caches_features)
     model = untrained(network, n_classes, tile_px).to(machine.device).train()
     random = torch.Generator().manual_seed(0)
     size = max(batch_size, _ENCODED_AT_ONCE)
@@ -56,7 +59,7 @@ def probe(
     images = images.to(machine.device)
     masks = torch.randint(0, n_classes, (batch_size, tile_px, tile_px), generator=random).to(machine.device)
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], fused=True)
-    frozen = network.encoder_mode is EncoderMode.FROZEN
+    cached = network.caches_features
     autocast = torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.precision == "bf16-mixed")
 
     def encode() -> tuple[Tensor, ...]:
@@ -65,10 +68,10 @@ def probe(
                 model.encode(augment(images[:_ENCODED_AT_ONCE], 0, augmentation)[0])
             return model.encode(images[:_ENCODED_AT_ONCE])
 
-    features = tuple(torch.randn((batch_size, *level.shape[1:])).to(level) for level in encode()) if frozen else ()
+    features = tuple(torch.randn((batch_size, *level.shape[1:])).to(level) for level in encode()) if cached else ()
 
     def train() -> None:
-        inputs = features if frozen else augment(images[:batch_size], 0, augmentation)[0]
+        inputs = features if cached else augment(images[:batch_size], 0, augmentation)[0]
         with autocast:
             loss = masked_cross_entropy(model(inputs), masks)
         optimizer.zero_grad()
@@ -76,30 +79,23 @@ def probe(
         optimizer.step()
 
     @torch.inference_mode()
-    def predict() -> None:
+    def predict(inputs: Tensor | tuple[Tensor, ...]) -> None:
         with autocast:
-            model(images).float().softmax(dim=1)
+            model(inputs).float().softmax(dim=1)
 
-    trained, encoded = _seconds(train), _seconds(encode) if frozen else 0.0
+    trained, encoded = _seconds(train), _seconds(encode) if cached else 0.0
     model.eval()
     return Probe(
         tile=trained / batch_size,
         encoded=encoded / _ENCODED_AT_ONCE,
-        predicted=_seconds(predict) / (size * tile_px**2),
+        predicted=_seconds(lambda: predict(images)) / (size * tile_px**2),
+        decoded=_seconds(lambda: predict(features)) / (batch_size * tile_px**2) if cached else 0.0,
     )
 
 
 def untrained(network: NetworkSettings, n_classes: int, tile_px: int | None = None) -> Segmenter:
     """Build the network with random weights, frozen if the plan's is."""
     return build_segmenter(without_weights(network), n_classes, tile_px)
-
-
-def without_weights(network: NetworkSettings) -> NetworkSettings:
-    """Return the same settings with random weights: as fast and as large, but nothing is loaded.
-
-    This applies to a frozen encoder as well.
-    """
-    return network.model_copy(update={"weights": Weights.NONE})
 
 
 @contextmanager

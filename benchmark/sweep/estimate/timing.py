@@ -16,15 +16,17 @@ import torch
 from tissuebench.common.hashing import Json
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.evaluation.stitching import Stitching
+from tissuebench.features.shards import TILES, WINDOWS
+from tissuebench.methods.api.registry import find_method
 from tissuebench.plans.compute import ComputeSettings
 from tissuebench.plans.expand import PlannedData
-from tissuebench.plans.trial import Trial, identity_of_network
+from tissuebench.plans.trial import Trial
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.runtime.environment import describe_environment
 from tissuebench.runtime.gpus import slots_of
 from tissuebench.sweep.estimate.probe import Probe, probe, with_threads
-from tissuebench.sweep.estimate.sizes import Sizes
+from tissuebench.sweep.estimate.sizes import Sizes, is_of_windows
 from tissuebench.sweep.graph import SweepTask
 from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.state.folders import JOB, RECORD
@@ -65,11 +67,17 @@ class Slots:
 
 @dataclass(slots=True)
 class _Stored:
-    """Seconds of earlier runs: per tile of training, by method or stage; per evaluation; per tile of features."""
+    """Seconds of earlier runs.
+
+    Attributes:
+        training: per tile of training, by method or stage.
+        evaluation: per evaluation, by method.
+        encoding: per tile or window of features, by the kind of shard.
+    """
 
     training: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    evaluation: list[float] = field(default_factory=list)
-    encoding: list[float] = field(default_factory=list)
+    evaluation: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    encoding: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Timer:
@@ -92,12 +100,12 @@ class Timer:
     def seconds(self, task: SweepTask) -> float:
         """Return the expected seconds of a task from its start to its end."""
         if task.job.kind is TaskKind.FEATURES:
-            return task.tiles * self._encoding
+            return task.tiles * self._encoding(WINDOWS if is_of_windows(task) else TILES)
         stage = task.job.document.get("stage")
         tiles = task.steps * self._sizes.of(task).tiles
         if stage is not None:
             return tiles * self._training(f"stage {stage}")
-        return tiles * self._training(task.trial.method) + self._evaluation
+        return tiles * self._training(task.trial.method) + self._evaluation(task.trial)
 
     def _training(self, who: str) -> float:
         """Return the seconds of training per tile."""
@@ -108,25 +116,36 @@ class Timer:
         self._timed("training")
         return self._probe.tile / self._slots.processes
 
-    @cached_property
-    def _evaluation(self) -> float:
-        if taken := self._stored.evaluation:
+    def _evaluation(self, trial: Trial) -> float:
+        everybody = self._stored.evaluation
+        if taken := everybody.get(trial.method) or [each for some in everybody.values() for each in some]:
             self.sources.add((_stored_ones(taken, "trial"), "evaluation"))
             return median(taken)
         self._timed("evaluation")
-        settings, store = self._trial.evaluation, self._data.store
-        how = Stitching.of(settings, store.info.tile_px, torch.device("cpu"), "32-true")
-        slides = LabelView.for_evaluation(store, self._data.split, settings.part).slides
-        pixels = sum(how.work(slide.height, slide.width) for slide in slides)
-        return self._probe.predicted * pixels / self._slots.processes
+        is_decoded = trial.network.caches_features and find_method(trial.method).can_predict_features(trial.config)
+        per_px = self._probe.decoded if is_decoded else self._probe.predicted
+        return per_px * self._pixels / self._slots.processes
 
     @cached_property
-    def _encoding(self) -> float:
-        if taken := self._stored.encoding:
-            self.sources.add((_stored_ones(taken, "shard"), "features"))
+    def _pixels(self) -> int:
+        """Pixels that pass through the network in an evaluation."""
+        slides = LabelView.for_evaluation(self._data.store, self._data.split, self._trial.evaluation.part).slides
+        return sum(self._how.work(slide.height, slide.width) for slide in slides)
+
+    @cached_property
+    def _how(self) -> Stitching:
+        return Stitching.of(self._trial.evaluation, self._data.store.info.tile_px, torch.device("cpu"), "32-true")
+
+    def _encoding(self, of: str) -> float:
+        """Return the seconds per tile with all its variants, or per view of a window."""
+        if taken := self._stored.encoding.get(of):
+            self.sources.add((_stored_ones(taken, "shard"), f"features of {of}"))
             return median(taken)
         self._timed("features")
-        return self._probe.encoded
+        if of == TILES:
+            return self._probe.encoded
+        edge = self._how.window_px / self._data.store.info.tile_px
+        return self._probe.encoded / self._trial.network.feature_variants * edge**2
 
     @cached_property
     def _probe(self) -> Probe:
@@ -160,17 +179,18 @@ def _stored(home: Path, trial: Trial, slots: Slots) -> _Stored:
         if _pace_of(identity["training"]) == _pace_of(wanted["training"]):
             stored.training[str(identity["method"])].append(result.seconds["fit"] / result.compute["samples"])
         if identity["evaluation"] == wanted["evaluation"]:
-            stored.evaluation.append(result.seconds["evaluate"])
-    for path in (home / "runs" / "stages").glob(f"*/{RECORD}"):
+            stored.evaluation[str(identity["method"])].append(result.seconds["evaluate"])
+    document = trial.document()
+    for path in (path for room in ("stages", "features") for path in (home / "runs" / room).glob(f"*/{RECORD}")):
         record: dict[str, Any] = json.loads(path.read_text())
         if not slots.are_like(record.get("environment", {})):
             continue
         job: dict[str, Any] = json.loads((path.parent / JOB).read_text())["document"]
-        network = identity_of_network(job["trial"]["network"], job["trial"].get("weights_sha256"))
-        if network != wanted["network"] or job["trial"]["store_sha256"] != wanted["store"]:
+        if any(job["trial"].get(name) != document[name] for name in ("network", "weights_sha256", "store_sha256")):
             continue
-        if "tiles" in record:
-            stored.encoding.append(record["seconds"] / record["tiles"])
+        if "of" in record:
+            if record["tiles"] and job["trial"]["evaluation"] == document["evaluation"]:
+                stored.encoding[record["of"]].append(record["seconds"] / record["tiles"])
         else:
             stored.training[f"stage {record['stage']}"].append(record["seconds"] / record["samples"])
     return stored

@@ -15,12 +15,13 @@ from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import TaskKind
 
 LOG, JOB, RECORD, JOURNAL, LEASE = "log.txt", "job.json", "record.json", "journal.jsonl", "lease.json"
+_ROOMS = {TaskKind.FEATURES: "features", TaskKind.STAGE: "stages", TaskKind.TRIAL: "trials"}
 _KEPT = (LOG, JOB, JOURNAL, LEASE, CURVES_FILE, "progress.json")
 
 
 def task_folder(home: Path, kind: TaskKind, key: str) -> Path:
-    """Return the folder of one task; stages and shards of features are in the content-addressed store of stages."""
-    return home / "runs" / ("trials" if kind is TaskKind.TRIAL else "stages") / key
+    """Return the folder of one task; those of stages and of shards of features are named by their content."""
+    return home / "runs" / _ROOMS[kind] / key
 
 
 def is_finished(home: Path, kind: TaskKind, key: str) -> bool:

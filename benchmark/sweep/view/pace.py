@@ -11,13 +11,13 @@ from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.state.heartbeat import Progress
 
 TRAINING = "training"
-MAIN_PHASES = (TRAINING, "encoding tiles")
+MAIN_PHASES = (TRAINING, "encoding tiles", "encoding windows")
 """Phases of a task whose units are its steps or tiles, as the worker reports them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Amount of work of a task: tiles for features, optimiser steps for all others."""
+    """Amount of work of a task: tiles or windows for features, optimiser steps for all others."""
 
     kind: TaskKind
     amount: int

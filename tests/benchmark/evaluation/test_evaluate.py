@@ -22,7 +22,7 @@ from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.evaluate import boundaries_by_blocks, evaluate, shares
 from tissuebench.evaluation.overlays import TilePicker
 from tissuebench.evaluation.slide_counts import calibration_bins, confusion
-from tissuebench.evaluation.stitching import Stitching, strips
+from tissuebench.evaluation.stitching import ImageWindows, Stitching, strips
 from tissuebench.plans.schema import EvaluationSettings
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_stitching_is_exact_whatever_the_windows(painted, name, window, overlap)
     height, width = SIZES[name]
     how = Stitching.of(EvaluationSettings(window_px=window, overlap=overlap), store.info.tile_px, CPU, "32-true")
     predicted = np.full((height, width), 255, dtype=np.uint8)
-    for strip in strips(method, partial(store.image, name), height, width, 4, how):
+    for strip in strips(method, ImageWindows(partial(store.image, name), how), height, width, 4, how):
         rows, columns = strip.classes.shape
         predicted[strip.y : strip.y + rows, strip.x : strip.x + columns] = strip.classes
     assert np.array_equal(predicted, truth[name])

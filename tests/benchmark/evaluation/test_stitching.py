@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.properties import examples
 from tissuebench.evaluation import stitching
 from tissuebench.evaluation.canvas import LabelCanvas
-from tissuebench.evaluation.stitching import Stitching, strips
+from tissuebench.evaluation.stitching import ImageWindows, Stitching
 from tissuebench.plans.schema import EvaluationSettings, Views
 
 CPU = torch.device("cpu")
@@ -25,6 +25,11 @@ N_CODES = 11
 
 def how(window_px, overlap_px, tta=Views.NONE):
     return Stitching(window_px, overlap_px, tta, CPU, "32-true")
+
+
+def strips(method, read, height, width, n_classes, settings, *wanted):
+    windows = ImageWindows(read, settings)
+    return stitching.strips(method, windows, height, width, n_classes, settings, *wanted)
 
 
 class ByPosition:
@@ -173,11 +178,11 @@ def test_a_canvas_gives_back_what_was_written(monkeypatch, tmp_path, in_memory):
 MEMORY = """
 import resource, sys
 import numpy as np, torch
-from tissuebench.evaluation.canvas import Canvas
+from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.evaluation.evaluate import boundaries_by_blocks
 from tissuebench.evaluation.slide_counts import confusion, calibration_bins
-from tissuebench.evaluation.stitching import Stitching, strips
+from tissuebench.evaluation.stitching import ImageWindows, Stitching, strips
 from tissuebench.plans.schema import EvaluationSettings
 edge, k = int(sys.argv[1]), 6
 class ByColour:
@@ -190,8 +195,8 @@ def image(y, x, height, width):
 truth = lambda *at: image(*at)[0]
 how = Stitching.of(EvaluationSettings(overlap=0.0), 512, torch.device("cpu"), "32-true")
 counts = 0
-with Canvas(edge, edge) as canvas:
-    for strip in strips(ByColour(), image, edge, edge, k, how):
+with LabelCanvas(edge, edge) as canvas:
+    for strip in strips(ByColour(), ImageWindows(image, how), edge, edge, k, how):
         canvas.write(strip.classes, strip.y, strip.x)
         counts = counts + confusion(truth(strip.y, strip.x, *strip.classes.shape), strip.classes, k)
     found = boundaries_by_blocks(truth, canvas, k, 5.0)

@@ -13,7 +13,7 @@ from PIL import Image
 import tissuebench.prediction.export_model as exporting
 from tissuebench.cli.main import cli
 from tissuebench.errors import ConfigError, DataError, TissueBenchError
-from tissuebench.evaluation.stitching import Stitching, strips
+from tissuebench.evaluation.stitching import ImageWindows, Stitching, strips
 from tissuebench.methods.api.contract import make_method
 from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.prediction.export_model import export_model, sample_tiles
@@ -60,7 +60,8 @@ def test_a_whole_slide_stitched_by_the_graph_has_the_labels_of_the_method(traine
     def labels(by):
         canvas = np.full((slide.height, slide.width), 99, np.uint8)
         read = lambda y, x, h, w: trained.store.image(slide.slide_id, y, x, h, w)  # noqa: E731
-        for strip in strips(by, read, slide.height, slide.width, len(trained.store.class_map), how):
+        windows = ImageWindows(read, how)
+        for strip in strips(by, windows, slide.height, slide.width, len(trained.store.class_map), how):
             height, width = strip.classes.shape
             canvas[strip.y : strip.y + height, strip.x : strip.x + width] = strip.classes
         return canvas

@@ -1,170 +1,33 @@
-"""Features of a frozen encoder: what is cached is what would be computed, under a key that leaves nothing out."""
+"""Features in a sweep: the same scores wherever they are kept, and no more of them than are needed."""
 
 from __future__ import annotations
 
-import pickle
-from dataclasses import replace
+import shutil
 
 import numpy as np
-import pytest
-import torch
 
-from tissuebench.common.hashing import derive_seed
-from tissuebench.datasets.loading.augment import augment
-from tissuebench.errors import ConfigError
-from tissuebench.methods.networks import build_segmenter
+from tests.benchmark.features.shards import FROZEN
+from tests.benchmark.features.test_tiles import OnTheFly
+from tissuebench.features import tiles as tiles_module
+from tissuebench.methods.networks.encoder import ImageEncoder
 from tissuebench.results.metrics import miou
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep import run_task as tasks
-from tissuebench.training import feature_cache as features
-from tissuebench.training.feature_cache import FeatureBank, compute_features, plan_features, training_tiles
+from tissuebench.sweep.feature_choice import choose_feature_cache, sizes_of_features
+from tissuebench.sweep.jobs import TaskKind
+from tissuebench.sweep.state.failures import read_failure
 
-FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
-CPU = torch.device("cpu")
-
-
-class OnTheFly:
-    """A ``FeatureSource`` that caches nothing: the same augmented images through the encoder, rounded as in a cache."""
-
-    def __init__(self, plan, store, split):
-        self.n_variants = plan.network.feature_variants
-        self._plan, self._store = plan, store
-        self._tiles = training_tiles(store, split)
-        self._network = build_segmenter(plan.network, len(store.class_map)).eval()
-
-    @torch.no_grad()
-    def read(self, tiles, variants):
-        levels, orientations = [], []
-        for tile, variant in zip(tiles, variants, strict=True):
-            row = self._tiles.index(tile)
-            start = row // 16 * 16
-            chunk = self._tiles[start : start + 16]
-            images = torch.from_numpy(self._store.images(chunk, self._store.info.tile_px))
-            turned = torch.zeros(len(chunk), dtype=torch.int64)
-            if variant:
-                seed = derive_seed("features", variant, start)
-                images, geometry = augment(images, seed, self._plan.augmentation)
-                turned = geometry.orientations
-            encoded = self._network.encode(images)
-            levels.append([level[row - start].half().float() for level in encoded])
-            orientations.append(turned[row - start])
-        return tuple(torch.stack(level).clone() for level in zip(*levels, strict=True)), torch.stack(orientations)
+SMALL = (*FROZEN, "seeds=[0]", "budgets=['masks:3p']", "training.steps=4", "training.batch_size=4")
 
 
-def bank_of(plan, data, folder, monkeypatch=None, kill_after=None):
-    """All shards in ``folder``; with ``kill_after`` the work is cut off after so many reports, and taken up again."""
-    shards = plan_features(plan.network, plan.augmentation, data.store, data.split)
-    folders = []
-
-    class Killed(BaseException):
-        pass
-
-    for shard in shards:
-        folders.append(folder / shard.key)
-        folders[-1].mkdir(parents=True)
-        reports = []
-
-        def report(done, total, reports=reports):
-            reports.append(done)
-            if kill_after is not None and len(reports) == kill_after:
-                raise Killed
-
-        for attempt in range(2):
-            try:
-                given = (shard, plan.network, plan.augmentation, data.store, data.split, CPU)
-                compute_features(folders[-1], *given, report)
-            except Killed:
-                assert attempt == 0
-                with (folders[-1] / "maps.f16").open("ab") as file:
-                    file.write(b"half a record")  # what a kill in the middle of writing leaves
-                continue
-            break
-        assert reports == sorted(set(reports))  # no batch twice
-        assert reports[-1] == shard.stop - shard.start
-    return shards, folders
+def result(home, trial):
+    return ResultStore(results_folder(home)).load([trial.id])[0]
 
 
-@pytest.mark.parametrize("tile_px", [32, 56])
-def test_what_is_cached_is_what_the_encoder_gives(bench, tmp_path, tile_px):
-    bench, plan = bench if tile_px == 32 else bench.sized(tile_px), bench.plan(*FROZEN)
-    store, split = bench.data.store, bench.data.split
-    _, folders = bank_of(plan, bench.data, tmp_path)
-    tiles = training_tiles(store, split)
-    bank, fresh = FeatureBank(folders, tiles), OnTheFly(plan, store, split)
-    chosen, variants = [tiles[i] for i in (0, 17, -1, 5)], [0, 1, 3, 2]
-    (cached, turned), (computed, expected) = bank.read(chosen, variants), fresh.read(chosen, variants)
-    assert torch.equal(turned, expected)
-    assert turned[0] == 0
-    for one, other in zip(cached, computed, strict=True):
-        torch.testing.assert_close(one.float(), other.float(), rtol=1e-3, atol=1e-3)
-    network = build_segmenter(plan.network, 4, tile_px).eval()
-    with torch.inference_mode():
-        logits = network(bank.read(chosen, [0] * 4)[0])
-        assert logits.shape == (4, 4, tile_px, tile_px)
-        images = torch.from_numpy(store.images(chosen, tile_px))
-        torch.testing.assert_close(logits, network(images), rtol=1e-2, atol=1e-2)  # float16 on the way
-    copied = pickle.loads(pickle.dumps(bank)).read(chosen, variants)
-    assert all(torch.equal(one, other) for one, other in zip(cached, copied[0], strict=True))
-
-
-@pytest.mark.parametrize("kill_after", [1, 2])
-def test_a_shard_that_was_cut_off_goes_on_and_ends_in_the_same_bytes(bench, tmp_path, kill_after):
-    plan = bench.plan(*FROZEN)
-    _, whole = bank_of(plan, bench.data, tmp_path / "whole")
-    _, resumed = bank_of(plan, bench.data, tmp_path / "resumed", kill_after=kill_after)
-    for one, other in zip(whole, resumed, strict=True):
-        for name in ("maps.f16", "orientations.u8", "index.json"):
-            assert (one / name).read_bytes() == (other / name).read_bytes()
-
-
-def test_shards_together_are_one_bank(bench, tmp_path, monkeypatch):
-    plan = bench.plan(*FROZEN)
-    tiles = training_tiles(bench.data.store, bench.data.split)
-    (one_shard,), folder = bank_of(plan, bench.data, tmp_path / "one")
-    monkeypatch.setattr(features, "_MIN_SHARD_TILES", 16)
-    shards, folders = bank_of(plan, bench.data, tmp_path / "many")
-    assert [(shard.start, shard.stop) for shard in shards] == [(0, 16), (16, 32), (32, 42)]
-    assert one_shard.key not in {shard.key for shard in shards}
-    every = [(tile, variant) for tile in tiles for variant in range(4)]
-    for some in np.array_split(np.random.default_rng(0).permutation(len(every)), 7):
-        chosen, variants = zip(*(every[index] for index in some), strict=True)
-        (one, turned), (other, also) = (FeatureBank(f, tiles).read(chosen, variants) for f in (folder, folders))
-        assert torch.equal(turned, also)
-        assert all(torch.equal(level, same) for level, same in zip(one, other, strict=True))
-
-
-def test_a_thousand_slides_make_no_more_than_64_shards(bench, monkeypatch):
-    tiles = training_tiles(bench.data.store, bench.data.split)
-    monkeypatch.setattr(features, "training_tiles", lambda store, split: tiles * 2000)
-    plan = bench.plan(*FROZEN)
-    shards = plan_features(plan.network, plan.augmentation, bench.data.store, bench.data.split)
-    assert len(shards) <= 64
-    assert [shard.start for shard in shards[1:]] == [shard.stop for shard in shards[:-1]]
-    assert shards[-1].stop == len(tiles) * 2000
-    assert all(shard.start % 16 == 0 for shard in shards)
-
-
-def test_other_weights_are_another_bank_and_are_refused_where_they_differ(bench, tmp_path, monkeypatch):
-    plan = bench.plan(*FROZEN)
-    planned = plan_features(plan.network, plan.augmentation, bench.data.store, bench.data.split)
-    folder = tmp_path / "shard"
-    folder.mkdir()
-    real = features.build_segmenter
-
-    def changed(settings, n_classes):
-        network = real(settings, n_classes)
-        with torch.no_grad():
-            next(network.encoder.parameters()).mul_(1 + 1e-6)
-        return network
-
-    monkeypatch.setattr(features, "build_segmenter", changed)
-    others = plan_features(plan.network, plan.augmentation, bench.data.store, bench.data.split)
-    assert {shard.key for shard in planned}.isdisjoint(shard.key for shard in others)
-    given = (plan.network, plan.augmentation, bench.data.store, bench.data.split, CPU, lambda *_: None)
-    with pytest.raises(ConfigError, match="has different weights here"):
-        compute_features(folder, planned[0], *given)
-    assert not list(folder.iterdir())
+def same(one, other):
+    for name in ("counts", "boundaries", "calibration", "areas"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
 
 
 def test_a_trial_on_cached_features_scores_as_one_on_features_computed_on_the_fly(bench, tmp_path, monkeypatch):
@@ -172,35 +35,131 @@ def test_a_trial_on_cached_features_scores_as_one_on_features_computed_on_the_fl
     trials = bench.trials(plan, "supervised", "complementary")
     bench.run(trials)
     elsewhere = bench.elsewhere(tmp_path / "fly")
-    monkeypatch.setattr(tasks, "_bank", lambda job, data: OnTheFly(plan, data.store, data.split))
+    on_the_fly = OnTheFly(plan, bench.data.store, bench.data.split)
+    monkeypatch.setattr(tasks, "tile_features", lambda *args: on_the_fly)
+    monkeypatch.setattr(tasks, "window_features", lambda *args: None)
     bench.run(trials, elsewhere)
     for trial in trials:
-        one, other = (ResultStore(results_folder(home)).load([trial.id])[0] for home in (bench.home, elsewhere))
-        assert np.array_equal(one.counts, other.counts)
+        one, other = (result(home, trial) for home in (bench.home, elsewhere))
+        same(one, other)
         assert miou(one.counts.sum(axis=0)) > 0.2
 
 
-def test_an_old_bank_is_never_read_under_a_changed_key(bench):
-    trials = bench.trials(bench.plan(*FROZEN, "seeds=[0]", "budgets=['masks:2p']"), "supervised")
+def test_in_memory_and_on_disk_are_one_trial_with_one_result(bench, tmp_path):
+    (on_disk,) = bench.trials(bench.plan(*SMALL, "network.feature_cache=disk"), "supervised")
+    (in_memory,) = bench.trials(bench.plan(*SMALL, "network.feature_cache=memory"), "supervised")
+    (open_choice,) = bench.trials(bench.plan(*SMALL), "supervised")
+    assert on_disk.id == in_memory.id == open_choice.id
+    summary = bench.run([in_memory], elsewhere := bench.elsewhere(tmp_path / "memory"))
+    assert len(summary.done) == 1
+    assert not (elsewhere / "runs" / "features").exists()
+    bench.run([on_disk])
+    same(*(result(home, on_disk) for home in (bench.home, elsewhere)))
+
+
+def test_features_in_memory_are_computed_once_for_all_tasks_of_a_process(bench, monkeypatch):
+    plan = bench.plan(*SMALL, "network.feature_cache=memory", "seeds=[0,1]")
+    encoded, real = [], ImageEncoder.encode
+
+    def encode(own, images, *args):
+        if not images.is_meta:
+            encoded.append(len(images))
+        return real(own, images, *args)
+
+    monkeypatch.setattr(ImageEncoder, "encode", encode)
+    trials = bench.trials(plan, "supervised", "complementary")
+    assert len(bench.run(trials).done) == len(trials) == 4
+    assert sum(encoded) == 7 * 6 * 4 + 3 * 12  # tiles of seven slides in four variants, windows of three slides
+
+
+def test_without_a_cache_the_encoder_sees_images_augmented_anew(bench):
+    (cached,) = bench.trials(bench.plan(*SMALL), "supervised")
+    (without,) = bench.trials(bench.plan(*SMALL, "network.feature_cache=off", "augmentation.scale=0.1"), "supervised")
+    assert without.id != cached.id
+    graph = bench.graph([without])
+    assert list(graph) == [without.id]
+    assert len(bench.run([without]).done) == 1
+    assert not (bench.home / "runs" / "features").exists()
+
+
+def test_only_shards_with_tiles_that_can_be_drawn_are_computed(bench, monkeypatch):
+    monkeypatch.setattr(tiles_module, "_MIN_SHARD_TILES", 1)
+    monkeypatch.setattr(tiles_module, "_BATCH", 6)  # one shard a slide
+    monkeypatch.setattr(tiles_module, "MAX_SHARDS", 7)
+    plan = bench.plan(*SMALL, "budgets=['masks:1p','masks:2p']")
+
+    def ranges(graph, task):
+        shards = [graph[key].job.document["shard"] for key in task.job.document["features"]]
+        return {(shard["start"] // 6, shard["stop"] // 6) for shard in shards}
+
+    trials = bench.trials(plan, "supervised", "complementary", "full")
+    slides = [slide.patient_id for slide in bench.data.store.slides.values()]
+    for method, n_shards in (("supervised", None), ("complementary", 7), ("full", 7)):
+        own = [trial for trial in trials if trial.method == method]
+        graph = bench.graph(own)
+        for task in graph.of_kind(TaskKind.TRIAL):
+            bought = {slides.index(patient) for patient in task.trial.budget.patients}
+            expected = bought if n_shards is None else range(n_shards)
+            assert ranges(graph, task) == {(row, row + 1) for row in expected}
+            assert set(task.needs) == {*task.job.document["features"], *task.job.document["windows"]}
+        computed = [task for task in graph.of_kind(TaskKind.FEATURES) if task.job.document["shard"]["of"] == "tiles"]
+        assert len(computed) == (n_shards or 2)
+    together = {task.key for trial in trials for task in bench.graph([trial]).of_kind(TaskKind.FEATURES)}
+    assert together == {task.key for task in bench.graph(trials).of_kind(TaskKind.FEATURES)}  # reused between plans
+    assert len(bench.run([trial for trial in trials if trial.method == "supervised"]).failed) == 0
+
+
+def test_a_method_that_predicts_in_its_own_way_is_scored_from_images(bench, monkeypatch):
+    from tissuebench.methods.supervised import Supervised
+
+    trials = bench.trials(bench.plan(*SMALL), "supervised")
+    assert bench.graph(trials)[trials[0].id].job.document["windows"]
+    monkeypatch.setattr(Supervised, "predict", lambda self, images: self.network(images).softmax(1), raising=False)
+    assert not bench.graph(trials)[trials[0].id].job.document["windows"]
+    monkeypatch.setattr(Supervised, "predicts_features", True, raising=False)
+    assert bench.graph(trials)[trials[0].id].job.document["windows"]
+    monkeypatch.setattr(Supervised, "wants_images", classmethod(lambda cls, config: True))
+    job = bench.graph(trials)[trials[0].id].job
+    assert not job.document["windows"] and not job.document["features"]
+
+
+def test_features_that_are_damaged_fail_the_trial_with_one_line(bench):
+    trials = bench.trials(bench.plan(*SMALL), "supervised")
     bench.run(trials)
-    (shard,) = (bench.home / "runs" / "stages").iterdir()
-    maps = shard / "maps.f16"
-    maps.write_bytes(bytes(maps.stat().st_size))  # whoever reads this sees nothing but zeros
-    changed = bench.trials(
-        bench.plan(*FROZEN, "seeds=[0]", "budgets=['masks:2p']", "augmentation.color=0.1"), "supervised"
-    )
-    assert changed[0].id != trials[0].id
-    bench.run(changed)
-    assert len(list(shard.parent.iterdir())) == 2
-    assert replace(changed[0], augmentation=trials[0].augmentation).id == trials[0].id
+    ResultStore(results_folder(bench.home)).path(trials[0].id).unlink()
+    maps = next((bench.home / "runs" / "features").glob("*/maps.float32"))
+    maps.write_bytes(maps.read_bytes()[:-4])
+    assert bench.run(trials).failed == (trials[0].id,)
+    reason = read_failure(bench.home, TaskKind.TRIAL, trials[0].id).reason
+    assert reason.startswith(str(maps.parent)) and reason.endswith("delete the folder and run the command again")
 
 
-def test_only_banks_of_padded_tiles_have_another_key_than_before(bench):
-    """Where nothing is padded, what was computed by earlier versions is used on."""
+def test_a_finished_trial_has_no_features_computed_again(bench):
+    plan = bench.plan(*SMALL, "budgets=['masks:2p','masks:3p']")
+    one, other = bench.trials(plan, "supervised")
+    bench.run([one])
+    shutil.rmtree(bench.home / "runs" / "features")
+    assert bench.run([one]).done == ()
+    assert not (bench.home / "runs" / "features").exists()
+    assert set(bench.run([one, other]).done) == set(bench.graph([other]))
 
-    def keys(some):
-        plan, store, split = some.plan(*FROZEN), some.data.store, some.data.split
-        return [shard.identity.keys() for shard in plan_features(plan.network, plan.augmentation, store, split)]
 
-    assert all("padded" not in identity for identity in keys(bench))
-    assert all("padded" in identity for identity in keys(bench.sized(56)))
+def test_the_choice_is_made_by_size(bench):
+    plan = bench.plan(*SMALL)
+    tiles, windows = sizes_of_features(plan, bench.data)
+    graph = bench.graph(bench.trials(plan, "full"))
+    by_kind = {task.job.document["shard"]["of"]: task.n_bytes for task in graph.of_kind(TaskKind.FEATURES)}
+    assert (tiles, windows) == (by_kind["tiles"], by_kind["windows"])
+    for factor, chosen in ((1.01, "disk"), (0.99, "off")):
+        limit = f"compute.feature_cache_gb={factor * (tiles + windows) / 1e9:.9f}"
+        decided, said = choose_feature_cache(bench.plan(*SMALL, limit), bench.data)
+        assert decided.network.feature_cache == chosen
+        assert bool(said) is (chosen == "off")
+    assert "dataset 'tiny': features are not cached, as they would take" in said
+    assert "more than compute.feature_cache_gb=" in said and "\n" not in said
+    for given in ("disk", "memory", "off"):
+        settled, said = choose_feature_cache(bench.plan(*SMALL, f"network.feature_cache={given}", limit), bench.data)
+        assert settled.network.feature_cache == given
+        assert bool(said) is (given == "memory")
+    trained, said = choose_feature_cache(bench.plan("seeds=[0]"), bench.data)
+    assert trained.network.feature_cache is None and not said

@@ -43,6 +43,10 @@ def test_every_task_comes_after_what_it_needs(bench):
     assert not pretrain.needs  # it wants images, not features
     (cam, *_) = stages(graph, "cam_of_a_test")
     assert len(cam.needs) == 2
+    features = {task.key: task for task in graph.of_kind(TaskKind.FEATURES)}
+    assert {task.job.document["shard"]["of"] for task in features.values()} == {"tiles", "windows"}
+    for task in graph.of_kind(TaskKind.TRIAL):
+        assert {features[key].job.document["shard"]["of"] for key in task.job.document["windows"]} == {"windows"}
     kinds = [task.job.kind for task in graph.values()]
     assert kinds == sorted(kinds, key=list(TaskKind).index)
 
@@ -88,10 +92,10 @@ def test_a_key_changes_with_what_the_result_depends_on_and_with_nothing_else(
 def test_features_are_shared_by_methods_budgets_and_seeds(bench):
     plan = bench.plan("budgets=['masks:2p','masks:3p']", "seeds=[0,1]", *FROZEN)
     graph = bench.graph(bench.trials(plan, "supervised", "complementary"))
-    shards = graph.of_kind(TaskKind.FEATURES)
-    assert len(shards) == 1
-    assert all(task.needs == (shards[0].key,) for task in graph.of_kind(TaskKind.TRIAL))
-    assert shards[0].tiles == 6 * 7
+    tiles, windows = graph.of_kind(TaskKind.FEATURES)
+    assert all(task.needs == (tiles.key, windows.key) for task in graph.of_kind(TaskKind.TRIAL))
+    assert tiles.tiles == 6 * 7
+    assert windows.tiles == 3 * 3 * 4  # windows of 32 px that overlap by a quarter, on three slides of 64 x 96 px
 
 
 @pytest.mark.parametrize(
@@ -100,10 +104,12 @@ def test_features_are_shared_by_methods_budgets_and_seeds(bench):
 def test_a_bank_of_features_is_another_when_what_is_in_it_is(bench, change):
     def key(*overrides):
         graph = bench.graph(bench.trials(bench.plan("seeds=[0]", *FROZEN, *overrides), "supervised"))
-        (shard,) = graph.of_kind(TaskKind.FEATURES)
-        return shard.key
+        tiles, windows = graph.of_kind(TaskKind.FEATURES)
+        return tiles.key, windows.key
 
-    assert (key() != key(change)) is (change != "network.dropout=0")
+    tiles, windows = (one != other for one, other in zip(key(), key(change), strict=True))
+    assert tiles is (change != "network.dropout=0")
+    assert windows is (change == "network.decoder=unet")
 
 
 def test_a_job_survives_its_journey(bench):

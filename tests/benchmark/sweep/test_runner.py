@@ -199,19 +199,20 @@ def test_frozen_encoder_trains_on_cached_features_and_a_second_run_reads_them(be
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", *FROZEN)
     trials = bench.trials(plan, "supervised", "complementary")
     summary = bench.run(trials)
-    assert len(summary.done) == 3  # one shard of features, two trials
-    (bank,) = (bench.home / "runs" / "stages").iterdir()
-    stamp = (bank / "index.json").stat().st_mtime_ns
+    assert len(summary.done) == 4  # one shard of features of tiles, one of windows, two trials
+    shards = list((bench.home / "runs" / "features").iterdir())
+    assert len(shards) == 2
+    stamps = [(shard / "index.json").stat().st_mtime_ns for shard in shards]
     results = ResultStore(results_folder(bench.home))
     kept = counts_of(bench.home)
     for trial in trials:
         results.path(trial.id).unlink()
     bench.run(trials)
-    assert (bank / "index.json").stat().st_mtime_ns == stamp
+    assert [(shard / "index.json").stat().st_mtime_ns for shard in shards] == stamps
     assert_same_counts(kept, counts_of(bench.home))
     changed = bench.plan("seeds=[0]", "budgets=['masks:2p']", *FROZEN, "augmentation.color=0.1")
     bench.run(bench.trials(changed, "supervised"))
-    assert len(list(bank.parent.iterdir())) == 2
+    assert len(list(shards[0].parent.iterdir())) == 3  # the windows are not augmented
 
 
 def test_killed_and_typed_again_gives_the_same_table(bench, tmp_path, quiet_environment):

@@ -9,7 +9,7 @@ import torch
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.types import IGNORE_LABEL, Tile
 from tissuebench.evaluation.evaluate import SlideScorer, evaluate
-from tissuebench.evaluation.stitching import Stitching, strips
+from tissuebench.evaluation.stitching import ImageWindows, Stitching, strips
 from tissuebench.results.metrics import miou
 from tissuebench.results.records.curves import read_curves
 from tissuebench.runtime.machine import detect_machine
@@ -91,7 +91,9 @@ def log_loss(bench, method, view, trial, machine):
     how = Stitching.of(trial.evaluation, store.info.tile_px, machine.device, machine.precision)
     for slide in view.slides:
         read = lambda *where: store.image(slide.slide_id, *where)  # noqa: B023, E731 - used at once
-        for strip in strips(method.eval(), read, slide.height, slide.width, len(store.class_map), how):
+        for strip in strips(
+            method.eval(), ImageWindows(read, how), slide.height, slide.width, len(store.class_map), how
+        ):
             truth = view.mask(Tile(slide.slide_id, strip.y, strip.x), *strip.classes.shape)
             probabilities = strip.probabilities.numpy().astype(np.float64)
             for y, x in zip(*np.nonzero(truth != IGNORE_LABEL), strict=True):

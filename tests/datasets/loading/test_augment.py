@@ -274,9 +274,9 @@ def test_settings_out_of_bounds_are_refused(key, value):
 
 def test_cached_features_refuse_to_be_zoomed(tiny_data):
     from tissuebench.errors import ConfigError
+    from tissuebench.features.tiles import plan_tiles
     from tissuebench.plans.schema import Plan
-    from tissuebench.training.feature_cache import plan_features
 
     plan = Plan(budgets=("masks:1p",), augmentation=AugmentSettings(scale=0.1))
     with pytest.raises(ConfigError, match=r"^augmentation\.scale needs network\.encoder_mode: finetune[^\n]*$"):
-        plan_features(plan.network, plan.augmentation, tiny_data.store, tiny_data.split)
+        plan_tiles(plan.network, plan.augmentation, tiny_data.store, tiny_data.split)

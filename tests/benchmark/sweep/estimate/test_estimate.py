@@ -67,12 +67,13 @@ def test_disk_is_what_is_then_written(bench):
     disk = Sizes({"tiny": bench.data}).disk(graph.values(), 2)
     run_inline(graph, bench.home)
     folders = {kind: [task_folder(bench.home, kind, task.key) for task in graph.of_kind(kind)] for kind in TaskKind}
-    written = sum(
-        (folder / name).stat().st_size
-        for folder in folders[TaskKind.FEATURES]
-        for name in ("maps.f16", "orientations.u8")
-    )
-    assert disk.features == written > 0
+    written = {
+        dtype: sum((path.parent / name).stat().st_size for path in paths for name in (path.name, "orientations.uint8"))
+        for dtype in ("float16", "float32")
+        for paths in ([path for folder in folders[TaskKind.FEATURES] for path in folder.glob(f"maps.{dtype}")],)
+    }
+    assert disk.features == written["float16"] > 0
+    assert disk.windows == written["float32"] > 0  # every window is annotated
     weights = sum((folder / "fitted.pt").stat().st_size for folder in folders[TaskKind.TRIAL])
     assert disk.weights <= weights < 1.1 * disk.weights + 200_000
     method = build_method(graph.of_kind(TaskKind.TRIAL)[0].trial, bench.data)

@@ -1,0 +1,80 @@
+"""Shards of features that trials and their stages need: those of tiles that they can draw, and of windows to score."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from tissuebench.common.settings import Settings
+from tissuebench.datasets.labels.view import LabelView
+from tissuebench.datasets.types import Stream, Supervision
+from tissuebench.evaluation.window_features import plan_windows
+from tissuebench.features.shards import FeatureShard
+from tissuebench.features.tiles import needed_shards, plan_tiles
+from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.api.stage import Stage
+from tissuebench.plans.expand import PlannedData
+from tissuebench.plans.trial import Trial, short_hash
+from tissuebench.sweep.stage_facts import BuiltStages
+
+
+class FeatureNeeds:
+    """Shards that the tasks of a dataset need.
+
+    Args:
+        data: store and split.
+    """
+
+    def __init__(self, data: PlannedData) -> None:
+        self._data, self._built = data, BuiltStages(data)
+        self._planned: dict[str, list[FeatureShard]] = {}
+
+    def tiles_of(self, trial: Trial, stage: Stage, held_out: Collection[str]) -> list[FeatureShard]:
+        """Return the shards of the tiles that a stage can draw; none if it sees images.
+
+        Args:
+            trial: a trial that needs the stage.
+            stage: the stage, which may be the trial's last one.
+            held_out: patients whose bought labels it may not use.
+        """
+        if not trial.network.caches_features or stage.module.wants_images(stage.config):
+            return []
+        view = LabelView.for_training(self._data.store, self._data.split, trial.budget, stage.consumes, held_out)
+        streams = self._built.facts(stage.module, stage.config, trial.network, stage.training).streams
+        return needed_shards(self.all_tiles(trial), drawn_slides(streams, view))
+
+    def windows_of(self, trial: Trial) -> list[FeatureShard]:
+        """Return the shards of the windows that a trial predicts; none if it is scored from images."""
+        if not trial.network.caches_features or not find_method(trial.method).can_predict_features(trial.config):
+            return []
+        return self.all_windows(trial)
+
+    def all_tiles(self, trial: Trial) -> list[FeatureShard]:
+        """Return the shards of all training tiles under the trial's settings."""
+        key = _key(trial.network, trial.augmentation)
+        if key not in self._planned:
+            self._planned[key] = plan_tiles(trial.network, trial.augmentation, self._data.store, self._data.split)
+        return self._planned[key]
+
+    def all_windows(self, trial: Trial) -> list[FeatureShard]:
+        """Return the shards of all windows of the part that the trial's settings score."""
+        key = _key(trial.network, trial.evaluation)
+        if key not in self._planned:
+            self._planned[key] = plan_windows(trial.network, trial.evaluation, self._data.store, self._data.split)
+        return self._planned[key]
+
+
+def drawn_slides(streams: Mapping[str, Stream], view: LabelView) -> frozenset[str]:
+    """Return the slides with tiles that a stream can draw from the training part."""
+    kinds = {stream.supervision for stream in streams.values()}
+    if kinds & {Supervision.NONE, Supervision.DIAGNOSIS}:
+        return frozenset(slide.slide_id for slide in view.slides)
+    slides: set[str] = set()
+    if Supervision.MASKS in kinds:
+        slides |= {slide.slide_id for slide in view.mask_slides}
+    if Supervision.TAGS in kinds:
+        slides |= {tile.slide_id for tile in view.tag_tiles()}
+    return frozenset(slides)
+
+
+def _key(*settings: Settings) -> str:
+    return short_hash([each.stored() for each in settings])
