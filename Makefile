@@ -24,7 +24,7 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
                $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(call each,--gpus,$(GPUS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard chaos docs notebook clean
+.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-scoring perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard chaos docs notebook clean
 
 help:  ## show this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
@@ -76,6 +76,9 @@ perf-tiles: $(READY)  ## compare reading tiles from a store with other formats (
 
 perf-loader: $(READY)  ## measure the cost of the data module in training (JSON=1)
 	@$(BIN)/tissuebench perf loader $(if $(JSON),--json)
+
+perf-scoring: $(READY)  ## compare scoring from cached features with scoring from images (JSON=1)
+	@$(BIN)/tissuebench perf scoring $(if $(JSON),--json)
 
 perf-sweep: $(READY)  ## measure the overhead of a sweep (JSON=1)
 	@$(BIN)/tissuebench perf sweep $(if $(JSON),--json)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tissuebench.cli.cache import cache
 from tissuebench.cli.common import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
@@ -142,7 +143,7 @@ def check(name: str) -> None:
     raise SystemExit(check_method(name))
 
 
-cli.add("Run experiments", run, plan, status, trial)
+cli.add("Run experiments", run, plan, status, trial, cache)
 cli.add("Prepare data", data)
 cli.add("Use results", results, predict)
 cli.add("Extend and measure", method, encoders, perf)

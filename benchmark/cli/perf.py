@@ -39,6 +39,18 @@ def loader(home: Path | None, dataset: str, data_root: Path | None, plan_name: s
     run(stdout(), as_json, home, dataset, data_root, plan_name)
 
 
+@perf.command(epilog=example("tissuebench perf scoring --rounds 1"))
+@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Home folder whose store is used.")
+@click.option("--plan", "plan_name", default="smoke", show_default=True, help="Plan for network, steps and windows.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Scorings of each kind.")
+@AS_JSON
+def scoring(home: Path | None, plan_name: str, rounds: int, as_json: bool) -> None:
+    """Compare scoring from cached features of windows with scoring from images."""
+    from tissuebench.perf.scoring import run
+
+    run(stdout(), as_json, home, plan_name, rounds)
+
+
 @perf.command(epilog=example("tissuebench perf sweep --tasks 20"))
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="Home folder whose embedded data is used."

@@ -142,7 +142,7 @@ def run(
                 trial = next(trial for trial in expand(plan, (_METHOD,), data, folder) if trial.method == _METHOD)
                 features = None
                 if mode is EncoderMode.FROZEN:
-                    features = _features(trial, data, machine, display)
+                    features = tile_features(trial, data, machine, display)
                 parts = (trial, data, features, machine)
                 real, constant = measure(*parts, folder / f"fit-{mode}", display)
                 lines.append(ratio(f"samples/s from the store to a constant batch, {mode}", real, constant, GOAL))
@@ -152,7 +152,8 @@ def run(
     return lines
 
 
-def _features(trial: Trial, data: PlannedData, machine: Machine, display: ProgressDisplay) -> TileFeatures:
+def tile_features(trial: Trial, data: PlannedData, machine: Machine, display: ProgressDisplay) -> TileFeatures:
+    """Return the features of all training tiles, computed in memory."""
     held = []
     of = (trial.network, trial.augmentation, data.store, data.split)
     for shard in plan_tiles(*of):

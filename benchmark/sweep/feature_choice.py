@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from tissuebench.common.units import size_of
 from tissuebench.datasets.store.tiling import offsets
 from tissuebench.evaluation.stitching import Stitching
 from tissuebench.evaluation.window_features import window_bytes
@@ -24,7 +25,7 @@ def choose_feature_cache(plan: Plan, data: PlannedData) -> tuple[Plan, str]:
     if not network.caches_features or network.feature_cache is FeatureCache.DISK:
         return plan, ""
     tiles, windows = sizes_of_features(plan, data)
-    sizes = f"{gigabytes(tiles)} of training tiles and at most {gigabytes(windows)} of windows"
+    sizes = f"{size_of(tiles)} of training tiles and at most {size_of(windows)} of windows"
     if network.feature_cache is FeatureCache.MEMORY:
         return plan, f"dataset {dataset!r}: each process computes the features it needs and keeps them: {sizes}"
     limit = plan.compute.feature_cache_gb
@@ -54,8 +55,3 @@ def sizes_of_features(plan: Plan, data: PlannedData) -> tuple[int, int]:
     slides = [slide for slide in store.slides.values() if slide.patient_id in scored]
     windows = window_bytes(how, slides, shapes)
     return n_tiles * tile_bytes(plan.network, shapes, edge), windows
-
-
-def gigabytes(n_bytes: int) -> str:
-    """Format a number of bytes: ``1.2 GB``."""
-    return f"{n_bytes / 1e9:.2g} GB" if n_bytes < 1e11 else f"{n_bytes / 1e9:,.0f} GB"

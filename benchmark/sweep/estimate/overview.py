@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tissuebench.common.hashing import Json
+from tissuebench.common.units import size_of
 from tissuebench.sweep.estimate.estimate import Estimate, about, estimate
 from tissuebench.sweep.estimate.sizes import is_of_windows
 from tissuebench.sweep.graph import Sweep, SweepTask
@@ -191,18 +192,9 @@ def _sentences(shown: Overview) -> list[str]:
     lines.append(
         f"time: {took} on {'one slot' if slots == 1 else f'{slots} slots'}; {'; '.join(shown.estimate.sources)}"
     )
-    features = f"{_size(disk.features)} of features of training tiles"
+    features = f"{size_of(disk.features)} of features of training tiles"
     if disk.windows:
-        features += f" and at most {_size(disk.windows)} of those of windows"
-    lines.append(
-        f"disk: {features}, {_size(disk.weights)} of weights to keep, {_size(disk.checkpoints)} of checkpoints while "
-        "running"
-    )
+        features += f" and at most {size_of(disk.windows)} of those of windows"
+    checkpoints = f"{size_of(disk.checkpoints)} of checkpoints while running"
+    lines.append(f"disk: {features}, {size_of(disk.weights)} of weights to keep, {checkpoints}")
     return lines
-
-
-def _size(n_bytes: int) -> str:
-    for unit, length in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
-        if n_bytes >= length:
-            return f"{n_bytes / length:.3g} {unit}"
-    return f"{n_bytes / 1000:.3g} kB"
