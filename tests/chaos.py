@@ -107,7 +107,7 @@ def compare(calm: Path, tormented: Path) -> list[str]:
         if not np.array_equal(r.counts, results[1][key].counts)
     ]
     for home in (calm, tormented):
-        folders = [*(home / "runs" / "trials").iterdir(), *(home / "runs" / "stages").iterdir()]
+        folders = [folder for room in ("trials", "stages", "features") for folder in (home / "runs" / room).glob("*")]
         for folder in folders:
             ends = sum(event["event"] == "done" for event in read_journal(folder))
             if ends > 1:  # killed between the artefact and the line in the journal, a task has none

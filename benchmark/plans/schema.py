@@ -73,7 +73,8 @@ class Plan(Settings):
         methods: settings of individual methods that differ from their defaults; the names listed here are the methods
             to compare if the command names none. A list in place of a single value, as in ``gamma: [0, 1, 2]``, is a
             grid: one variant of the method per value (``plans.grid``).
-        compute: where and how the plan runs; no result depends on it.
+        compute: where and how the plan runs; no result depends on it, except that ``feature_cache_gb`` decides whether
+            features are cached where ``network.feature_cache`` does not.
         tracking: services that show the curves, ``wandb`` and ``tensorboard``; no result depends on it.
     """
 

@@ -76,7 +76,7 @@ def window_features(
     job: Job, trial: Trial, data: PlannedData, machine: Machine, held: dict[str, Records], report: Report
 ) -> WindowFeatures | None:
     """Return the features of the windows that a trial predicts; None if it sees images. As ``tile_features``."""
-    keys: Any = job.document.get("windows", ())
+    keys: Any = job.document["windows"]
     if not keys:
         return None
     planned = partial(plan_windows, trial.network, trial.evaluation, data.store, data.split)

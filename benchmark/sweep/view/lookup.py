@@ -241,11 +241,13 @@ _HASHES = ("protocol", "store", "split", "budget")
 
 
 def _needs(job: Job | None) -> list[tuple[str, str]]:
-    """Return the names and keys of stages, then of shards of features."""
+    """Return the names and keys of stages, then of shards of features on disk."""
     if job is None:
         return []
     document: dict[str, Any] = dict(job.document)
-    return [*_stages(job), *(("features", key) for key in document["features"])]
+    in_memory = document["trial"]["network"].get("feature_cache") == "memory"
+    shards = () if in_memory else (*document["features"], *document.get("windows", ()))
+    return [*_stages(job), *(("features", key) for key in shards)]
 
 
 def _stages(job: Job | None) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ STAGES = ["methods.staged.pretrain_steps=8", "methods.staged.cam_steps=5"]
 
 def ends(home):
     """How often each task was run to its end."""
-    folders = [*(home / "runs" / "trials").iterdir(), *(home / "runs" / "stages").iterdir()]
+    folders = [folder for room in ("trials", "stages", "features") for folder in (home / "runs" / room).glob("*")]
     return Counter({f.name: sum(event["event"] == "done" for event in read_journal(f)) for f in folders})
 
 
