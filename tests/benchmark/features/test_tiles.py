@@ -6,13 +6,12 @@ import pickle
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from tests.benchmark.features.shards import CPU, FROZEN, tile_shards
 from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.loading.augment import augment
-from tissuebench.errors import ConfigError
-from tissuebench.features import shards as shards_module
 from tissuebench.features import tiles as tiles_module
 from tissuebench.features.records import hold_shard
 from tissuebench.features.tiles import TileFeatures, needed_shards, plan_tiles, tile_encoding, training_tiles
@@ -136,19 +135,14 @@ def test_a_thousand_slides_make_no_more_than_64_shards(bench, monkeypatch):
     assert all(start % 16 == 0 for start, _ in ranges)
 
 
-def test_other_weights_are_another_shard_and_are_refused_where_they_differ(bench, monkeypatch):
-    plan = bench.plan(*FROZEN)
-    given = (plan.network, plan.augmentation, bench.data.store, bench.data.split)
-    planned = plan_tiles(*given)
-    real = shards_module.build_segmenter
-
-    def changed(settings, n_classes):
-        network = real(settings, n_classes)
-        with torch.no_grad():
-            next(network.encoder.parameters()).mul_(1 + 1e-6)
-        return network
-
-    monkeypatch.setattr(shards_module, "build_segmenter", changed)
-    assert {shard.key for shard in planned}.isdisjoint(shard.key for shard in plan_tiles(*given))
-    with pytest.raises(ConfigError, match="has different weights here"):
-        tile_encoding(planned[0].identity, *given, CPU)
+def test_other_weights_are_other_shards_and_the_same_elsewhere_are_the_same(bench, tmp_path):
+    state = timm.create_model("tf_efficientnet_lite0").state_dict()
+    keys = {}
+    for name, factor in (("one", 1.0), ("same", 1.0), ("other", 1 + 1e-6)):
+        state["conv_stem.weight"] = state["conv_stem.weight"] * factor
+        torch.save(state, tmp_path / f"{name}.pt")
+        plan = bench.plan(*FROZEN[:2], f"network.weights={tmp_path / name}.pt")
+        shards = plan_tiles(plan.network, plan.augmentation, bench.data.store, bench.data.split)
+        keys[name] = [shard.key for shard in shards]
+    assert keys["one"] == keys["same"]
+    assert set(keys["one"]).isdisjoint(keys["other"])
