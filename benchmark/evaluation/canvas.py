@@ -1,4 +1,4 @@
-"""Canvas for the predicted class ids of one slide: a zarr array, in memory if it is small, otherwise in its own files.
+"""Canvas for the predicted class ids of one slide: an array in memory if it is small, otherwise zarr in its own files.
 
 Prediction writes a slide in bands; later steps that need borders or tiles read blocks. Neither holds the whole slide.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
-from zarr.storage import LocalStore, MemoryStore
+from zarr.storage import LocalStore
 
 from tissuebench.datasets.types import IGNORE_LABEL
 
@@ -36,8 +36,11 @@ class LabelCanvas(AbstractContextManager["LabelCanvas"]):
         self.height, self.width = height, width
         large = height * width > _IN_MEMORY_PX
         self._folder = tempfile.TemporaryDirectory(prefix=".canvas-", dir=folder) if large else None
-        self._array: zarr.Array[Any] = zarr.create_array(
-            LocalStore(self._folder.name) if self._folder else MemoryStore(),
+        if self._folder is None:  # each access to zarr, even in memory, waits for another thread
+            self._array: zarr.Array[Any] | NDArray[np.uint8] = np.full((height, width), IGNORE_LABEL, np.uint8)
+            return
+        self._array = zarr.create_array(
+            LocalStore(self._folder.name),
             shape=(height, width),
             chunks=(min(CHUNK_PX, height), min(CHUNK_PX, width)),
             dtype="uint8",
@@ -52,7 +55,7 @@ class LabelCanvas(AbstractContextManager["LabelCanvas"]):
 
     def read(self, y: int, x: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return the block (height, width) at (y, x), which must lie within the canvas."""
-        return np.asarray(self._array[y : y + height, x : x + width], dtype=np.uint8)
+        return np.array(self._array[y : y + height, x : x + width], dtype=np.uint8)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

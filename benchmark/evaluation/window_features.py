@@ -26,8 +26,8 @@ from tissuebench.features.shards import (
     MAX_SHARDS,
     WINDOWS,
     FeatureShard,
+    FrozenEncoder,
     MapShapes,
-    encoder_identity,
     n_values,
 )
 from tissuebench.methods.networks import build_segmenter
@@ -40,19 +40,15 @@ _MIN_SHARD_PX = 1 << 23
 
 
 def plan_windows(
-    network: NetworkSettings, evaluation: EvaluationSettings, store: TileStore, split: Split
+    encoder: FrozenEncoder, evaluation: EvaluationSettings, store: TileStore, split: Split
 ) -> list[FeatureShard]:
     """Return the shards that hold the features of the windows of a part, each of a group of slides of similar area.
 
     Masks are not read: a shard's images and bytes are those that all its windows would have.
-
-    Raises:
-        ConfigError: the network cannot be built.
     """
-    n_classes = len(store.class_map)
     how = Stitching.of(evaluation, store.info.tile_px, torch.device("cpu"), "32-true")
     common: dict[str, Json] = {
-        **encoder_identity(network),
+        **encoder.identity,
         "of": WINDOWS,
         "store": store.content_hash,
         "split": split.sha256,
@@ -63,7 +59,6 @@ def plan_windows(
     }
     patients = set(split.patients(evaluation.part))
     slides = [slide for slide in store.slides.values() if slide.patient_id in patients]
-    shapes = MapShapes(network, n_classes)
     groups = list(_groups(slides, [how.work(slide.height, slide.width) for slide in slides]))
     shards = []
     for number, group in enumerate(groups, start=1):
@@ -74,7 +69,7 @@ def plan_windows(
                 {**common, "slides": ids},
                 slides=ids,
                 images=images,
-                n_bytes=window_bytes(how, group, shapes),
+                n_bytes=window_bytes(how, group, encoder.shapes),
                 number=number,
                 count=len(groups),
             )

@@ -53,19 +53,30 @@ class FeatureShard:
         return self.identity["of"] == WINDOWS
 
 
-def encoder_identity(network: NetworkSettings) -> dict[str, Json]:
-    """Return what the maps of an image depend on, apart from the image.
+class FrozenEncoder:
+    """An encoder as shards are planned for it; several plans of shards may share one.
+
+    Args:
+        network: network settings.
+        n_classes: number of classes.
+
+    Attributes:
+        shapes: shapes of its maps.
+        identity: all that the maps of an image depend on, apart from the image.
 
     Raises:
         ConfigError: unknown encoder, or its weights are not available.
     """
-    return {
-        "version": VERSION,
-        "encoder": network.encoder,
-        "weights": weights_sha256(network),
-        "decoder": network.decoder,  # it determines which maps it reads
-        "depths": network.depths,
-    }
+
+    def __init__(self, network: NetworkSettings, n_classes: int) -> None:
+        self.network, self.shapes = network, MapShapes(network, n_classes)
+        self.identity: dict[str, Json] = {
+            "version": VERSION,
+            "encoder": network.encoder,
+            "weights": weights_sha256(network),
+            "decoder": network.decoder,  # it determines which maps it reads
+            "depths": network.depths,
+        }
 
 
 class MapShapes:

@@ -23,8 +23,8 @@ from tissuebench.features.shards import (
     MAX_SHARDS,
     TILES,
     FeatureShard,
+    FrozenEncoder,
     MapShapes,
-    encoder_identity,
     n_values,
 )
 from tissuebench.methods.networks import build_segmenter
@@ -43,22 +43,21 @@ def training_tiles(store: TileStore, split: Split) -> list[Tile]:
 
 
 def plan_tiles(
-    network: NetworkSettings, augmentation: AugmentSettings, store: TileStore, split: Split
+    encoder: FrozenEncoder, augmentation: AugmentSettings, store: TileStore, split: Split
 ) -> list[FeatureShard]:
     """Return the shards that hold the features of all training tiles, fixed ranges of their list.
 
     Raises:
-        ConfigError: the network cannot be built, or the plan scales tiles, while the masks of cached features can be
-            turned but not scaled.
+        ConfigError: the plan scales tiles, while the masks of cached features can be turned but not scaled.
     """
     if augmentation.scale:
         raise ConfigError(
             "augmentation.scale needs network.encoder_mode: finetune or network.feature_cache: off; "
             "cached features cannot be scaled"
         )
-    edge, n_classes = store.info.tile_px, len(store.class_map)
+    edge, network = store.info.tile_px, encoder.network
     common: dict[str, Json] = {
-        **encoder_identity(network),
+        **encoder.identity,
         "of": TILES,
         "store": store.content_hash,
         "split": split.sha256,
@@ -67,7 +66,7 @@ def plan_tiles(
         "dtype": network.feature_dtype.value,
         "augmentation": augmentation.model_dump(mode="json"),
     }
-    record = tile_bytes(network, MapShapes(network, n_classes), edge)
+    record = tile_bytes(network, encoder.shapes, edge)
     train = set(split.patients("train"))
     counts = {
         slide.slide_id: len(offsets(slide.height, edge)) * len(offsets(slide.width, edge))

@@ -35,6 +35,7 @@ from tissuebench.common.progress import ProgressDisplay
 from tissuebench.datasets.loading.datamodule import StepLoader, TileDataModule
 from tissuebench.datasets.types import TrainingBatch
 from tissuebench.features.records import hold_shard
+from tissuebench.features.shards import FrozenEncoder
 from tissuebench.features.tiles import TileFeatures, plan_tiles, tile_encoding
 from tissuebench.methods.api.method import Method
 from tissuebench.methods.api.stage import Trainable
@@ -155,10 +156,11 @@ def run(
 def tile_features(trial: Trial, data: PlannedData, machine: Machine, display: ProgressDisplay) -> TileFeatures:
     """Return the features of all training tiles, computed in memory."""
     held = []
-    of = (trial.network, trial.augmentation, data.store, data.split)
-    for shard in plan_tiles(*of):
+    encoder, of = FrozenEncoder(trial.network, len(data.store.class_map)), (trial.augmentation, data.store, data.split)
+    for shard in plan_tiles(encoder, *of):
         title = f"features of the frozen encoder, shard {shard.number} of {shard.count}, tiles"
-        held.append(hold_shard(tile_encoding(shard.identity, *of, machine.device), partial(display.phase, title)))
+        encoding = tile_encoding(shard.identity, trial.network, *of, machine.device)
+        held.append(hold_shard(encoding, partial(display.phase, title)))
     return TileFeatures(held)
 
 

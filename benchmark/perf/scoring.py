@@ -17,6 +17,7 @@ from tissuebench.evaluation.evaluate import CountedSlide, evaluate
 from tissuebench.evaluation.stitching import Stitching
 from tissuebench.evaluation.window_features import WindowFeatures, plan_windows, window_encoding
 from tissuebench.features.records import Records, hold_shard
+from tissuebench.features.shards import FrozenEncoder
 from tissuebench.perf.loader import tile_features
 from tissuebench.perf.ratios import Ratio, ratio, show
 from tissuebench.plans.expand import PlannedData, expand
@@ -102,11 +103,12 @@ def measure(
 
 
 def _windows(trial: Trial, data: PlannedData, machine: Machine, display: ProgressDisplay) -> list[Records]:
-    of = (trial.network, trial.evaluation, data.store, data.split)
+    encoder, of = FrozenEncoder(trial.network, len(data.store.class_map)), (trial.evaluation, data.store, data.split)
     held = []
-    for shard in plan_windows(*of):
+    for shard in plan_windows(encoder, *of):
         told = partial(display.phase, f"features of windows, shard {shard.number} of {shard.count}, windows")
-        held.append(hold_shard(window_encoding(shard.identity, *of, machine.device, machine.precision), told))
+        encoding = window_encoding(shard.identity, trial.network, *of, machine.device, machine.precision)
+        held.append(hold_shard(encoding, told))
     return held
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.types import Stream, Supervision
 from tissuebench.evaluation.window_features import plan_windows
-from tissuebench.features.shards import FeatureShard
+from tissuebench.features.shards import FeatureShard, FrozenEncoder
 from tissuebench.features.tiles import needed_shards, plan_tiles
-from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.api.method import Method
 from tissuebench.methods.api.stage import Stage
+from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial, short_hash
 from tissuebench.sweep.stage_facts import BuiltStages
@@ -26,6 +28,7 @@ class FeatureNeeds:
 
     def __init__(self, data: PlannedData) -> None:
         self._data, self._built = data, BuiltStages(data)
+        self._encoders: dict[str, FrozenEncoder] = {}
         self._planned: dict[str, list[FeatureShard]] = {}
 
     def tiles_of(self, trial: Trial, stage: Stage, held_out: Collection[str]) -> list[FeatureShard]:
@@ -40,27 +43,30 @@ class FeatureNeeds:
             return []
         view = LabelView.for_training(self._data.store, self._data.split, trial.budget, stage.consumes, held_out)
         streams = self._built.facts(stage.module, stage.config, trial.network, stage.training).streams
-        return needed_shards(self.all_tiles(trial), drawn_slides(streams, view))
+        return needed_shards(self._all_tiles(trial), drawn_slides(streams, view))
 
-    def windows_of(self, trial: Trial) -> list[FeatureShard]:
-        """Return the shards of the windows that a trial predicts; none if it is scored from images."""
-        if not trial.network.caches_features or not find_method(trial.method).can_predict_features(trial.config):
+    def windows_of(self, trial: Trial, kind: type[Method[Any]]) -> list[FeatureShard]:
+        """Return the shards of the windows that a trial of this method predicts; none if it is scored from images."""
+        if not trial.network.caches_features or not kind.can_predict_features(trial.config):
             return []
-        return self.all_windows(trial)
-
-    def all_tiles(self, trial: Trial) -> list[FeatureShard]:
-        """Return the shards of all training tiles under the trial's settings."""
-        key = _key(trial.network, trial.augmentation)
-        if key not in self._planned:
-            self._planned[key] = plan_tiles(trial.network, trial.augmentation, self._data.store, self._data.split)
-        return self._planned[key]
-
-    def all_windows(self, trial: Trial) -> list[FeatureShard]:
-        """Return the shards of all windows of the part that the trial's settings score."""
         key = _key(trial.network, trial.evaluation)
         if key not in self._planned:
-            self._planned[key] = plan_windows(trial.network, trial.evaluation, self._data.store, self._data.split)
+            encoder = self._encoder(trial.network)
+            self._planned[key] = plan_windows(encoder, trial.evaluation, self._data.store, self._data.split)
         return self._planned[key]
+
+    def _all_tiles(self, trial: Trial) -> list[FeatureShard]:
+        key = _key(trial.network, trial.augmentation)
+        if key not in self._planned:
+            encoder = self._encoder(trial.network)
+            self._planned[key] = plan_tiles(encoder, trial.augmentation, self._data.store, self._data.split)
+        return self._planned[key]
+
+    def _encoder(self, network: NetworkSettings) -> FrozenEncoder:
+        key = _key(network)
+        if key not in self._encoders:
+            self._encoders[key] = FrozenEncoder(network, len(self._data.store.class_map))
+        return self._encoders[key]
 
 
 def drawn_slides(streams: Mapping[str, Stream], view: LabelView) -> frozenset[str]:

@@ -14,7 +14,7 @@ from tissuebench.common.hashing import Json
 from tissuebench.evaluation.stitching import Stitching
 from tissuebench.evaluation.window_features import WindowFeatures, plan_windows, window_encoding
 from tissuebench.features.records import Encoding, Records, hold_shard, write_shard
-from tissuebench.features.shards import WINDOWS, FeatureShard
+from tissuebench.features.shards import WINDOWS, FeatureShard, FrozenEncoder
 from tissuebench.features.tiles import TileFeatures, plan_tiles, tile_encoding
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial
@@ -68,7 +68,10 @@ def tile_features(
     keys: Any = job.document["features"]
     if not keys:
         return None
-    planned = partial(plan_tiles, trial.network, trial.augmentation, data.store, data.split)
+
+    def planned(encoder: FrozenEncoder) -> list[FeatureShard]:
+        return plan_tiles(encoder, trial.augmentation, data.store, data.split)
+
     return TileFeatures(_shards(keys, planned, job, trial, data, machine, held, report))
 
 
@@ -79,14 +82,17 @@ def window_features(
     keys: Any = job.document["windows"]
     if not keys:
         return None
-    planned = partial(plan_windows, trial.network, trial.evaluation, data.store, data.split)
+
+    def planned(encoder: FrozenEncoder) -> list[FeatureShard]:
+        return plan_windows(encoder, trial.evaluation, data.store, data.split)
+
     how = Stitching.of(trial.evaluation, data.store.info.tile_px, machine.device, machine.precision)
     return WindowFeatures(_shards(keys, planned, job, trial, data, machine, held, report), how)
 
 
 def _shards(
     keys: Sequence[str],
-    planned: Callable[[], list[FeatureShard]],
+    planned: Callable[[FrozenEncoder], list[FeatureShard]],
     job: Job,
     trial: Trial,
     data: PlannedData,
@@ -100,8 +106,9 @@ def _shards(
             with suppress(OSError):  # a home that may only be read
                 os.utime(folder / RECORD)  # `tissuebench cache` tells by it when they were last used
         return list(folders)
-    for shard in planned() if any(key not in held for key in keys) else ():
-        if shard.key in keys and shard.key not in held:
+    missing = set(keys) - held.keys()
+    for shard in planned(FrozenEncoder(trial.network, len(data.store.class_map))) if missing else ():
+        if shard.key in missing:
             encoding = _encoding(shard.identity, trial, data, machine)
             held[shard.key] = hold_shard(encoding, partial(report, _phase(shard.identity)))
     return [held[key] for key in keys]

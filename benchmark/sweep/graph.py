@@ -132,7 +132,7 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path, tracking
                 tasks[key] = _stage_task(key, trial, stage, needs, list(tiles), home, tracking)
                 shards |= tiles
         last = Stage(trial.method, kind, trial.config, trial.training, kind.consumes)
-        tiles, windows = _by_key(needed.tiles_of(trial, last, held_out)), _by_key(needed.windows_of(trial))
+        tiles, windows = _by_key(needed.tiles_of(trial, last, held_out)), _by_key(needed.windows_of(trial, kind))
         tasks[trial.id] = _trial_task(trial, keys, list(tiles), list(windows), home, tracking)
         if is_on_disk(trial):
             for key, shard in {**shards, **tiles, **windows}.items():

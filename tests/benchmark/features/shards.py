@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from tissuebench.features.records import write_shard
+from tissuebench.features.shards import FrozenEncoder
 from tissuebench.features.tiles import plan_tiles, tile_encoding
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
@@ -39,9 +40,18 @@ def written(encoding, folder, kill_after=None):
     return folder
 
 
+def given_by(plan, data):
+    return plan.network, plan.augmentation, data.store, data.split
+
+
+def planned_tiles(plan, data):
+    """The shards of the training tiles, as they are planned."""
+    encoder = FrozenEncoder(plan.network, len(data.store.class_map))
+    return plan_tiles(encoder, plan.augmentation, data.store, data.split)
+
+
 def tile_shards(plan, data, folder, kill_after=None):
     """All shards of the training tiles in ``folder``."""
-    given = (plan.network, plan.augmentation, data.store, data.split)
-    shards = plan_tiles(*given)
-    encodings = (tile_encoding(shard.identity, *given, CPU) for shard in shards)
+    shards = planned_tiles(plan, data)
+    encodings = [tile_encoding(shard.identity, *given_by(plan, data), CPU) for shard in shards]
     return shards, [written(one, folder / shard.key, kill_after) for one, shard in zip(encodings, shards, strict=True)]

@@ -9,12 +9,12 @@ import pytest
 import timm
 import torch
 
-from tests.benchmark.features.shards import CPU, FROZEN, tile_shards
+from tests.benchmark.features.shards import CPU, FROZEN, given_by, planned_tiles, tile_shards
 from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.loading.augment import augment
 from tissuebench.features import tiles as tiles_module
 from tissuebench.features.records import hold_shard
-from tissuebench.features.tiles import TileFeatures, needed_shards, plan_tiles, tile_encoding, training_tiles
+from tissuebench.features.tiles import TileFeatures, needed_shards, tile_encoding, training_tiles
 from tissuebench.methods.networks import build_segmenter
 
 
@@ -81,10 +81,9 @@ def test_a_shard_that_was_cut_off_goes_on_and_ends_in_the_same_bytes(bench, tmp_
 
 def test_features_in_memory_are_those_on_disk(bench, tmp_path):
     plan = bench.plan(*FROZEN, "network.feature_dtype=float32")
-    given = (plan.network, plan.augmentation, bench.data.store, bench.data.split)
     (shard,), (folder,) = tile_shards(plan, bench.data, tmp_path)
-    held = hold_shard(tile_encoding(shard.identity, *given, CPU), lambda *_: None)
-    tiles = training_tiles(*given[2:])[::5]
+    held = hold_shard(tile_encoding(shard.identity, *given_by(plan, bench.data), CPU), lambda *_: None)
+    tiles = training_tiles(bench.data.store, bench.data.split)[::5]
     (one, turned), (other, also) = (TileFeatures([each]).read(tiles, [3] * len(tiles)) for each in (folder, held))
     assert {level.dtype for level in one} == {torch.float32}
     assert torch.equal(turned, also)
@@ -127,7 +126,7 @@ def test_shards_together_hold_what_one_shard_does(bench, tmp_path, monkeypatch):
 def test_a_thousand_slides_make_no_more_than_64_shards(bench, monkeypatch):
     plan, n_tiles = bench.plan(*FROZEN), len(training_tiles(bench.data.store, bench.data.split))
     monkeypatch.setattr(tiles_module, "offsets", lambda length, edge: [0] * 200)
-    shards = plan_tiles(plan.network, plan.augmentation, bench.data.store, bench.data.split)
+    shards = planned_tiles(plan, bench.data)
     ranges = [(shard.identity["start"], shard.identity["stop"]) for shard in shards]
     assert len(shards) <= 64
     assert [start for start, _ in ranges[1:]] == [stop for _, stop in ranges[:-1]]
@@ -142,7 +141,7 @@ def test_other_weights_are_other_shards_and_the_same_elsewhere_are_the_same(benc
         state["conv_stem.weight"] = state["conv_stem.weight"] * factor
         torch.save(state, tmp_path / f"{name}.pt")
         plan = bench.plan(*FROZEN[:2], f"network.weights={tmp_path / name}.pt")
-        shards = plan_tiles(plan.network, plan.augmentation, bench.data.store, bench.data.split)
+        shards = planned_tiles(plan, bench.data)
         keys[name] = [shard.key for shard in shards]
     assert keys["one"] == keys["same"]
     assert set(keys["one"]).isdisjoint(keys["other"])

@@ -274,9 +274,11 @@ def test_settings_out_of_bounds_are_refused(key, value):
 
 def test_cached_features_refuse_to_be_zoomed(tiny_data):
     from tissuebench.errors import ConfigError
+    from tissuebench.features.shards import FrozenEncoder
     from tissuebench.features.tiles import plan_tiles
     from tissuebench.plans.schema import Plan
 
-    plan = Plan(budgets=("masks:1p",), augmentation=AugmentSettings(scale=0.1))
+    network = {"encoder": "resnet18", "weights": "none"}
+    plan = Plan(budgets=("masks:1p",), network=network, augmentation=AugmentSettings(scale=0.1))
     with pytest.raises(ConfigError, match=r"^augmentation\.scale needs network\.encoder_mode: finetune[^\n]*$"):
-        plan_tiles(plan.network, plan.augmentation, tiny_data.store, tiny_data.split)
+        plan_tiles(FrozenEncoder(plan.network, 4), plan.augmentation, tiny_data.store, tiny_data.split)

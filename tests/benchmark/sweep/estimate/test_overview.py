@@ -16,7 +16,6 @@ from tissuebench.methods.api.stage import Stage
 from tissuebench.methods.supervised import Supervised
 from tissuebench.plans.schema import load_plan, plan_names
 from tissuebench.sweep.estimate.overview import overview
-from tissuebench.sweep.jobs import TaskKind
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 
@@ -105,13 +104,19 @@ def test_features_that_are_there_and_nothing_left(bench):
     before = overview(sweep, bench.home)
     assert before.estimate.disk.features > 0
     assert [(each.name, each.tasks, each.finished) for each in before.shared] == [
-        ("features of tf_efficientnet_lite0", 1, 0)
+        ("features of training tiles by tf_efficientnet_lite0", 1, 0),
+        ("features of windows by tf_efficientnet_lite0", 1, 0),
     ]
+    disk = json.loads(before.to_json())["disk_bytes"]
+    assert disk["features"] == 42 * 4 * (2 * 2944 + 1)  # values of the maps of a tile of 32 px
+    assert disk["windows"] == 3 * 12 * (4 * 2944 + 1)
+    options = [f"--set={override}" for override in request.overrides]
+    said = " ".join(shown(bench, "--method", "supervised", *options).split())
+    assert "disk: 989 kB of features of training tiles and at most 424 kB of those of windows, " in said
     run_inline(sweep.graph, bench.home)
     after = overview(sweep, bench.home)
-    assert [each.finished for each in after.shared] == [len(sweep.graph.of_kind(TaskKind.FEATURES))]
+    assert [each.finished for each in after.shared] == [1, 1]
     assert (after.steps_to_run, after.estimate.seconds, after.estimate.disk.features) == (0, 0.0, 0)
-    options = [f"--set={override}" for override in request.overrides]
     assert "nothing left to run" in shown(bench, "--method", "supervised", *options)
 
 
