@@ -60,6 +60,7 @@ def test_what_is_not_known_is_one_line(make, arguments, said):
         (("bench", "SEEDS=0,1", "SET=training.steps=5 seeds=[1]"), "--set 'training.steps=5' --set 'seeds=[1]'"),
         (("chaos", "SEED=3"), "chaos.py --seed 3"),
         (("perf-loader", "JSON=1"), "perf loader --json"),
+        (("perf-scoring", "JSON=1"), "perf scoring --json"),
         (("method", "NAME=mine"), "new 'mine'"),
         (("data", "DATASET=folder", "DATA_ROOT=x", "MAKEFLAGS=", "SHELL=/bin/sh"), "ingest 'folder' --data-root 'x'"),
         (("test", "VENV=.venv", "PYTHON=python3"), "-m pytest"),

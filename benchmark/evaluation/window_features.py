@@ -125,7 +125,8 @@ def window_encoding(
     shapes = MapShapes(network, n_classes)
     blocks: list[Block] = []
     together: list[tuple[SlideInfo, Sequence[Place]]] = []
-    for slide in (slide for slide in view.slides if slide.slide_id in set(_slides_of(identity))):
+    wanted = set(_slides_of(identity))
+    for slide in (slide for slide in view.slides if slide.slide_id in wanted):
         counted, size = CountedArea(store, view, slide), how.size(slide.height, slide.width)
         if counted.is_empty:
             continue
