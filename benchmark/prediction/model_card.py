@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.networks.encoder_catalogue import CATALOGUE
 from tissuebench.methods.networks.settings import Weights
+from tissuebench.plans.trial import Trial
 from tissuebench.prediction.load_method import Trained
 from tissuebench.results.metrics import lower_is_better
 from tissuebench.results.records.trial_result import TrialResult, part_of
@@ -83,8 +85,7 @@ def model_card(trained: Trained, result: TrialResult, onnx: OnnxFacts | None) ->
                 "licence of the data": data["licence"],
                 "labels": trial.budget.spec + ("" if trial.budget.everything else f", draw {trial.budget.replicate}"),
                 "minutes of annotation": f"{trial.minutes:.0f} (assumed, not measured)",
-                "network": f"{trial.network.encoder}, {trial.network.decoder} decoder, initial weights: "
-                f"{trial.network.weights}",
+                "network": f"{trial.network.encoder}, {trial.network.decoder} decoder, {_initial_weights(trial)}",
                 "training": f"{trial.training.steps} steps, batch size {trial.training.batch_size}, seed {trial.seed}",
                 "trial": trained.key,
                 "weights (sha256 of the checkpoint)": trained.weights_sha256,
@@ -136,11 +137,27 @@ def model_card(trained: Trained, result: TrialResult, onnx: OnnxFacts | None) ->
         "- Slides of other scanners, stains, organs or resolutions may give worse results without notice.",
         "- Every pixel gets one of the classes above, also tissue of a kind that is not among them, and glass.",
         "- The weights derive from the data above"
-        + ("" if trial.network.weights is Weights.NONE else " and from pretrained weights")
+        + _derived_from(trial)
         + ": their licences bind the use of the model.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _initial_weights(trial: Trial) -> str:
+    """Return what the encoder started from: by hash, as a path means nothing elsewhere."""
+    if trial.weights_sha256 is None:
+        return f"initial weights: {trial.network.weights}"
+    source = trial.network.weights if trial.network.weights in set(Weights) else "a file"
+    return f"initial weights: {source}, sha256 {trial.weights_sha256}"
+
+
+def _derived_from(trial: Trial) -> str:
+    """Return what the weights derive from besides the data, with the licence where the suite knows it."""
+    if trial.network.weights == Weights.NONE:
+        return ""
+    entry = CATALOGUE.get(trial.network.encoder)
+    return " and from pretrained weights" + (f" ({entry.title}: {entry.licence})" if entry else "")
 
 
 def _scores(result: TrialResult) -> list[str]:
