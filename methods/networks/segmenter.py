@@ -46,9 +46,9 @@ class Segmenter(ImageEncoder):
             return cast("Tensor", self.decoder(maps))
         # The other decoders index their maps from the image on: those that they skip are empty, of the right size.
         deepest = maps[-1]
-        height, width = deepest.shape[-2:]
+        count, _, height, width = deepest.shape  # not len(), which an export would take for a constant
         skipped = [
-            deepest.new_empty((len(deepest), 0, height << halvings, width << halvings))
+            deepest.new_empty((count, 0, height * 2**halvings, width * 2**halvings))
             for halvings in range(DEPTH, len(maps) - 1, -1)
         ]
         return cast("Tensor", self.decoder(skipped + maps))
