@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 
 import pytest
@@ -15,7 +16,7 @@ from tissuebench.sweep.estimate.sizes import Sizes
 from tissuebench.sweep.estimate.timing import Slots, Timer
 from tissuebench.sweep.graph import build_graph
 from tissuebench.sweep.jobs import TaskKind
-from tissuebench.sweep.state.folders import task_folder
+from tissuebench.sweep.state.folders import RECORD, task_folder
 from tissuebench.training.build import build_method
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
@@ -116,6 +117,29 @@ def test_seconds_follow_stored_results_of_the_same_kind_only(bench):
         ("a few steps timed on random tiles", "training"),
         ("a few steps timed on random tiles", "evaluation"),
     }
+
+
+def test_seconds_of_features_follow_stored_shards_of_the_same_kind(bench):
+    plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=2", *FROZEN)
+    graph = build_graph(bench.trials(plan, "supervised"), bench.data, bench.home)
+    run_inline(graph, bench.home)
+    rates = {"tiles": 0.5, "windows": 0.25}
+    shards = {task.job.document["shard"]["of"]: task for task in graph.of_kind(TaskKind.FEATURES)}
+    for of, task in shards.items():
+        path = task_folder(bench.home, TaskKind.FEATURES, task.key) / RECORD
+        record = json.loads(path.read_text())
+        assert (record["of"], record["tiles"]) == (of, task.tiles)  # every window is annotated
+        path.write_text(json.dumps({**record, "seconds": rates[of] * record["tiles"]}))
+    (trial,) = (task.trial for task in graph.of_kind(TaskKind.TRIAL))
+    timer = Timer(trial, bench.data, Slots.of(INLINE), bench.home, Sizes({"tiny": bench.data}))
+    for of, task in shards.items():
+        assert timer.seconds(task) == pytest.approx(rates[of] * task.tiles)
+    assert timer.sources == {("1 stored shard", "features of tiles"), ("1 stored shard", "features of windows")}
+    assert not timer.is_probed
+    other = replace(trial, evaluation=trial.evaluation.model_copy(update={"window_px": 64}))
+    elsewhere = Timer(other, bench.data, Slots.of(INLINE), bench.home, Sizes({"tiny": bench.data}))
+    assert elsewhere.seconds(shards["windows"]) > 0
+    assert elsewhere.is_probed  # windows of another size take another time
 
 
 def test_a_probe_of_a_frozen_network_times_features_too(bench):
