@@ -101,20 +101,22 @@ def test_what_needs_a_failed_task_is_skipped_and_what_nobody_needs_is_done(bench
     frozen = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
     plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", *frozen)
     graph = build_graph(bench.trials(plan, "supervised", "complementary"), bench.data, bench.home)
-    shards = graph.of_kind(TaskKind.FEATURES)  # of tiles, and of windows
+    shard, windows = graph.of_kind(TaskKind.FEATURES)
     write_sweep(bench.home, graph, "tiny")
     reader = SweepReader(bench.home, latest_sweep(bench.home))
-    folders = [task_folder(bench.home, TaskKind.FEATURES, shard.key) for shard in shards]
-    for folder in folders:
-        folder.mkdir(parents=True)
-        (folder / "failure.json").write_text(json.dumps({"reason": "OSError: full", "traceback": "", "skipped": False}))
+    folder = task_folder(bench.home, TaskKind.FEATURES, shard.key)
+    folder.mkdir(parents=True)
+    (folder / "failure.json").write_text(json.dumps({"reason": "OSError: full", "traceback": "", "skipped": False}))
     status = reader.read()
-    assert status.counts[State.FAILED] == 2
+    assert status.counts[State.FAILED] == 1
     assert status.counts[State.SKIPPED] == 2
+    assert not status.is_over  # features of windows can still be computed
+    (task_folder(bench.home, TaskKind.FEATURES, windows.key)).mkdir()
+    (task_folder(bench.home, TaskKind.FEATURES, windows.key) / "record.json").write_text("{}")
+    status = reader.read()
     assert status.is_over
-    assert status.tasks[2].reason == f"not run: {shards[0].job.title} failed (OSError: full)"
-    for folder in folders:
-        (folder / "failure.json").unlink()
+    assert status.tasks[2].reason == f"not run: {shard.job.title} failed (OSError: full)"
+    (folder / "failure.json").unlink()
     results = bench.home / "runs" / "results"
     results.mkdir()
     for task in graph.of_kind(TaskKind.TRIAL):
