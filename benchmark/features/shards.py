@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
 from tissuebench.common.hashing import Json
-from tissuebench.methods.networks import build_segmenter
+from tissuebench.methods.networks import Segmenter, build_segmenter
 from tissuebench.methods.networks.encoder_weights import weights_sha256
 from tissuebench.methods.networks.settings import NetworkSettings, Weights
 from tissuebench.plans.trial import short_hash
@@ -91,8 +92,7 @@ class MapShapes:
     """
 
     def __init__(self, network: NetworkSettings, n_classes: int) -> None:
-        with torch.device("meta"):
-            self._network = build_segmenter(without_weights(network), n_classes).eval()
+        self._network = _on_meta(without_weights(network).model_copy(update={"feature_cache": None}), n_classes)
         self.multiple = self._network.multiple
         self._known: dict[tuple[int, int], Shapes] = {}
 
@@ -104,6 +104,12 @@ class MapShapes:
                 maps = self._network.encode(torch.zeros((1, 3, *size), device="meta"))
             self._known[size] = tuple((each.shape[1], each.shape[2], each.shape[3]) for each in maps)
         return self._known[size]
+
+
+@lru_cache(maxsize=8)
+def _on_meta(network: NetworkSettings, n_classes: int) -> Segmenter:
+    with torch.device("meta"):
+        return build_segmenter(network, n_classes).eval()
 
 
 def n_values(shapes: Shapes) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from tissuebench.errors import ConfigError
 from tissuebench.methods.networks import build_encoder
-from tissuebench.methods.networks.backbones import timm_model
+from tissuebench.methods.networks.backbones import described
 from tissuebench.methods.networks.encoder_catalogue import CATALOGUE
 from tissuebench.methods.networks.encoder_spec import spec_of
 from tissuebench.methods.networks.encoder_weights import fitted, read_tensors, weights_file, weights_sha256
@@ -142,7 +142,7 @@ def _fitting(settings: NetworkSettings) -> list[str]:
     found = []
     for name in CATALOGUE:
         try:
-            fitted(state, timm_model(spec_of(settings.model_copy(update={"encoder": name})), meta=True), str(path))
+            fitted(state, described(spec_of(settings.model_copy(update={"encoder": name}))), str(path))
         except ConfigError:
             continue
         found.append(name)

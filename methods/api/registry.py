@@ -68,7 +68,8 @@ def find_method(name: str) -> type[Method[Any]]:
         >>> sorted(find_method("complementary").consumes)
         [<Supervision.DIAGNOSIS: 'diagnosis'>, <Supervision.MASKS: 'masks'>]
     """
-    methods = all_methods()
-    if name not in methods:
-        raise ConfigError(unknown_name("method", name, methods))
-    return methods[name]
+    if name not in _registered:  # entry points are looked up only then, which takes a while
+        methods = all_methods()
+        if name not in methods:
+            raise ConfigError(unknown_name("method", name, methods))
+    return _registered[name]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, cast
 
 import timm
@@ -41,9 +41,8 @@ class PyramidBackbone(TimmUniversalEncoder):  # type: ignore[misc]  # untyped
     is_tokens = False
 
     def __init__(self, spec: EncoderSpec, used: int) -> None:
-        _with_any_size(lambda extra: super(PyramidBackbone, self).__init__(
-            spec.architecture, pretrained=False, depth=DEPTH, **spec.arguments, **extra
-        ))  # fmt: skip
+        sizes = _size_arguments(spec)
+        super().__init__(spec.architecture, pretrained=False, depth=DEPTH, **spec.arguments, **sizes)
         self._used = used
         self.channels = tuple(cast("list[int]", self.out_channels)[-used:])
         self.strides = tuple(2**level for level in range(DEPTH - used + 1, DEPTH + 1))
@@ -55,7 +54,7 @@ class PyramidBackbone(TimmUniversalEncoder):  # type: ignore[misc]  # untyped
 
     def load(self, settings: NetworkSettings, spec: EncoderSpec) -> None:
         """Load the pretrained weights of the settings; raises as ``pretrained_state``."""
-        state = pretrained_state(settings, timm_model(spec, meta=True))
+        state = pretrained_state(settings, described(spec))
         if state is None:
             return
         # timm flattens the names of some networks when they are cut into stages: stages.0.x becomes stages_0.x
@@ -170,37 +169,47 @@ def build_backbone(settings: NetworkSettings) -> tuple[PyramidBackbone | TokenBa
     return backbone, spec
 
 
-def timm_model(spec: EncoderSpec, meta: bool = False) -> nn.Module:
-    """Build the network of timm, without what follows its features.
-
-    Args:
-        spec: architecture.
-        meta: without memory, for names and shapes of its weights, and for what it says of its maps.
-    """
-    with torch.device("meta") if meta else nullcontext():
-        return _without_head(cast("nn.Module", _with_any_size(lambda extra: _create(spec, extra))))
+def timm_model(spec: EncoderSpec) -> nn.Module:
+    """Build the network of timm, without what follows its features."""
+    return _without_head(_create(spec.architecture, {**spec.arguments, **_size_arguments(spec)}))
 
 
-def _create(spec: EncoderSpec, extra: Mapping[str, Any]) -> nn.Module:
-    return cast("nn.Module", timm.create_model(spec.architecture, num_classes=0, **spec.arguments, **extra))
+def described(spec: EncoderSpec) -> nn.Module:
+    """Return the network of timm without memory: for names and shapes of its weights, and what it says of its maps."""
+    return _on_meta(spec.architecture, _items(spec))[0]
 
 
 def _has_tokens(spec: EncoderSpec) -> bool:
-    model = timm_model(spec, meta=True)
+    model = described(spec)
     info: Any = getattr(model, "feature_info", ())
     reductions = {level["reduction"] for level in info} if isinstance(info, list) else set()
     return len(info or ()) > 1 and len(reductions) == 1 and hasattr(model, "blocks")
 
 
-def _with_any_size(build: Callable[[Mapping[str, Any]], Any]) -> Any:  # noqa: ANN401 - what ``build`` returns
-    """Build a network for images of any size, if its architecture can be."""
+def _size_arguments(spec: EncoderSpec) -> Mapping[str, Any]:
+    """Return the arguments with which the architecture takes images of any size, if it can."""
+    return _on_meta(spec.architecture, _items(spec))[1]
+
+
+def _items(spec: EncoderSpec) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(spec.arguments.items()))
+
+
+@lru_cache(maxsize=32)
+def _on_meta(architecture: str, arguments: tuple[tuple[str, Any], ...]) -> tuple[nn.Module, Mapping[str, Any]]:
+    """Return the network on the meta device, and the first of the arguments for any size that it knows."""
     *attempts, last = _DYNAMIC
-    for extra in attempts:
-        try:
-            return build(extra)
-        except TypeError:
-            continue
-    return build(last)
+    with torch.device("meta"):
+        for extra in attempts:
+            try:
+                return _without_head(_create(architecture, {**dict(arguments), **extra})), extra
+            except TypeError:
+                continue
+        return _without_head(_create(architecture, {**dict(arguments), **last})), last
+
+
+def _create(architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+    return cast("nn.Module", timm.create_model(architecture, num_classes=0, **arguments))
 
 
 def _without_head(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 
 from tissuebench.errors import ConfigError
 from tissuebench.methods.networks import build_encoder
-from tissuebench.methods.networks.backbones import timm_model
+from tissuebench.methods.networks.backbones import described, timm_model
 from tissuebench.methods.networks.encoder_catalogue import CATALOGUE, Layout
 from tissuebench.methods.networks.encoder_spec import spec_of
 from tissuebench.methods.networks.encoder_weights import fitted, weights_sha256
@@ -214,7 +214,7 @@ def test_a_relative_path_is_stored_as_an_absolute_one(tmp_path, monkeypatch):
 def test_an_entry_says_what_timm_builds(name):
     """Patch, width and number of parameters are those of the architecture; nothing is allocated."""
     entry = CATALOGUE[name]
-    model = timm_model(spec_of(settings(Weights.NONE, name)), meta=True)
+    model = described(spec_of(settings(Weights.NONE, name)))
     size = model.patch_embed.patch_size
     assert (size if isinstance(size, int) else size[0]) == entry.patch
     assert model.embed_dim == entry.dim
@@ -241,7 +241,7 @@ def test_a_configuration_beside_the_weights_describes_an_encoder_of_the_hub(tmp_
 
 def test_every_tensor_is_needed():
     """Whatever single tensor is missing, it is refused: none stays at random."""
-    model = timm_model(spec_of(settings(Weights.NONE)), meta=True)
+    model = described(spec_of(settings(Weights.NONE)))
     state = {name: torch.zeros(each.shape) for name, each in model.state_dict().items()}
     for name in state:
         with pytest.raises(ConfigError):
