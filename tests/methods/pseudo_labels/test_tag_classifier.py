@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 from tissuebench.methods.api.contract import CLASS_MAP, make_task
-from tissuebench.methods.networks.encoder import ImageEncoder
+from tissuebench.methods.networks import encoder as encoder_module
+from tissuebench.methods.networks.encoder_spec import spec_of
 from tissuebench.methods.networks.settings import Architecture, EncoderMode
-from tissuebench.methods.pseudo_labels import tag_classifier
 from tissuebench.methods.pseudo_labels.attention_dropout import attention_dropout
 from tissuebench.methods.pseudo_labels.grad_cam import enlarge
 from tissuebench.methods.pseudo_labels.tag_classifier import Cumulative, MapSource, TagClassifier
@@ -226,22 +226,22 @@ def test_maps_of_a_batch_are_those_of_its_tiles(maps):
 
 
 class Brightness(nn.Module):
-    """In place of a timm encoder: each map is the mean of the map before it, so all say how bright a place is."""
+    """In place of a backbone: each map is the mean of the map before it, so all say how bright a place is."""
 
-    out_channels = (3,) * 6
+    channels, strides, multiple, is_tokens = (3,) * 4, (4, 8, 16, 32), 32, False
 
-    def forward(self, x):
-        maps = [x]
+    def maps(self, images, through=False):
+        found = [images]
         for _ in range(5):
-            maps.append(functional.avg_pool2d(maps[-1], 2))
-        return maps
+            found.append(functional.avg_pool2d(found[-1], 2))
+        return tuple(found[-4:])
 
 
 @BOTH
 @pytest.mark.parametrize("axis", [2, 3])
 def test_maps_lie_on_the_image_and_not_on_the_padded_one(monkeypatch, maps, axis):
     """A 56 px tile, dark up to pixel 32 and bright from there on: every map is halfway up between 31 and 32."""
-    monkeypatch.setattr(tag_classifier, "build_encoder", lambda settings: ImageEncoder(settings, Brightness()))
+    monkeypatch.setattr(encoder_module, "build_backbone", lambda settings: (Brightness(), spec_of(settings)))
     made = classifier(maps, 56)
     with torch.no_grad():
         for parameter in made.heads.parameters():
@@ -272,7 +272,7 @@ def halves(n, generator):
 
 
 def test_a_classifier_that_was_only_told_tags_finds_the_half(frozen):
-    """Real weights below, forty steps of the heads, tiles that it has not seen."""
+    """Real weights below, sixty steps of the heads, tiles that it has not seen."""
     made, generator = classifier(MapSource.HEADS, 64, EncoderMode.FROZEN, 0.25), torch.Generator().manual_seed(0)
     pixels, classes = halves(24, generator)
     tags = torch.zeros(24, K, dtype=torch.bool).scatter_(1, classes, True)
@@ -280,7 +280,7 @@ def test_a_classifier_that_was_only_told_tags_finds_the_half(frozen):
     optimizer = torch.optim.Adam([p for p in made.parameters() if p.requires_grad], lr=3e-3)
     made.train()
     losses = []
-    for _ in range(40):
+    for _ in range(60):
         optimizer.zero_grad()
         loss = tag_loss(made(features), tags, torch.ones(K, dtype=torch.bool))
         torch.autograd.backward(loss)
