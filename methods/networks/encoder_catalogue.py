@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -17,14 +16,6 @@ _OPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 _HIBOU = ((0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816))
 _ALL_MAGNIFICATIONS = (0.25, 0.5, 1.0, 2.0)
 _NON_COMMERCIAL = "CC-BY-NC-ND-4.0"
-
-
-class Layout(StrEnum):
-    """Layout of an encoder's published files: tensors under timm's names, or those of transformers or OpenCLIP."""
-
-    TIMM = "timm"
-    TRANSFORMERS = "transformers"
-    OPEN_CLIP = "open_clip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +36,6 @@ class CatalogueEntry:
         statistics: mean and standard deviation of the input, in 0..1.
         arguments: numbers that differ from those of the architecture.
         swiglu: whether the MLPs are SwiGLU although those of the architecture are not.
-        layout: of the published file.
     """
 
     name: str
@@ -61,7 +51,6 @@ class CatalogueEntry:
     statistics: tuple[tuple[float, float, float], tuple[float, float, float]] = _IMAGENET
     arguments: Mapping[str, float | bool] = field(default_factory=dict)
     swiglu: bool = False
-    layout: Layout = Layout.TIMM
 
 
 _UNI2 = {
@@ -120,7 +109,7 @@ _ENTRIES = (
     ),
     CatalogueEntry(
         "phikon-v2", "Phikon-v2", "owkin/phikon-v2", "vit_large_patch16_224", 16, 1024, 303, "Owkin non-commercial",
-        False, arguments=_LAYER_SCALE, layout=Layout.TRANSFORMERS,
+        False, arguments=_LAYER_SCALE,
     ),
     CatalogueEntry(
         "prov-gigapath", "Prov-GigaPath", "prov-gigapath/prov-gigapath", "vit_giant_patch14_dinov2", 16, 1536, 1135,
@@ -128,11 +117,11 @@ _ENTRIES = (
     ),
     CatalogueEntry(
         "hibou-b", "Hibou-B", "histai/hibou-b", "vit_base_patch14_reg4_dinov2", 14, 768, 86, "Apache-2.0", True, (),
-        _HIBOU, _SWIGLU_BASE, swiglu=True, layout=Layout.TRANSFORMERS,
+        _HIBOU, _SWIGLU_BASE, swiglu=True,
     ),
     CatalogueEntry(
         "hibou-l", "Hibou-L", "histai/hibou-L", "vit_large_patch14_reg4_dinov2", 14, 1024, 304, "Apache-2.0", True, (),
-        _HIBOU, _SWIGLU_LARGE, swiglu=True, layout=Layout.TRANSFORMERS,
+        _HIBOU, _SWIGLU_LARGE, swiglu=True,
     ),
     _kaiko("kaiko-s16", "S", "vit_small_patch16_224", 16, 384, 22),
     _kaiko("kaiko-s8", "S", "vit_small_patch8_224", 8, 384, 22),
@@ -141,7 +130,7 @@ _ENTRIES = (
     _kaiko("kaiko-l14", "L", "vit_large_patch14_reg4_dinov2", 14, 1024, 304),
     CatalogueEntry(
         "conch", "CONCH (vision tower)", "MahmoodLab/CONCH", "vit_base_patch16_224", 16, 768, 86, _NON_COMMERCIAL, True,
-        (), _CLIP, {"img_size": 448}, layout=Layout.OPEN_CLIP,
+        (), _CLIP, {"img_size": 448},
     ),
     _dino("dinov2-s", "DINOv2 ViT-S/14", "vit_small_patch14_dinov2", "lvd142m", 14, 384, 22),
     _dino("dinov2-b", "DINOv2 ViT-B/14", "vit_base_patch14_dinov2", "lvd142m", 14, 768, 86),
