@@ -14,6 +14,7 @@ from tissuebench.datasets.ingest.dataset import find_dataset
 from tissuebench.datasets.ingest.ingest import ensure_store
 from tissuebench.errors import ConfigError
 from tissuebench.executors.registry import find_executor
+from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.networks.check_network import check_network
 from tissuebench.methods.networks.encoder_spec import spec_of
 from tissuebench.methods.networks.encoder_weights import weights_sha256
@@ -150,7 +151,17 @@ def lay_out(
 
 
 def remarks_on(sweep: Sweep) -> list[str]:
-    """Return what a user should know of a plan before it runs: data of another resolution than the encoder's."""
+    """Return what a user should know of a plan before it runs.
+
+    That is: which methods bring their own network, and which data are of another resolution than the encoder's.
+    """
+    settings = {trial.method: trial.config for trials in sweep.trials.values() for trial in trials}
+    own = [name for name, config in settings.items() if find_method(name).brings_network(config)]
+    remarks = [f"note: network.encoder does not apply to {', '.join(own)}: own network"] if own else []
+    return remarks + _resolutions(sweep)
+
+
+def _resolutions(sweep: Sweep) -> list[str]:
     entry = spec_of(sweep.plan.network).entry
     if entry is None or not entry.mpps:
         return []

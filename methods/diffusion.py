@@ -123,8 +123,8 @@ class FineTuning(Method[FineTuningT]):
         return cast("Segmenter", UNetSegmenter(unet, n_classes, config.step, config.input_range, config.head))
 
     @classmethod
-    def wants_images(cls, config: FineTuningT) -> bool:
-        """Whether images are needed: true for the U-Net, which has its own encoder."""
+    def brings_network(cls, config: FineTuningT) -> bool:
+        """Whether the settings select the published U-Net."""
         return config.network is Architecture.PAPER
 
     def streams(self) -> Mapping[str, Stream]:

@@ -124,7 +124,7 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
             ConfigError: the paper's network with a frozen encoder, or with a batch of one tile.
         """
         task = self.task
-        if self.config.backbone is Architecture.PAPER:
+        if self.brings_network(self.config):
             if task.network.encoder_mode is EncoderMode.FROZEN:
                 raise ConfigError(
                     f"methods.{self.name}.backbone 'paper' brings its own networks; "
@@ -138,6 +138,11 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
             # It cannot use cached features, and none are requested: the encoder is fine-tuned.
             return cast("Segmenter", PaperSegmenter(task.network.weights, len(task.class_map)))
         return super().make_network()
+
+    @classmethod
+    def brings_network(cls, config: MultilayerPseudoSettings) -> bool:
+        """Whether the settings select the published networks."""
+        return config.backbone is Architecture.PAPER
 
     @classmethod
     def spending(cls, config: MultilayerPseudoSettings) -> Mapping[Supervision, float]:

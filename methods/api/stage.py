@@ -101,9 +101,14 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         self.logged: dict[str, Logged] = {}
 
     @classmethod
+    def brings_network(cls, config: SettingsT) -> bool:
+        """Whether the stage trains a network of its own in place of the shared one, and so reads images."""
+        return False
+
+    @classmethod
     def wants_images(cls, config: SettingsT) -> bool:
         """Whether the stage needs images even if the features of a frozen encoder are cached."""
-        return False
+        return cls.brings_network(config)
 
     @abstractmethod
     def streams(self) -> Mapping[str, Stream]:

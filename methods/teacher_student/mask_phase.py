@@ -35,8 +35,8 @@ class MaskPhase(Trainable[MaskPhaseSettings]):
         self.network = build_network(task, config.network)
 
     @classmethod
-    def wants_images(cls, config: MaskPhaseSettings) -> bool:
-        """Whether images are needed: true for the U-Net, which has its own encoder."""
+    def brings_network(cls, config: MaskPhaseSettings) -> bool:
+        """Whether the settings select the published U-Net."""
         return config.network is Architecture.PAPER
 
     def streams(self) -> Mapping[str, Stream]:

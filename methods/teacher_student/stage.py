@@ -45,8 +45,8 @@ class TeacherStudentStage(Averaging[TeacherStudentT]):
     _keeps_mode = False
 
     @classmethod
-    def wants_images(cls, config: TeacherStudentT) -> bool:
-        """Whether images are needed: true for the U-Net, which has its own encoder."""
+    def brings_network(cls, config: TeacherStudentT) -> bool:
+        """Whether the settings select the published U-Net."""
         return config.network is Architecture.PAPER
 
     @property
