@@ -15,13 +15,23 @@ published method and is left out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from tissuebench.methods.api import IGNORE_LABEL, MaskBatch, Stage, Task, TrainingSettings, register
+from tissuebench.methods.api import (
+    IGNORE_LABEL,
+    MaskBatch,
+    Own,
+    Stage,
+    Task,
+    TrainingSettings,
+    in_place_of,
+    inherited,
+    register,
+)
 from tissuebench.methods.contrastive.pixel_contrast import (
     candidates,
     pixel_contrast_loss,
@@ -50,8 +60,7 @@ class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
 
     Attributes:
         global_distill, local_distill: whether to run the first and the second phase.
-        global_steps, global_batch: optimiser steps and tiles per step of the first phase.
-        local_steps: optimiser steps of the second phase; its batch size is the one all methods share.
+        global_training, local_training: training settings of the first and the second phase in place of the plan's.
         contrast: weight of the pixel contrast. Published: .01.
         weak: minimum confidence of a teacher label for its pixel to be contrasted.
         queries, negatives: queries per class in each step, and negatives per query.
@@ -64,9 +73,8 @@ class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
     warm_up: float = Field(0.0, ge=0, le=1)
     global_distill: bool = True
     local_distill: bool = True
-    global_steps: int = Field(500, ge=1)
-    global_batch: int = Field(16, ge=1)
-    local_steps: int = Field(300, ge=1)
+    global_training: Annotated[dict[str, Any], Own(TrainingSettings, steps=500, batch_size=16)] = inherited()
+    local_training: Annotated[dict[str, Any], Own(TrainingSettings, steps=300)] = inherited()
     contrast: float = Field(0.1, ge=0)
     weak: float = Field(0.7, ge=0, le=1)
     queries: int = Field(256, ge=1)
@@ -94,14 +102,14 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
         """Return the first two phases, if enabled; the first does not depend on the budget."""
         made: list[Stage] = []
         if config.global_distill:
-            own = {"steps": config.global_steps, "batch_size": config.global_batch}
+            own = in_place_of(training, config.global_training, f"methods.{cls.name}.global_training")
             settings = GlobalSettings.model_validate(config.model_dump(include=set(GlobalSettings.model_fields)))
-            made.append(Stage(GLOBAL, GlobalDistillation, settings, training.model_copy(update=own)))
+            made.append(Stage(GLOBAL, GlobalDistillation, settings, own))
         if config.local_distill:
-            steps = training.model_copy(update={"steps": config.local_steps})
+            own = in_place_of(training, config.local_training, f"methods.{cls.name}.local_training")
             local = LocalSettings.model_validate(config.model_dump(include=set(LocalSettings.model_fields)))
             needs = tuple(stage.name for stage in made)
-            made.append(Stage(LOCAL, LocalDistillation, local, steps, consumes=cls.consumes, needs=needs))
+            made.append(Stage(LOCAL, LocalDistillation, local, own, consumes=cls.consumes, needs=needs))
         return tuple(made)
 
     def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:

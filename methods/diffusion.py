@@ -11,21 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from tissuebench.datasets.loading.augment import AugmentSettings
 from tissuebench.methods.api import (
     ANNOTATED,
     Method,
+    Own,
     Segmenter,
     Stage,
     Stream,
     Supervision,
     TrainingBatch,
     TrainingSettings,
+    in_place_of,
+    inherited,
     masked_cross_entropy,
     register,
 )
@@ -99,13 +103,14 @@ class DiffusionSettings(FineTuningSettings, DenoisingSettings):
     """Settings of fine-tuning and pre-training.
 
     Attributes:
-        pretrain_steps, pretrain_batch, pretrain_rate: optimiser steps, tiles per step and learning rate of the
-            pre-training.
+        pretraining: training settings of the pre-training in place of the plan's.
+        pretraining_augmentation: its augmentation settings in place of the plan's.
     """
 
-    pretrain_steps: int = Field(500, ge=1)
-    pretrain_batch: int = Field(16, ge=1)
-    pretrain_rate: float = Field(2e-3, gt=0)
+    pretraining: Annotated[dict[str, Any], Own(TrainingSettings, steps=500, batch_size=16, learning_rate=2e-3)] = (
+        inherited()
+    )
+    pretraining_augmentation: Annotated[dict[str, Any], Own(AugmentSettings)] = inherited()
 
 
 class FineTuning(Method[FineTuningT]):
@@ -171,12 +176,8 @@ class Diffusion(FineTuning[DiffusionSettings]):
     def stages(cls, config: DiffusionSettings, training: TrainingSettings) -> tuple[Stage, ...]:
         """Return the pre-training stage, which does not depend on the budget."""
         settings = DenoisingSettings.model_validate(config.model_dump(include=set(DenoisingSettings.model_fields)))
-        own = {
-            "steps": config.pretrain_steps,
-            "batch_size": config.pretrain_batch,
-            "learning_rate": config.pretrain_rate,
-        }
-        return (Stage(PRETRAIN, Denoising, settings, training.model_copy(update=own)),)
+        own = in_place_of(training, config.pretraining, f"methods.{cls.name}.pretraining")
+        return (Stage(PRETRAIN, Denoising, settings, own, augmentation=config.pretraining_augmentation),)
 
     def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Load all pre-trained weights except the head's.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import torch
 from pydantic import AliasChoices, Field
@@ -21,6 +21,7 @@ from tissuebench.methods.api import (
     ANNOTATED,
     MaskBatch,
     Method,
+    Own,
     Segmenter,
     Stage,
     Stream,
@@ -30,6 +31,8 @@ from tissuebench.methods.api import (
     TileBatch,
     TrainingBatch,
     TrainingSettings,
+    in_place_of,
+    inherited,
     register,
 )
 from tissuebench.methods.losses.consistency import STRONG_THRESHOLD, weighted_consistency_loss
@@ -178,11 +181,13 @@ class RestartedSettings(ConsistencySettings):
     """Settings of the mean teacher, which starts from a network that has learnt the masks.
 
     Attributes:
-        first_steps: optimiser steps on masks alone before the last stage; 0 for none.
+        masks_first: whether it does, or starts with the last stage.
+        masks_training: training settings of the steps on masks alone in place of the plan's.
     """
 
     warm_up: float = Field(0.0, ge=0, le=1)
-    first_steps: int = Field(300, ge=0)
+    masks_first: bool = True
+    masks_training: Annotated[dict[str, Any], Own(TrainingSettings, steps=300)] = inherited()
 
 
 @register
@@ -203,19 +208,19 @@ class RestartedMeanTeacher(ConsistencyMethod[RestartedSettings]):
         """Return the settings of the method it controls, where they apply, with as many steps before the last stage."""
         theirs = plan.get(cls.control_of, {})
         shared = {key: value for key, value in theirs.items() if key in cls.Config.model_fields}
-        if "local_steps" in theirs:
-            shared["first_steps"] = theirs["local_steps"]
-        if theirs.get("local_distill") is False:
-            shared["first_steps"] = 0
+        if "local_training" in theirs:
+            shared["masks_training"] = theirs["local_training"]
+        if "local_distill" in theirs:
+            shared["masks_first"] = theirs["local_distill"]
         return {**shared, **super().planned_settings(plan)}
 
     @classmethod
     def stages(cls, config: RestartedSettings, training: TrainingSettings) -> tuple[Stage, ...]:
         """Return the phase on masks alone, if it has steps."""
-        if not config.first_steps:
+        if not config.masks_first:
             return ()
         settings = MaskPhaseSettings(network=config.network, supervised_loss=config.supervised_loss)
-        own = training.model_copy(update={"steps": config.first_steps})
+        own = in_place_of(training, config.masks_training, f"methods.{cls.name}.masks_training")
         return (Stage(MASKS_ALONE, MaskPhase, settings, own, cls.consumes),)
 
     def inherit(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:

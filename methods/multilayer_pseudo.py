@@ -14,16 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from tissuebench.datasets.loading.augment import AugmentSettings
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api import (
     Encoded,
     Method,
+    Own,
     PseudoMaskBatch,
     Segmenter,
     Stage,
@@ -33,6 +35,8 @@ from tissuebench.methods.api import (
     Task,
     TrainingBatch,
     TrainingSettings,
+    in_place_of,
+    inherited,
     register,
 )
 from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cross_entropy
@@ -73,8 +77,8 @@ class MultilayerPseudoSettings(ClassifierSettings):
         gate: classes with at most this classifier probability are switched off at prediction; null disables the gate.
             Published: .1.
         mask_share: share of a budget in minutes that is spent on masks, the rest on tags.
-        classifier_steps, classifier_batch, classifier_rate: optimiser steps, tiles per step and learning rate of the
-            classifier.
+        classifier_training: training settings of the classifier in place of the plan's.
+        classifier_augmentation: its augmentation settings in place of the plan's.
     """
 
     source: Source = Source.MAPS
@@ -84,9 +88,10 @@ class MultilayerPseudoSettings(ClassifierSettings):
     loss: MultiTarget = MultiTarget.VALID
     gate: float | None = Field(None, ge=0, lt=1)
     mask_share: float = Field(0.0, ge=0, le=1)
-    classifier_steps: int = Field(500, ge=1)
-    classifier_batch: int = Field(32, ge=1)
-    classifier_rate: float = Field(2e-3, gt=0)
+    classifier_training: Annotated[
+        dict[str, Any], Own(TrainingSettings, steps=500, batch_size=32, learning_rate=2e-3)
+    ] = inherited()
+    classifier_augmentation: Annotated[dict[str, Any], Own(AugmentSettings)] = inherited()
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
@@ -151,25 +156,27 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
         return {kind: share for kind, share in shares.items() if share}
 
     @classmethod
+    def epoch_tiles(cls, config: MultilayerPseudoSettings) -> Supervision:
+        """Return tags: the tiles that it learns from are those with tags, whatever is spent on masks."""
+        return Supervision.TAGS
+
+    @classmethod
     def stages(cls, config: MultilayerPseudoSettings, training: TrainingSettings) -> tuple[Stage, ...]:
         """Return the stage that makes pseudo-masks: the tag classifier, or the one that fills tiles."""
         if config.source is Source.FILL:
-            once = training.model_copy(update={"steps": 1})
+            once = in_place_of(training, {"steps": 1})
             return (Stage(FILL, Fill, Fill.Config(), once, cls.consumes, annotates=Fill.stream),)
         settings = ClassifierSettings.model_validate(config.model_dump(include=set(ClassifierSettings.model_fields)))
-        own = {
-            "steps": config.classifier_steps,
-            "batch_size": config.classifier_batch,
-            "learning_rate": config.classifier_rate,
-        }
         return (
             Stage(
                 CLASSIFY,
                 TagClassification,
                 settings,
-                training.model_copy(update=own),
+                in_place_of(training, config.classifier_training, f"methods.{cls.name}.classifier_training"),
                 cls.consumes,
                 annotates=TagClassification.stream,
+                augmentation=config.classifier_augmentation,
+                epoch_of=Supervision.TAGS,
             ),
         )
 

@@ -16,6 +16,7 @@ from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.registry import find_method
+from tissuebench.plans.epochs import tiles_of_epochs
 from tissuebench.plans.grid import Variant, refuse_choice_on_test, variants_of
 from tissuebench.plans.preconditions import missing_labels
 from tissuebench.plans.schema import Plan
@@ -98,6 +99,9 @@ def expand(
                         one.variant.config,
                         seed,
                         _minutes_of_labels(one.variant.method, budget, data),
+                        tiles_of_epochs(
+                            data.store, data.split, budget, one.variant.method, one.variant.config, plan.training
+                        ),
                     )
                     trials[trial.id] = trial
     return list(trials.values())

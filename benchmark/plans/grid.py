@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import AliasChoices, BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from tissuebench.common.own_settings import Own
 from tissuebench.common.settings import Settings
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.method import Method
@@ -91,7 +92,7 @@ def _choices(field: FieldInfo | None, value: object, where: str) -> list[object]
     """Return the values that a setting takes in turn: itself, unless it is a grid or holds one."""
     if field is None:  # an unknown key, which validation names
         return [value]
-    kind = field.annotation
+    kind = next((mark.model for mark in field.metadata if isinstance(mark, Own)), field.annotation)
     if isinstance(value, Mapping) and isinstance(kind, type) and issubclass(kind, BaseModel):
         return list(_combinations(kind, value, where))
     if not isinstance(value, list) or (_holds_lists(kind) and not _is_list_of_values(field, value)):

@@ -11,6 +11,7 @@ from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.training_settings import TrainingSettings
@@ -19,18 +20,27 @@ from tissuebench.methods.networks.settings import EncoderMode, FeatureCache, Fea
 from tissuebench.plans.schema import EvaluationSettings, Plan, validated
 
 _ID_LENGTH = 16
+_UNSET = object()
+
+
+_SINCE = frozenset(TrainingSettings.model_fields) - {
+    *("steps", "batch_size", "learning_rate", "weight_decay", "rate_schedule", "gradient_clip"),
+    *("selection_share", "selection_every"),
+}
+"""Training settings that are part of an identity only where they differ from their defaults, as they came later."""
 
 
 def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
     """Return the training settings that determine the result.
 
-    ``deterministic`` is not among them: like the device and its precision, which are recorded with the result, it
-    decides the last bits, and results with and without it estimate the same number.
+    ``epochs`` are not among them, but the steps they amount to. Nor is ``deterministic``: like the device and its
+    precision, which are recorded with the result, it decides the last bits, and results with and without it estimate
+    the same number.
     """
-    settings = training.stored()
-    for affects_speed in ("compile", "deterministic"):
-        settings.pop(affects_speed)
-    return settings
+    settings, defaults = training.stored(), TrainingSettings().stored()
+    without_effect = {"compile", "deterministic", "epochs"}
+    without_effect |= {name for name in _SINCE if settings[name] == defaults[name]}
+    return {name: value for name, value in settings.items() if name not in without_effect}
 
 
 def identity_of_network(network: NetworkSettings, weights_sha256: str | None) -> dict[str, Json]:
@@ -75,9 +85,18 @@ def variant_name(method: str, config: Settings) -> str:
         >>> variant_name("complementary", find_method("complementary").Config(gamma=0))
         'complementary[gamma=0.0]'
     """
-    defaults, settings = type(config)().stored(), config.stored()
-    changed = [f"{key}={settings[key]}" for key in sorted(settings) if settings[key] != defaults[key]]
+    defaults, settings = _flat(type(config)().stored()), _flat(config.stored())
+    changed = [f"{key}={settings[key]}" for key in sorted(settings) if settings[key] != defaults.get(key, _UNSET)]
+    changed += [f"{key}=" for key in sorted(defaults.keys() - settings.keys())]
     return f"{method}[{','.join(changed)}]" if changed else method
+
+
+def _flat(settings: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
+    """Return settings with those of nested ones under dotted names."""
+    found: dict[str, Json] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +105,8 @@ class Trial:
 
     ``minutes`` is the assumed annotation cost of the labels that the trial sees (masks, tags and diagnoses together);
     it is reported next to the result and is not part of the identity. Nor is the place of the encoder's pretrained
-    weights, in ``network``: ``weights_sha256`` identifies them, None for random ones.
+    weights, in ``network``: ``weights_sha256`` identifies them, None for random ones. ``n_tiles`` holds the number of
+    tiles with each kind of label, if a stage counts epochs: what its steps follow from.
 
     Examples:
         >>> trial = find_trained(Path("home"), "1c9ffe2a").trial  # from tissuebench.prediction.load_method
@@ -107,6 +127,7 @@ class Trial:
     seed: int
     minutes: float
     weights_sha256: str | None = None
+    n_tiles: Mapping[Supervision, int] = field(default_factory=dict)
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +166,7 @@ class Trial:
             "seed": self.seed,
             "minutes": self.minutes,
             "weights_sha256": self.weights_sha256,
+            "n_tiles": {kind.value: n for kind, n in self.n_tiles.items()},
         }
 
     @classmethod
@@ -169,6 +191,7 @@ class Trial:
             seed=document["seed"],
             minutes=document["minutes"],
             weights_sha256=document.get("weights_sha256"),
+            n_tiles={Supervision(kind): n for kind, n in document.get("n_tiles", {}).items()},
         )
 
     @classmethod
@@ -183,12 +206,17 @@ class Trial:
         config: Settings,
         seed: int,
         minutes: float,
+        n_tiles: Mapping[Supervision, int] | None = None,
     ) -> Trial:
-        """Create a trial with the plan's shared settings.
+        """Create a trial with the plan's shared settings, or those of a published recipe.
 
         Raises:
-            ConfigError: the encoder's pretrained weights cannot be read.
+            ConfigError: the encoder's pretrained weights cannot be read, or settings contradict each other.
         """
+        kind = find_method(method)
+        training = kind.training_of(config, plan.training)
+        if n_tiles:
+            training = training.resolved(n_tiles[kind.epoch_tiles(config)])
         return cls(
             dataset=dataset,
             store_sha256=store_sha256,
@@ -197,12 +225,13 @@ class Trial:
             method=method,
             config=config,
             network=plan.network,
-            training=plan.training,
-            augmentation=plan.augmentation,
+            training=training,
+            augmentation=kind.augmentation_of(config, plan.augmentation),
             evaluation=plan.evaluation,
             seed=seed,
             minutes=minutes,
             weights_sha256=weights_sha256(plan.network),
+            n_tiles=n_tiles or {},
         )
 
     def check_weights(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.types import Stream, Supervision
+from tissuebench.errors import ConfigError
 from tissuebench.evaluation.window_features import plan_windows
 from tissuebench.features.shards import FeatureShard, FrozenEncoder
 from tissuebench.features.tiles import needed_shards, plan_tiles
@@ -41,6 +42,11 @@ class FeatureNeeds:
         """
         if not trial.network.caches_features or stage.module.wants_images(stage.config):
             return []
+        if stage.augmentation:
+            raise ConfigError(
+                f"method {trial.method!r}: stage {stage.name!r} has its own augmentation, and cached features are "
+                "augmented as the plan says: set network.feature_cache to 'off'"
+            )
         view = LabelView.for_training(self._data.store, self._data.split, trial.budget, stage.consumes, held_out)
         streams = self._built.facts(stage.module, stage.config, trial.network, stage.training).streams
         return needed_shards(self._all_tiles(trial), drawn_slides(streams, view))

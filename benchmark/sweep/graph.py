@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tissuebench.common.hashing import Json
+from tissuebench.common.own_settings import in_place_of
 from tissuebench.common.protocol import PROTOCOL_VERSION
+from tissuebench.datasets.loading.augment import AugmentSettings
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.features.shards import FeatureShard
 from tissuebench.methods.api.registry import find_method
@@ -157,7 +159,10 @@ def stages_of(trial: Trial) -> tuple[Stage, ...]:
             labels that the method does not.
     """
     kind = find_method(trial.method)
-    stages = kind.stages(trial.config, trial.training)
+    stages = tuple(
+        replace(stage, training=stage.training.resolved(trial.n_tiles.get(stage.epoch_tiles, 0)))
+        for stage in kind.stages(trial.config, trial.training)
+    )
     seen: list[str] = []
     for stage in stages:
         where = f"method {trial.method!r}: stage {stage.name!r}"
@@ -195,12 +200,17 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
         "consumes": sorted(stage.consumes),
         "needs": {name: earlier[name] for name in stage.needs},
         "network": identity_of_network(trial.network, trial.weights_sha256),
-        "augmentation": trial.augmentation.stored(),
+        "augmentation": augmentation_of(trial, stage).stored(),
         "budget": trial.budget.sha256 if stage.depends_on_budget else None,
         "held_out": list(held_out_of(trial, stage)),
         "seed": trial.seed,
     }
     return short_hash(identity)
+
+
+def augmentation_of(trial: Trial, stage: Stage) -> AugmentSettings:
+    """Return the augmentation settings of a stage before the last one: its own, or those of the trial."""
+    return in_place_of(trial.augmentation, stage.augmentation, f"stage {stage.name!r}: augmentation")
 
 
 def held_out_of(trial: Trial, stage: Stage) -> tuple[str, ...]:

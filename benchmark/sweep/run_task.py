@@ -41,7 +41,7 @@ from tissuebench.runtime.environment import describe_device, describe_environmen
 from tissuebench.runtime.machine import Machine, detect_machine
 from tissuebench.runtime.processes import World
 from tissuebench.sweep.features import run_shard, tile_features, window_features
-from tissuebench.sweep.graph import held_out_of, stages_of
+from tissuebench.sweep.graph import augmentation_of, held_out_of, stages_of
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.sweep.state.folders import read_record, task_folder, write_record
 from tissuebench.training.build import build_datamodule, build_method, stage_datamodule, task_of, validation_of
@@ -143,7 +143,16 @@ def _run_stage(
     view = LabelView.for_training(data.store, data.split, trial.budget, stage.consumes, held_out)
     features = tile_features(job, trial, data, machine, around.held, around.moved)
     datamodule = stage_datamodule(
-        f"stage {stage.name!r}", module, stage.consumes, view, seed, trial, data, features, machine, pseudo
+        f"stage {stage.name!r}",
+        module,
+        stage.consumes,
+        view,
+        seed,
+        augmentation_of(trial, stage),
+        data,
+        features,
+        machine,
+        pseudo,
     )
     said = _begin(module, datamodule, weights, around)
     look = snapshot_callback(module, data.store, data.split, folder) if around.world.rank == 0 else None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.labels.view import LabelView
+from tissuebench.datasets.loading.augment import AugmentSettings
 from tissuebench.datasets.loading.datamodule import TileDataModule
 from tissuebench.datasets.types import StreamName, Supervision
 from tissuebench.errors import ConfigError
@@ -15,7 +17,7 @@ from tissuebench.features.tiles import TileFeatures
 from tissuebench.methods.api.method import Method
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Task, Trainable
-from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.api.training_settings import Sampling, TrainingSettings
 from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial
@@ -56,7 +58,16 @@ def build_datamodule(
     held_out = held_out_patients(trial.budget, trial.training.selection_share)
     view = LabelView.for_training(data.store, data.split, trial.budget, method.consumes, held_out)
     return stage_datamodule(
-        f"method {trial.method!r}", method, method.consumes, view, trial.seed, trial, data, features, machine, pseudo
+        f"method {trial.method!r}",
+        method,
+        method.consumes,
+        view,
+        trial.seed,
+        trial.augmentation,
+        data,
+        features,
+        machine,
+        pseudo,
     )
 
 
@@ -66,7 +77,7 @@ def stage_datamodule(
     consumes: frozenset[Supervision],
     view: LabelView,
     seed: int,
-    trial: Trial,
+    augmentation: AugmentSettings,
     data: PlannedData,
     features: TileFeatures | None,
     machine: Machine,
@@ -80,7 +91,7 @@ def stage_datamodule(
         consumes: kinds of labels that it declares to consume.
         view: access to the labels of these kinds.
         seed: seed of the stage.
-        trial: the trial, for the shared augmentation.
+        augmentation: strength of the augmentation.
         data: store and split.
         features: cached features of a frozen encoder.
         machine: settings of the loader.
@@ -90,7 +101,9 @@ def stage_datamodule(
         ConfigError: a stream needs labels that the stage does not declare to consume, or its batch type does not match
             its name.
     """
-    streams = stage.streams()
+    streams = dict(stage.streams())
+    if stage.task.training.sampling is Sampling.SHUFFLED:
+        streams = {name: replace(stream, shuffled=True) for name, stream in streams.items()}
     for name, stream in streams.items():
         if stream.supervision not in consumes and stream.supervision != Supervision.NONE:
             raise ConfigError(f"{where}: stream {name!r} wants {stream.supervision}, not in consumes")
@@ -105,7 +118,7 @@ def stage_datamodule(
         streams,
         seed,
         stage.task.training.steps,
-        trial.augmentation,
+        augmentation,
         features,
         machine.loader,
         pseudo,

@@ -4,6 +4,7 @@
 here.
 """
 
+from tissuebench.common.own_settings import Own, in_place_of, inherited
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.types import (
     IGNORE_LABEL,
@@ -18,7 +19,7 @@ from tissuebench.datasets.types import (
     TileBatch,
     TrainingBatch,
 )
-from tissuebench.methods.api.method import ANNOTATED, Method, masked_cross_entropy
+from tissuebench.methods.api.method import ANNOTATED, Method, RecipeSettings, masked_cross_entropy
 from tissuebench.methods.api.registry import all_methods, find_method, register
 from tissuebench.methods.api.stage import Snapshot, Stage, Task, Trainable
 from tissuebench.methods.api.training_settings import RateSchedule, TrainingSettings
@@ -33,8 +34,10 @@ __all__ = [
     "Encoded",
     "MaskBatch",
     "Method",
+    "Own",
     "PseudoMaskBatch",
     "RateSchedule",
+    "RecipeSettings",
     "Segmenter",
     "Settings",
     "Snapshot",
@@ -51,6 +54,8 @@ __all__ = [
     "all_methods",
     "build_segmenter",
     "find_method",
+    "in_place_of",
+    "inherited",
     "masked_cross_entropy",
     "pooled",
     "register",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, TypeGuard
 
 from torch import Tensor
 
+from tissuebench.common.own_settings import Own, in_place_of, inherited
+from tissuebench.common.settings import Settings
+from tissuebench.datasets.loading.augment import AugmentSettings
 from tissuebench.datasets.types import IGNORE_LABEL, MaskBatch, Stream, StreamName, Supervision
 from tissuebench.methods.api.stage import SettingsT, Stage, Task, Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings
@@ -17,6 +20,22 @@ from tissuebench.methods.networks import Encoded, Segmenter, build_segmenter
 
 ANNOTATED = StreamName("annotated", MaskBatch)
 """Stream of tiles with masks. All methods that use masks share this name, and therefore see the same tiles."""
+
+
+class RecipeSettings(Settings):
+    """Settings of a published recipe, which is trained as published and not as the plan says.
+
+    Attributes:
+        training: training settings of the last stage in place of the plan's.
+        augmentation: augmentation settings in place of the plan's.
+    """
+
+    training: Annotated[dict[str, Any], Own(TrainingSettings)] = inherited()
+    augmentation: Annotated[dict[str, Any], Own(AugmentSettings)] = inherited()
+
+
+def _is_recipe(config: Settings) -> TypeGuard[RecipeSettings]:
+    return isinstance(config, RecipeSettings)
 
 
 class Scorable(Protocol):
@@ -112,10 +131,31 @@ class Method(Trainable[SettingsT], ABC):
         return bool(said.get("predicts_features")) and not cls.wants_images(config)
 
     @classmethod
+    def training_of(cls, config: SettingsT, shared: TrainingSettings) -> TrainingSettings:
+        """Return the training settings of the last stage: the plan's, unless the method is a published recipe."""
+        return in_place_of(shared, config.training, f"methods.{cls.name}.training") if _is_recipe(config) else shared
+
+    @classmethod
+    def augmentation_of(cls, config: SettingsT, shared: AugmentSettings) -> AugmentSettings:
+        """Return the augmentation settings: the plan's, unless the method is a published recipe."""
+        own = config.augmentation if _is_recipe(config) else {}
+        return in_place_of(shared, own, f"methods.{cls.name}.augmentation")
+
+    @classmethod
+    def epoch_tiles(cls, config: SettingsT) -> Supervision:
+        """Return the labels whose tiles make up an epoch of the last stage: masks, or else tags, if it buys them."""
+        bought = cls.spending(config)
+        return next((kind for kind in (Supervision.MASKS, Supervision.TAGS) if kind in bought), Supervision.NONE)
+
+    @classmethod
     def stages(cls, config: SettingsT, training: TrainingSettings) -> tuple[Stage, ...]:
-        """Return the stages before the last one, which has the same step budget in all trials. None by default.
+        """Return the stages before the last one. None by default.
 
         ``inherit`` receives what each of them has learned; streams may request their pseudo-masks.
+
+        Args:
+            config: settings of the method.
+            training: training settings of the last stage, which an earlier one inherits where it has none of its own.
         """
         return ()
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import torch
@@ -16,7 +17,8 @@ from tissuebench.common.settings import Settings
 from tissuebench.datasets.color.white_background import WhiteBackground
 from tissuebench.datasets.types import ClassMap, Stream, Supervision, TrainingBatch
 from tissuebench.errors import ConfigError
-from tissuebench.methods.api.training_settings import RateSchedule, TrainingSettings
+from tissuebench.methods.api.optimization import build_optimizer, build_schedule
+from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.settings import NetworkSettings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -250,33 +252,25 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the total gradient norm and log it. bf16 needs no loss scaling: fused optimisers can be clipped, too."""
-        if gradient_clip_val is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-            if self.logs_step:
-                self.logged[GRADIENT_NORM] = norm
+        """Clip the total gradient norm, if the settings say so, and log it.
+
+        bf16 needs no loss scaling: fused optimisers can be clipped, too.
+        """
+        if gradient_clip_val is None and not self.logs_step:
+            return
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
+        if self.logs_step:
+            self.logged[GRADIENT_NORM] = norm
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type is a union of a dozen
-        """Return AdamW, betas .9 and .999, with the learning-rate schedule over the steps; the same for all methods."""
-        training = self.task.training
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in self.parameters() if parameter.requires_grad],
-            lr=training.learning_rate,
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
-        schedule: torch.optim.lr_scheduler.LRScheduler
-        if training.rate_schedule is RateSchedule.POLYNOMIAL:
-            schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=training.steps, power=0.9)
-        else:
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer,
-                max_lr=training.learning_rate,
-                total_steps=training.steps + 1,
-                pct_start=0.05,
-                cycle_momentum=False,  # by default it would also move AdamW's beta1, from .95 to .85 and back
-            )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Return the optimiser and the learning-rate schedule that the training settings of the stage name.
+
+        Raises:
+            ConfigError: a rate of its own for the head of a network without an encoder.
+        """
+        optimizer = build_optimizer(self, self.task.training)
+        scheduler = build_schedule(optimizer, self.task.training)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,10 +286,13 @@ class Stage:
         name: name of its artefact, ``[a-z0-9_]``, as used by streams and ``inherit``.
         module: class to train; instantiated as ``module(task, config)``.
         config: the settings that its result depends on, and no others.
-        training: its own step budget.
+        training: its own training settings.
         consumes: kinds of labels it may read; the label view refuses all others.
         needs: names of earlier stages whose weights it inherits or whose pseudo-masks it reads.
         annotates: name of a stream; each tile that it can draw gets the pseudo-masks from ``annotate``.
+        augmentation: its own augmentation settings in place of the plan's.
+        epoch_of: labels whose tiles make up an epoch; by default masks, or else tags, if it consumes them, or else all
+            tiles of the training patients.
     """
 
     name: str
@@ -305,6 +302,15 @@ class Stage:
     consumes: frozenset[Supervision] = frozenset()
     needs: tuple[str, ...] = ()
     annotates: str | None = None
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
+    epoch_of: Supervision | None = None
+
+    @property
+    def epoch_tiles(self) -> Supervision:
+        """Labels whose tiles make up an epoch."""
+        if self.epoch_of is not None:
+            return self.epoch_of
+        return next((kind for kind in (Supervision.MASKS, Supervision.TAGS) if kind in self.consumes), Supervision.NONE)
 
     @property
     def depends_on_budget(self) -> bool:

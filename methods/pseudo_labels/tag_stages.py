@@ -194,7 +194,9 @@ class TagClassification(_TagStage[ClassifierSettings]):
         size = cast("tuple[int, int]", tuple(batch.pixels.shape[-2:]))
         cams = self.classifier.activation_maps(batch.pixels if looks_through else batch.inputs, size)
         if not bool(cams.isfinite().all()):
-            raise ValueError("activation maps are not finite: the classifier diverged; lower classifier_rate")
+            raise ValueError(
+                "activation maps are not finite: the classifier diverged; lower classifier_training.learning_rate"
+            )
         tags = batch.tags & self.seen
         layers = torch.stack([self._masks(cams[:, depth], tags) for depth in range(len(LAYERS))], dim=1)
         return self.finished(layers, batch)

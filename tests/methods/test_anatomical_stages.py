@@ -28,7 +28,8 @@ def test_the_stages_are_those_that_are_wanted(with_global, with_local):
     training = TrainingSettings(steps=77, batch_size=3, learning_rate=0.5, weight_decay=0.25)
     own = {"decay": 0.5, "queue": 7, "color": 0.1, "window_share": 0.5, "global_weight": 0.25, "network": "paper"}
     wanted = {"global_distill": with_global, "local_distill": with_local}
-    config = AnatomicalContrast.Config(**own, **wanted, global_steps=11, global_batch=13, local_steps=17)
+    globally = {"steps": 11, "batch_size": 13}
+    config = AnatomicalContrast.Config(**own, **wanted, global_training=globally, local_training={"steps": 17})
     found = {stage.name: stage for stage in AnatomicalContrast.stages(config, training)}
     assert list(found) == [GLOBAL] * with_global + [LOCAL] * with_local
     if with_global:
@@ -65,11 +66,11 @@ def test_a_stage_depends_on_what_it_learns_with_and_not_on_what_comes_after():
     of_local = {"supervised_loss": "cross_entropy_dice", "window_share": 0.5, "anchors": "all_windows"}
     of_local |= {"global_weight": 0.5, "local_weight": 0.5}
     assert of_local.keys() == LocalSettings.model_fields.keys() - GlobalSettings.model_fields.keys()
-    for name, value in {**of_local, "local_steps": 9}.items():
+    for name, value in {**of_local, "local_training": {"steps": 9}}.items():
         changed = keys(**{name: value})
         assert changed[0] == plain[0] and changed[1] != plain[1], name
-    for name in ("global_steps", "global_batch"):
-        changed = keys(**{name: 9})
+    for name in ("steps", "batch_size"):
+        changed = keys(global_training={name: 9})
         assert changed[0] != plain[0] and changed[1] == plain[1], name
     later = {
         "strong": 0.5,
@@ -83,7 +84,7 @@ def test_a_stage_depends_on_what_it_learns_with_and_not_on_what_comes_after():
     for name, value in later.items():
         assert AnatomicalContrast.Config(**{name: value}) != AnatomicalContrast.Config()
         assert keys(**{name: value}) == plain, name
-    stages = {"global_distill", "local_distill", "global_steps", "global_batch", "local_steps"}
+    stages = {"global_distill", "local_distill", "global_training", "local_training"}
     assert AnatomicalContrast.Config.model_fields.keys() == of_both.keys() | of_local.keys() | later.keys() | stages
 
 

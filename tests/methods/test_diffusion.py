@@ -61,7 +61,10 @@ def annotated(method, seed=0):
 def test_the_stage_has_the_settings_of_the_pretraining_and_no_label(kind):
     training = TrainingSettings(steps=77, batch_size=3, learning_rate=0.5, weight_decay=0.25)
     settings = {"schedule": "linear", "gamma": 0.5, "crop_px": 16, "average": 0.5, "width": 16}
-    config = kind.Config(**settings, pretrain_steps=11, pretrain_batch=13, pretrain_rate=0.01, loss="cross_entropy")
+    own = {"steps": 11, "batch_size": 13, "learning_rate": 0.01}
+    if kind is PublishedDiffusion:  # its pre-training has an optimiser of its own
+        own |= {"weight_decay": 0.25, "optimizer": "adamw", "rate_schedule": "one_cycle", "gradient_clip": 1.0}
+    config = kind.Config(**settings, pretraining=own, loss="cross_entropy")
     (stage,) = kind.stages(config, training)
     assert (stage.name, stage.module, stage.consumes, stage.needs, stage.annotates) == (PRETRAIN, Denoising, set(), (), None)  # fmt: skip
     assert not stage.depends_on_budget
@@ -85,19 +88,21 @@ def test_the_stage_depends_on_what_it_learns_with_and_not_on_the_fine_tuning(kin
     assert kind.Config(**of_tuning) != kind.Config()
     assert stages(**of_tuning) == plain
     own = {"width": 16, "multipliers": (1, 2), "patch": 2, "fullres_skip": True, "crop_px": 16, "average": 0.9}
-    own |= {"schedule": "linear", "gamma": 0.0, "pretrain_steps": 1, "pretrain_batch": 1, "pretrain_rate": 0.1}
+    own |= {"schedule": "linear", "gamma": 0.0, "pretraining_augmentation": {"hue": 0.01}}
     for name in ("network", "initialisation", "reduction"):
         default = kind.Config.model_fields[name].default
         own[name] = next(other for other in type(default) if other is not default)
     assert own.keys() >= DenoisingSettings.model_fields.keys()
     for name, value in own.items():
         assert stages(**{name: value}) != plain, name
+    for name, value in (("steps", 1), ("batch_size", 1), ("learning_rate", 0.1), ("weight_decay", 0.5)):
+        assert stages(pretraining={name: value}) != plain, name
 
 
 @pytest.mark.parametrize("kind", [DiffusionFromScratch, PublishedFromScratch])
 def test_a_control_has_no_stage_and_no_settings_of_one(kind):
     assert kind.stages(kind.Config(), TrainingSettings()) == ()
-    for name in ("pretrain_steps", "average", "gamma"):
+    for name in ("pretraining", "average", "gamma"):
         with pytest.raises(ValidationError):
             kind.Config(**{name: 1})
 
@@ -108,7 +113,7 @@ def test_a_control_has_no_stage_and_no_settings_of_one(kind):
 @pytest.mark.parametrize(("arm", "control"), list(ARMS.items()))
 def test_a_control_follows_its_arm_but_for_initialisation_and_pretraining(arm, control):
     assert control.name in arm.controls
-    said = {"pretrain_steps": 9, "average": 0.5, "crop_px": 16, "gamma": 0.0, "initialisation": "published"}
+    said = {"pretraining": {"steps": 9}, "average": 0.5, "crop_px": 16, "gamma": 0.0, "initialisation": "published"}
     shared = {"network": "paper", "width": 16, "patch": 2, "step": 30.0, "loss": "cross_entropy"}
     plan = {arm.name: {**said, **shared}, "supervised": {"width": 1}}
     assert control.planned_settings(plan) == shared

@@ -31,18 +31,20 @@ def test_it_stands_beside_the_method_and_takes_as_many_annotated_steps_in_every_
 
 
 def test_it_follows_the_steps_of_the_phase_that_it_replaces():
-    def first_steps(**settings):
-        return RestartedMeanTeacher.planned_settings({OURS: settings}).get("first_steps")
+    def follows(**settings):
+        return RestartedMeanTeacher.planned_settings({OURS: settings})
 
-    assert (
-        first_steps() is None and RestartedMeanTeacher.Config().first_steps == AnatomicalContrast.Config().local_steps
+    assert RestartedMeanTeacher.Config().masks_training == AnatomicalContrast.Config().local_training == {"steps": 300}
+    assert follows() == {}
+    assert follows(local_training={"steps": 7}) == {"masks_training": {"steps": 7}}
+    assert follows(local_distill=False) == {"masks_first": False}
+    plan = {OURS: {"local_training": {"steps": 7}, "decay": 0.9, "queries": 3}, CONTROL: {"decay": 0.8}}
+    assert RestartedMeanTeacher.planned_settings(plan) == {"decay": 0.8, "masks_training": {"steps": 7}}
+    (stage,) = RestartedMeanTeacher.stages(
+        RestartedMeanTeacher.Config(**follows(local_training={"steps": 7})), TrainingSettings()
     )
-    assert first_steps(local_steps=7) == 7
-    assert first_steps(local_steps=7, local_distill=False) == 0
-    plan = {OURS: {"local_steps": 7, "decay": 0.9, "queries": 3}, CONTROL: {"decay": 0.8}}
-    assert RestartedMeanTeacher.planned_settings(plan) == {"decay": 0.8, "first_steps": 7}
-    without = RestartedMeanTeacher.stages(RestartedMeanTeacher.Config(first_steps=0), TrainingSettings())
-    assert without == ()
+    assert stage.training.steps == 7
+    assert RestartedMeanTeacher.stages(RestartedMeanTeacher.Config(masks_first=False), TrainingSettings()) == ()
 
 
 @pytest.mark.parametrize("network", ["matched", "paper"])

@@ -151,7 +151,7 @@ def test_minutes_are_shared_between_masks_and_tags(share):
 def test_the_stage_has_the_classifiers_settings_and_steps_and_no_others():
     training = TrainingSettings(steps=77, batch_size=3, learning_rate=0.5, weight_decay=0.25)
     settings = {"maps": "grad_cam", "hidden": 5, "top_share": 0.125, "attention": "official"}
-    own = {"classifier_steps": 11, "classifier_batch": 13, "classifier_rate": 0.01}
+    own = {"classifier_training": {"steps": 11, "batch_size": 13, "learning_rate": 0.01}}
     config = MultilayerPseudo.Config(**settings, **own, gate=0.3, mask_share=0.5)
     (stage,) = MultilayerPseudo.stages(config, training)
     assert (stage.name, stage.module, stage.annotates) == (CLASSIFY, TagClassification, TagClassification.stream)

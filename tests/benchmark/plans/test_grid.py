@@ -118,7 +118,7 @@ def test_a_control_has_a_variant_for_each_one_of_the_method_it_belongs_to():
     assert len(names("anatomical_contrast", *grid)) == 4
     restarted = names("mean_teacher_restarted", *grid)
     assert len(restarted) == 4
-    assert sum("first_steps=0" in name for name in restarted) == 2  # follows a value that it does not have itself
+    assert sum("masks_first=False" in name for name in restarted) == 2  # follows a value that it does not have itself
     assert names("mean_teacher", *grid) == names("mean_teacher")
     assert names("supervised", *grid) == ["supervised"]
 

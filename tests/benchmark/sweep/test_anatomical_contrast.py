@@ -22,7 +22,15 @@ from tissuebench.training.build import build_method
 from tissuebench.training.fit import Interrupted, weights_of
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
-FEW = ("global_steps=4", "global_batch=3", "local_steps=4", "queue=6", "representation=8", "queries=8", "negatives=8")
+FEW = (
+    "global_training.steps=4",
+    "global_training.batch_size=3",
+    "local_training.steps=4",
+    "queue=6",
+    "representation=8",
+    "queries=8",
+    "negatives=8",
+)
 OURS, CONTROL = "anatomical_contrast", "mean_teacher"
 PHASE, LAST = 4, 6
 CONTROL_AT_ONCE = (f"methods.{CONTROL}.warm_up=0", f"methods.{CONTROL}.strong=0.3")
@@ -109,13 +117,13 @@ def test_a_phase_may_be_left_out(bench, left_out):
         (f"methods.{OURS}.warm_up=0.5", ()),
         ("training.steps=7", ()),
         ("evaluation.overlap=0", ()),
-        (f"methods.{OURS}.local_steps=5", (LOCAL,)),
+        (f"methods.{OURS}.local_training.steps=5", (LOCAL,)),
         (f"methods.{OURS}.local_weight=0.5", (LOCAL,)),
         (f"methods.{OURS}.anchors=all_windows", (LOCAL,)),
         (f"methods.{OURS}.supervised_loss=cross_entropy_dice", (LOCAL,)),
         ("budgets=['masks:3p']", (LOCAL,)),
         ("training.batch_size=3", (LOCAL,)),
-        (f"methods.{OURS}.global_steps=5", (GLOBAL, LOCAL)),
+        (f"methods.{OURS}.global_training.steps=5", (GLOBAL, LOCAL)),
         (f"methods.{OURS}.queue=7", (GLOBAL, LOCAL)),
         (f"methods.{OURS}.decay=0.5", (GLOBAL, LOCAL)),
         (f"methods.{OURS}.network=paper", (GLOBAL, LOCAL)),

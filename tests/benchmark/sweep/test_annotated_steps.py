@@ -15,9 +15,9 @@ OURS, CONTROL = AnatomicalContrast.name, RestartedMeanTeacher.name
 
 def test_the_record_of_a_trial_has_its_annotated_steps_and_all_steps(bench):
     few = (
-        "global_steps=5",
-        "global_batch=3",
-        "local_steps=4",
+        "global_training.steps=5",
+        "global_training.batch_size=3",
+        "local_training.steps=4",
         "queue=6",
         "representation=8",
         "queries=8",

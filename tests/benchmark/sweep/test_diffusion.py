@@ -24,7 +24,7 @@ from tissuebench.training.fit import Interrupted, weights_of
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
 TINY = ("network=paper", "width=8", "multipliers=[1,2]")
-FEW = ("pretrain_steps=4", "pretrain_batch=3")
+FEW = ("pretraining.steps=4", "pretraining.batch_size=3")
 OURS, CONTROL, PUBLISHED = "diffusion", "diffusion_scratch", "diffusion_published"
 PRETRAINING = 4
 
@@ -98,9 +98,9 @@ def test_draws_of_a_budget_share_it_and_the_control_does_without(bench):
         ("training.steps=7", False),
         ("training.selection_share=0.5", False),
         ("evaluation.overlap=0", False),
-        ("methods.diffusion.pretrain_steps=5", True),
-        ("methods.diffusion.pretrain_batch=2", True),
-        ("methods.diffusion.pretrain_rate=0.5", True),
+        ("methods.diffusion.pretraining.steps=5", True),
+        ("methods.diffusion.pretraining.batch_size=2", True),
+        ("methods.diffusion.pretraining.learning_rate=0.5", True),
         ("methods.diffusion.gamma=0.5", True),
         ("methods.diffusion.average=0.5", True),
         ("methods.diffusion.crop_px=16", True),

