@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tissuebench.common.hashing import Json, derive_seed
-from tissuebench.datasets.loading.augment import AugmentSettings, augment
+from tissuebench.datasets.loading.augment import augment
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.store.tiling import grid, offsets
@@ -48,13 +49,14 @@ def plan_tiles(
     """Return the shards that hold the features of all training tiles, fixed ranges of their list.
 
     Raises:
-        ConfigError: the plan scales tiles, while the masks of cached features can be turned but not scaled.
+        ConfigError: the plan scales or crops tiles, while the masks of cached features can be turned, but nothing else.
     """
-    if augmentation.scale:
-        raise ConfigError(
-            "augmentation.scale needs network.encoder_mode: finetune or network.feature_cache: off; "
-            "cached features cannot be scaled"
-        )
+    for key, what in (("scale", "scaled"), ("crop_px", "cropped")):
+        if getattr(augmentation, key):
+            raise ConfigError(
+                f"augmentation.{key} needs network.encoder_mode: finetune or network.feature_cache: off; "
+                f"cached features cannot be {what}"
+            )
     edge, network = store.info.tile_px, encoder.network
     common: dict[str, Json] = {
         **encoder.identity,
@@ -64,7 +66,7 @@ def plan_tiles(
         "tile_px": edge,
         "variants": network.feature_variants,
         "dtype": network.feature_dtype.value,
-        "augmentation": augmentation.model_dump(mode="json"),
+        "augmentation": augmentation.identity(),
     }
     record = tile_bytes(network, encoder.shapes, edge)
     train = set(split.patients("train"))

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from tissuebench.common.settings import Settings
-from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.settings import NetworkSettings

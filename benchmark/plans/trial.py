@@ -10,7 +10,7 @@ from tissuebench.common.hashing import Json, content_hash
 from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.budget import LabelBudget
-from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api.registry import find_method
@@ -145,7 +145,7 @@ class Trial:
             "config": self.config.stored(),
             "network": identity_of_network(self.network, self.weights_sha256),
             "training": identity_of_training(self.training),
-            "augmentation": self.augmentation.stored(),
+            "augmentation": self.augmentation.identity(),
             "evaluation": identity_of_evaluation(self.evaluation),
             "seed": self.seed,
         }

@@ -9,7 +9,7 @@ from pathlib import Path
 from tissuebench.common.hashing import Json
 from tissuebench.common.own_settings import in_place_of
 from tissuebench.common.protocol import PROTOCOL_VERSION
-from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.features.shards import FeatureShard
 from tissuebench.methods.api.registry import find_method
@@ -200,7 +200,7 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
         "consumes": sorted(stage.consumes),
         "needs": {name: earlier[name] for name in stage.needs},
         "network": identity_of_network(trial.network, trial.weights_sha256),
-        "augmentation": augmentation_of(trial, stage).stored(),
+        "augmentation": augmentation_of(trial, stage).identity(),
         "budget": trial.budget.sha256 if stage.depends_on_budget else None,
         "held_out": list(held_out_of(trial, stage)),
         "seed": trial.seed,

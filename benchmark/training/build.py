@@ -8,7 +8,7 @@ from typing import Any
 
 from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.labels.view import LabelView
-from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.loading.datamodule import TileDataModule
 from tissuebench.datasets.types import StreamName, Supervision
 from tissuebench.errors import ConfigError

@@ -1,4 +1,4 @@
-"""Training augmentation suitable for H&E, on the device: right angles, flips, zoom, stain, blur and mild colour."""
+"""Training augmentation on the device: right angles, flips, zoom, crops, stain, blur and colour."""
 
 from __future__ import annotations
 
@@ -11,39 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from tissuebench.common.hashing import derive_seed
-from tissuebench.common.settings import Settings
 from tissuebench.datasets.color.stain import jitter_stains
+from tissuebench.datasets.loading.augment_settings import N_ORIENTATIONS, AugmentSettings, BlurSigma, ColorJitter
 
-N_ORIENTATIONS = 8
 _OF_THE_BATCH = ("order", "forward_input_shape")
 """Parameters that kornia draws once per batch; all its other parameters have one entry per sample."""
 
 _SHARPEST = 1e-3
 """Sigma in pixels at which a Gaussian is a single pixel; kornia refuses 0."""
-
-
-class AugmentSettings(Settings):
-    """Strength of each kind of augmentation; 0 disables it. Part of a trial's identity.
-
-    Attributes:
-        color: maximum relative change of brightness, contrast and saturation.
-        hue: maximum change of hue, in turns of the hue circle.
-        scale: zoom between 1 / (1 + scale) and 1 + scale, uniform in its logarithm.
-        blur: largest sigma of a Gaussian blur, in pixels.
-        stain: haematoxylin, eosin and DAB are each multiplied by U(1 - stain, 1 + stain) and shifted by
-            U(-stain, stain), see ``jitter_stains``. Published strengths are .05 and .2.
-    """
-
-    color: float = Field(0.2, ge=0, le=0.9)
-    hue: float = Field(0.03, ge=0, le=0.5)
-    scale: float = Field(0, ge=0, le=1)
-    blur: float = Field(0, ge=0, le=8)
-    stain: float = Field(0, ge=0, le=0.9)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -53,21 +32,33 @@ class Geometry:
     Attributes:
         orientations: (B,) int64, see ``orient``.
         zooms: (B,) float32, applied about the centre after the orientation; values above 1 magnify.
+        corners: (B, 2) int64, y and x of the upper left pixel of the crops, which are taken last; None: no crops.
+        crop_px: edge of the crops.
     """
 
     orientations: Tensor
     zooms: Tensor
+    corners: Tensor | None = None
+    crop_px: int = 0
 
     def apply_to_labels(self, masks: Tensor) -> Tensor:
         """Return masks, (B, S, S) or (B, L, S, S) integers, with the same transformation.
 
         Interpolates by nearest neighbour, so no new label values appear.
         """
-        turned = orient_each(masks, self.orientations)
-        if bool((self.zooms == 1).all()):
-            return turned
-        layers = turned.reshape(len(masks), -1, *masks.shape[-2:])
-        return _zoom(layers.float(), self.zooms, "nearest").reshape(masks.shape).to(masks.dtype)  # exact up to 2**24
+        moved = orient_each(masks, self.orientations)
+        if not bool((self.zooms == 1).all()):
+            layers = moved.reshape(len(masks), -1, *masks.shape[-2:])
+            zoomed = _zoom(layers.float(), self.zooms, "nearest")
+            moved = zoomed.reshape(masks.shape).to(masks.dtype)  # exact up to 2**24
+        return self.cropped(moved)
+
+    def cropped(self, batch: Tensor) -> Tensor:
+        """Return the crops of a (B, ..., S, S) batch; the batch itself if there are none."""
+        if self.corners is None:
+            return batch
+        edge, corners = self.crop_px, self.corners.tolist()
+        return torch.stack([each[..., y : y + edge, x : x + edge] for each, (y, x) in zip(batch, corners, strict=True)])
 
 
 def orient(tensor: Tensor, orientation: int) -> Tensor:
@@ -108,10 +99,12 @@ def augment(
         total: number of samples in the whole batch; by default the images are the whole batch.
 
     Returns:
-        (B, 3, S, S) float32 in 0..1, and the geometric transformation of the samples.
+        (B, 3, S, S) float32 in 0..1, S the edge of the crops if there are any, and the geometric transformation of the
+        samples.
 
     Raises:
         ValueError: the slice is not inside the whole batch.
+        ConfigError: a crop is larger than the images.
 
     Examples:
         >>> images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
@@ -122,16 +115,22 @@ def augment(
     total = len(images) if total is None else total
     if not 0 <= offset <= total - len(images):
         raise ValueError(f"{len(images)} images from {offset} on are not in a batch of {total}")
+    settings.check_crop(images.shape[-1])
     mine = slice(offset, offset + len(images))
+    members = torch.tensor(settings.orientations.members)
     generator = torch.Generator().manual_seed(seed)
-    orientations = torch.randint(N_ORIENTATIONS, (total,), generator=generator)[mine]
+    orientations = members[torch.randint(len(members), (total,), generator=generator)[mine]]
     result = orient_each(images, orientations).float().div_(255)
-    zooms = torch.ones(len(images))
+    zooms, corners = torch.ones(len(images)), None
     if settings.scale:
         exponents = _uniform(seed, "scale", total, 1)[:, 0]
         zooms = ((1 + settings.scale) ** exponents)[mine]  # the last bit of a power may depend on the batch size
         result = _zoom(result, zooms, "bilinear")
-    return recolour(result, seed, settings, offset, total), Geometry(orientations, zooms)
+    if settings.crop_px is not None:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "crop"))
+        corners = torch.randint(images.shape[-1] - settings.crop_px + 1, (total, 2), generator=generator)[mine]
+    geometry = Geometry(orientations, zooms, corners, settings.crop_px or 0)
+    return recolour(geometry.cropped(result), seed, settings, offset, total), geometry
 
 
 def recolour(images: Tensor, seed: int, settings: AugmentSettings, offset: int = 0, total: int | None = None) -> Tensor:
@@ -145,11 +144,24 @@ def recolour(images: Tensor, seed: int, settings: AugmentSettings, offset: int =
         strengths = settings.stain * _uniform(seed, "stain", total, 6)[mine]
         images = jitter_stains(images, 1 + strengths[:, :3], strengths[:, 3:])
     if settings.blur:
-        sigmas = settings.blur * _uniform(seed, "blur", total, 1)[mine].abs()
-        images = _blur(images, sigmas, settings.blur)
-    if settings.color or settings.hue:
-        images = _jiggle(images, seed, settings, mine, total).clamp_(0, 1)
+        blurred = _blur(images, _sigmas(seed, settings, total)[mine], settings)
+        images = _for_some(images, blurred, _chosen(seed, "blur", total, settings.blur_probability)[mine])
+    if any(settings.color_strengths):
+        jittered = _jittered(images, seed, settings, mine, total).clamp_(0, 1)
+        images = _for_some(images, jittered, _chosen(seed, "color", total, settings.color_probability)[mine])
     return images
+
+
+def _chosen(seed: int, name: str, n_samples: int, probability: float) -> Tensor:
+    """Return which samples get a kind of augmentation, (n_samples,) bool."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, name, "chosen"))
+    return torch.rand(n_samples, generator=generator) < probability
+
+
+def _for_some(images: Tensor, changed: Tensor, chosen: Tensor) -> Tensor:
+    return (
+        changed if bool(chosen.all()) else torch.where(chosen.to(images.device)[:, None, None, None], changed, images)
+    )
 
 
 def _uniform(seed: int, name: str, n_samples: int, n_values: int) -> Tensor:
@@ -168,28 +180,37 @@ def _zoom(batch: Tensor, zooms: Tensor, mode: str) -> Tensor:
     return functional.grid_sample(batch, grid, mode=mode, padding_mode="reflection", align_corners=False)
 
 
-def _blur(images: Tensor, sigmas: Tensor, largest: float) -> Tensor:
-    """Blur with a Gaussian per sample, sigmas (B, 1); its window depends only on the settings and the tile size."""
+def _sigmas(seed: int, settings: AugmentSettings, n_samples: int) -> Tensor:
+    """Return the sigmas of the samples' blur along the columns and the rows, (n_samples, 2)."""
+    if settings.blur_sigma is BlurSigma.PER_AXIS:
+        return torch.tensor([[settings.blur, settings.blur_from]]).expand(n_samples, -1)
+    drawn = _uniform(seed, "blur", n_samples, 1).abs()
+    return (settings.blur_from + (settings.blur - settings.blur_from) * drawn).expand(-1, 2)
+
+
+def _blur(images: Tensor, sigmas: Tensor, settings: AugmentSettings) -> Tensor:
+    """Blur with a Gaussian per sample, sigmas (B, 2); its window depends only on the settings and the tile size."""
     from kornia.filters import gaussian_blur2d
 
-    radius = min(math.ceil(3 * largest), images.shape[-1] - 1)
-    both_axes = sigmas.clamp(min=_SHARPEST).expand(-1, 2).to(images.device)
-    blurred: Tensor = gaussian_blur2d(images, 2 * radius + 1, both_axes)
+    radius = math.ceil(3 * settings.blur) if settings.blur_kernel is None else settings.blur_kernel // 2
+    radius = min(radius, images.shape[-1] - 1)
+    blurred: Tensor = gaussian_blur2d(images, 2 * radius + 1, sigmas.clamp(min=_SHARPEST).to(images.device))
     return blurred
 
 
-def _jiggle(images: Tensor, seed: int, settings: AugmentSettings, mine: slice, total: int) -> Tensor:
-    module = _colour(settings.color, settings.hue)
+def _jittered(images: Tensor, seed: int, settings: AugmentSettings, mine: slice, total: int) -> Tensor:
+    module = _color(settings.jitter, settings.color_strengths)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # kornia draws from the global generator of the CPU
         drawn = module.forward_parameters(torch.Size((total, *images.shape[1:])))
     own = {name: values if name in _OF_THE_BATCH else values[mine] for name, values in drawn.items()}
-    jiggled: Tensor = module(images, params=own | {"forward_input_shape": torch.tensor(images.shape)})
-    return jiggled
+    jittered: Tensor = module(images, params=own | {"forward_input_shape": torch.tensor(images.shape)})
+    return jittered
 
 
 @lru_cache(maxsize=8)
-def _colour(strength: float, hue: float) -> Any:  # noqa: ANN401 - kornia has no types here
-    from kornia.augmentation import ColorJiggle
+def _color(jitter: ColorJitter, strengths: tuple[float, float, float, float]) -> Any:  # noqa: ANN401 - kornia has no types
+    from kornia import augmentation
 
-    return ColorJiggle(strength, strength, strength, hue, same_on_batch=False, p=1.0)
+    kind = augmentation.ColorJiggle if jitter is ColorJitter.ADDITIVE else augmentation.ColorJitter
+    return kind(*strengths, same_on_batch=False, p=1.0)

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.labels.view import LabelView
-from tissuebench.datasets.loading.augment import AugmentSettings, augment, orient_arrays
+from tissuebench.datasets.loading.augment import augment, orient_arrays
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.loading.sampling import Tree, distinct_tiles, draw, stream_tree
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Stream, Supervision, Tile, TileBatch, TrainingBatch

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tissuebench.common.own_settings import Own, in_place_of, inherited
 from tissuebench.common.settings import Settings
-from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.types import IGNORE_LABEL, MaskBatch, Stream, StreamName, Supervision
 from tissuebench.methods.api.stage import SettingsT, Stage, Task, Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor
 
 from tissuebench.common.settings import Settings
-from tissuebench.datasets.loading.augment import AugmentSettings, recolour
+from tissuebench.datasets.loading.augment import recolour
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 
 _SEEDS = 2**31
 

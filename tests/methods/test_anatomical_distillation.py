@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from tests.methods.anatomical_phases import K, annotated, learning_names, stage_made, unlabelled
 from tests.methods.student_teacher import NETWORKS, PAPER, copied, loss_of, same
-from tissuebench.datasets.loading.augment import AugmentSettings, recolour
+from tissuebench.datasets.loading.augment import recolour
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.types import IGNORE_LABEL, Supervision, TileBatch
 from tissuebench.methods.api.contract import make_task
 from tissuebench.methods.api.method import ANNOTATED

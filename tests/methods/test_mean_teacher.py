@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from tests.methods.mean_teachers import learning, loss_and_gradients, made
 from tests.methods.student_teacher import NETWORKS, PAPER, loss_of, same
-from tissuebench.datasets.loading.augment import AugmentSettings, recolour
+from tissuebench.datasets.loading.augment import recolour
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.types import Supervision, TileBatch
 from tissuebench.methods.api.contract import make_batch, make_method
 from tissuebench.methods.api.method import ANNOTATED

@@ -10,7 +10,7 @@ from tests.methods.mean_teachers import learning, made
 from tests.methods.student_teacher import NETWORKS, PAPER, copied, loss_of, same
 from tissuebench.datasets.labels.draw_budget import draw_budget
 from tissuebench.datasets.labels.view import LabelView
-from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.loading.datamodule import LoaderSettings, TileDataModule
 from tissuebench.methods.api.contract import make_batch, make_task
 from tissuebench.methods.api.training_settings import TrainingSettings

@@ -11,7 +11,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from tissuebench.datasets.loading.augment import AugmentSettings, augment
+from tissuebench.datasets.loading.augment import augment
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.features.shards import without_weights
 from tissuebench.methods.api.method import masked_cross_entropy
 from tissuebench.methods.networks import Segmenter, build_segmenter

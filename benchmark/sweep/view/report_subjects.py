@@ -9,6 +9,7 @@ from typing import Any
 
 from tissuebench.common.hashing import Json
 from tissuebench.datasets.ingest.dataset import find_dataset
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.errors import DataError, TissueBenchError
 from tissuebench.results.records.curves import read_curves
 from tissuebench.results.records.overlays import read_overlays
@@ -20,7 +21,7 @@ from tissuebench.results.tables.leaderboard import build
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.sweep.state.folders import JOB, task_folder
 
-_SHARED = ("network", "training", "augmentation", "evaluation")
+_SHARED = ("network", "training", "evaluation")
 
 
 def subjects(home: Path, groups: Sequence[Group]) -> list[Subject]:
@@ -53,12 +54,15 @@ def _belongs(home: Path, failure: Failure, like: TrialResult) -> bool:
         return False
     try:
         job = Job.from_json((task_folder(home, TaskKind.TRIAL, failure.trial_id) / JOB).read_text())
+        trial: Any = job.document["trial"]
+        augmentation = AugmentSettings.model_validate(trial["augmentation"]).identity()
     except (OSError, ValueError, KeyError, TypeError):
         return True  # it never had one: a stage before it failed; better shown than left out
-    trial: Any = job.document["trial"]
     same: Any = {"store": trial["store_sha256"], "split": trial["split_sha256"]}
     same |= {name: trial[name] for name in _SHARED}
     same["network"] = trial["network"] | {"weights": trial.get("weights_sha256") or "none"}
+    if like.identity.get("augmentation") != augmentation:
+        return False
     return all(_is_part(like.identity.get(name), value) for name, value in same.items())
 
 

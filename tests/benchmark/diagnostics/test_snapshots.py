@@ -16,7 +16,7 @@ from PIL import Image
 
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.labels.view import LabelView
-from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.loading.datamodule import LoaderSettings, TileDataModule
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.store_writer import StoreWriter

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from tests.datasets.loading.steps import SEED, STREAMS, view_of
-from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.loading.datamodule import LoaderSettings, TileDataModule
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from tests.properties import examples
 from tissuebench.datasets.color.stain import rgb_to_hed
-from tissuebench.datasets.loading.augment import N_ORIENTATIONS, AugmentSettings, Geometry, augment, orient, orient_each
+from tissuebench.datasets.loading.augment import Geometry, augment, orient, orient_each
+from tissuebench.datasets.loading.augment_settings import N_ORIENTATIONS, AugmentSettings
 from tissuebench.datasets.types import IGNORE_LABEL
 
 PLAIN = AugmentSettings(color=0, hue=0)

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.datasets.loading.steps import SEED, STREAMS, Bank, digest, digests, module_of, view_of
-from tissuebench.datasets.loading.augment import AugmentSettings, orient_each
+from tissuebench.datasets.loading.augment import orient_each
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.loading.datamodule import LoaderSettings, StepDataset, StepLoader, StepSampler
 from tissuebench.errors import ConfigError
 

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from tests.methods.denoising.denoisers import NETWORKS, PX, STEPS, TINY, Oracle, Remembering, made, pictures, step_on
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.labels.view import LabelView
-from tissuebench.datasets.loading.augment import AugmentSettings
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.loading.datamodule import LoaderSettings, TileDataModule
 from tissuebench.datasets.types import Supervision
 from tissuebench.methods.denoising.pretraining import AVERAGED, Denoising, trained_weights
