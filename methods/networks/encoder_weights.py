@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import timm
 import torch
@@ -32,6 +33,15 @@ _NAMES = (
 )
 _CONTAINERS = ("state_dict", "model", "teacher", "module")
 _SHOWN = 3
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+_NUMPY_SCALARS: list[Any] = [
+    np.dtype,
+    type(np.dtype(np.float64)),
+    type(np.dtype(np.float32)),
+    _SCALAR,
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # its name before NumPy 2
+]
+"""What unpickling a NumPy scalar calls; none of it runs code of the file."""
 
 
 def weights_sha256(settings: NetworkSettings) -> str | None:
@@ -54,16 +64,17 @@ def weights_sha256(settings: NetworkSettings) -> str | None:
 
 @lru_cache(maxsize=16)
 def _hash_of_timm(encoder: str) -> str:
-    return _hash(_timm_state(encoder))
+    return hash_of_tensors(_timm_state(encoder))
 
 
 @lru_cache(maxsize=16)
 def _hash_of_file(path: Path, size: int, modified_ns: int) -> str:
     """Return the hash of a file that was not changed since: size and time are part of the cache's key."""
-    return _hash(read_tensors(path))
+    return hash_of_tensors(read_tensors(path))
 
 
-def _hash(state: Mapping[str, Tensor]) -> str:
+def hash_of_tensors(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 (hex) over names, types, shapes and values, in the order of names."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -130,24 +141,32 @@ def _file(settings: NetworkSettings) -> Path | None:
     return path
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, key: str | None = "network.weights") -> dict[str, Tensor]:
     """Return the named tensors of a file; nothing in it is run.
+
+    Beside tensors, a pickle may hold NumPy's scalars, as checkpoints with the best score do.
+
+    Args:
+        path: ``.safetensors``, or what ``torch.save`` wrote.
+        key: setting that names the file, for messages; None if the caller adds it.
 
     Raises:
         ConfigError: not a file of tensors, cut off, or a pickle with more than tensors.
     """
+    where = f"{key}: {path}" if key else str(path)
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ConfigError(
-            f"network.weights: {path}: holds more than tensors, which would have to be run to be read: refused; "
+            f"{where}: holds more than tensors, which would have to be run to be read: refused; "
             "save its state_dict() as .safetensors"
         ) from None
     except Exception as error:  # readers of untrusted bytes fail in as many ways as there are bytes
         said = (str(error).strip().splitlines() or [""])[0]
-        raise ConfigError(f"network.weights: {path}: cannot be read ({type(error).__name__}: {said})") from None
+        raise ConfigError(f"{where}: cannot be read ({type(error).__name__}: {said})") from None
     while isinstance(document, Mapping):
         inner = next((document[key] for key in _CONTAINERS if isinstance(document.get(key), Mapping)), None)
         if inner is None:
@@ -156,7 +175,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 return tensors
             break
         document = inner
-    raise ConfigError(f"network.weights: {path}: holds no named tensors")
+    raise ConfigError(f"{where}: holds no named tensors")
 
 
 def fitted(state: Mapping[str, Tensor], model: nn.Module, where: str) -> dict[str, Tensor]:
