@@ -7,9 +7,9 @@ mean teacher whose student also contrasts pixels:
 
 The paper's gain over its baseline is measured against ``mean_teacher``, which is this method without L_c and the first
 two phases, and against ``mean_teacher_restarted``, whose first phase takes as many steps on masks as the second phase
-here. Defects of the official code (the student's gradient trains the teacher's heads, the average is updated
-twice per step, confidence is quantised to eight bits) are not reproduced; its adversarial morphing is not part of the
-published method and is left out.
+here. ``anatomical_contrast_published`` has the settings of the official code
+(github.com/charlesyou999648/ACTION), each of them an option here. Its adversarial morphing of the student's
+images is left out: the code calls a module that the repository does not contain.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from tissuebench.methods.api import (
     inherited,
     register,
 )
+from tissuebench.methods.contrastive.distillation import WindowAnchors
 from tissuebench.methods.contrastive.pixel_contrast import (
     candidates,
     pixel_contrast_loss,
@@ -40,19 +41,22 @@ from tissuebench.methods.contrastive.pixel_contrast import (
     relation,
     sample,
 )
-from tissuebench.methods.contrastive.spread_pixels import SpreadPixels
-from tissuebench.methods.contrastive.stages import (
-    GLOBAL,
-    LOCAL,
-    STUDENT,
-    GlobalDistillation,
+from tissuebench.methods.contrastive.settings import (
     GlobalSettings,
-    LocalDistillation,
+    GlobalT,
     LocalSettings,
+    LocalStart,
+    TeacherHeads,
+    Views,
 )
+from tissuebench.methods.contrastive.spread_pixels import SpreadPixels
+from tissuebench.methods.contrastive.stages import GLOBAL, LOCAL, STUDENT, GlobalDistillation, LocalDistillation
 from tissuebench.methods.mean_teacher import ConsistencyMethod, ConsistencySettings, Lesson
 from tissuebench.methods.networks.action_unet import DecoderMaps, RepresentationHead, stacked
+from tissuebench.methods.networks.settings import Architecture
 from tissuebench.methods.teacher_student.networks import on_grid
+from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
+from tissuebench.methods.teacher_student.teacher import TeacherBuffers
 
 
 class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
@@ -61,6 +65,11 @@ class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
     Attributes:
         global_distill, local_distill: whether to run the first and the second phase.
         global_training, local_training: training settings of the first and the second phase in place of the plan's.
+        last_decay: decay of the teacher in the last phase; null takes ``decay``. Published code: .9801, as it averages
+            the same student twice, after its step and in the forward pass of the next one, by .99 each: together one
+            update by .99 squared (its teacher labels between the two). Paper: .99.
+        distillation_color, distillation_hue: ``color`` and ``hue`` of the first two phases; null takes those. Published
+            code: .2 and .1; paper: not stated.
         contrast: weight of the pixel contrast. Published: .01.
         weak: minimum confidence of a teacher label for its pixel to be contrasted.
         queries, negatives: queries per class in each step, and negatives per query.
@@ -75,6 +84,9 @@ class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
     local_distill: bool = True
     global_training: Annotated[dict[str, Any], Own(TrainingSettings, steps=500, batch_size=16)] = inherited()
     local_training: Annotated[dict[str, Any], Own(TrainingSettings, steps=300)] = inherited()
+    last_decay: float | None = Field(None, ge=0, le=1, exclude_if=lambda decay: decay is None)
+    distillation_color: float | None = Field(None, ge=0, le=0.9, exclude_if=lambda color: color is None)
+    distillation_hue: float | None = Field(None, ge=0, le=0.5, exclude_if=lambda hue: hue is None)
     contrast: float = Field(0.1, ge=0)
     weak: float = Field(0.7, ge=0, le=1)
     queries: int = Field(256, ge=1)
@@ -82,6 +94,12 @@ class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
     temperature: float = Field(0.5, gt=0)
     representation: int = Field(512, ge=1)
     rep_stride: Literal[1, 2, 4, 8, 16] = 4
+
+    def of_phase(self, settings: type[GlobalT]) -> GlobalT:
+        """Return the settings of one of the first two phases."""
+        own = {"color": self.distillation_color, "hue": self.distillation_hue}
+        shared = self.model_dump(include=set(settings.model_fields))
+        return settings.model_validate(shared | {name: value for name, value in own.items() if value is not None})
 
 
 @register
@@ -99,15 +117,15 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
 
     @classmethod
     def stages(cls, config: AnatomicalContrastSettings, training: TrainingSettings) -> tuple[Stage, ...]:
-        """Return the first two phases, if enabled; the first does not depend on the budget."""
+        """Return the first two phases, if enabled; the first depends on the budget only if ``distils_annotated``."""
         made: list[Stage] = []
         if config.global_distill:
             own = in_place_of(training, config.global_training, f"methods.{cls.name}.global_training")
-            settings = GlobalSettings.model_validate(config.model_dump(include=set(GlobalSettings.model_fields)))
-            made.append(Stage(GLOBAL, GlobalDistillation, settings, own))
+            consumes = cls.consumes if config.distils_annotated else frozenset()
+            made.append(Stage(GLOBAL, GlobalDistillation, config.of_phase(GlobalSettings), own, consumes))
         if config.local_distill:
             own = in_place_of(training, config.local_training, f"methods.{cls.name}.local_training")
-            local = LocalSettings.model_validate(config.model_dump(include=set(LocalSettings.model_fields)))
+            local = config.of_phase(LocalSettings)
             needs = tuple(stage.name for stage in made)
             made.append(Stage(LOCAL, LocalDistillation, local, own, consumes=cls.consumes, needs=needs))
         return tuple(made)
@@ -125,6 +143,11 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
         except RuntimeError as error:
             raise ValueError("the distilled weights are those of another network") from error
         self.teach()
+
+    @property
+    def decay(self) -> float:
+        """Decay of the teacher's average in this phase."""
+        return self.config.decay if self.config.last_decay is None else self.config.last_decay
 
     @property
     def asks_teacher(self) -> bool:
@@ -200,3 +223,66 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
             on_grid(labels, (height, width), stride, IGNORE_LABEL),
             probabilities,
         )
+
+
+@register
+class PublishedAnatomicalContrast(AnatomicalContrast):
+    """Settings of the official code; where it differs from the paper, a comment names both."""
+
+    class Config(AnatomicalContrastSettings):
+        """Settings by the official code: ``train_2D_pretrain.py`` (phases 1 and 2), ``train_2D_action.py`` (3)."""
+
+        # Network and teacher.
+        network: Architecture = Architecture.PAPER  # networks/unetWithArgs.py: the paper's U-Net, random weights
+        decay: float = Field(0.99, ge=0, le=1)  # paper; model.py: m=0.99
+        decay_warm_up: bool = False  # model.py, _momentum_update_key_encoder: constant; paper: not stated
+        last_decay: float | None = Field(0.9801, ge=0, le=1)  # phase 3: .99 twice per step; paper: .99
+        teacher_buffers: TeacherBuffers = TeacherBuffers.OWN  # isd.train(), ema_model.train(); paper: not stated
+        teacher_heads: TeacherHeads = TeacherHeads.TRAINED  # model.py: k_*_head; paper: averaged
+
+        # Views. training: tiles without geometric augmentation (commented out in dataloaders/dataset.py).
+        views: Views = Views.OFFICIAL  # --combinations 2; paper: weak for the teacher, strong for the student
+        color: float = Field(0.25, ge=0, le=0.9)  # phase 3, augment.py: .75 to 1.25; paper: not stated
+        hue: float = Field(0.25, ge=0, le=0.5)  # phase 3, augment.py; paper: not stated
+        distillation_color: float | None = Field(0.2, ge=0, le=0.9)  # phases 1, 2; paper: not stated
+        distillation_hue: float | None = Field(0.1, ge=0, le=0.5)  # phases 1, 2; paper: not stated
+        color_probability: float = Field(0.5, ge=0, le=1)  # all phases; paper: not stated
+        blur: float = Field(1.15, ge=0, le=8)  # all phases; paper: not stated
+        blur_from: float = Field(0.15, ge=0, le=8)  # all phases; paper: not stated
+        blur_probability: float = Field(0.5, ge=0, le=1)  # all phases; paper: not stated
+
+        # Phases 1 and 2: distillation between tiles and between windows.
+        global_distill: bool = True  # paper, stage i
+        local_distill: bool = True  # paper, stage ii
+        distils_annotated: bool = True  # TwoStreamBatchSampler, 3 + 3; paper: stage i is label-free
+        queue: int = Field(36, ge=2)  # paper; --K 36
+        student_temperature: float = Field(0.1, gt=0)  # paper; --T_s 0.1
+        teacher_temperature: float = Field(0.01, gt=0)  # paper; --T_t 0.01
+        local_start: LocalStart = LocalStart.NETWORKS  # --resume loads both networks; paper: not stated
+        window_share: float = Field(0.25, gt=0, le=0.5)  # --cut_size 64 of 256; model.py: offsets 0 to 160
+        anchors: WindowAnchors = WindowAnchors.OFFICIAL  # model.py, reshape; paper: windows at the same position
+        global_weight: float = Field(1.0, ge=0)  # paper; --k1 1
+        local_weight: float = Field(1.0, ge=0)  # paper; --k2 1
+
+        # Phases 2 and 3.
+        supervised_loss: SupervisedLoss = SupervisedLoss.CROSS_ENTROPY_DICE  # paper; 0.5 * (loss_dice + loss_ce)
+
+        # Phase 3: masks, teacher's labels and contrast.
+        warm_up: float = Field(0.0, ge=0, le=1)  # no warm-up in the code; paper: not stated
+        strong: float = Field(0.97, gt=0, le=1)  # paper; --strong_threshold
+        weak: float = Field(0.7, ge=0, le=1)  # paper; --weak_threshold
+        eight_bit_confidence: bool = True  # augment.py, tensor_to_pil; paper: not stated
+        consistency: float = Field(1.0, ge=0)  # paper; loss = args.k1*reco_loss + unsup_loss + supervised_loss
+        cut_mix: bool = True  # train_2D.sh: --apply_aug cutmix (default of the argument: classmix)
+        contrast: float = Field(0.01, ge=0)  # paper; --k1 0.01
+        queries: int = Field(256, ge=1)  # paper; --num_queries
+        negatives: int = Field(512, ge=1)  # paper; --num_negatives
+        temperature: float = Field(0.5, gt=0)  # paper; --temp
+        representation: int = Field(512, ge=1)  # model.py, RepresentationHead; paper: 512
+        rep_stride: Literal[1, 2, 4, 8, 16] = 1  # F.interpolate to the size of the image; paper: not stated
+
+        # unlabelled_ratio stays 1: 4 + 4 tiles, --batch_size 4; paper: 6.
+        # training: see published plan
+
+    name = "anatomical_contrast_published"
+    summary = "the same with the settings of the official code and the paper's U-Net"

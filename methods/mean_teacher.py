@@ -57,6 +57,9 @@ class ConsistencySettings(TeacherStudentSettings):
         warm_up: share of the steps that use masks alone, as an untrained teacher amplifies its own mistakes. Published:
             0, after other phases.
         cut_mix: whether to mix the unlabelled tiles of a batch.
+        eight_bit_confidence: round the confidence down to a multiple of 1/255, so that thresholds of .97 and .7 are 248
+            and 179 of 255 in effect. Published code of ACTION: true, as it passes through an 8-bit image
+            (``augment.py``); paper: not stated.
         unlabelled_ratio: unlabelled tiles per annotated one. Stored results call it ``crowd``.
     """
 
@@ -65,6 +68,7 @@ class ConsistencySettings(TeacherStudentSettings):
     consistency: float = Field(1.0, ge=0)
     warm_up: float = Field(0.3, ge=0, le=1)
     cut_mix: bool = True
+    eight_bit_confidence: bool = Field(False, exclude_if=lambda on: not on)
     unlabelled_ratio: int = Field(
         1, ge=1, le=16, validation_alias=AliasChoices("unlabelled_ratio", "crowd"), serialization_alias="crowd"
     )
@@ -144,6 +148,8 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
     def lesson(self, batch: TileBatch) -> Lesson:
         """Label the original tiles with the teacher, mix them, and run the student on a stronger view of the result."""
         confidence, labels = self.teacher_probabilities(batch.inputs).max(dim=1)
+        if self.config.eight_bit_confidence:
+            confidence = (confidence * 255).floor() / 255
         inputs = batch.inputs
         if self.config.cut_mix:
             height, width = labels.shape[-2:]
@@ -212,6 +218,8 @@ class RestartedMeanTeacher(ConsistencyMethod[RestartedSettings]):
             shared["masks_training"] = theirs["local_training"]
         if "local_distill" in theirs:
             shared["masks_first"] = theirs["local_distill"]
+        if theirs.get("last_decay") is not None:
+            shared["decay"] = theirs["last_decay"]
         return {**shared, **super().planned_settings(plan)}
 
     @classmethod

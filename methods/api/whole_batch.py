@@ -44,6 +44,16 @@ def gathered_with_own_gradient(own: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def in_batch_order(rows: Tensor, places: Tensor | None) -> Tensor:
+    """Return the gathered rows (N, ...) of all processes in the order of the whole batch.
+
+    Args:
+        rows: in rank order, as gathered.
+        places: positions in the whole batch of this process's own rows; None if rank order is that order.
+    """
+    return rows if places is None else rows[torch.cat(gathered(places.to(rows.device))).argsort()]
+
+
 def following(values: Tensor) -> Tensor:
     """Return for each sample of values (N, ...) the next one of the whole batch, and the first one for the last.
 

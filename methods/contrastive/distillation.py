@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tissuebench.methods.api.whole_batch import gathered, gathered_with_own_gradient
+from tissuebench.methods.api.whole_batch import gathered_with_own_gradient, in_batch_order
 from tissuebench.methods.losses.pooling import pooled
 
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.01
@@ -24,7 +24,8 @@ class WindowAnchors(StrEnum):
     """Anchors that a window is compared with.
 
     ``same_window``: the keys of the window at the same position, the apparent intent of the official code.
-    ``published``: what that code actually computes, with a reshape in place of a permute; we see no rationale for it.
+    ``published``: rows that this code actually compares, with a reshape in place of a permute; we see no rationale for
+    it. ``official``: the same, and the keys are also stored in that code's order, see ``official_order``.
     ``all_windows``: the keys of all windows, an option of this project, as positions within a tissue tile carry no
     meaning.
     """
@@ -32,6 +33,7 @@ class WindowAnchors(StrEnum):
     SAME_WINDOW = "same_window"
     ALL_WINDOWS = "all_windows"
     PUBLISHED = "published"
+    OFFICIAL = "official"
 
 
 def distillation_loss(
@@ -40,12 +42,12 @@ def distillation_loss(
     queue: Tensor,
     student_temperature: float = STUDENT_TEMPERATURE,
     teacher_temperature: float = TEACHER_TEMPERATURE,
+    teacher_learns: bool = False,
 ) -> Tensor:
     """KL divergence between the teacher's and the student's similarities to the anchors, averaged over the batch.
 
     ``mean over n of KL(p_t || p_s)``, ``p = softmax over anchors a_j of cos(z_n, a_j) / tau``. The mean is over the
-    whole batch, possibly spread over several processes; only the student gets a gradient (in the official code the
-    teacher's head does, too).
+    whole batch, possibly spread over several processes.
 
     Args:
         student: z_s, (N, D) float; evaluated in float32 or wider, even under autocast.
@@ -53,6 +55,7 @@ def distillation_loss(
         queue: anchors, (K, D), of any length, since only their directions matter.
         student_temperature: tau_s.
         teacher_temperature: tau_t.
+        teacher_learns: whether z_t gets a gradient, too. Published code: true, as the teacher's head is trained.
 
     Returns:
         () of the student's dtype, at least float32; a graph-connected 0 if N = 0.
@@ -67,6 +70,7 @@ def distillation_loss(
     """
     if student.ndim != 2 or teacher.shape != student.shape or queue.shape[1:] != student.shape[1:]:
         raise ValueError(f"not (N, D), (N, D), (K, D): {_shapes(student, teacher, queue)}")
+    teacher = teacher if teacher_learns else teacher.detach()
     return _mean_divergence(student, teacher, queue, student_temperature, teacher_temperature)
 
 
@@ -77,13 +81,14 @@ def window_distillation_loss(
     student_temperature: float = STUDENT_TEMPERATURE,
     teacher_temperature: float = TEACHER_TEMPERATURE,
     anchors: WindowAnchors = WindowAnchors.SAME_WINDOW,
+    teacher_learns: bool = False,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Contrastive distillation of W windows per image: ``distillation_loss`` averaged over all N W windows.
 
-    In the ``published`` form, N D rows of W numbers are compared with K D rows, and the mean is over N D: batch and
-    queue are laid out as (W, N, D) and (W, K, D), and cut into chunks of W numbers, which mix dimensions and sometimes
-    images and windows. The official code also pushes keys in that layout read as (N, W, D), which is
-    ``keys.transpose(0, 1).reshape(keys.shape)``.
+    In the ``published`` and ``official`` form, N D rows of W numbers are compared with K D rows, and the mean is over
+    N D: batch and queue are laid out as (W, N, D) and (W, K, D), and cut into chunks of W numbers, which mix dimensions
+    and sometimes images and windows.
 
     Args:
         student: (N, W, D) float; evaluated in float32 or wider, even under autocast.
@@ -92,6 +97,8 @@ def window_distillation_loss(
         student_temperature: tau_s.
         teacher_temperature: tau_t.
         anchors: which keys a window is compared with.
+        teacher_learns: as in ``distillation_loss``.
+        places: (N,) positions of the images in the whole batch, as for ``KeyQueue.push``.
 
     Returns:
         () as in ``distillation_loss``.
@@ -106,22 +113,28 @@ def window_distillation_loss(
     """
     if student.ndim != 3 or teacher.shape != student.shape or queue.shape[1:] != student.shape[1:]:
         raise ValueError(f"not (N, W, D), (N, W, D), (K, W, D): {_shapes(student, teacher, queue)}")
+    teacher = teacher if teacher_learns else teacher.detach()
     match anchors:
         case WindowAnchors.SAME_WINDOW:
             rows = tuple(each.transpose(0, 1) for each in (student, teacher, queue))
         case WindowAnchors.ALL_WINDOWS:
             rows = tuple(each.flatten(0, 1) for each in (student, teacher, queue))
-        case WindowAnchors.PUBLISHED:
+        case WindowAnchors.PUBLISHED | WindowAnchors.OFFICIAL:
             # Chunks mix the images of a batch, so each process must see the whole batch. All processes then have the
             # same rows and loss, each with the gradient of its own images; these are averaged later.
-            everyone = gathered_with_own_gradient(student), torch.cat(gathered(teacher)), queue
-            rows = tuple(published_rows(each) for each in everyone)
+            everyone = (in_batch_order(gathered_with_own_gradient(each), places) for each in (student, teacher))
+            rows = tuple(published_rows(each) for each in (*everyone, queue))
     return _mean_divergence(rows[0], rows[1], rows[2], student_temperature, teacher_temperature)
 
 
 def published_rows(vectors: Tensor) -> Tensor:
     """Return (N, W, D) vectors as the official code reads them: rows (N D, W) of the numbers in (W, N, D) order."""
     return vectors.transpose(0, 1).reshape(-1, vectors.shape[1])
+
+
+def official_order(keys: Tensor) -> Tensor:
+    """Return keys (N, W, D) of the whole batch as the official code stores them: in (W, N) order, read as (N, W)."""
+    return keys.transpose(0, 1).reshape(keys.shape)
 
 
 def similarities(vectors: Tensor, anchors: Tensor, temperature: float) -> Tensor:
@@ -142,7 +155,7 @@ def _mean_divergence(student: Tensor, teacher: Tensor, queue: Tensor, student_t:
         raise ValueError(f"temperatures must be positive, not {student_t} and {teacher_t}")
     queue = queue.detach()
     log_student = similarities(student, queue, student_t).log_softmax(dim=-1)
-    log_teacher = similarities(teacher.detach().to(log_student.dtype), queue, teacher_t).log_softmax(dim=-1)
+    log_teacher = similarities(teacher.to(log_student.dtype), queue, teacher_t).log_softmax(dim=-1)
     divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1)
     return pooled(divergence.sum(), torch.tensor(divergence.numel(), device=student.device))
 

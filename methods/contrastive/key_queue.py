@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tissuebench.methods.api.whole_batch import gathered
+from tissuebench.methods.api.whole_batch import gathered, in_batch_order
 
 
 class KeyQueue(nn.Module):
@@ -39,14 +39,15 @@ class KeyQueue(nn.Module):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
-    def push(self, keys: Tensor) -> None:
+    def push(self, keys: Tensor, places: Tensor | None = None) -> None:
         """Overwrite the oldest keys in place, without gradient; if there are more than K, the last K are kept.
 
-        With several processes, each pushes the keys of all of them in rank order, so every queue equals that of a
-        single process. All processes must call it equally often.
+        With several processes, each pushes the keys of all of them, so every queue equals that of a single process. All
+        processes must call it equally often.
 
         Args:
             keys: (N, *shape) float; N is arbitrary and may differ between processes.
+            places: (N,) positions of the keys in the whole batch, which is their order; by default rank order.
 
         Raises:
             ValueError: the keys have a different shape.
@@ -55,7 +56,11 @@ class KeyQueue(nn.Module):
             raise ValueError(
                 f"keys have shape {tuple(keys.shape[1:])}, those of the queue {tuple(self.keys.shape[1:])}"
             )
-        keys = torch.cat(gathered(keys.to(self.keys.dtype)))
+        self.store(in_batch_order(torch.cat(gathered(keys.to(self.keys.dtype))), places))
+
+    @torch.no_grad()
+    def store(self, keys: Tensor) -> None:
+        """Push keys (N, *shape) of the whole batch, which every process already has in full."""
         length = len(self.keys)
         # Skip keys that the same push would overwrite: the order of two writes to one position is undefined.
         places = torch.arange(max(0, len(keys) - length), len(keys), device=keys.device)

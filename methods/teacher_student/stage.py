@@ -54,10 +54,15 @@ class TeacherStudentStage(Averaging[TeacherStudentT]):
     def student(self) -> nn.Module:
         """The module that is averaged."""
 
+    @property
+    def decay(self) -> float:
+        """Decay of the teacher's average."""
+        return self.config.decay
+
     def teach(self) -> None:
         """Create a new teacher equal to the student."""
         config = self.config
-        self.teacher = build_teacher(self.student, config.decay, config.teacher_buffers, config.decay_warm_up)
+        self.teacher = build_teacher(self.student, self.decay, config.teacher_buffers, config.decay_warm_up)
         self._keeps_mode = config.teacher_buffers is TeacherBuffers.OWN
         if not self._keeps_mode:
             self.teacher.eval()  # a copy has the student's mode, and Lightning does not change modes

@@ -13,8 +13,9 @@ from torch.optim.swa_utils import AveragedModel
 class TeacherBuffers(StrEnum):
     """Treatment of buffers, such as the statistics of batch norm, in an update of the teacher.
 
-    ``copy``: copied from the student. ``average``: averaged like weights; integers are copied. ``own``: left alone, so
-    a teacher in training mode keeps the statistics of its own inputs, as in the published code of ACTION.
+    ``copy``: copied from the student. ``average``: averaged like weights; integers are copied. ``own``: left alone; the
+    teacher then stays in training mode, with the statistics of its own batches and with dropout, as in the published
+    code of ACTION (``train_2D_action.py``, ``ema_model.train()``).
     """
 
     COPY = "copy"
@@ -40,15 +41,21 @@ class _MovingAverage:
                 torch._foreach_copy_(averaged, current)
 
 
-class _OwnBuffers(AveragedModel):
-    """Averaged model that keeps its own buffers; ``AveragedModel`` would copy them."""
+class _Teacher(AveragedModel):
+    """Averaged model that leaves trained weights alone, and its buffers if they are its own."""
 
+    own_buffers = False
+
+    @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Average the weights only."""
-        before = [buffer.clone() for buffer in self.module.buffers()]
+        """Average all other weights; ``AveragedModel`` would average or copy everything."""
+        kept: list[Tensor] = [weight for weight in self.module.parameters() if weight.requires_grad]
+        if self.own_buffers:
+            kept += self.module.buffers()
+        before = [tensor.clone() for tensor in kept]
         super().update_parameters(model)
-        for buffer, own in zip(self.module.buffers(), before, strict=True):
-            buffer.copy_(own)
+        for tensor, own in zip(kept, before, strict=True):
+            tensor.copy_(own)
 
 
 def build_teacher(
@@ -68,17 +75,17 @@ def build_teacher(
         warm_up: whether early states of the student are forgotten faster.
 
     Returns:
-        The teacher, with no weight requiring a gradient. The caller controls its mode (``train``, ``eval``),
-        independently of the student's.
+        The teacher, with no weight requiring a gradient; one that is later made to require it is trained in place of
+        averaged. The caller controls its mode (``train``, ``eval``), independently of the student's.
 
     Raises:
         ValueError: ``decay`` is outside 0..1.
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in 0..1, not {decay}")
-    kind = _OwnBuffers if buffers is TeacherBuffers.OWN else AveragedModel
     average = _MovingAverage(decay, warm_up)
-    teacher = kind(student, multi_avg_fn=average, use_buffers=buffers is TeacherBuffers.AVERAGE)
+    teacher = _Teacher(student, multi_avg_fn=average, use_buffers=buffers is TeacherBuffers.AVERAGE)
+    teacher.own_buffers = buffers is TeacherBuffers.OWN
     teacher.requires_grad_(False)
     if not warm_up:
         teacher.n_averaged.fill_(1)  # at 0 the first update would copy the student, whatever the decay

@@ -7,7 +7,8 @@ import torch
 from tissuebench.datasets.types import IGNORE_LABEL, TileBatch
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast
 from tissuebench.methods.api.contract import CLASS_MAP, make_task
-from tissuebench.methods.contrastive.stages import GlobalDistillation, GlobalSettings, LocalDistillation, LocalSettings
+from tissuebench.methods.contrastive.settings import GlobalSettings, LocalSettings
+from tissuebench.methods.contrastive.stages import GlobalDistillation, LocalDistillation
 from tissuebench.methods.networks.settings import EncoderMode
 
 K = len(CLASS_MAP)

@@ -14,11 +14,11 @@ from tissuebench.datasets.types import IGNORE_LABEL, Supervision, TileBatch
 from tissuebench.methods.api.contract import make_task
 from tissuebench.methods.api.method import ANNOTATED
 from tissuebench.methods.contrastive.distillation import WindowAnchors, window_distillation_loss
+from tissuebench.methods.contrastive.settings import GlobalSettings
 from tissuebench.methods.contrastive.stages import (
     STUDENT,
     TISSUE,
     GlobalDistillation,
-    GlobalSettings,
     LocalDistillation,
 )
 from tissuebench.methods.losses.dice import soft_dice_loss

@@ -9,14 +9,13 @@ from tests.methods.student_teacher import NETWORKS, PAPER, copied, same
 from tissuebench.datasets.types import Supervision
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast
 from tissuebench.methods.api.training_settings import TrainingSettings
+from tissuebench.methods.contrastive.settings import GlobalSettings, LocalSettings
 from tissuebench.methods.contrastive.stages import (
     GLOBAL,
     LOCAL,
     STUDENT,
     GlobalDistillation,
-    GlobalSettings,
     LocalDistillation,
-    LocalSettings,
 )
 
 # Which stages there are.
@@ -37,14 +36,14 @@ def test_the_stages_are_those_that_are_wanted(with_global, with_local):
         assert (stage.module, stage.consumes, stage.needs, stage.annotates) == (GlobalDistillation, set(), (), None)
         assert not stage.depends_on_budget
         assert type(stage.config) is GlobalSettings
-        assert stage.config.model_dump() == {name: getattr(config, name) for name in GlobalSettings.model_fields}
+        assert dict(stage.config) == {name: getattr(config, name) for name in GlobalSettings.model_fields}
         assert stage.training == training.model_copy(update={"steps": 11, "batch_size": 13})
     if with_local:
         stage, needs = found[LOCAL], (GLOBAL,) * with_global
         assert (stage.module, stage.consumes, stage.needs) == (LocalDistillation, {Supervision.MASKS}, needs)
         assert stage.depends_on_budget
         assert type(stage.config) is LocalSettings
-        assert stage.config.model_dump() == {name: getattr(config, name) for name in LocalSettings.model_fields}
+        assert dict(stage.config) == {name: getattr(config, name) for name in LocalSettings.model_fields}
         assert stage.training == training.model_copy(update={"steps": 17})
 
 
@@ -59,12 +58,15 @@ def test_a_stage_depends_on_what_it_learns_with_and_not_on_what_comes_after():
     of_both = {"color": 0.1, "hue": 0.1, "blur": 0.0, "feature_dropout": 0.1, "network": "paper", "decay": 0.5}
     of_both |= {"decay_warm_up": False, "teacher_buffers": "own", "queue": 7}
     of_both |= {"student_temperature": 0.2, "teacher_temperature": 0.02}
+    of_both |= {"color_probability": 0.5, "blur_probability": 0.5, "blur_from": 0.1}
+    of_both |= {"distils_annotated": True, "views": "official", "teacher_heads": "trained"}
     assert of_both.keys() == GlobalSettings.model_fields.keys()
-    for name, value in of_both.items():
+    for_both = {"distillation_color": 0.1, "distillation_hue": 0.1}
+    for name, value in (of_both | for_both).items():
         changed = keys(**{name: value})
         assert changed[0] != plain[0] and changed[1] != plain[1], name
     of_local = {"supervised_loss": "cross_entropy_dice", "window_share": 0.5, "anchors": "all_windows"}
-    of_local |= {"global_weight": 0.5, "local_weight": 0.5}
+    of_local |= {"global_weight": 0.5, "local_weight": 0.5, "local_start": "networks"}
     assert of_local.keys() == LocalSettings.model_fields.keys() - GlobalSettings.model_fields.keys()
     for name, value in {**of_local, "local_training": {"steps": 9}}.items():
         changed = keys(**{name: value})
@@ -81,11 +83,13 @@ def test_a_stage_depends_on_what_it_learns_with_and_not_on_what_comes_after():
         "contrast": 0.0,
     }
     later |= {"weak": 0.5, "queries": 9, "negatives": 9, "temperature": 0.1, "representation": 9, "rep_stride": 8}
+    later |= {"last_decay": 0.9, "eight_bit_confidence": True}
     for name, value in later.items():
         assert AnatomicalContrast.Config(**{name: value}) != AnatomicalContrast.Config()
         assert keys(**{name: value}) == plain, name
     stages = {"global_distill", "local_distill", "global_training", "local_training"}
-    assert AnatomicalContrast.Config.model_fields.keys() == of_both.keys() | of_local.keys() | later.keys() | stages
+    fields = of_both.keys() | for_both.keys() | of_local.keys() | later.keys() | stages
+    assert AnatomicalContrast.Config.model_fields.keys() == fields
 
 
 def test_the_papers_network_wants_images_in_every_phase():

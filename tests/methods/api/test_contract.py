@@ -5,6 +5,7 @@ from tissuebench.methods.api.registry import all_methods
 
 SMALLER = {
     "anatomical_contrast": {"representation": 16, "queries": 16, "negatives": 32},
+    "anatomical_contrast_published": {"representation": 16, "queries": 16, "negatives": 32, "rep_stride": 4},
     "diffusion_published": {"width": 8},
     "diffusion_published_scratch": {"width": 8},
     "mean_teacher": {"warm_up": 0},  # the teacher is asked from the first step on
