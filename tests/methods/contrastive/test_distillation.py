@@ -78,6 +78,8 @@ def test_the_reference_trained_the_teachers_head_and_this_does_not(arrays, case)
     close(leaked, arrays[f"{case}_grad_teacher_when_not_detached"], rtol=1e-3, atol=1e-6)
     assert leaked.abs().max() > 0.01
     assert not distillation_loss(student, teacher, queue).requires_grad
+    trained = distillation_loss(student, teacher, queue, teacher_learns=True)
+    close(torch.autograd.grad(trained, teacher)[0], leaked)
 
 
 def test_golden_ends(arrays):

@@ -98,17 +98,24 @@ def test_three_processes_with_unlike_parts_have_the_queue_of_one(tmp_path):
         pushed += sum(counts)
         expected.append([keys.keys.tolist(), keys.pointer.item()])
     for rank in range(3):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
+        assert json.loads((tmp_path / f"{rank}.json").read_text()) == [expected, expected]
 
 
 if __name__ == "__main__":
 
     def say(world):
-        keys, found, pushed = queue(), [], 0
-        for counts in PARTS:
-            keys.push(numbered(pushed + sum(counts[: world.rank]), counts[world.rank]))
-            pushed += sum(counts)
-            found.append([keys.keys.tolist(), keys.pointer.item()])
+        found = []
+        for shuffled in (False, True):
+            keys, pushed = queue(), 0
+            found.append([])
+            for counts in PARTS:
+                first = sum(counts[: world.rank])
+                mine = torch.arange(first, first + counts[world.rank])
+                if shuffled:  # each process has tiles from all over the batch
+                    mine = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(1))[mine]
+                keys.push(numbered(pushed, sum(counts))[mine], mine if shuffled else None)
+                pushed += sum(counts)
+                found[-1].append([keys.keys.tolist(), keys.pointer.item()])
         (Path(sys.argv[1]) / f"{world.rank}.json").write_text(json.dumps(found))
 
     run_processes(3, say)

@@ -1,6 +1,7 @@
 """Losses and gradients of a part of a batch of five, for each loss that several processes may share."""
 
 from functools import partial
+from itertools import product
 
 import torch
 
@@ -63,19 +64,20 @@ def of_consistency(part):
 
 
 def of_distillation(part):
-    """Losses and gradients of a linear network on some images of a batch of five."""
-    inputs, teachers = _random(5, 4, 3, seed=20), _random(5, 4, 6, seed=21)
+    """Losses and gradients of linear networks on some images of a batch of five, in order and shuffled."""
     queue = _random(7, 4, 6, seed=22)
     found = []
-    for anchors in (None, *WindowAnchors):
-        weight = _random(6, 3, seed=23).requires_grad_()
-        student = inputs[part] @ weight.T
+    for anchors, learns, order in product((None, *WindowAnchors), (False, True), ([0, 1, 2, 3, 4], [3, 0, 4, 1, 2])):
+        places = torch.tensor(order)[part]
+        weight, head = (_random(6, 3, seed=seed).requires_grad_() for seed in (23, 24))
+        student, teacher = (_random(5, 4, 3, seed=20 + i)[places] @ each.T for i, each in enumerate((weight, head)))
         if anchors is None:
-            loss = distillation_loss(student[:, 0], teachers[part, 0], queue[:, 0])
+            loss = distillation_loss(student[:, 0], teacher[:, 0], queue[:, 0], teacher_learns=learns)
         else:
-            loss = window_distillation_loss(student, teachers[part], queue, anchors=anchors)
+            loss = window_distillation_loss(student, teacher, queue, 0.1, 0.05, anchors, learns, places)
         loss.backward()
-        found += [loss.item(), *weight.grad.flatten().tolist()]
+        assert (head.grad is not None) == learns
+        found += [loss.item(), *weight.grad.flatten().tolist(), *(head.grad.flatten().tolist() if learns else [])]
     return found
 
 
