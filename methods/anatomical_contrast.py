@@ -21,10 +21,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.methods.api import (
     IGNORE_LABEL,
     MaskBatch,
     Own,
+    RecipeSettings,
     Stage,
     Task,
     TrainingSettings,
@@ -225,11 +227,24 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
         )
 
 
+_SGD: dict[str, Any] = {  # all phases; --base_lr 0.01, --max_iterations 30000, power of the polynomial .9
+    "steps": 30_000,
+    "sampling": "uniform",  # not stated in the paper
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "rate_schedule": "polynomial",
+    "gradient_clip": None,
+}
+_UNCHANGED: dict[str, Any] = {"orientations": "none", "color": 0.0, "hue": 0.0, "scale": 0.0, "blur": 0.0, "stain": 0.0}
+
+
 @register
 class PublishedAnatomicalContrast(AnatomicalContrast):
     """Settings of the official code; where it differs from the paper, a comment names both."""
 
-    class Config(AnatomicalContrastSettings):
+    class Config(AnatomicalContrastSettings, RecipeSettings):
         """Settings by the official code: ``train_2D_pretrain.py`` (phases 1 and 2), ``train_2D_action.py`` (3)."""
 
         # Network and teacher.
@@ -281,8 +296,12 @@ class PublishedAnatomicalContrast(AnatomicalContrast):
         representation: int = Field(512, ge=1)  # model.py, RepresentationHead; paper: 512
         rep_stride: Literal[1, 2, 4, 8, 16] = 1  # F.interpolate to the size of the image; paper: not stated
 
-        # unlabelled_ratio stays 1: 4 + 4 tiles, --batch_size 4; paper: 6.
-        # training: see published plan
+        # Training and tiles. Phases 1 and 2: 3 of 6 tiles have masks (--batch_size 6, --labeled_bs 3); phase 3: 4 + 4
+        # (--batch_size 4; unlabelled_ratio stays 1; paper: 6). Paper: 100, 100 and 200 epochs.
+        global_training: Annotated[dict[str, Any], Own(TrainingSettings, **_SGD, batch_size=6)] = inherited()
+        local_training: Annotated[dict[str, Any], Own(TrainingSettings, **_SGD, batch_size=3)] = inherited()
+        training: Annotated[dict[str, Any], Own(TrainingSettings, **_SGD, batch_size=4, nesterov=True)] = inherited()
+        augmentation: Annotated[dict[str, Any], Own(AugmentSettings, **_UNCHANGED)] = inherited()
 
     name = "anatomical_contrast_published"
     summary = "the same with the settings of the official code and the paper's U-Net"

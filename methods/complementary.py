@@ -134,3 +134,25 @@ class Complementary(Method[ComplementarySettings]):
             observation = observation_probabilities(excluded, self._of_diagnoses, config.balanced, config.max_excluded)
             loss = forward_corrected(logits, observation, config.gamma, config.official_clip)
         return pooled_mean(loss, informative[:, None, None].expand_as(loss))
+
+
+@register
+class PublishedComplementary(Complementary):
+    """The published loss. Network, optimiser, augmentation, sampling and weights are not in the published code.
+
+    The paper's code is one loss function, so everything else is what the plan shares, and a result of this variant is
+    one of the loss, not of the authors' whole training.
+    """
+
+    class Config(ComplementarySettings):
+        """Settings of the published loss function; the others are not stated in the code and as neutral as can be."""
+
+        form: Form = Form.FORWARD_CORRECTED  # the published loss function
+        gamma: float = Field(2.0, ge=0)  # the same
+        official_clip: bool = True  # the same: epsilon 1e-5
+        weight: float = Field(1.0, ge=0)  # not stated
+        ramp: float = Field(0.0, ge=0, le=1)  # not stated
+        balanced: bool = True  # not stated
+
+    name = "complementary_published"
+    summary = "the same with the published loss: forward correction, gamma 2, clipped (Haegele et al.)"

@@ -22,6 +22,7 @@ from tissuebench.methods.api import (
     ANNOTATED,
     Method,
     Own,
+    RecipeSettings,
     Segmenter,
     Stage,
     Stream,
@@ -192,38 +193,65 @@ class Diffusion(FineTuning[DiffusionSettings]):
             transfer(learnt, cast("UNetSegmenter", self.network).unet)
 
 
+_ADAM: dict[str, Any] = {  # main_selfsup_diff.py, main_finetune.py: torch.optim.Adam, and nothing else
+    "batch_size": 8,
+    "sampling": "shuffled",
+    "optimizer": "adam",
+    "learning_rate": 1e-4,
+    "weight_decay": 0.0,
+    "rate_schedule": "constant",
+    "gradient_clip": None,
+}
+_FLIPS: dict[str, Any] = {"orientations": "flips", "color": 0.0, "hue": 0.0, "scale": 0.0, "blur": 0.0, "stain": 0.0}
+_JITTER: dict[str, Any] = {
+    "jitter": "torchvision",
+    "brightness": 0.5,
+    "contrast": 0.4,
+    "saturation": 0.0,
+    "color_probability": 0.3,
+    "blur_kernel": 3,
+    "blur_sigma": "per_axis",
+    "blur_from": 1.0,
+    "blur": 2.0,
+    "blur_probability": 0.3,
+}
+
+
+class PublishedFineTuningSettings(FineTuningSettings, RecipeSettings):
+    """Settings of the published network and fine-tuning; where the paper could not be read, those of its code."""
+
+    network: Architecture = Architecture.PAPER
+    head: Head = Head.FINEST
+    step: float = Field(0, ge=0, lt=1000)
+    input_range: InputRange = InputRange.UNIT
+    loss: FineTuningLoss = FineTuningLoss.STRUCTURAL_SIMILARITY
+    training: Annotated[dict[str, Any], Own(TrainingSettings, **_ADAM, epochs=150, betas=[0.5, 0.999])] = inherited()
+    augmentation: Annotated[dict[str, Any], Own(AugmentSettings, **{**_FLIPS, **_JITTER})] = inherited()
+
+
 @register
 class PublishedDiffusion(Diffusion):
-    """Published recipe of the paper, with the optimiser and step budget that all methods share."""
+    """Published recipe: network, initialisation, losses, optimiser, epochs and augmentation of both trainings."""
 
-    class Config(DiffusionSettings):
-        """Settings of the paper."""
+    class Config(PublishedFineTuningSettings, DiffusionSettings):
+        """Settings of the official code."""
 
-        network: Architecture = Architecture.PAPER
         initialisation: Initialisation = Initialisation.PUBLISHED
         reduction: Reduction = Reduction.SUM
-        head: Head = Head.FINEST
-        step: float = Field(0, ge=0, lt=1000)
-        input_range: InputRange = InputRange.UNIT
-        loss: FineTuningLoss = FineTuningLoss.STRUCTURAL_SIMILARITY
+        pretraining: Annotated[dict[str, Any], Own(TrainingSettings, **_ADAM, epochs=100)] = inherited()
+        pretraining_augmentation: Annotated[dict[str, Any], Own(AugmentSettings, **_FLIPS)] = inherited()
 
     name = "diffusion_published"
-    summary = "the same with the paper's network, losses, initialisation and input ranges"
+    summary = "the published recipe: U-Net, losses, Adam, 100 and 150 epochs (Purma et al.)"
     controls = ("supervised", "diffusion_published_scratch", "full")
 
 
 @register
 class PublishedFromScratch(DiffusionFromScratch):
-    """Control of ``diffusion_published``: the paper's network and fine-tuning from torch's own initialisation."""
+    """Control of ``diffusion_published``: its network and fine-tuning from torch's own initialisation."""
 
-    class Config(FineTuningSettings):
-        """Settings of the paper, except for the initialisation."""
-
-        network: Architecture = Architecture.PAPER
-        head: Head = Head.FINEST
-        step: float = Field(0, ge=0, lt=1000)
-        input_range: InputRange = InputRange.UNIT
-        loss: FineTuningLoss = FineTuningLoss.STRUCTURAL_SIMILARITY
+    class Config(PublishedFineTuningSettings):
+        """Settings of the official code, except for the initialisation."""
 
     name = "diffusion_published_scratch"
     summary = "diffusion_published without its pre-training (control)"

@@ -27,6 +27,7 @@ from tissuebench.methods.api import (
     Method,
     Own,
     PseudoMaskBatch,
+    RecipeSettings,
     Segmenter,
     Stage,
     Stream,
@@ -43,8 +44,8 @@ from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cr
 from tissuebench.methods.networks.paper_deeplab import PaperSegmenter
 from tissuebench.methods.networks.settings import Architecture, EncoderMode
 from tissuebench.methods.pseudo_labels.attention_dropout import DropoutForm
-from tissuebench.methods.pseudo_labels.gate import gate
-from tissuebench.methods.pseudo_labels.pseudo_masks import agreement
+from tissuebench.methods.pseudo_labels.gate import GateOn, gate, official_gate
+from tissuebench.methods.pseudo_labels.pseudo_masks import Absent, agreement
 from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, MapSource, TagClassifier
 from tissuebench.methods.pseudo_labels.tag_stages import (
     ClassifierSettings,
@@ -76,6 +77,7 @@ class MultilayerPseudoSettings(ClassifierSettings):
         loss: ``valid`` leaves ignored pixels out, ``official`` follows the published code.
         gate: classes with at most this classifier probability are switched off at prediction; null disables the gate.
             Published: .1.
+        gate_on: what the gate multiplies; see ``GateOn``.
         mask_share: share of a budget in minutes that is spent on masks, the rest on tags.
         classifier_training: training settings of the classifier in place of the plan's.
         classifier_augmentation: its augmentation settings in place of the plan's.
@@ -87,6 +89,7 @@ class MultilayerPseudoSettings(ClassifierSettings):
     agree: bool = True
     loss: MultiTarget = MultiTarget.VALID
     gate: float | None = Field(None, ge=0, lt=1)
+    gate_on: GateOn = Field(GateOn.PROBABILITIES, exclude_if=lambda gate_on: gate_on is GateOn.PROBABILITIES)
     mask_share: float = Field(0.0, ge=0, le=1)
     classifier_training: Annotated[
         dict[str, Any], Own(TrainingSettings, steps=500, batch_size=32, learning_rate=2e-3)
@@ -225,28 +228,84 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
         if self.classifier is None or self.config.gate is None:
             return super().predict(images)
         scores = self.classifier(images)[:, -1].sigmoid() * self.seen
+        if self.config.gate_on is GateOn.LOGITS:
+            return official_gate(self.network(images).float(), scores, self.config.gate).softmax(dim=1)
         return gate(super().predict(images), scores, self.config.gate)
+
+
+class PublishedMapsSettings(MultilayerPseudoSettings):
+    """Settings of the published maps, masks and loss weights, in the form of the article."""
+
+    maps: MapSource = MapSource.GRAD_CAM
+    rule: Rule = Rule.JOINT
+    doubt: bool = False
+    top_share: float = Field(1.0, gt=0, le=1)
+    attention: DropoutForm | None = DropoutForm.PAPER
+    layers: tuple[Literal["shallow", "middle", "deep"], ...] = Field(("shallow", "middle", "deep"), min_length=1)
+    weights: tuple[float, ...] = (0.2, 0.2, 0.6)
+    agree: bool = False
+    gate: float | None = Field(0.1, ge=0, lt=1)
+
+
+@register
+class PublishedMaps(MultilayerPseudo):
+    """The paper's maps, masks and loss weights on the network, optimiser and steps that all methods share."""
+
+    class Config(PublishedMapsSettings):
+        """Settings of the article."""
+
+    name = "multilayer_pseudo_maps"
+    summary = "the same with the paper's maps alone: Grad-CAM, dropout attention, weights .2/.2/.6, gate"
+
+
+_SGD: dict[str, Any] = {  # 1_train_stage1.py, 3_train_stage2.py; the polynomial's power .9 in both
+    "batch_size": 20,
+    "sampling": "shuffled",
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "head_rate": 10.0,
+    "weight_decay": 5e-4,
+    "rate_schedule": "polynomial",
+    "gradient_clip": None,
+}
+_PLAIN: dict[str, Any] = {"color": 0.0, "hue": 0.0, "scale": 0.0, "stain": 0.0}
 
 
 @register
 class PublishedMultilayerPseudo(MultilayerPseudo):
-    """Published recipe of the paper, with the network, optimiser and steps that all methods share."""
+    """Published recipe: ResNet-38 and DeepLabV3+, both optimisers, epochs and augmentation, losses and gate.
 
-    class Config(MultilayerPseudoSettings):
-        """Settings of the paper; where the official code differs, an ``official`` value names the code's variant."""
+    Its networks start from published weights (``classifier_weights``, ``segmenter_weights``); without these files it
+    trains from random weights, which is not the published recipe, and says so.
+    """
 
-        maps: MapSource = MapSource.GRAD_CAM
-        rule: Rule = Rule.JOINT
-        doubt: bool = False
-        top_share: float = Field(1.0, gt=0, le=1)
-        attention: DropoutForm | None = DropoutForm.PAPER
-        layers: tuple[Literal["shallow", "middle", "deep"], ...] = Field(("shallow", "middle", "deep"), min_length=1)
-        weights: tuple[float, ...] = (0.2, 0.2, 0.6)
-        agree: bool = False
-        gate: float | None = Field(0.1, ge=0, lt=1)
+    class Config(PublishedMapsSettings, RecipeSettings):
+        """Settings of the official code; where it differs from the article, a comment names both."""
+
+        backbone: Architecture = Architecture.PAPER
+        attention: DropoutForm | None = (
+            DropoutForm.OFFICIAL
+        )  # factor .98 from epoch 0 on; article: .985 from epoch 3 on
+        attention_epochs: int = Field(20, ge=1)
+        attention_divisor: int | None = Field(4, ge=1)  # whatever the number of classes; article: that number
+        absent: Absent = Absent.ZERO  # article: not stated
+        loss: MultiTarget = MultiTarget.OFFICIAL  # article: cross-entropy
+        gate_on: GateOn = GateOn.LOGITS  # article: probabilities
+        classifier_training: Annotated[
+            dict[str, Any],
+            Own(TrainingSettings, **_SGD, epochs=20, momentum=5e-4),  # by a slip of the code; article: not stated
+        ] = inherited()
+        classifier_augmentation: Annotated[
+            dict[str, Any], Own(AugmentSettings, **_PLAIN, orientations="flips", blur=0.0)
+        ] = inherited()
+        training: Annotated[dict[str, Any], Own(TrainingSettings, **_SGD, epochs=30, momentum=0.9)] = inherited()
+        augmentation: Annotated[
+            dict[str, Any],
+            Own(AugmentSettings, **_PLAIN, orientations="horizontal", blur=1.0, blur_probability=0.5),
+        ] = inherited()
 
     name = "multilayer_pseudo_published"
-    summary = "the same with the recipe of the paper: Grad-CAM, dropout attention, weights .2/.2/.6, gate"
+    summary = "the published recipe: ResNet-38, Grad-CAM, DeepLabV3+, SGD, 20 and 30 epochs (Han et al.)"
 
 
 @register

@@ -10,7 +10,7 @@ from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.loading.datamodule import TileDataModule
-from tissuebench.datasets.types import StreamName, Supervision
+from tissuebench.datasets.types import Stream, StreamName, Supervision
 from tissuebench.errors import ConfigError
 from tissuebench.evaluation.evaluate import SlideScorer
 from tissuebench.features.tiles import TileFeatures
@@ -101,9 +101,7 @@ def stage_datamodule(
         ConfigError: a stream needs labels that the stage does not declare to consume, or its batch type does not match
             its name.
     """
-    streams = dict(stage.streams())
-    if stage.task.training.sampling is Sampling.SHUFFLED:
-        streams = {name: replace(stream, shuffled=True) for name, stream in streams.items()}
+    streams = _sampled(stage.streams(), stage.task.training.sampling)
     for name, stream in streams.items():
         if stream.supervision not in consumes and stream.supervision != Supervision.NONE:
             raise ConfigError(f"{where}: stream {name!r} wants {stream.supervision}, not in consumes")
@@ -123,6 +121,14 @@ def stage_datamodule(
         machine.loader,
         pseudo,
     )
+
+
+def _sampled(streams: Mapping[str, Stream], sampling: Sampling) -> dict[str, Stream]:
+    """Return the streams with the order of tiles that the training settings name; balanced ones are up to the stage."""
+    if sampling is Sampling.BALANCED:
+        return dict(streams)
+    shuffled = sampling is Sampling.SHUFFLED
+    return {name: replace(stream, balanced=False, shuffled=shuffled) for name, stream in streams.items()}
 
 
 def validation_of(

@@ -40,11 +40,12 @@ class RateSchedule(StrEnum):
 class Sampling(StrEnum):
     """Order in which streams draw their tiles.
 
-    ``balanced``: classes, or cases, equally often, with replacement. ``shuffled``: every tile once per epoch in random
-    order, as a ``DataLoader`` with ``shuffle=True`` does.
+    ``balanced``: classes, or cases, equally often, with replacement. ``uniform``: tiles equally often, with
+    replacement. ``shuffled``: every tile once per epoch in random order, as by ``DataLoader(shuffle=True)``.
     """
 
     BALANCED = "balanced"
+    UNIFORM = "uniform"
     SHUFFLED = "shuffled"
 
 

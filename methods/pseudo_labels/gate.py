@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import torch
 from torch import Tensor
+
+
+class GateOn(StrEnum):
+    """What the gate multiplies: ``probabilities``, as in the article, or ``logits``, as in the official code."""
+
+    PROBABILITIES = "probabilities"
+    LOGITS = "logits"
 
 
 def gate(probabilities: Tensor, scores: Tensor, threshold: float = 0.1) -> Tensor:
