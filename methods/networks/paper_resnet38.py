@@ -1,13 +1,14 @@
 """ResNet-38 (Wu, Shen & van den Hengel, Pattern Recognition 90, 2019): wide, pre-activation, dilated to stride 8.
 
 The variant without the last two resolutions ("A1") that weakly supervised segmentation commonly starts from, including
-Han et al. (Med. Image Anal. 80, 102487, 2022). Layers have the names of the published PyTorch weights, which therefore
-load with ``load_state_dict(..., strict=False)`` at width 64; the classifier on top is not included.
+Han et al. (Med. Image Anal. 80, 102487, 2022). Layers have the names of the published PyTorch weights
+(``resnet38_weights``); the classifier on top is not included.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class WideUnit(nn.Module):
@@ -143,5 +144,6 @@ class ResNet38(nn.Module):
         bn7 = self.bn7(self.b7(self.b6(b5_2))).relu_()
         return b4_5, b5_2, bn7
 
-    def _norms(self) -> list[nn.BatchNorm2d]:
-        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+    def _norms(self) -> list[_BatchNorm]:
+        """Return the norms, also once several processes have made them synchronised ones."""
+        return [module for module in self.modules() if isinstance(module, _BatchNorm)]

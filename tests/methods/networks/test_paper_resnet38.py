@@ -146,6 +146,14 @@ def test_frozen_norms_stay_as_they_are_in_training():
     assert not network.eval().b7.dropout.training
 
 
+def test_frozen_norms_stay_so_once_they_are_synchronised():
+    """On several GPUs, whose layers are another class."""
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(small()).train()
+    found = [module for module in network.modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert len(found) == 37
+    assert not any(norm.training or norm.weight.requires_grad for norm in found)
+
+
 def test_nothing_is_frozen_that_is_not_asked_for():
     network = small(freeze_norm=False, freeze_stem=False).train()
     assert all(parameter.requires_grad for parameter in network.parameters())
