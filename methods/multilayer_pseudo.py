@@ -41,8 +41,9 @@ from tissuebench.methods.api import (
     register,
 )
 from tissuebench.methods.losses.multi_target import MultiTarget, multi_target_cross_entropy
-from tissuebench.methods.networks.paper_deeplab import PaperSegmenter
-from tissuebench.methods.networks.settings import Architecture, EncoderMode
+from tissuebench.methods.networks.paper_deeplab import DeepLabWeights, PaperSegmenter
+from tissuebench.methods.networks.settings import Architecture, Weights
+from tissuebench.methods.networks.weights_file import without_files
 from tissuebench.methods.pseudo_labels.attention_dropout import DropoutForm
 from tissuebench.methods.pseudo_labels.gate import GateOn, gate, official_gate
 from tissuebench.methods.pseudo_labels.pseudo_masks import Absent, agreement
@@ -78,6 +79,8 @@ class MultilayerPseudoSettings(ClassifierSettings):
         gate: classes with at most this classifier probability are switched off at prediction; null disables the gate.
             Published: .1.
         gate_on: what the gate multiplies; see ``GateOn``.
+        segmenter_weights: file with a checkpoint of the paper's DeepLabV3+, whose last layer is drawn anew; null starts
+            its ResNet-101 from ImageNet weights if ``network.weights`` is ``timm``, else everything at random.
         mask_share: share of a budget in minutes that is spent on masks, the rest on tags.
         classifier_training: training settings of the classifier in place of the plan's.
         classifier_augmentation: its augmentation settings in place of the plan's.
@@ -90,6 +93,7 @@ class MultilayerPseudoSettings(ClassifierSettings):
     loss: MultiTarget = MultiTarget.VALID
     gate: float | None = Field(None, ge=0, lt=1)
     gate_on: GateOn = Field(GateOn.PROBABILITIES, exclude_if=lambda gate_on: gate_on is GateOn.PROBABILITIES)
+    segmenter_weights: DeepLabWeights | None = None
     mask_share: float = Field(0.0, ge=0, le=1)
     classifier_training: Annotated[
         dict[str, Any], Own(TrainingSettings, steps=500, batch_size=32, learning_rate=2e-3)
@@ -104,6 +108,12 @@ class MultilayerPseudoSettings(ClassifierSettings):
             raise ValueError(f"layers {', '.join(self.layers)}: order them from shallow to deep")
         if min(self.weights) < 0 or abs(sum(self.weights) - 1) > 1e-6:
             raise ValueError(f"weights {', '.join(map(str, self.weights))}: they must be non-negative and sum to 1")
+        return self
+
+    @model_validator(mode="after")
+    def _segmenter_weights_have_their_network(self) -> Self:
+        if self.segmenter_weights is not None and self.backbone is not Architecture.PAPER:
+            raise ValueError("segmenter_weights are those of DeepLabV3+ and need backbone: paper")
         return self
 
 
@@ -123,29 +133,28 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
         self.classifier: TagClassifier | None = None
         self.register_buffer("seen", torch.ones(len(task.class_map), dtype=torch.bool))
         if self.config.gate is not None and self.config.source is Source.MAPS:
-            self.classifier = build_classifier(task, self.config).requires_grad_(False).eval()
+            # The weights that it inherits replace all that a file holds.
+            self.classifier = build_classifier(task, without_files(self.config)).requires_grad_(False).eval()
 
     def make_network(self) -> Segmenter:
         """Build the network that the settings select.
 
         Raises:
-            ConfigError: the paper's network with a frozen encoder, or with a batch of one tile.
+            ConfigError: the paper's network with a batch of one tile, or its weights are not available.
         """
-        task = self.task
-        if self.brings_network(self.config):
-            if task.network.encoder_mode is EncoderMode.FROZEN:
-                raise ConfigError(
-                    f"methods.{self.name}.backbone 'paper' brings its own networks; "
-                    "it needs network.encoder_mode: finetune"
-                )
-            if task.training.batch_size < 2:
-                raise ConfigError(
-                    f"training.batch_size 1: methods.{self.name}.backbone 'paper' normalises over the batch and "
-                    "needs at least 2"
-                )
-            # It cannot use cached features, and none are requested: the encoder is fine-tuned.
-            return cast("Segmenter", PaperSegmenter(task.network.weights, len(task.class_map)))
-        return super().make_network()
+        if not self.brings_network(self.config):
+            return super().make_network()
+        task, file = self.task, self.config.segmenter_weights
+        if task.training.batch_size < 2:
+            raise ConfigError(
+                f"training.batch_size 1: methods.{self.name}.backbone 'paper' normalises over the batch and needs at "
+                "least 2"
+            )
+        is_pretrained = task.network.weights == Weights.TIMM
+        if file is None and not is_pretrained:
+            self.note(f"DeepLabV3+ starts from random weights: set methods.{self.name}.segmenter_weights to a file")
+        # It takes images, and no features are ever requested for it.
+        return cast("Segmenter", PaperSegmenter(len(task.class_map), is_pretrained, file))
 
     @classmethod
     def brings_network(cls, config: MultilayerPseudoSettings) -> bool:

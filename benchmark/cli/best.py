@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tissuebench.cli.common import AS_JSON, EXISTING_HOME, Command, at_home, example, stdout
+from tissuebench.common.hashing import is_sha256
 from tissuebench.errors import DataError, TissueBenchError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _commands(rows: Sequence[VariantRow], group: Group, sweeps: Sequence[SweepRe
         own = {
             f"methods.{at_budgets[0].method}.{key}": value
             for key, value in _config(trained[0]).items()
-            if any(config.get(key) != value for config in configs)
+            if any(config.get(key) != value for config in configs) and not is_sha256(value)  # a file, not its hash
         }
         budgets = ",".join(row.budget for row in at_budgets)
         words = [

@@ -113,9 +113,11 @@ def method_list() -> None:
     """List all methods, those of installed plug-ins included."""
     from tissuebench.methods.api.registry import all_methods
 
-    for name, kind in all_methods().items():
+    methods = all_methods()
+    width = max(map(len, methods)) + 1
+    for name, kind in methods.items():
         origin = "" if kind.__module__.startswith("tissuebench.") else f"  ({kind.__module__})"
-        click.echo(f"{name:16} {kind.summary}{origin}")
+        click.echo(f"{name:{width}} {kind.summary}{origin}")
 
 
 @method.command(epilog=example("tissuebench method new entropy_minimisation"))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
@@ -20,6 +22,11 @@ def canonical_json(value: Json) -> str:
 def content_hash(value: Json) -> str:
     """Return the SHA-256 (hex) of the canonical JSON of ``value``."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def is_sha256(value: object) -> bool:
+    """Whether a value is a SHA-256 in hex, as in an identity in place of a file."""
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
 
 
 def derive_seed(*parts: Json) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from tissuebench.common.hashing import Json, content_hash
+from tissuebench.common.hashing import Json, content_hash, is_sha256
 from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.budget import LabelBudget
@@ -17,9 +17,11 @@ from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.encoder_weights import weights_sha256
 from tissuebench.methods.networks.settings import EncoderMode, FeatureCache, FeatureDtype, NetworkSettings, Weights
+from tissuebench.methods.networks.weights_file import WeightsFile
 from tissuebench.plans.schema import EvaluationSettings, Plan, validated
 
 _ID_LENGTH = 16
+_SHOWN_OF_HASH = 8
 _UNSET = object()
 
 
@@ -28,6 +30,39 @@ _SINCE = frozenset(TrainingSettings.model_fields) - {
     *("selection_share", "selection_every"),
 }
 """Training settings that are part of an identity only where they differ from their defaults, as they came later."""
+
+
+def identity_of_settings(settings: Settings) -> dict[str, Json]:
+    """Return the settings that determine the result: ``stored()``, but files of weights by their hash, at any depth.
+
+    A setting for such a file is left out where it is null: settings without one have the identity that they had before
+    it could be set.
+    """
+    identity = settings.stored()
+    for name, declared in type(settings).model_fields.items():
+        key, value = declared.serialization_alias or name, getattr(settings, name)
+        if value is None and any(_is_weights_file(kind) for kind in get_args(declared.annotation)):
+            del identity[key]
+        else:
+            identity[key] = _identified(value, identity[key])
+    return identity
+
+
+def _is_weights_file(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, WeightsFile)
+
+
+def _identified(value: object, stored: Json) -> Json:
+    """Return the part of an identity that a value stands for, which is stored as ``stored``."""
+    if isinstance(value, WeightsFile):
+        return value.sha256
+    if isinstance(value, Settings):
+        return identity_of_settings(value)
+    if isinstance(value, Mapping) and isinstance(stored, Mapping):
+        return {key: _identified(one, stored[key]) for one, key in zip(value.values(), stored, strict=True)}
+    if isinstance(value, list | tuple) and isinstance(stored, Sequence):
+        return [_identified(one, kept) for one, kept in zip(value, stored, strict=True)]
+    return stored
 
 
 def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
@@ -85,8 +120,10 @@ def variant_name(method: str, config: Settings) -> str:
         >>> variant_name("complementary", find_method("complementary").Config(gamma=0))
         'complementary[gamma=0.0]'
     """
-    defaults, settings = _flat(type(config)().stored()), _flat(config.stored())
-    changed = [f"{key}={settings[key]}" for key in sorted(settings) if settings[key] != defaults.get(key, _UNSET)]
+    defaults, settings = _flat(identity_of_settings(type(config)())), _flat(identity_of_settings(config))
+    changed = [
+        f"{key}={_shown(settings[key])}" for key in sorted(settings) if settings[key] != defaults.get(key, _UNSET)
+    ]
     changed += [f"{key}=" for key in sorted(defaults.keys() - settings.keys())]
     return f"{method}[{','.join(changed)}]" if changed else method
 
@@ -97,6 +134,11 @@ def _flat(settings: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
     for key, value in settings.items():
         found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return found
+
+
+def _shown(value: Json) -> Json:
+    """Return a value as in a name: a hash by its first digits."""
+    return str(value)[:_SHOWN_OF_HASH] if is_sha256(value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +184,7 @@ class Trial:
             "split": self.split_sha256,
             "budget": self.budget.sha256,
             "method": self.method,
-            "config": self.config.stored(),
+            "config": identity_of_settings(self.config),
             "network": identity_of_network(self.network, self.weights_sha256),
             "training": identity_of_training(self.training),
             "augmentation": self.augmentation.identity(),

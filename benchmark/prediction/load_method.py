@@ -14,6 +14,7 @@ from tissuebench.methods.api.method import Method
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Task
 from tissuebench.methods.networks.settings import Weights
+from tissuebench.methods.networks.weights_file import without_files
 from tissuebench.plans.trial import Trial
 from tissuebench.sweep.jobs import State
 from tissuebench.sweep.view.lookup import Found, find_trial
@@ -54,10 +55,10 @@ class Trained:
         """
         info = self.store.info
         weights = weights_of(self.found.folder)
-        # Pretrained weights would be overwritten, and may have to be downloaded.
+        # Pretrained weights would be overwritten, and may no longer be there.
         network = self.trial.network.model_copy(update={"weights": Weights.NONE})
         task = Task(self.store.class_map, network, self.trial.training, info.tile_px, info.white)
-        method = find_method(self.trial.method)(task, self.trial.config)
+        method = find_method(self.trial.method)(task, without_files(self.trial.config))
         try:
             method.load_state_dict(weights)
         except RuntimeError as error:

@@ -17,7 +17,7 @@ from tissuebench.methods.api.stage import Stage
 from tissuebench.methods.networks.settings import FeatureCache
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.schema import Plan, Tracking
-from tissuebench.plans.trial import Trial, identity_of_network, identity_of_training, short_hash
+from tissuebench.plans.trial import Trial, identity_of_network, identity_of_settings, identity_of_training, short_hash
 from tissuebench.sweep.feature_needs import FeatureNeeds
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.training.checkpoint_selection import held_out_patients
@@ -194,7 +194,7 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
         "split": trial.split_sha256,
         "stage": stage.name,
         "module": stage.module.kind,
-        "config": stage.config.stored(),
+        "config": identity_of_settings(stage.config),
         "training": {name: value for name, value in identity_of_training(stage.training).items() if name not in _LAST},
         "annotates": stage.annotates,
         "consumes": sorted(stage.consumes),

@@ -13,6 +13,7 @@ from tissuebench.features.shards import without_weights
 from tissuebench.methods.api.stage import Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.networks.settings import NetworkSettings
+from tissuebench.methods.networks.weights_file import without_files
 from tissuebench.plans.expand import PlannedData
 from tissuebench.training.build import task_of
 
@@ -52,7 +53,7 @@ class BuiltStages:
         self, kind: type[Trainable[Any]], config: Settings, network: NetworkSettings, training: TrainingSettings
     ) -> StageFacts:
         """Return the facts about a stage of this class with these settings."""
-        network = without_weights(network)
+        network, config = without_weights(network), without_files(config)
         settings = (each.model_dump(mode="json") for each in (config, network, training))
         key = canonical_json([kind.__module__, kind.__qualname__, *settings])
         if key not in self._known:

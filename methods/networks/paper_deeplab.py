@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from tissuebench.errors import ConfigError
 from tissuebench.methods.networks.encoder_weights import read_tensors
-from tissuebench.methods.networks.settings import Weights
 from tissuebench.methods.networks.weights_file import WeightsFile, fitted_strictly
 
 _BACKBONE = "resnet101.tv_in1k"  # the weights of torchvision that the official code downloads
@@ -36,7 +35,7 @@ class DeepLabWeights(WeightsFile):
     def read(cls, path: Path) -> dict[str, Tensor]:
         """Return the tensors of ``PaperSegmenter`` without its last layer."""
         with torch.device("meta"):
-            network = PaperSegmenter(Weights.NONE, 1)
+            network = PaperSegmenter(1)
         return fitted_strictly(read_tensors(path, key=None), network, path, dropped=(_LAST_LAYER,))
 
 
@@ -44,22 +43,18 @@ class PaperSegmenter(nn.Module):
     """DeepLabV3+ with output stride 16, on images in 0..1 without further normalisation, as published.
 
     Args:
-        weights: without a file, ``timm`` loads torchvision's ImageNet weights of the backbone from the hub, and
-            ``none`` starts at random.
         n_classes: K.
+        is_pretrained: whether the backbone starts from torchvision's ImageNet weights, which come from the hub; without
+            effect if there is a file.
         file: weights of everything but the last layer.
 
     Raises:
         ConfigError: the weights are not available.
     """
 
-    def __init__(self, weights: str, n_classes: int, file: DeepLabWeights | None = None) -> None:
+    def __init__(self, n_classes: int, is_pretrained: bool = False, file: DeepLabWeights | None = None) -> None:
         super().__init__()
-        if file is None and weights not in (Weights.TIMM, Weights.NONE):
-            raise ConfigError(
-                f"network.weights '{weights}' has no ResNet-101 for backbone 'paper'; use 'timm' or 'none'"
-            )
-        self.backbone: Any = _resnet101(is_pretrained=file is None and weights == Weights.TIMM)
+        self.backbone: Any = _resnet101(is_pretrained=is_pretrained and file is None)
         self.aspp = _Pyramid()
         self.decoder = _Decoder(n_classes)
         if file is not None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from tissuebench.methods.networks.encoded import Encoded
 from tissuebench.methods.networks.encoder import build_encoder
 from tissuebench.methods.networks.paper_resnet38 import ResNet38
+from tissuebench.methods.networks.resnet38_weights import ResNet38Weights
 from tissuebench.methods.networks.settings import Architecture, NetworkSettings
 from tissuebench.methods.pseudo_labels.attention_dropout import attention_dropout
 from tissuebench.methods.pseudo_labels.grad_cam import enlarge, grad_cam
@@ -49,6 +50,9 @@ class TagClassifier(nn.Module):
         backbone: encoder to use; the paper's has three taps at stride 8.
         top_share: in 0..1 without 0.
         hidden: width of ``m_l`` (``heads``).
+        weights: ImageNet weights of the paper's backbone, whose norms and first units are then not trained, as in the
+            official code; None starts at random and trains everything.
+        width: channels of the first convolution of the paper's backbone.
     """
 
     def __init__(
@@ -60,13 +64,18 @@ class TagClassifier(nn.Module):
         backbone: Architecture,
         top_share: float,
         hidden: int,
+        weights: ResNet38Weights | None = None,
+        width: int = 64,
     ) -> None:
         super().__init__()
         self.maps, self._top_share, self._tile_px = maps, top_share, tile_px
         if backbone is Architecture.PAPER:
-            # Nothing is frozen, as there are no pretrained weights to keep.
-            self.encoder: nn.Module = ResNet38(freeze_norm=False, freeze_stem=False)
-            channels: tuple[int, ...] = (512, 1024, 4096)
+            # Without pretrained weights there is nothing to keep.
+            is_pretrained = weights is not None
+            self.encoder: nn.Module = ResNet38(width, freeze_norm=is_pretrained, freeze_stem=is_pretrained)
+            if weights is not None:
+                weights.load_into(self.encoder)
+            channels: tuple[int, ...] = (8 * width, 16 * width, 64 * width)
             self._strides: tuple[int, ...] = (8, 8, 8)
         else:
             shared = build_encoder(settings)

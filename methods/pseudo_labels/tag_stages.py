@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar, cast
+from typing import ClassVar, Self, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tissuebench.datasets.color.white_background import white_mask
-from tissuebench.errors import ConfigError
 from tissuebench.methods.api import (
     IGNORE_LABEL,
     Settings,
@@ -27,7 +26,8 @@ from tissuebench.methods.api import (
     pooled,
 )
 from tissuebench.methods.api.stage import SettingsT
-from tissuebench.methods.networks.settings import Architecture, EncoderMode
+from tissuebench.methods.networks.resnet38_weights import ResNet38Weights
+from tissuebench.methods.networks.settings import Architecture
 from tissuebench.methods.pseudo_labels.attention_dropout import AttentionSchedule, DropoutForm
 from tissuebench.methods.pseudo_labels.pseudo_masks import (
     Absent,
@@ -62,6 +62,10 @@ class ClassifierSettings(Settings):
     Attributes:
         maps: ``heads`` or the published ``grad_cam``.
         backbone: ``matched``, the encoder that all methods share, or the ``paper``'s ResNet-38.
+        classifier_weights: file with ImageNet weights of the paper's ResNet-38 (``.params`` of MXNet, or PyTorch's);
+            its norms and first units are then not trained. Null starts at random and trains everything.
+        classifier_width: channels of the first convolution of the paper's ResNet-38, with which all others scale;
+            published: 64.
         top_share: share of a tile's pixels, those with the highest scores, over which a class is pooled; published: 1.
         hidden: width of the heads' hidden maps (``heads``).
         attention: schedule of progressive dropout attention; null disables it.
@@ -78,6 +82,8 @@ class ClassifierSettings(Settings):
 
     maps: MapSource = MapSource.HEADS
     backbone: Architecture = Architecture.MATCHED
+    classifier_weights: ResNet38Weights | None = None
+    classifier_width: int = Field(64, ge=8, le=64, multiple_of=8, exclude_if=lambda width: width == 64)
     top_share: float = Field(0.25, gt=0, le=1)
     hidden: int = Field(64, ge=1)
     attention: DropoutForm | None = None
@@ -88,15 +94,21 @@ class ClassifierSettings(Settings):
     absent: Absent = Absent.EXCLUDED
     doubt: bool = True
 
+    @model_validator(mode="after")
+    def _classifier_weights_have_their_network(self) -> Self:
+        if self.classifier_weights is not None and self.backbone is not Architecture.PAPER:
+            raise ValueError("classifier_weights are those of ResNet-38 and need backbone: paper")
+        if self.classifier_weights is not None and self.classifier_width != 64:
+            raise ValueError(f"classifier_weights are of width 64, not classifier_width {self.classifier_width}")
+        return self
+
 
 def build_classifier(task: Task, settings: ClassifierSettings) -> TagClassifier:
     """Build the classifier that these settings describe.
 
     Raises:
-        ConfigError: the paper's backbone with cached features, which belong to another encoder.
+        ConfigError: its file of weights cannot be read.
     """
-    if settings.backbone is Architecture.PAPER and task.network.encoder_mode is EncoderMode.FROZEN:
-        raise ConfigError("backbone 'paper' uses its own network and needs network.encoder_mode: finetune")
     return TagClassifier(
         task.network,
         len(task.class_map),
@@ -105,6 +117,8 @@ def build_classifier(task: Task, settings: ClassifierSettings) -> TagClassifier:
         settings.backbone,
         settings.top_share,
         settings.hidden,
+        settings.classifier_weights,
+        settings.classifier_width,
     )
 
 
@@ -166,8 +180,15 @@ class TagClassification(_TagStage[ClassifierSettings]):
     def __init__(self, task: Task, config: ClassifierSettings) -> None:
         super().__init__(task, config)
         self.classifier = build_classifier(task, config)
+        if self.brings_network(config) and config.classifier_weights is None:
+            self.note("ResNet-38 starts from random weights: set classifier_weights to a file with the published ones")
         form = config.attention
         self._schedule = None if form is None else AttentionSchedule(form)
+
+    @classmethod
+    def brings_network(cls, config: ClassifierSettings) -> bool:
+        """Whether the settings select the published ResNet-38."""
+        return config.backbone is Architecture.PAPER
 
     @property
     def layers(self) -> tuple[str, ...]:

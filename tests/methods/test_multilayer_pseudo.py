@@ -22,6 +22,7 @@ from tissuebench.methods.multilayer_pseudo import (
 )
 from tissuebench.methods.networks.paper_deeplab import PaperSegmenter
 from tissuebench.methods.networks.settings import Architecture, EncoderMode
+from tissuebench.methods.networks.weights_file import without_files
 from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS, MapSource
 from tissuebench.methods.pseudo_labels.tag_stages import ClassifierSettings, Fill, TagClassification, build_classifier
 
@@ -286,3 +287,23 @@ def test_the_papers_networks_take_the_place_of_both():
     classifier = build_classifier(method.task, method.config)
     assert sum(parameter.numel() for parameter in classifier.encoder.parameters()) == 105_070_912
     assert method.config.backbone is Architecture.PAPER
+
+
+def test_each_file_of_weights_goes_to_its_network(tmp_path):
+    """The stage loads the classifier's; the method loads the segmenter's, and inherits the classifier for its gate."""
+    absent = {
+        key: {"path": str(tmp_path / key), "sha256": "0" * 64} for key in ("classifier_weights", "segmenter_weights")
+    }
+    task = make_task()
+    config = PublishedMultilayerPseudo.Config(backbone="paper", **absent)
+    assert config.gate is not None
+    with pytest.raises(ConfigError, match="segmenter_weights: cannot be read"):
+        PublishedMultilayerPseudo(task, config)
+    (stage,) = PublishedMultilayerPseudo.stages(config, task.training)
+    assert stage.config.classifier_weights == config.classifier_weights
+    with pytest.raises(ConfigError, match="classifier_weights: cannot be read"):
+        stage.module(task, stage.config)
+    method = PublishedMultilayerPseudo(task, without_files(config))  # as for prediction
+    assert method.classifier is not None and isinstance(method.network, PaperSegmenter)
+    inherited = PublishedMultilayerPseudo(task, config.model_copy(update={"segmenter_weights": None}))
+    assert inherited.classifier is not None

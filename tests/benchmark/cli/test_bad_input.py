@@ -122,6 +122,14 @@ def test_an_unknown_setting_of_a_method(refused):
     assert "did you mean 'supervised'?" in refused("--set", "methods.supervise.x=1")
 
 
+@pytest.mark.parametrize("key", ["classifier_weights", "segmenter_weights"])
+def test_a_file_of_weights_that_is_not_there(refused, tmp_path, key):
+    method, path = "multilayer_pseudo_published", tmp_path / "a1.params"
+    given = ("backbone=paper", f"{key}={path}")
+    line = refused(*(word for one in given for word in ("--set", f"methods.{method}.{one}")), method=method)
+    assert f"methods.{method}: key '{key}'" in line and f"no such file: {path}" in line
+
+
 def test_an_unknown_command(command):
     ran = command("runn")
     assert (ran.code, ran.out) == (2, "")

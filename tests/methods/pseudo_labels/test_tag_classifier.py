@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tissuebench.errors import ConfigError
 from tissuebench.methods.api.contract import CLASS_MAP, make_task
 from tissuebench.methods.networks import encoder as encoder_module
 from tissuebench.methods.networks.encoder_spec import spec_of
+from tissuebench.methods.networks.resnet38_weights import ResNet38Weights
 from tissuebench.methods.networks.settings import Architecture, EncoderMode
 from tissuebench.methods.pseudo_labels.attention_dropout import attention_dropout
 from tissuebench.methods.pseudo_labels.grad_cam import enlarge
@@ -335,3 +337,26 @@ def test_the_papers_backbone_learns_from_the_first_layer_on(paper):
     assert all(spread > 0.1 for spread in spreads)
     assert all(one < 20 * other for one, other in pairwise(spreads))
     paper.eval()
+
+
+def with_weights(path):
+    file = ResNet38Weights(path=path, sha256="0" * 64)
+    return TagClassifier(make_task().network, K, 64, MapSource.GRAD_CAM, Architecture.PAPER, 1.0, 8, file)
+
+
+def test_with_weights_norms_and_first_units_of_the_papers_backbone_are_frozen():
+    """As in the official code; here the weights themselves are those of a trained classifier and not loaded."""
+    made = with_weights(None).train()
+    frozen = {
+        name.split(".")[1] for name, value in made.named_parameters() if not value.requires_grad and "bn" not in name
+    }
+    assert frozen == {"conv1a", "b2", "b2_1", "b2_2"}
+    norms = [(name, norm) for name, norm in made.named_modules() if isinstance(norm, nn.BatchNorm2d)]
+    assert len(norms) == 37
+    assert not any(norm.training or norm.weight.requires_grad or norm.bias.requires_grad for _, norm in norms)
+    assert made.dropout.training and made.heads[0].weight.requires_grad and made.encoder.b7.dropout.training
+
+
+def test_weights_of_the_papers_backbone_are_read_from_their_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"a1.params: not an MXNet .params file"):
+        with_weights(str(tmp_path / "a1.params"))
