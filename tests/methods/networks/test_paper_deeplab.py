@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from tissuebench.errors import ConfigError
 from tissuebench.methods.networks.paper_deeplab import DeepLabWeights, PaperSegmenter
-from tissuebench.methods.networks.settings import Weights
 
 LAST = "decoder.last_conv.8."
 
@@ -17,7 +16,7 @@ LAST = "decoder.last_conv.8."
 @pytest.fixture(scope="module")
 def network():
     torch.manual_seed(0)
-    return PaperSegmenter(Weights.NONE, 5).eval()
+    return PaperSegmenter(5).eval()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +121,7 @@ def test_names_and_sizes_are_the_published_ones(network):
 
 def test_random_weights_are_drawn_as_in_the_official_code(network):
     """He et al.: over the outputs in the backbone, over the inputs elsewhere; norms start at 1."""
-    fresh = PaperSegmenter(Weights.NONE, 5)
+    fresh = PaperSegmenter(5)
     for name, module in fresh.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             assert bool((module.weight == 1).all()) and bool((module.bias == 0).all()), name
@@ -141,7 +140,7 @@ def test_a_tile_does_not_depend_on_its_neighbours(network):
 def test_a_checkpoint_replaces_all_but_the_last_layer(network, checkpoint):
     file = DeepLabWeights.model_validate(str(checkpoint))
     torch.manual_seed(7)
-    loaded = PaperSegmenter(Weights.TIMM, 5, file).state_dict()  # nothing is downloaded beside it
+    loaded = PaperSegmenter(5, is_pretrained=True, file=file).state_dict()  # nothing is downloaded beside it
     for name, tensor in network.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             assert torch.equal(loaded[name], tensor) is not name.startswith(LAST), name
@@ -167,12 +166,6 @@ def test_a_checkpoint_of_another_network_is_refused_before_it_is_loaded(network,
         assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_a_package_has_no_such_weights():
-    with pytest.raises(ConfigError, match=r"'package' has no ResNet-101 .*'timm' or 'none'") as caught:
-        PaperSegmenter(Weights.PACKAGE, 5)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("error", [OSError("no route\nto host"), RuntimeError("checksum\nis wrong")])
 def test_weights_that_cannot_be_loaded_are_told_in_one_line(monkeypatch, error):
     asked = []
@@ -183,7 +176,7 @@ def test_weights_that_cannot_be_loaded_are_told_in_one_line(monkeypatch, error):
 
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(ConfigError, match=r"ResNet-101 .*set network.weights to 'none'") as caught:
-        PaperSegmenter(Weights.TIMM, 5)
+        PaperSegmenter(5, is_pretrained=True)
     assert "\n" not in str(caught.value)
     assert str(error).splitlines()[0] in str(caught.value)
     assert asked == [("resnet101.tv_in1k", True)]
