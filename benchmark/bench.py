@@ -142,7 +142,10 @@ def lay_out(
         if plan.evaluation.watch is not None:
             check_part(data.store, data.split, plan.evaluation.watch, "watch")
     for dataset, data in opened.items():
-        check_network(plan.network, len(data.store.class_map), data.store.info.tile_px)
+        tile_px = data.store.info.tile_px
+        plan.augmentation.check_crop(tile_px)
+        for edge in {tile_px, plan.augmentation.crop_px or tile_px}:
+            check_network(plan.network, len(data.store.class_map), edge)
         decided, note = choose_feature_cache(plan, data)
         notes += [note] if note else []
         trials[dataset] = expand(decided, methods, data, home, store_budgets)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Generic, Literal, Self, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args, overload
 
 if TYPE_CHECKING:
     import torch
@@ -130,6 +130,10 @@ class Stream:
             diagnosis were less informative.
         pseudo: name of an earlier stage: only tiles that it annotated are drawn, and they carry its pseudo-masks in
             addition to their label.
+        augmentation: settings of the augmentation that differ from the plan's, by name; refused if cached features
+            replace images, as these were augmented when they were computed.
+        shuffled: whether each tile of the stream is drawn once in an epoch, in an order drawn anew for each; a batch
+            may span two epochs. ``balanced`` then has no effect.
     """
 
     supervision: Supervision
@@ -137,6 +141,13 @@ class Stream:
     balanced: bool = True
     max_excluded: int | None = None
     pseudo: str | None = None
+    augmentation: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    shuffled: bool = False
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether a draw goes through groups of tiles, of classes or cases, rather than over all tiles alike."""
+        return self.balanced and not self.shuffled
 
     @property
     def batch_type(self) -> type[TileBatch]:

@@ -64,7 +64,11 @@ def in_place_of(shared: SettingsT, own: Mapping[str, Any], where: str = "") -> S
     """Return the shared settings with a stage's own in place of theirs.
 
     Raises:
-        ConfigError: they contradict each other; the line starts with ``where``.
+        ConfigError: an unknown key, or settings that contradict each other; the line starts with ``where``.
+
+    Examples:
+        >>> in_place_of(TrainingSettings(steps=7), {"batch_size": 4}).steps
+        7
     """
     if not own:
         return shared
@@ -74,6 +78,8 @@ def in_place_of(shared: SettingsT, own: Mapping[str, Any], where: str = "") -> S
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(filter(None, (where, *map(str, first["loc"]))))
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(unknown_name("key", place, type(shared).model_fields)) from None
         raise ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
 
 

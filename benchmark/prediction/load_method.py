@@ -57,7 +57,8 @@ class Trained:
         weights = weights_of(self.found.folder)
         # Pretrained weights would be overwritten, and may no longer be there.
         network = self.trial.network.model_copy(update={"weights": Weights.NONE})
-        task = Task(self.store.class_map, network, self.trial.training, info.tile_px, info.white)
+        tile_px = self.trial.augmentation.crop_px or info.tile_px
+        task = Task(self.store.class_map, network, self.trial.training, tile_px, info.white)
         method = find_method(self.trial.method)(task, without_files(self.trial.config))
         try:
             method.load_state_dict(weights)

@@ -7,6 +7,7 @@ from typing import Any
 
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.view import LabelView
+from tissuebench.datasets.loading.datamodule import stream_augmentation
 from tissuebench.datasets.types import Stream, Supervision
 from tissuebench.errors import ConfigError
 from tissuebench.evaluation.window_features import plan_windows
@@ -39,6 +40,9 @@ class FeatureNeeds:
             trial: a trial that needs the stage.
             stage: the stage, which may be the trial's last one.
             held_out: patients whose bought labels it may not use.
+
+        Raises:
+            ConfigError: a stream has an augmentation of its own, which features cannot have.
         """
         if not trial.network.caches_features or stage.module.wants_images(stage.config):
             return []
@@ -49,6 +53,8 @@ class FeatureNeeds:
             )
         view = LabelView.for_training(self._data.store, self._data.split, trial.budget, stage.consumes, held_out)
         streams = self._built.facts(stage.module, stage.config, trial.network, stage.training).streams
+        for name, stream in streams.items():
+            stream_augmentation(name, stream, trial.augmentation, caches_features=True)
         return needed_shards(self._all_tiles(trial), drawn_slides(streams, view))
 
     def windows_of(self, trial: Trial, kind: type[Method[Any]]) -> list[FeatureShard]:

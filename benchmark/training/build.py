@@ -29,16 +29,20 @@ from tissuebench.training.pseudo_mask_store import PseudoMasks
 from tissuebench.training.validation import SELECTION, WATCHED, Validation
 
 
-def task_of(data: PlannedData, network: NetworkSettings, training: TrainingSettings) -> Task:
-    """Return the task description that a stage receives."""
+def task_of(
+    data: PlannedData, network: NetworkSettings, training: TrainingSettings, crop_px: int | None = None
+) -> Task:
+    """Return the task description that a stage receives; ``crop_px`` is the edge of the crops that it sees, if any."""
     info = data.store.info
-    return Task(data.store.class_map, network, training, info.tile_px, info.white)
+    return Task(data.store.class_map, network, training, crop_px or info.tile_px, info.white)
 
 
 def build_method(trial: Trial, data: PlannedData) -> Method[Any]:
     """Build the trial's method with its initial weights, which depend on the seed alone."""
     seed_everything(derive_seed(trial.seed, "init"))
-    return find_method(trial.method)(task_of(data, trial.network, trial.training), trial.config)
+    return find_method(trial.method)(
+        task_of(data, trial.network, trial.training, trial.augmentation.crop_px), trial.config
+    )
 
 
 def build_datamodule(

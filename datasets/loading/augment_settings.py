@@ -142,10 +142,10 @@ class AugmentSettings(Settings):
         brightness, contrast, saturation = (self.color if each is None else each for each in own)
         return brightness, contrast, saturation, self.hue
 
-    def check_crop(self, tile_px: int) -> None:
+    def check_crop(self, tile_px: int, where: str = "augmentation.crop_px") -> None:
         """Raise ``ConfigError`` if a crop is larger than a tile with an edge of ``tile_px``."""
         if self.crop_px is not None and self.crop_px > tile_px:
             raise ConfigError(
-                f"augmentation.crop_px: a crop of {self.crop_px} px is larger than a tile of {tile_px} px; make it "
+                f"{where}: a crop of {self.crop_px} px is larger than a tile of {tile_px} px; make it "
                 "smaller, or ingest the data set with larger tiles"
             )

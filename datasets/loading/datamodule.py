@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tissuebench.common.hashing import derive_seed
+from tissuebench.common.own_settings import in_place_of
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.loading.augment import augment, orient_arrays
 from tissuebench.datasets.loading.augment_settings import AugmentSettings
-from tissuebench.datasets.loading.sampling import Tree, distinct_tiles, draw, stream_tree
+from tissuebench.datasets.loading.sampling import Tree, distinct_tiles, draw, shuffled_places, stream_tree
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Stream, Supervision, Tile, TileBatch, TrainingBatch
 from tissuebench.errors import ConfigError
@@ -82,6 +83,7 @@ class StepDataset(Dataset[TrainingBatch]):
                 )
             among = None if stream.pseudo is None else self._pseudo[stream.pseudo].tiles
             self._trees[name] = stream_tree(name, stream, store, view, self._tile_px, seed, among)
+        self._shuffled = {name: self.tiles(name) for name, stream in self._streams.items() if stream.shuffled}
 
     def shard(self, rank: int, world_size: int) -> StepDataset:
         """Return the part of one process: of every stream's B tiles, those from r B // W to (r + 1) B // W (exclusive).
@@ -106,7 +108,12 @@ class StepDataset(Dataset[TrainingBatch]):
         rng = np.random.Generator(np.random.PCG64(derive_seed(self._seed, "order", name, step)))
         total = stream.batch_size
         mine = slice(self._rank * total // self._world_size, (self._rank + 1) * total // self._world_size)
-        tiles = [draw(self._trees[name], rng) for _ in range(total)][mine]  # all are drawn, so that processes agree
+        if stream.shuffled:
+            among = self._shuffled[name]
+            places = shuffled_places(self._seed, name, len(among), step * total, (step + 1) * total)[mine]
+            tiles = [among[place] for place in places]
+        else:
+            tiles = [draw(self._trees[name], rng) for _ in range(total)][mine]  # all are drawn, so processes agree
         variants = None
         if self._features is not None:
             variants = rng.integers(self._features.n_variants, size=total).tolist()[mine]
@@ -236,6 +243,23 @@ class StepLoader:
         self._start = self._handed_out = state["step"]
 
 
+def stream_augmentation(name: str, stream: Stream, shared: AugmentSettings, caches_features: bool) -> AugmentSettings:
+    """Return the augmentation of a stream: the plan's, with the stream's own settings in place.
+
+    Raises:
+        ConfigError: one of its own settings is wrong, or cached features replace its images.
+    """
+    if stream.augmentation and caches_features:
+        raise ConfigError(
+            f"stream {name!r} has an augmentation of its own, while cached features were augmented when they were "
+            "computed; set network.feature_cache=off or network.encoder_mode=finetune"
+        )
+    try:
+        return in_place_of(shared, stream.augmentation)
+    except ConfigError as error:
+        raise ConfigError(f"stream {name!r}: augmentation: {error}") from None
+
+
 class TileDataModule(LightningDataModule):
     """Data module of one training stage; with several processes, each gets its part of every batch.
 
@@ -247,13 +271,18 @@ class TileDataModule(LightningDataModule):
         streams: streams that the method requests, by name.
         seed: seed of the trial, from which those of order and augmentation are derived.
         steps: optimiser steps of the stage.
-        augmentation: strength; unused with ``features``, which were augmented when they were computed.
+        augmentation: settings for all streams, as far as a stream has none of its own; unused with ``features``, which
+            were augmented when they were computed.
         features: maps of a frozen encoder that replace images.
         loader: workers and pinned memory.
         pseudo: pseudo-masks of earlier stages, by the stage's name.
 
     Attributes:
         held_out: loaders of Lightning's validation loop; none by default.
+
+    Raises:
+        ConfigError: a stream has no tiles, its own augmentation is wrong or comes with ``features``, or a crop is
+            larger than a tile.
     """
 
     def __init__(
@@ -270,7 +299,13 @@ class TileDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.steps = StepDataset(store, view, streams, seed, features, pseudo)
-        self._seed, self._steps, self._augmentation = seed, steps, augmentation
+        self._seed, self._steps = seed, steps
+        self._augmentations = {
+            name: stream_augmentation(name, stream, augmentation, features is not None)
+            for name, stream in streams.items()
+        }
+        for name, settings in self._augmentations.items():
+            settings.check_crop(store.info.tile_px, f"stream {name!r}: augmentation.crop_px")
         self._loader = loader or LoaderSettings()
         self._restored = 0
         self.held_out: Sequence[Iterable[object]] = ()
@@ -313,7 +348,7 @@ class TileDataModule(LightningDataModule):
         images, masks, pseudo_masks = batch.images, batch.masks, batch.pseudo_masks
         if images is not None:
             seed = derive_seed(self._seed, "augment", name, batch.step)
-            images, geometry = augment(images, seed, self._augmentation, batch.offset, batch.total or None)
+            images, geometry = augment(images, seed, self._augmentations[name], batch.offset, batch.total or None)
             masks = None if masks is None else geometry.apply_to_labels(masks)
             pseudo_masks = None if pseudo_masks is None else geometry.apply_to_labels(pseudo_masks)
         labels: dict[str, Any] = {

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.labels.open_tiles import Flags
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.store.tile_store import TileStore
@@ -39,8 +42,8 @@ def stream_tree(
 
     ``masks``: a class, then a bought tile that shows it. ``tags``: a class, then a tile whose tags name it.
     ``diagnosis``: an excluded class, then a case, then a tissue tile, so that large cases and common diagnoses do not
-    dominate; cases that exclude nothing are left out. ``none``: a case, then a tissue tile. With ``balanced=False``
-    all these tiles form one group, which for ``tags`` includes the tiles whose tags name no class.
+    dominate; cases that exclude nothing are left out. ``none``: a case, then a tissue tile. With ``balanced=False`` or
+    ``shuffled=True`` all these tiles form one group, which for ``tags`` includes the tiles whose tags name no class.
 
     Raises:
         ConfigError: the stream has no tiles.
@@ -50,7 +53,7 @@ def stream_tree(
         tree = _by_class(tiles, view.shown_by_masks(tiles))
     elif stream.supervision is Supervision.TAGS:
         tiles = view.tag_tiles()
-        tree = _by_class(tiles, view.tags_of(tiles)) if stream.balanced else tuple(tiles)
+        tree = _by_class(tiles, view.tags_of(tiles)) if stream.is_grouped else tuple(tiles)
     elif stream.supervision is Supervision.DIAGNOSIS:
         tree = _by_excluded_class(stream, store, view, tile_px, seed)
     else:
@@ -60,7 +63,40 @@ def stream_tree(
     tiles = distinct_tiles(tree)
     if not tiles:
         raise ConfigError(f"stream {name!r} ({stream.supervision}) has no tile in this budget")
-    return tree if stream.balanced else tuple(tiles)
+    return tree if stream.is_grouped else tuple(tiles)
+
+
+def n_tiles(supervision: Supervision, store: TileStore, view: LabelView) -> int:
+    """Return the number of distinct tiles that an unbalanced stream of this supervision can draw: those of an epoch.
+
+    Raises:
+        ConfigError: there are none.
+
+    Examples:
+        >>> steps = math.ceil(epochs * n_tiles(Supervision.MASKS, data.store, view) / batch_size)
+    """
+    stream = Stream(supervision, batch_size=1, balanced=False)
+    return len(distinct_tiles(stream_tree(supervision.value, stream, store, view, store.info.tile_px, seed=0)))
+
+
+def shuffled_places(seed: int, name: str, n_in_epoch: int, start: int, stop: int) -> NDArray[np.int64]:
+    """Return places from ``start`` to ``stop`` (exclusive) of the endless sequence of a shuffled stream's epochs.
+
+    Each epoch is a permutation of the numbers below ``n_in_epoch``, which depends on nothing but seed, name and the
+    epoch's number.
+
+    Examples:
+        >>> sorted(shuffled_places(seed=0, name="annotated", n_in_epoch=4, start=4, stop=8).tolist())
+        [0, 1, 2, 3]
+    """
+    places = np.arange(start, stop)
+    epochs = [_epoch(seed, name, n_in_epoch, number) for number in range(start // n_in_epoch, -(-stop // n_in_epoch))]
+    return np.concatenate(epochs)[places - start // n_in_epoch * n_in_epoch]
+
+
+@lru_cache(maxsize=16)
+def _epoch(seed: int, name: str, n_in_epoch: int, number: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.PCG64(derive_seed(seed, "epoch", name, number))).permutation(n_in_epoch)
 
 
 def distinct_tiles(tree: Tree) -> list[Tile]:

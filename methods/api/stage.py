@@ -50,8 +50,8 @@ class Task:
         class_map: classes and diagnoses.
         network: the network that all methods share.
         training: step budget of the stage.
-        tile_px: edge length of a tile: the size of a batch's images and masks; cached features are those of a tile of
-            this size.
+        tile_px: edge length of a tile, or of the plan's crops: the size of a batch's images and masks; cached features
+            are those of a tile of this size.
         white: rule for pixels that are background by their colour; None if the dataset defines none.
     """
 

@@ -58,7 +58,8 @@ def probe(
     size = max(batch_size, _ENCODED_AT_ONCE)
     images = torch.randint(0, 256, (size, 3, tile_px, tile_px), dtype=torch.uint8, generator=random)
     images = images.to(machine.device)
-    masks = torch.randint(0, n_classes, (batch_size, tile_px, tile_px), generator=random).to(machine.device)
+    edge = augmentation.crop_px or tile_px
+    masks = torch.randint(0, n_classes, (batch_size, edge, edge), generator=random).to(machine.device)
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], fused=True)
     cached = network.caches_features
     autocast = torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.precision == "bf16-mixed")

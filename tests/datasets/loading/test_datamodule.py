@@ -120,7 +120,7 @@ def test_augmentation_depends_on_seed_stream_and_step_alone(tiny_data, dataset):
     parts = [dataset.shard(rank, 2)[0]["annotated"] for rank in range(2)]
     images = torch.cat([module._augmented("annotated", part).images for part in parts])
     assert torch.equal(images, module._augmented("annotated", dataset[0]["annotated"]).images)
-    assert digest(module._augmented("other", dataset[0]["annotated"])) != first[0]["annotated"]
+    assert digest(module._augmented("diagnosed", dataset[0]["annotated"])) != first[0]["annotated"]
     assert not torch.equal(dataset[0]["any"].images.float() / 255, module._augmented("any", dataset[0]["any"]).images)
 
 
