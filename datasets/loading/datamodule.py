@@ -133,8 +133,8 @@ class StepDataset(Dataset[TrainingBatch]):
 
     @property
     def n_untagged(self) -> int:
-        """Number of bought tiles whose tags name no class, never drawn if balanced; 0 without a ``tags`` stream."""
-        asks = any(stream.supervision is Supervision.TAGS for stream in self._streams.values())
+        """Number of bought tiles whose tags name no class; 0 without a grouped ``tags`` stream, which draws none."""
+        asks = any(stream.supervision is Supervision.TAGS and stream.is_grouped for stream in self._streams.values())
         return self._view.n_untagged if asks else 0
 
     def load(self, name: str, tiles: Sequence[Tile]) -> TileBatch:

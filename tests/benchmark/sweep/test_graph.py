@@ -76,6 +76,8 @@ def keys_of(bench, *overrides):
         ("methods.staged.noise=0.2", True, True),
         ("methods.staged.pretrain_steps=5", True, True),
         ("augmentation.color=0.1", True, True),
+        ("augmentation.orientations=flips", True, True),
+        ("augmentation.orientations=dihedral", False, False),
         ("network.decoder_channels=64", True, True),
         ("training.learning_rate=0.01", True, True),
         ("seeds=[1]", True, True),

@@ -16,9 +16,20 @@ from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.loading.datamodule import LoaderSettings, TileDataModule
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
+from tissuebench.datasets.types import Stream, Supervision
 
 FIT_STEPS = 6
-EVERYTHING = AugmentSettings(color=0.3, hue=0.1, scale=0.3, blur=1, stain=0.1)
+EVERYTHING = AugmentSettings(
+    color=0.3,
+    hue=0.1,
+    color_probability=0.5,
+    scale=0.3,
+    crop_px=24,
+    blur=1,
+    blur_probability=0.5,
+    stain=0.1,
+)
+SHUFFLED = Stream(Supervision.MASKS, 7, augmentation={"orientations": "flips", "crop_px": 16}, shuffled=True)
 
 
 class _Recorder(LightningModule):
@@ -62,8 +73,9 @@ def fit_and_resume(store, split, workers, processes, stop, folder):
     folder.mkdir(exist_ok=True)
     checkpoint = folder / "middle.ckpt"
     seen = {}
+    streams = STREAMS | {"shuffled": SHUFFLED}
     for run in ("whole", "resumed"):
-        data = TileDataModule(store, view_of(store, split), STREAMS, SEED, FIT_STEPS, EVERYTHING, loader=settings)
+        data = TileDataModule(store, view_of(store, split), streams, SEED, FIT_STEPS, EVERYTHING, loader=settings)
         model = _Recorder()
         trainer = Trainer(
             accelerator="cpu",

@@ -273,13 +273,14 @@ def test_settings_out_of_bounds_are_refused(key, value):
         AugmentSettings(**{key: value})
 
 
-def test_cached_features_refuse_to_be_zoomed(tiny_data):
+@pytest.mark.parametrize(("key", "value"), [("scale", 0.1), ("crop_px", 16)])
+def test_cached_features_refuse_to_be_zoomed_or_cropped(tiny_data, key, value):
     from tissuebench.errors import ConfigError
     from tissuebench.features.shards import FrozenEncoder
     from tissuebench.features.tiles import plan_tiles
     from tissuebench.plans.schema import Plan
 
     network = {"encoder": "resnet18", "weights": "none"}
-    plan = Plan(budgets=("masks:1p",), network=network, augmentation=AugmentSettings(scale=0.1))
-    with pytest.raises(ConfigError, match=r"^augmentation\.scale needs network\.encoder_mode: finetune[^\n]*$"):
+    plan = Plan(budgets=("masks:1p",), network=network, augmentation=AugmentSettings(**{key: value}))
+    with pytest.raises(ConfigError, match=rf"^augmentation\.{key} needs network\.encoder_mode: finetune[^\n]*$"):
         plan_tiles(FrozenEncoder(plan.network, 4), plan.augmentation, tiny_data.store, tiny_data.split)
