@@ -21,7 +21,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tissuebench.datasets.loading.augment_settings import AugmentSettings
+from tissuebench.common.settings import Later
+from tissuebench.datasets.loading.augment_settings import AugmentSettings, ColorJitter
 from tissuebench.methods.api import (
     IGNORE_LABEL,
     MaskBatch,
@@ -86,9 +87,9 @@ class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
     local_distill: bool = True
     global_training: Annotated[dict[str, Any], Own(TrainingSettings, steps=500, batch_size=16)] = inherited()
     local_training: Annotated[dict[str, Any], Own(TrainingSettings, steps=300)] = inherited()
-    last_decay: float | None = Field(None, ge=0, le=1, exclude_if=lambda decay: decay is None)
-    distillation_color: float | None = Field(None, ge=0, le=0.9, exclude_if=lambda color: color is None)
-    distillation_hue: float | None = Field(None, ge=0, le=0.5, exclude_if=lambda hue: hue is None)
+    last_decay: Annotated[float | None, Later(None)] = Field(None, ge=0, le=1)
+    distillation_color: Annotated[float | None, Later(None)] = Field(None, ge=0, le=0.9)
+    distillation_hue: Annotated[float | None, Later(None)] = Field(None, ge=0, le=0.5)
     contrast: float = Field(0.1, ge=0)
     weak: float = Field(0.7, ge=0, le=1)
     queries: int = Field(256, ge=1)
@@ -261,6 +262,7 @@ class PublishedAnatomicalContrast(AnatomicalContrast):
         hue: float = Field(0.25, ge=0, le=0.5)  # phase 3, augment.py; paper: not stated
         distillation_color: float | None = Field(0.2, ge=0, le=0.9)  # phases 1, 2; paper: not stated
         distillation_hue: float | None = Field(0.1, ge=0, le=0.5)  # phases 1, 2; paper: not stated
+        jitter: ColorJitter = ColorJitter.TORCHVISION  # all phases, ColorJitter; paper: not stated
         color_probability: float = Field(0.5, ge=0, le=1)  # all phases; paper: not stated
         blur: float = Field(1.15, ge=0, le=8)  # all phases; paper: not stated
         blur_from: float = Field(0.15, ge=0, le=8)  # all phases; paper: not stated

@@ -17,6 +17,7 @@ import torch
 from pydantic import AliasChoices, Field
 from torch import Tensor, nn
 
+from tissuebench.common.settings import Later
 from tissuebench.methods.api import (
     ANNOTATED,
     MaskBatch,
@@ -68,7 +69,7 @@ class ConsistencySettings(TeacherStudentSettings):
     consistency: float = Field(1.0, ge=0)
     warm_up: float = Field(0.3, ge=0, le=1)
     cut_mix: bool = True
-    eight_bit_confidence: bool = Field(False, exclude_if=lambda on: not on)
+    eight_bit_confidence: Annotated[bool, Later(False)] = False
     unlabelled_ratio: int = Field(
         1, ge=1, le=16, validation_alias=AliasChoices("unlabelled_ratio", "crowd"), serialization_alias="crowd"
     )

@@ -20,6 +20,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from tissuebench.common.settings import Later
 from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.errors import ConfigError
 from tissuebench.methods.api import (
@@ -92,8 +93,8 @@ class MultilayerPseudoSettings(ClassifierSettings):
     agree: bool = True
     loss: MultiTarget = MultiTarget.VALID
     gate: float | None = Field(None, ge=0, lt=1)
-    gate_on: GateOn = Field(GateOn.PROBABILITIES, exclude_if=lambda gate_on: gate_on is GateOn.PROBABILITIES)
-    segmenter_weights: DeepLabWeights | None = None
+    gate_on: Annotated[GateOn, Later(GateOn.PROBABILITIES)] = GateOn.PROBABILITIES
+    segmenter_weights: Annotated[DeepLabWeights | None, Later(None)] = None
     mask_share: float = Field(0.0, ge=0, le=1)
     classifier_training: Annotated[
         dict[str, Any], Own(TrainingSettings, steps=500, batch_size=32, learning_rate=2e-3)

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import BaseModel, ConfigDict
 
 from tissuebench.common.hashing import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Marks a setting that came after results were stored: ``before`` is the value that these were made with.
+
+    At this value it is not part of an identity, so that earlier results keep theirs.
+
+    Examples:
+        >>> class Config(Settings):
+        ...     gate_on: Annotated[str, Later("probabilities")] = "probabilities"
+    """
+
+    before: object
 
 
 class Settings(BaseModel):

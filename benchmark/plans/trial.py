@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from tissuebench.common.hashing import Json, content_hash, is_sha256
 from tissuebench.common.protocol import PROTOCOL_VERSION
-from tissuebench.common.settings import Settings
+from tissuebench.common.settings import Later, Settings
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.types import Supervision
@@ -35,21 +35,16 @@ _SINCE = frozenset(TrainingSettings.model_fields) - {
 def identity_of_settings(settings: Settings) -> dict[str, Json]:
     """Return the settings that determine the result: ``stored()``, but files of weights by their hash, at any depth.
 
-    A setting for such a file is left out where it is null: settings without one have the identity that they had before
-    it could be set.
+    A setting that came later (``Later``) is left out at the value that says what was done before.
     """
     identity = settings.stored()
     for name, declared in type(settings).model_fields.items():
         key, value = declared.serialization_alias or name, getattr(settings, name)
-        if value is None and any(_is_weights_file(kind) for kind in get_args(declared.annotation)):
+        if any(isinstance(mark, Later) and mark.before == value for mark in declared.metadata):
             del identity[key]
         else:
             identity[key] = _identified(value, identity[key])
     return identity
-
-
-def _is_weights_file(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, WeightsFile)
 
 
 def _identified(value: object, stored: Json) -> Json:

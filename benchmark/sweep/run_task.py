@@ -135,9 +135,9 @@ def _run_stage(
     may_store: Callable[[], None],
 ) -> dict[str, Json]:
     stage = next(stage for stage in stages_of(trial) if stage.name == job.document["stage"])
-    seed = derive_seed(trial.seed, "stage", stage.name)
+    seed, augmentation = derive_seed(trial.seed, "stage", stage.name), augmentation_of(trial, stage)
     seed_everything(derive_seed(trial.seed, "init"))  # it starts from the network that all methods start from
-    module = stage.module(task_of(data, trial.network, stage.training, trial.augmentation.crop_px), stage.config)
+    module = stage.module(task_of(data, trial.network, stage.training, augmentation.crop_px), stage.config)
     weights, pseudo = _inherited(job)
     held_out = held_out_of(trial, stage)
     view = LabelView.for_training(data.store, data.split, trial.budget, stage.consumes, held_out)
@@ -148,7 +148,7 @@ def _run_stage(
         stage.consumes,
         view,
         seed,
-        augmentation_of(trial, stage),
+        augmentation,
         data,
         features,
         machine,

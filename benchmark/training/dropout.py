@@ -10,7 +10,7 @@ from timm.layers import DropPath
 from torch import Tensor, distributed, nn
 
 from tissuebench.errors import ConfigError
-from tissuebench.methods.api.whole_batch import gathered
+from tissuebench.methods.api.whole_batch import gathered, own_samples
 
 _CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 _KNOWN = (nn.Dropout, *_CHANNELS, DropPath)
@@ -67,7 +67,7 @@ def _forward(layer: nn.Module, x: Tensor) -> Tensor:
     shape = (sum(lengths), *x.shape[1:drawn_axes])
     kept = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=order).bernoulli_(keep)
     first = sum(lengths[: distributed.get_rank()])
-    own = kept[first : first + len(x)].reshape(len(x), *x.shape[1:drawn_axes], *[1] * (x.ndim - drawn_axes))
+    own = kept[own_samples(first, len(x))].reshape(len(x), *x.shape[1:drawn_axes], *[1] * (x.ndim - drawn_axes))
     if keep and getattr(layer, "scale_by_keep", True):
         own = own / keep
     return x * own

@@ -6,8 +6,14 @@ batch and nothing is communicated.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, distributed
+
+_PLACES: ContextVar[Tensor | None] = ContextVar("places", default=None)
 
 
 def n_processes() -> int:
@@ -52,6 +58,26 @@ def in_batch_order(rows: Tensor, places: Tensor | None) -> Tensor:
         places: positions in the whole batch of this process's own rows; None if rank order is that order.
     """
     return rows if places is None else rows[torch.cat(gathered(places.to(rows.device))).argsort()]
+
+
+@contextmanager
+def samples_at(places: Tensor | None) -> Iterator[None]:
+    """Tell layers that draw for the whole batch, such as dropout, which samples of it the process's own ones are.
+
+    Args:
+        places: their positions; None for the default: the samples after those of the processes before it.
+    """
+    token = _PLACES.set(places)
+    try:
+        yield
+    finally:
+        _PLACES.reset(token)
+
+
+def own_samples(first: int, count: int) -> slice | Tensor:
+    """Return the positions of the process's own ``count`` samples, by default from ``first`` on; see ``samples_at``."""
+    places = _PLACES.get()
+    return slice(first, first + count) if places is None else places
 
 
 def following(values: Tensor) -> Tensor:

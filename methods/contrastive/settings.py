@@ -7,10 +7,11 @@ Options name what the official code does differently (github.com/charlesyou99964
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
+from tissuebench.common.settings import Later
 from tissuebench.methods.contrastive.distillation import STUDENT_TEMPERATURE, TEACHER_TEMPERATURE, WindowAnchors
 from tissuebench.methods.teacher_student.stage import TeacherStudentSettings
 from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
@@ -67,9 +68,9 @@ class GlobalSettings(TeacherStudentSettings):
     queue: int = Field(36, ge=2)
     student_temperature: float = Field(STUDENT_TEMPERATURE, gt=0)
     teacher_temperature: float = Field(TEACHER_TEMPERATURE, gt=0)
-    distils_annotated: bool = Field(False, exclude_if=lambda on: not on)
-    views: Views = Field(Views.STUDENT_STRONG, exclude_if=lambda views: views == Views.STUDENT_STRONG)
-    teacher_heads: TeacherHeads = Field(TeacherHeads.AVERAGED, exclude_if=lambda heads: heads == TeacherHeads.AVERAGED)
+    distils_annotated: Annotated[bool, Later(False)] = False
+    views: Annotated[Views, Later(Views.STUDENT_STRONG)] = Views.STUDENT_STRONG
+    teacher_heads: Annotated[TeacherHeads, Later(TeacherHeads.AVERAGED)] = TeacherHeads.AVERAGED
 
 
 class LocalSettings(GlobalSettings):
@@ -88,7 +89,7 @@ class LocalSettings(GlobalSettings):
     anchors: WindowAnchors = WindowAnchors.SAME_WINDOW
     global_weight: float = Field(1.0, ge=0)
     local_weight: float = Field(1.0, ge=0)
-    local_start: LocalStart = Field(LocalStart.EVERYTHING, exclude_if=lambda start: start == LocalStart.EVERYTHING)
+    local_start: Annotated[LocalStart, Later(LocalStart.EVERYTHING)] = LocalStart.EVERYTHING
 
 
 GlobalT = TypeVar("GlobalT", bound=GlobalSettings)

@@ -24,7 +24,7 @@ from tissuebench.methods.api import (
     TileBatch,
     TrainingBatch,
 )
-from tissuebench.methods.api.whole_batch import gathered, in_batch_order
+from tissuebench.methods.api.whole_batch import gathered, in_batch_order, samples_at
 from tissuebench.methods.contrastive.distillation import (
     WindowAnchors,
     distillation_loss,
@@ -195,10 +195,12 @@ class GlobalDistillation(TileDistillation[GlobalSettings]):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Return the distillation loss of the tiles."""
         parts = self.distilled_tiles(batch)
-        with torch.no_grad():
-            deepest = self.teaching.network.deepest(self.taught(parts))
-        keys = self.teaching.global_head(deepest)
-        return self.distilled(self.pupil.tile_vectors(self.learnt(parts)), keys, _places(parts))
+        places = _places(parts)
+        with samples_at(places):
+            with torch.no_grad():
+                deepest = self.teaching.network.deepest(self.taught(parts))
+            vectors = self.pupil.tile_vectors(self.learnt(parts))
+        return self.distilled(vectors, self.teaching.global_head(deepest), places)
 
 
 class LocalDistillation(TileDistillation[LocalSettings]):
@@ -251,10 +253,11 @@ class LocalDistillation(TileDistillation[LocalSettings]):
             loss = config.supervised_loss.of(self.pupil.network.maps(annotated.inputs).logits, annotated.masks)
         parts = self.distilled_tiles(batch)
         places = _places(parts)
-        with torch.no_grad():
-            taught = self.teaching.network.maps(self.taught(parts))
+        with samples_at(places):
+            with torch.no_grad():
+                taught = self.teaching.network.maps(self.taught(parts))
+            learnt = self.pupil.network.maps(self.learnt(parts))
         keys, window_keys = self.teaching.global_head(taught.deepest), self.window_vectors(self.teaching, taught)
-        learnt = self.pupil.network.maps(self.learnt(parts))
         if config.distils_annotated:
             loss = config.supervised_loss.of(learnt.logits[: len(annotated.masks)], annotated.masks)
         tiles = self.distilled(self.pupil.global_head(learnt.deepest), keys, places)

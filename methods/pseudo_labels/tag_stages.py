@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar, Self, cast
+from typing import Annotated, ClassVar, Self, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tissuebench.common.settings import Later
 from tissuebench.datasets.color.white_background import white_mask
 from tissuebench.methods.api import (
     IGNORE_LABEL,
@@ -82,8 +83,8 @@ class ClassifierSettings(Settings):
 
     maps: MapSource = MapSource.HEADS
     backbone: Architecture = Architecture.MATCHED
-    classifier_weights: ResNet38Weights | None = None
-    classifier_width: int = Field(64, ge=8, le=64, multiple_of=8, exclude_if=lambda width: width == 64)
+    classifier_weights: Annotated[ResNet38Weights | None, Later(None)] = None
+    classifier_width: Annotated[int, Later(64)] = Field(64, ge=8, le=64, multiple_of=8)
     top_share: float = Field(0.25, gt=0, le=1)
     hidden: int = Field(64, ge=1)
     attention: DropoutForm | None = None

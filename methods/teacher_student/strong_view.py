@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import torch
+from typing import Annotated
+
 from pydantic import Field
 from torch import Tensor
 
-from tissuebench.common.settings import Settings
+from tissuebench.common.settings import Later, Settings
 from tissuebench.datasets.loading.augment import recolour
-from tissuebench.datasets.loading.augment_settings import AugmentSettings
+from tissuebench.datasets.loading.augment_settings import AugmentSettings, ColorJitter
 
 _SEEDS = 2**31
-_COLOR, _BLUR = {"color", "hue", "color_probability"}, {"blur", "blur_from", "blur_probability"}
+_COLOR, _BLUR = {"color", "hue", "color_probability", "jitter"}, {"blur", "blur_from", "blur_probability"}
 
 
 class StrongView(Settings):
@@ -22,6 +24,7 @@ class StrongView(Settings):
             quarter of the hue circle turns eosin into a colour that no stain has.
         color_probability, blur_probability: share of the tiles that get each. Published: .5.
         blur_from: smallest sigma of the blur. Published code: .15; paper: not stated.
+        jitter: formulas of the change of colours. Published code: ``torchvision``; paper: not stated.
         feature_dropout: share of channels that are dropped if cached features replace images, since images are then not
             available (Yang et al., UniMatch, CVPR 2023).
     """
@@ -29,9 +32,10 @@ class StrongView(Settings):
     color: float = Field(0.25, ge=0, le=0.9)
     hue: float = Field(0.05, ge=0, le=0.5)
     blur: float = Field(1.15, ge=0, le=8)
-    color_probability: float = Field(1.0, ge=0, le=1, exclude_if=lambda share: share == 1)
-    blur_probability: float = Field(1.0, ge=0, le=1, exclude_if=lambda share: share == 1)
-    blur_from: float = Field(0.0, ge=0, le=8, exclude_if=lambda sigma: sigma == 0)
+    color_probability: Annotated[float, Later(1.0)] = Field(1.0, ge=0, le=1)
+    blur_probability: Annotated[float, Later(1.0)] = Field(1.0, ge=0, le=1)
+    blur_from: Annotated[float, Later(0.0)] = Field(0.0, ge=0, le=8)
+    jitter: Annotated[ColorJitter, Later(ColorJitter.ADDITIVE)] = Field(ColorJitter.ADDITIVE)
     feature_dropout: float = Field(0.5, ge=0, lt=1)
 
     def of(
@@ -57,7 +61,7 @@ class StrongView(Settings):
         seed = int(torch.randint(_SEEDS, ()))
         if isinstance(inputs, Tensor):
             images = inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
-            chosen = ((_COLOR if colors else set()) | (_BLUR if blurs else set())) & AugmentSettings.model_fields.keys()
+            chosen = (_COLOR if colors else set()) | (_BLUR if blurs else set())
             settings = AugmentSettings.model_validate({"color": 0, "hue": 0, **self.model_dump(include=chosen)})
             return recolour(images, seed, settings, offset, total)
         if not blurs:

@@ -11,7 +11,8 @@ from torch.nn import functional
 from tests.methods.anatomical_phases import K, annotated, learning_names, made, stage_made, unlabelled
 from tests.methods.mean_teachers import learning
 from tests.methods.student_teacher import PAPER, copied, loss_of, same
-from tissuebench.datasets.loading.augment import AugmentSettings, recolour
+from tissuebench.datasets.loading.augment import recolour
+from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError
 from tissuebench.methods.anatomical_contrast import AnatomicalContrast, PublishedAnatomicalContrast
@@ -28,6 +29,7 @@ from tissuebench.methods.contrastive.stages import (
     LocalDistillation,
 )
 from tissuebench.methods.mean_teacher import UNLABELLED, RestartedMeanTeacher
+from tissuebench.methods.teacher_student.strong_view import StrongView
 from tissuebench.plans.trial import variant_name
 
 PLAIN = {"color": 0, "hue": 0, "blur": 0, **PAPER}
@@ -121,6 +123,25 @@ def test_official_views_share_the_colours_and_blur_the_teachers_alone():
     variance = [float((each[0][..., 1:] - each[0][..., :-1]).var()) for each in (seen["teacher"], seen["student"])]
     assert variance[0] < 0.8 * variance[1]
     assert torch.equal(tiles.images, before)
+
+
+def test_the_strong_view_passes_probabilities_and_the_smallest_sigma_on():
+    said = {
+        "color": 0.25,
+        "hue": 0.25,
+        "blur": 1.15,
+        "color_probability": 0.5,
+        "blur_probability": 0.5,
+        "blur_from": 0.15,
+    }
+    said |= {"jitter": "torchvision"}
+    view, images = StrongView(**said), unlabelled(8).images
+    torch.manual_seed(3)
+    found = view.of(images)
+    torch.manual_seed(3)
+    assert torch.equal(found, recolour(images / 255, int(torch.randint(2**31, ())), AugmentSettings(**said)))
+    as_they_are = [torch.allclose(one, image / 255, atol=1e-6) for one, image in zip(found, images, strict=True)]
+    assert 0 < sum(as_they_are) < 8
 
 
 def test_the_papers_views_leave_the_teachers_tile_as_it_is():
@@ -319,6 +340,7 @@ def test_every_published_setting_is_the_official_codes():
         "hue": 0.25,
         "distillation_color": 0.2,
         "distillation_hue": 0.1,
+        "jitter": "torchvision",
         "color_probability": 0.5,
         "blur": 1.15,
         "blur_from": 0.15,
@@ -402,6 +424,7 @@ def test_options_at_their_default_are_not_stored_and_others_are():
         "color_probability": 0.5,
         "blur_probability": 0.5,
         "blur_from": 0.1,
+        "jitter": "torchvision",
         "eight_bit_confidence": True,
         "distils_annotated": True,
         "views": "official",

@@ -58,7 +58,7 @@ def test_a_stage_depends_on_what_it_learns_with_and_not_on_what_comes_after():
     of_both = {"color": 0.1, "hue": 0.1, "blur": 0.0, "feature_dropout": 0.1, "network": "paper", "decay": 0.5}
     of_both |= {"decay_warm_up": False, "teacher_buffers": "own", "queue": 7}
     of_both |= {"student_temperature": 0.2, "teacher_temperature": 0.02}
-    of_both |= {"color_probability": 0.5, "blur_probability": 0.5, "blur_from": 0.1}
+    of_both |= {"color_probability": 0.5, "blur_probability": 0.5, "blur_from": 0.1, "jitter": "torchvision"}
     of_both |= {"distils_annotated": True, "views": "official", "teacher_heads": "trained"}
     assert of_both.keys() == GlobalSettings.model_fields.keys()
     for_both = {"distillation_color": 0.1, "distillation_hue": 0.1}

@@ -28,8 +28,8 @@ from tissuebench.training.fit import fit
 REAL_METHODS = {name: kind for name, kind in all_methods().items() if kind.__module__.startswith("tissuebench.")}
 STAGED = [name for name, kind in REAL_METHODS.items() if kind.stages(kind.Config(), TrainingSettings())]
 TAGGED, DENOISING = ("multilayer_pseudo", "multilayer_pseudo_published"), ("diffusion", "diffusion_published")
-CONTRASTED = ("anatomical_contrast",)
-N_STAGES = {"anatomical_contrast": 2}
+CONTRASTED = ("anatomical_contrast", "anatomical_contrast_published")
+N_STAGES = dict.fromkeys(CONTRASTED, 2)
 FEW = tuple(
     f"methods.{name}.{setting}"
     for names, settings in (
