@@ -18,6 +18,7 @@ from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.plans.compute import ComputeSettings
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+_PUBLISHED = "published/"
 
 
 class Views(StrEnum):
@@ -92,9 +93,10 @@ class Plan(Settings):
 
 
 def plan_names() -> list[str]:
-    """Return the names of the plans that ship with the suite."""
-    names = [entry.name for entry in files("tissuebench.plans").iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+    """Return the names of the plans that ship with the suite; those of published recipes are ``published/NAME``."""
+    root = files("tissuebench.plans")
+    found = [(folder, entry.name) for folder in ("", _PUBLISHED) for entry in (root / folder).iterdir()]
+    return sorted(folder + name.removesuffix(".yaml") for folder, name in found if name.endswith(".yaml"))
 
 
 def load_plan(name_or_path: str, overrides: tuple[str, ...] = ()) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from tissuebench.common.hashing import Json, content_hash, is_sha256
 from tissuebench.common.protocol import PROTOCOL_VERSION

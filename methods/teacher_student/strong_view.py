@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
