@@ -230,7 +230,6 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
 
 _SGD: dict[str, Any] = {  # all phases; --base_lr 0.01, --max_iterations 30000, power of the polynomial .9
     "steps": 30_000,
-    "sampling": "uniform",  # not stated in the paper
     "optimizer": "sgd",
     "learning_rate": 0.01,
     "momentum": 0.9,
@@ -300,9 +299,15 @@ class PublishedAnatomicalContrast(AnatomicalContrast):
 
         # Training and tiles. Phases 1 and 2: 3 of 6 tiles have masks (--batch_size 6, --labeled_bs 3); phase 3: 4 + 4
         # (--batch_size 4; unlabelled_ratio stays 1; paper: 6). Paper: 100, 100 and 200 epochs.
-        global_training: Annotated[dict[str, Any], Own(TrainingSettings, **_SGD, batch_size=6)] = inherited()
-        local_training: Annotated[dict[str, Any], Own(TrainingSettings, **_SGD, batch_size=3)] = inherited()
-        training: Annotated[dict[str, Any], Own(TrainingSettings, **_SGD, batch_size=4, nesterov=True)] = inherited()
+        global_training: Annotated[dict[str, Any], Own(TrainingSettings, **_SGD, batch_size=6, sampling="shuffled")] = (
+            inherited()
+        )
+        local_training: Annotated[dict[str, Any], Own(TrainingSettings, **_SGD, batch_size=3, sampling="shuffled")] = (
+            inherited()
+        )
+        training: Annotated[
+            dict[str, Any], Own(TrainingSettings, **_SGD, batch_size=4, sampling="uniform", nesterov=True)
+        ] = inherited()
         augmentation: Annotated[dict[str, Any], Own(AugmentSettings, **_UNCHANGED)] = inherited()
 
     name = "anatomical_contrast_published"

@@ -193,8 +193,9 @@ class Diffusion(FineTuning[DiffusionSettings]):
             transfer(learnt, cast("UNetSegmenter", self.network).unet)
 
 
-_ADAM: dict[str, Any] = {  # main_selfsup_diff.py, main_finetune.py: torch.optim.Adam, and nothing else
+_ADAM: dict[str, Any] = {  # pretrain/SS_diff.py, downstream_train/Diff_Seg.py: torch.optim.Adam, and nothing else
     "batch_size": 8,
+    "drop_last": True,
     "sampling": "shuffled",
     "optimizer": "adam",
     "learning_rate": 1e-4,

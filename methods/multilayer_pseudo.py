@@ -303,7 +303,9 @@ class PublishedMultilayerPseudo(MultilayerPseudo):
         gate_on: GateOn = GateOn.LOGITS  # article: probabilities
         classifier_training: Annotated[
             dict[str, Any],
-            Own(TrainingSettings, **_SGD, epochs=20, momentum=5e-4),  # by a slip of the code; article: not stated
+            Own(
+                TrainingSettings, **_SGD, epochs=20, drop_last=True, momentum=5e-4
+            ),  # by a slip of the code; article: not stated
         ] = inherited()
         classifier_augmentation: Annotated[
             dict[str, Any], Own(AugmentSettings, **_PLAIN, orientations="flips", blur=0.0)

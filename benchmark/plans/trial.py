@@ -63,12 +63,12 @@ def _identified(value: object, stored: Json) -> Json:
 def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
     """Return the training settings that determine the result.
 
-    ``epochs`` are not among them, but the steps they amount to. Nor is ``deterministic``: like the device and its
+    ``epochs`` and ``drop_last`` are not among them, but the steps they amount to. Nor is ``deterministic``: like the device and its
     precision, which are recorded with the result, it decides the last bits, and results with and without it estimate
     the same number.
     """
     settings, defaults = training.stored(), TrainingSettings().stored()
-    without_effect = {"compile", "deterministic", "epochs"}
+    without_effect = {"compile", "deterministic", "epochs", "drop_last"}
     without_effect |= {name for name in _SINCE if settings[name] == defaults[name]}
     return {name: value for name, value in settings.items() if name not in without_effect}
 

@@ -56,6 +56,7 @@ class TrainingSettings(Settings):
         steps: optimiser steps; as shared settings of a plan, those of the last stage, equal for all methods.
         epochs: passes over the tiles, in place of ``steps``: ``epochs * ceil(tiles / batch_size)`` steps, where the
             tiles are those that carry the labels of the budget, or else those of all training patients.
+        drop_last: whether an epoch is rounded down to whole batches (``DataLoader(drop_last=True)``), but at least one.
         batch_size: tiles per step of each stream.
         sampling: order in which the tiles of a stream are drawn.
         optimizer: optimiser.
@@ -86,7 +87,7 @@ class TrainingSettings(Settings):
     """
 
     displaces: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "steps": ("epochs",),
+        "steps": ("epochs", "drop_last"),
         "epochs": ("steps",),
         "optimizer": ("betas", "momentum", "nesterov", "cycle_momentum"),
         "rate_schedule": ("power", "cycle_momentum", "milestones", "drop"),
@@ -95,6 +96,7 @@ class TrainingSettings(Settings):
 
     steps: int = Field(2000, ge=1)
     epochs: float | None = Field(None, gt=0)
+    drop_last: bool = False
     batch_size: int = Field(8, ge=1)
     sampling: Sampling = Sampling.BALANCED
     optimizer: Optimizer = Optimizer.ADAMW
@@ -121,6 +123,7 @@ class TrainingSettings(Settings):
         defaults = type(self).model_fields
         sgd, cycle = self.optimizer is Optimizer.SGD, self.rate_schedule is RateSchedule.ONE_CYCLE
         without_effect = {
+            "drop_last": self.epochs is None,
             "betas": sgd,
             "momentum": not sgd,
             "nesterov": not self.momentum,
@@ -144,4 +147,6 @@ class TrainingSettings(Settings):
         """Return the settings with the steps that ``epochs`` amounts to, if these are given, for this many tiles."""
         if self.epochs is None:
             return self
-        return self.model_copy(update={"steps": math.ceil(self.epochs * math.ceil(n_tiles / self.batch_size))})
+        batches = n_tiles / self.batch_size
+        in_an_epoch = max(1, math.floor(batches) if self.drop_last else math.ceil(batches))
+        return self.model_copy(update={"steps": math.ceil(self.epochs * in_an_epoch)})
