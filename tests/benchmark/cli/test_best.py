@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from tissuebench.bench import BenchRequest
 from tissuebench.cli.main import cli
 from tissuebench.errors import TissueBenchError
+from tissuebench.methods.multilayer_pseudo import MultilayerPseudo
 from tissuebench.plans.expand import expand
 from tissuebench.plans.schema import load_plan
 from tissuebench.results.records.result_store import ResultStore
@@ -111,3 +113,28 @@ def test_a_choice_on_test_patients_and_a_choice_of_nothing_are_refused(bench, tm
         done = CliRunner().invoke(cli, ["results", "best", *arguments, "--home", str(tmp_path)])
         assert isinstance(done.exception, TissueBenchError)
         assert reason in str(done.exception) and "\n" not in str(done.exception)
+
+
+def test_a_file_of_weights_is_named_by_the_path_that_was_given_and_not_by_its_hash(bench):
+    """The hash in an identity is no value that the setting takes."""
+    method, file = "multilayer_pseudo", "/weights/a1.params"
+    key = f"methods.{method}"
+    trial = bench.trials(bench.plan("evaluation.part=val"), "supervised")[0]
+    store = ResultStore(results_folder(bench.home))
+    weights = {"path": file, "sha256": "5" * 64}
+    configs = [MultilayerPseudo.Config(backbone="paper", classifier_weights=weights), MultilayerPseudo.Config()]
+    trials = [replace(trial, method=method, config=config) for config in configs]
+    given = (
+        "--plan",
+        str(bench.plan_path),
+        "--set",
+        f"{key}.backbone=paper",
+        "--set",
+        f"{key}.classifier_weights={file}",
+    )
+    write_sweep(bench.home, bench.graph(trials), "tiny on tiny", given)
+    for share, one in zip((900, 600), trials, strict=True):
+        store.write(scored(one, share))
+    (line,) = json.loads(said(bench, "--json"))["commands"]
+    assert f"{key}.classifier_weights={file}" in shlex.split(line)
+    assert "5" * 8 not in line
