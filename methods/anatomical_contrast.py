@@ -242,60 +242,63 @@ _UNCHANGED: dict[str, Any] = {"orientations": "none", "color": 0.0, "hue": 0.0, 
 
 @register
 class PublishedAnatomicalContrast(AnatomicalContrast):
-    """Settings of the official code; where it differs from the paper, a comment names both."""
+    """Settings of the official code; a comment names the file or argument, and the paper where it differs.
+
+    What no comment says of the paper is not stated in the public notes on it.
+    """
 
     class Config(AnatomicalContrastSettings, RecipeSettings):
         """Settings by the official code: ``train_2D_pretrain.py`` (phases 1 and 2), ``train_2D_action.py`` (3)."""
 
         # Network and teacher.
         network: Architecture = Architecture.PAPER  # networks/unetWithArgs.py: the paper's U-Net, random weights
-        decay: float = Field(0.99, ge=0, le=1)  # paper; model.py: m=0.99
-        decay_warm_up: bool = False  # model.py, _momentum_update_key_encoder: constant; paper: not stated
-        last_decay: float | None = Field(0.9801, ge=0, le=1)  # phase 3: .99 twice per step; paper: .99
-        teacher_buffers: TeacherBuffers = TeacherBuffers.OWN  # isd.train(), ema_model.train(); paper: not stated
-        teacher_heads: TeacherHeads = TeacherHeads.TRAINED  # model.py: k_*_head; paper: averaged
+        decay: float = Field(0.99, ge=0, le=1)  # model.py: m=0.99
+        decay_warm_up: bool = False  # model.py, _momentum_update_key_encoder: constant
+        last_decay: float | None = Field(0.9801, ge=0, le=1)  # phase 3: .99 twice per step
+        teacher_buffers: TeacherBuffers = TeacherBuffers.OWN  # isd.train(), ema_model.train()
+        teacher_heads: TeacherHeads = TeacherHeads.TRAINED  # model.py: k_*_head, without average
 
         # Views. training: tiles without geometric augmentation (commented out in dataloaders/dataset.py).
         views: Views = Views.OFFICIAL  # --combinations 2; paper: weak for the teacher, strong for the student
-        color: float = Field(0.25, ge=0, le=0.9)  # phase 3, augment.py: .75 to 1.25; paper: not stated
-        hue: float = Field(0.25, ge=0, le=0.5)  # phase 3, augment.py; paper: not stated
-        distillation_color: float | None = Field(0.2, ge=0, le=0.9)  # phases 1, 2; paper: not stated
-        distillation_hue: float | None = Field(0.1, ge=0, le=0.5)  # phases 1, 2; paper: not stated
-        jitter: ColorJitter = ColorJitter.TORCHVISION  # all phases, ColorJitter; paper: not stated
-        color_probability: float = Field(0.5, ge=0, le=1)  # all phases; paper: not stated
-        blur: float = Field(1.15, ge=0, le=8)  # all phases; paper: not stated
-        blur_from: float = Field(0.15, ge=0, le=8)  # all phases; paper: not stated
-        blur_probability: float = Field(0.5, ge=0, le=1)  # all phases; paper: not stated
+        color: float = Field(0.25, ge=0, le=0.9)  # phase 3, augment.py: .75 to 1.25
+        hue: float = Field(0.25, ge=0, le=0.5)  # phase 3, augment.py
+        distillation_color: float | None = Field(0.2, ge=0, le=0.9)  # phases 1, 2
+        distillation_hue: float | None = Field(0.1, ge=0, le=0.5)  # phases 1, 2
+        jitter: ColorJitter = ColorJitter.TORCHVISION  # all phases, ColorJitter
+        color_probability: float = Field(0.5, ge=0, le=1)  # all phases
+        blur: float = Field(1.15, ge=0, le=8)  # all phases
+        blur_from: float = Field(0.15, ge=0, le=8)  # all phases
+        blur_probability: float = Field(0.5, ge=0, le=1)  # all phases
 
         # Phases 1 and 2: distillation between tiles and between windows.
         global_distill: bool = True  # paper, stage i
         local_distill: bool = True  # paper, stage ii
         distils_annotated: bool = True  # TwoStreamBatchSampler, 3 + 3; paper: stage i is label-free
-        queue: int = Field(36, ge=2)  # paper; --K 36
-        student_temperature: float = Field(0.1, gt=0)  # paper; --T_s 0.1
-        teacher_temperature: float = Field(0.01, gt=0)  # paper; --T_t 0.01
-        local_start: LocalStart = LocalStart.NETWORKS  # --resume loads both networks; paper: not stated
+        queue: int = Field(36, ge=2)  # --K 36
+        student_temperature: float = Field(0.1, gt=0)  # --T_s 0.1
+        teacher_temperature: float = Field(0.01, gt=0)  # --T_t 0.01
+        local_start: LocalStart = LocalStart.NETWORKS  # --resume loads both networks
         window_share: float = Field(0.25, gt=0, le=0.5)  # --cut_size 64 of 256; model.py: offsets 0 to 160
-        anchors: WindowAnchors = WindowAnchors.OFFICIAL  # model.py, reshape; paper: windows at the same position
-        global_weight: float = Field(1.0, ge=0)  # paper; --k1 1
-        local_weight: float = Field(1.0, ge=0)  # paper; --k2 1
+        anchors: WindowAnchors = WindowAnchors.OFFICIAL  # model.py, reshape
+        global_weight: float = Field(1.0, ge=0)  # --k1 1
+        local_weight: float = Field(1.0, ge=0)  # --k2 1
 
         # Phases 2 and 3.
-        supervised_loss: SupervisedLoss = SupervisedLoss.CROSS_ENTROPY_DICE  # paper; 0.5 * (loss_dice + loss_ce)
+        supervised_loss: SupervisedLoss = SupervisedLoss.CROSS_ENTROPY_DICE  # 0.5 * (loss_dice + loss_ce)
 
         # Phase 3: masks, teacher's labels and contrast.
-        warm_up: float = Field(0.0, ge=0, le=1)  # no warm-up in the code; paper: not stated
-        strong: float = Field(0.97, gt=0, le=1)  # paper; --strong_threshold
-        weak: float = Field(0.7, ge=0, le=1)  # paper; --weak_threshold
-        eight_bit_confidence: bool = True  # augment.py, tensor_to_pil; paper: not stated
-        consistency: float = Field(1.0, ge=0)  # paper; loss = args.k1*reco_loss + unsup_loss + supervised_loss
+        warm_up: float = Field(0.0, ge=0, le=1)  # no warm-up in the code
+        strong: float = Field(0.97, gt=0, le=1)  # --strong_threshold
+        weak: float = Field(0.7, ge=0, le=1)  # --weak_threshold
+        eight_bit_confidence: bool = True  # augment.py, tensor_to_pil
+        consistency: float = Field(1.0, ge=0)  # loss = args.k1*reco_loss + unsup_loss + supervised_loss
         cut_mix: bool = True  # train_2D.sh: --apply_aug cutmix (default of the argument: classmix)
-        contrast: float = Field(0.01, ge=0)  # paper; --k1 0.01
-        queries: int = Field(256, ge=1)  # paper; --num_queries
-        negatives: int = Field(512, ge=1)  # paper; --num_negatives
-        temperature: float = Field(0.5, gt=0)  # paper; --temp
-        representation: int = Field(512, ge=1)  # model.py, RepresentationHead; paper: 512
-        rep_stride: Literal[1, 2, 4, 8, 16] = 1  # F.interpolate to the size of the image; paper: not stated
+        contrast: float = Field(0.01, ge=0)  # --k1 0.01
+        queries: int = Field(256, ge=1)  # --num_queries
+        negatives: int = Field(512, ge=1)  # --num_negatives
+        temperature: float = Field(0.5, gt=0)  # --temp
+        representation: int = Field(512, ge=1)  # model.py, RepresentationHead
+        rep_stride: Literal[1, 2, 4, 8, 16] = 1  # F.interpolate to the size of the image
 
         # Training and tiles. Phases 1 and 2: 3 of 6 tiles have masks (--batch_size 6, --labeled_bs 3); phase 3: 4 + 4
         # (--batch_size 4; unlabelled_ratio stays 1; paper: 6). Paper: 100, 100 and 200 epochs.

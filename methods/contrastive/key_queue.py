@@ -64,5 +64,5 @@ class KeyQueue(nn.Module):
         length = len(self.keys)
         # Skip keys that the same push would overwrite: the order of two writes to one position is undefined.
         places = torch.arange(max(0, len(keys) - length), len(keys), device=keys.device)
-        self.keys[(self.pointer + places) % length] = keys[places]
+        self.keys[(self.pointer + places) % length] = keys[places].to(self.keys.dtype)
         self.pointer.add_(len(keys)).remainder_(length)

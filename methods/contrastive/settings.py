@@ -33,8 +33,9 @@ class Views(StrEnum):
 class TeacherHeads(StrEnum):
     """Projection heads of the teacher.
 
-    ``averaged``: moving averages of the student's, without gradient (paper). ``trained``: heads of their own, from
-    their own random weights, which the optimiser trains with the gradient of the distillation losses (published code).
+    ``averaged``: moving averages of the student's, without gradient. ``trained``: heads of their own, from their own
+    random weights, which the optimiser trains with the gradient of the distillation losses (published code). Paper: not
+    stated.
     """
 
     AVERAGED = "averaged"

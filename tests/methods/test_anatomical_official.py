@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,22 +14,18 @@ from tissuebench.datasets.loading.augment import recolour
 from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError
-from tissuebench.methods.anatomical_contrast import AnatomicalContrast, PublishedAnatomicalContrast
-from tissuebench.methods.api.contract import make_batch, make_task
+from tissuebench.methods.anatomical_contrast import AnatomicalContrast
 from tissuebench.methods.api.method import ANNOTATED
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.methods.contrastive.distillation import distillation_loss, published_rows
 from tissuebench.methods.contrastive.stages import (
     GLOBAL,
-    LOCAL,
     STUDENT,
     TISSUE,
-    GlobalDistillation,
     LocalDistillation,
 )
-from tissuebench.methods.mean_teacher import UNLABELLED, RestartedMeanTeacher
+from tissuebench.methods.mean_teacher import RestartedMeanTeacher
 from tissuebench.methods.teacher_student.strong_view import StrongView
-from tissuebench.plans.trial import variant_name
 
 PLAIN = {"color": 0, "hue": 0, "blur": 0, **PAPER}
 TEACHER = "teacher.module."
@@ -320,144 +315,3 @@ def test_official_anchors_store_keys_in_the_order_of_the_code():
     rows = one_after_the_other.reshape(ordered.shape[1], 3, -1).reshape(-1, ordered.shape[1])
     assert torch.equal(rows, published_rows(ordered))
     assert not torch.equal(*(loss_of(stage, batch) for stage in stages))
-
-
-# The published method.
-
-
-def test_every_published_setting_is_the_official_codes():
-    """Those of ``train_2D.sh``, of the defaults of the arguments, and of ``model.py`` and ``augment.py``."""
-    config = PublishedAnatomicalContrast.Config()
-    assert config.model_dump(mode="json") == {
-        "network": "paper",
-        "decay": 0.99,
-        "decay_warm_up": False,
-        "last_decay": 0.9801,
-        "teacher_buffers": "own",
-        "teacher_heads": "trained",
-        "views": "official",
-        "color": 0.25,
-        "hue": 0.25,
-        "distillation_color": 0.2,
-        "distillation_hue": 0.1,
-        "jitter": "torchvision",
-        "color_probability": 0.5,
-        "blur": 1.15,
-        "blur_from": 0.15,
-        "blur_probability": 0.5,
-        "feature_dropout": 0.5,
-        "global_distill": True,
-        "local_distill": True,
-        "distils_annotated": True,
-        "queue": 36,
-        "student_temperature": 0.1,
-        "teacher_temperature": 0.01,
-        "local_start": "networks",
-        "window_share": 0.25,
-        "anchors": "official",
-        "global_weight": 1.0,
-        "local_weight": 1.0,
-        "supervised_loss": "cross_entropy_dice",
-        "warm_up": 0.0,
-        "strong": 0.97,
-        "weak": 0.7,
-        "eight_bit_confidence": True,
-        "consistency": 1.0,
-        "cut_mix": True,
-        "unlabelled_ratio": 1,
-        "contrast": 0.01,
-        "queries": 256,
-        "negatives": 512,
-        "temperature": 0.5,
-        "representation": 512,
-        "rep_stride": 1,
-        "global_steps": config.global_steps,
-        "global_batch": config.global_batch,
-        "local_steps": config.local_steps,
-    }
-
-
-def test_windows_of_the_published_tile_are_36():
-    task = replace(make_task(), tile_px=256)
-    (_, stage) = PublishedAnatomicalContrast.stages(PublishedAnatomicalContrast.Config(), task.training)
-    module = stage.module(task, stage.config)
-    assert module.window == 64 and module.window_queue.keys.shape == (36, 36, 64 * K)
-
-
-def test_the_published_method_goes_through_all_phases():
-    small = {"representation": 8, "queries": 8, "negatives": 8, "queue": 6}
-    config = PublishedAnatomicalContrast.Config(**small)
-    weights, task = {}, make_task()
-    for stage in PublishedAnatomicalContrast.stages(config, task.training):
-        torch.manual_seed(0)
-        module = stage.module(replace(task, training=stage.training), stage.config).train()
-        if stage.needs:
-            module.inherit({name: weights[name] for name in stage.needs})
-        optimizer = module.configure_optimizers()["optimizer"]
-        for _ in range(2):
-            optimizer.zero_grad()
-            loss = loss_of(module, {ANNOTATED: annotated(), TISSUE: unlabelled()})
-            assert torch.isfinite(loss)
-            loss.backward()
-            optimizer.step()
-            module.teacher.update_parameters(module.student)
-        weights[stage.name] = copied(module)
-    torch.manual_seed(0)
-    method = PublishedAnatomicalContrast(task, config)
-    method.inherit(weights)
-    method.train()
-    student = {name.removeprefix(STUDENT): value for name, value in weights[LOCAL].items() if name.startswith(STUDENT)}
-    assert same(copied(method.network), student) and same(copied(method.teacher.module), student)
-    method._trainer = SimpleNamespace(global_step=0)
-    loss = loss_of(method, {ANNOTATED: annotated(), UNLABELLED: unlabelled(2)})
-    loss.backward()
-    assert torch.isfinite(loss)
-    assert all(parameter.grad is not None for parameter in method.representation.parameters())
-    assert make_batch(method)[UNLABELLED].images.shape[0] == task.training.batch_size
-
-
-# Identity.
-
-
-def test_options_at_their_default_are_not_stored_and_others_are():
-    added = {
-        "color_probability": 0.5,
-        "blur_probability": 0.5,
-        "blur_from": 0.1,
-        "jitter": "torchvision",
-        "eight_bit_confidence": True,
-        "distils_annotated": True,
-        "views": "official",
-        "teacher_heads": "trained",
-        "local_start": "networks",
-        "last_decay": 0.9,
-        "distillation_color": 0.1,
-        "distillation_hue": 0.1,
-    }
-    kind, published = AnatomicalContrast.Config, PublishedAnatomicalContrast.Config
-    assert not added.keys() & kind().stored().keys()
-    for name, value in added.items():
-        config = kind(**{name: value})
-        assert config.stored().keys() - kind().stored().keys() == {name}
-        assert kind.model_validate(config.stored()) == config
-        assert variant_name("anatomical_contrast", config) == f"anatomical_contrast[{name}={config.stored()[name]}]"
-        off = published(**{name: kind.model_fields[name].default})
-        assert name in off.stored() and published.model_validate(off.stored()) == off != published()
-
-
-def test_stages_of_the_defaults_are_those_without_the_options():
-    stages = AnatomicalContrast.stages(AnatomicalContrast.Config(), TrainingSettings())
-    assert [stage.module for stage in stages] == [GlobalDistillation, LocalDistillation]
-    assert set(stages[0].config.stored()) == {
-        "color",
-        "hue",
-        "blur",
-        "feature_dropout",
-        "network",
-        "decay",
-        "decay_warm_up",
-        "teacher_buffers",
-        "queue",
-        "student_temperature",
-        "teacher_temperature",
-    }
