@@ -4,6 +4,11 @@
 tp_c = counts[c, c], t_c = sum_j counts[c, j] (true pixels) and p_c = sum_i counts[i, c] (predicted pixels):
 
     IoU_c = tp_c / (t_c + p_c - tp_c)          Dice_c = 2 tp_c / (t_c + p_c)          for t_c > 0
+    precision_c = tp_c / p_c                   recall_c = tp_c / t_c                  for t_c > 0
+    specificity_c = (n - t_c - p_c + tp_c) / (n - t_c)         for 0 < t_c < n = sum_j t_j
+
+Recall is also called sensitivity, and its mean over classes class accuracy. A class of the truth that is never
+predicted has precision 0: it must not gain by 0 / 0. Dice is the harmonic mean of precision and recall.
 
 ``boundaries[..., c, :]`` are pixels of the boundary of class c, shape (..., K, 4): true, matched of these, predicted,
 matched of these. Precision and recall are the matched shares of the predicted and of the true boundary; the boundary F1
@@ -32,6 +37,12 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+
+PIXEL_METRICS = (
+    *("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error"),
+    *("precision", "recall", "specificity"),
+)
+"""Overall metrics of pixels: the first of ``pixel_metric_names``, whatever the classes."""
 
 
 def _margins(counts: Counts) -> tuple[Floats, Floats, Floats]:
@@ -75,6 +86,48 @@ def dice(counts: Counts) -> Floats:
 
 def _dice(tp: Floats, true: Floats, predicted: Floats) -> Floats:
     return np.where(true > 0, ratio(2 * tp, true + predicted), np.nan)
+
+
+def precision(counts: Counts) -> Floats:
+    """Right share of the predicted pixels per class, (..., K); nan for classes that the truth does not have.
+
+    Examples:
+        >>> precision(np.array([[3, 1], [0, 4]]))  # counts[truth, predicted]
+        array([1. , 0.8])
+    """
+    return _precision(*_margins(counts))
+
+
+def _precision(tp: Floats, true: Floats, predicted: Floats) -> Floats:
+    return np.where(true > 0, np.nan_to_num(ratio(tp, predicted)), np.nan)
+
+
+def recall(counts: Counts) -> Floats:
+    """Found share of the true pixels (sensitivity) per class, (..., K); nan for classes that the truth does not have.
+
+    Examples:
+        >>> recall(np.array([[3, 1], [0, 4]]))  # counts[truth, predicted]
+        array([0.75, 1.  ])
+    """
+    tp, true, _ = _margins(counts)
+    return ratio(tp, true)
+
+
+def specificity(counts: Counts) -> Floats:
+    """Share of the pixels of other classes that are not predicted as the class, (..., K).
+
+    nan for classes that the truth does not have, and where it has no other.
+
+    Examples:
+        >>> specificity(np.array([[3, 1], [0, 4]]))  # counts[truth, predicted]
+        array([1.  , 0.75])
+    """
+    return _specificity(*_margins(counts))
+
+
+def _specificity(tp: Floats, true: Floats, predicted: Floats) -> Floats:
+    others = true.sum(-1, keepdims=True) - true
+    return np.where(true > 0, ratio(others - (predicted - tp), others), np.nan)
 
 
 def miou(counts: Counts) -> Floats:
@@ -127,8 +180,8 @@ def lower_is_better(metric: str) -> bool:
 
 def pixel_metric_names(classes: tuple[str, ...]) -> tuple[str, ...]:
     """Names along the last axis of ``pixel_metrics``."""
-    per_class = [f"{kind}/{name}" for kind in ("dice", "iou", "boundary_f1") for name in classes]
-    return ("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error", *per_class)
+    per_class = ("dice", "iou", "boundary_f1", "precision", "recall", "specificity")
+    return (*PIXEL_METRICS, *(f"{kind}/{name}" for kind in per_class for name in classes))
 
 
 def margins(counts: Counts, boundaries: Counts) -> Floats:
@@ -142,7 +195,7 @@ def margins(counts: Counts, boundaries: Counts) -> Floats:
 
 
 def pixel_metrics(margins: Floats, gaps: Floats, area_errors: Floats) -> Floats:
-    """Every pixel score at once, (..., 6 + 3K), in the order of ``pixel_metric_names``.
+    """Every pixel score at once, (..., 9 + 6K), in the order of ``pixel_metric_names``.
 
     Args:
         margins: (..., 7, K) from ``margins``, summed over patients.
@@ -152,6 +205,7 @@ def pixel_metrics(margins: Floats, gaps: Floats, area_errors: Floats) -> Floats:
     tp, true, predicted = margins[..., 0, :], margins[..., 1, :], margins[..., 2, :]
     per_class = _iou(tp, true, predicted)
     edges = boundary_f1(np.moveaxis(margins[..., 3:, :], -2, -1))
+    rates = (_precision(tp, true, predicted), ratio(tp, true), _specificity(tp, true, predicted))
     n = true.sum(-1)
     whole = [
         _mean_of_present(per_class),
@@ -160,5 +214,6 @@ def pixel_metrics(margins: Floats, gaps: Floats, area_errors: Floats) -> Floats:
         _mean_of_present(edges),
         ratio(np.abs(gaps).sum(-1), n),
         area_errors,
+        *map(_mean_of_present, rates),
     ]
-    return np.concatenate([np.stack(whole, -1), _dice(tp, true, predicted), per_class, edges], -1)
+    return np.concatenate([np.stack(whole, -1), _dice(tp, true, predicted), per_class, edges, *rates], -1)

@@ -21,6 +21,7 @@ from tissuebench.results.stats.intervals import score_interval
 from tissuebench.results.tables.panel import panels
 from tissuebench.sweep.view.report_subjects import facts_of_data
 
+_NOT_IN_THE_CARD = ("iou/", "precision/", "recall/", "specificity/")  # Dice says it of each class
 _PARTS = {"test": "test", "val": "validation"}
 _SNIPPET = """\
 import numpy as np, onnxruntime
@@ -175,7 +176,7 @@ def _scores(result: TrialResult) -> list[str]:
     ]
     scores = zip(panel.metrics, found.mean.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
     for metric, mean, low, high in scores:
-        if not math.isnan(mean) and not metric.startswith("iou/"):
+        if not math.isnan(mean) and not metric.startswith(_NOT_IN_THE_CARD):
             name = _text(metric) + (" (lower is better)" if lower_is_better(metric) else "")
             lines.append(f"| {name} | {mean:.3f} | {low:.3f} to {high:.3f} |")
     if np.isnan(found.mean).any():

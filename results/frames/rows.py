@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from tissuebench.results.metrics import PIXEL_METRICS
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.label_efficiency import EfficiencyRow
-from tissuebench.results.tables.leaderboard import METRICS, LeaderboardRow
+from tissuebench.results.tables.leaderboard import LeaderboardRow
 from tissuebench.results.tables.ranks import rankings
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def ranks(groups: Sequence[Sequence[TrialResult]]) -> pd.DataFrame:
     everything = [result for results in groups for result in results]
     rows = [
         {**vars(ranking), **vars(row), "datasets": ",".join(ranking.datasets), "n_datasets": len(ranking.datasets)}
-        for metric in METRICS
+        for metric in PIXEL_METRICS
         for ranking in rankings(everything, metric=metric)
         for row in ranking.rows
     ]

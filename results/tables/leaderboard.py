@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tissuebench.results.metrics import lower_is_better
+from tissuebench.results.metrics import PIXEL_METRICS, lower_is_better
 from tissuebench.results.records.pseudo_mask_quality import COVERAGE, MIOU
 from tissuebench.results.records.result_store import Failure
 from tissuebench.results.records.trial_result import TEST, TrialResult, method_of, part_of
@@ -23,8 +23,6 @@ from tissuebench.results.tables.panel import Cell, Panel, panels
 from tissuebench.results.tables.pseudo_masks import PseudoRow, pseudo_rows
 
 LOWER, UPPER = "supervised", "full"  # masks of the budget; all masks
-# Metrics of the rows of a dataset without finished trials.
-METRICS = ("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error")
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ def build(
             efficient += _efficiency(panel, complete, first)
             notes += panel.case_notes()
             minutes |= {(dataset, *key): cell.minutes for key, cell in panel.cells.items()}
-        metrics = METRICS if panel is None else panel.metrics
+        metrics = PIXEL_METRICS if panel is None else panel.metrics
         missing = [gap for key, gap in gaps.items() if key[0] == dataset]
         rows += [_gap_row(gap, minutes, metric) for gap in missing for metric in metrics]
     used = [r for r in results if (r.dataset, r.method, r.budget) not in gaps]

@@ -26,6 +26,7 @@ from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.stats.scored import Run
 
 ScalarT = TypeVar("ScalarT", np.int64, np.float64)
+_NAMED_AT_MOST = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,17 +95,20 @@ class Cell:
     def shares(self) -> Floats:
         """Return the share of each patient in what a metric averages over, (P, M): columns add up to 1.
 
-        It depends on the truth alone, so all cells of a panel have the same. IoU, Dice and boundary F1 of a class: its
-        true pixels, or the pixels of its true boundary; their means over classes: the mean of the shares of the classes
-        of the truth; frequency-weighted IoU, pixel accuracy, calibration: annotated pixels; area error: equal shares of
-        the annotated patients; scores of cases: the mean over diagnoses of the share of their cases. A column is 0
-        where there is no truth at all.
+        It depends on the truth alone, so all cells of a panel have the same. IoU, Dice, precision, recall and boundary
+        F1 of a class: its true pixels, or the pixels of its true boundary; specificity: the true pixels of the other
+        classes; their means over classes: the mean of the shares of the classes of the truth; frequency-weighted IoU,
+        pixel accuracy, calibration: annotated pixels; area error: equal shares of the annotated patients; scores of
+        cases: the mean over diagnoses of the share of their cases. A column is 0 where there is no truth at all.
         """
         true, edges = self.margins[0, :, 1], self.margins[0, :, 3]
         pixels, annotated = true.sum(-1, keepdims=True), (true.sum(-1, keepdims=True) > 0).astype(np.float64)
         of_classes, of_edges = _column_shares(true), _column_shares(edges)
+        of_others = _column_shares((pixels - true) * (true.sum(0) > 0))
         columns = [_mean_share(of_classes), *[_column_shares(pixels)] * 2, _mean_share(of_edges)]
-        columns += [_column_shares(pixels), _column_shares(annotated), of_classes, of_classes, of_edges]
+        columns += [_column_shares(pixels), _column_shares(annotated)]
+        columns += [*[_mean_share(of_classes)] * 2, _mean_share(of_others)]
+        columns += [of_classes, of_classes, of_edges, of_classes, of_classes, of_others]
         if self.areas is not None:
             cases = np.zeros((len(self.patients), self.areas.shape[-1]))
             np.add.at(cases, (self.cases.patient, self.cases.truth), 1.0)
@@ -167,12 +171,14 @@ class Panel:
         largest = np.concatenate([areas.max(-1).ravel() for areas in calls])
         n_tied = np.concatenate([(areas == areas.max(-1, keepdims=True)).sum(-1).ravel() for areas in calls])
         empty = int((largest == 0).sum())
+        without = np.unique(np.concatenate([self.cases.patient[(areas.max(-1) == 0).any(0)] for areas in calls]))
         ties = int((n_tied > 1).sum()) - empty
         notes = []
         if ties or empty:
             notes.append(
                 f"{self.dataset}: of {largest.size} case-level diagnoses over all trials {ties} were ties and {empty} "
-                "had no diagnostic area; they count in equal parts for each of the tied diagnoses"
+                f"had no diagnostic area{_named([self.patients[i] for i in without])}; they count in equal parts for "
+                "each of the tied diagnoses"
             )
         if self.cases.n_undiagnosed:
             notes.append(
@@ -254,6 +260,12 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
             metrics=metrics,
         )
     return Panel(dataset, first.classes, patients, cases, metrics, cells)
+
+
+def _named(patients: Sequence[str]) -> str:
+    """Return the patients in brackets, the first few of many; empty for none."""
+    shown = [*patients[:_NAMED_AT_MOST], *(["..."] if len(patients) > _NAMED_AT_MOST else [])]
+    return f" ({', '.join(shown)})" if shown else ""
 
 
 def _check_comparable(a: TrialResult, b: TrialResult) -> None:

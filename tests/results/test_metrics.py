@@ -28,6 +28,33 @@ def test_golden_values_of_the_published_evaluator(golden, prefix, suffix):
         np.testing.assert_allclose(metrics.fwiou(counts), z[f"{prefix}fwiou"], rtol=1e-9)
         np.testing.assert_allclose(metrics.pixel_accuracy(counts), z[f"{prefix}acc"], rtol=1e-9)
         np.testing.assert_allclose(metrics.iou(counts), np.where(of_truth, z[f"{prefix}iou"], np.nan), rtol=1e-9)
+        if not prefix:
+            np.testing.assert_allclose(np.nanmean(metrics.recall(counts)), z["acc_class"], rtol=1e-9)
+
+
+def test_precision_recall_and_specificity_by_hand():
+    counts = np.array([[6, 2, 0], [1, 3, 0], [4, 4, 0]])  # the third class is never predicted
+    np.testing.assert_allclose(metrics.precision(counts), [6 / 11, 3 / 9, 0])
+    np.testing.assert_allclose(metrics.recall(counts), [6 / 8, 3 / 4, 0])
+    np.testing.assert_allclose(metrics.specificity(counts), [7 / 12, 10 / 16, 12 / 12])
+    alone = np.array([[6, 2], [0, 0]])  # nothing of another class, nothing to be specific about
+    assert metrics.precision(alone).tolist()[0] == 1 and metrics.recall(alone).tolist()[0] == 0.75
+    assert np.isnan(metrics.specificity(alone)).all()
+    assert np.isnan([metrics.precision(alone)[1], metrics.recall(alone)[1]]).all()
+
+
+@given(matrices)
+def test_rates_of_one_class_are_those_of_the_two_class_problem(counts):
+    """Dice is their harmonic mean, and the recall of all others together is the specificity."""
+    both = np.array([[counts[0, 0], counts[0, 1:].sum()], [counts[1:, 0].sum(), counts[1:, 1:].sum()]])
+    np.testing.assert_allclose(metrics.precision(both)[0], metrics.precision(counts)[0])
+    np.testing.assert_allclose(metrics.specificity(both)[0], metrics.specificity(counts)[0])
+    if counts[0].any():
+        assert metrics.specificity(both)[0] == pytest.approx(metrics.recall(both)[1], nan_ok=True)
+    precision, recall = metrics.precision(counts), metrics.recall(counts)
+    with np.errstate(invalid="ignore"):
+        harmonic = np.nan_to_num(2 * precision * recall / (precision + recall))
+    np.testing.assert_allclose(np.nan_to_num(metrics.dice(counts)), harmonic)
 
 
 def test_equal_to_torchmetrics():
@@ -85,8 +112,10 @@ def test_all_at_once_equals_one_by_one_over_leading_axes():
     )
     names = metrics.pixel_metric_names(("a", "b", "c"))
     assert names == (
-        *("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error", "dice/a", "dice/b", "dice/c"),
-        *("iou/a", "iou/b", "iou/c", "boundary_f1/a", "boundary_f1/b", "boundary_f1/c"),
+        *("miou", "fwiou", "pixel_accuracy", "boundary_f1", "ece", "area_error", "precision", "recall", "specificity"),
+        *("dice/a", "dice/b", "dice/c", "iou/a", "iou/b", "iou/c", "boundary_f1/a", "boundary_f1/b", "boundary_f1/c"),
+        *("precision/a", "precision/b", "precision/c", "recall/a", "recall/b", "recall/c"),
+        *("specificity/a", "specificity/b", "specificity/c"),
     )
     assert got.shape == (2, 5, len(names))
     edges = metrics.boundary_f1(boundaries)
@@ -96,7 +125,10 @@ def test_all_at_once_equals_one_by_one_over_leading_axes():
             *(metrics.miou(counts), metrics.fwiou(counts), metrics.pixel_accuracy(counts), np.nanmean(edges, -1)),
             *(ece, metrics.area_error(counts)),
         ]
-    expected = np.concatenate([np.stack(whole, -1), metrics.dice(counts), metrics.iou(counts), edges], -1)
+        rates = [metrics.precision(counts), metrics.recall(counts), metrics.specificity(counts)]
+        means = [np.nansum(rate, -1) / (~np.isnan(rate)).sum(-1) for rate in rates]
+    per_class = [metrics.dice(counts), metrics.iou(counts), edges, *rates]
+    expected = np.concatenate([np.stack([*whole, *means], -1), *per_class], -1)
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
@@ -190,3 +222,7 @@ def test_equal_to_scikit_learn(absent):
     )
     assert metrics.fwiou(counts) == pytest.approx(reference.jaccard_score(truth, predicted, average="weighted"))
     assert metrics.pixel_accuracy(counts) == pytest.approx(reference.accuracy_score(truth, predicted))
+    np.testing.assert_allclose(metrics.precision(counts)[present], reference.precision_score(truth, predicted, **known))
+    np.testing.assert_allclose(metrics.recall(counts)[present], reference.recall_score(truth, predicted, **known))
+    negatives = [reference.recall_score(truth != c, predicted != c) for c in present]
+    np.testing.assert_allclose(metrics.specificity(counts)[present], negatives)

@@ -52,9 +52,14 @@ def test_cases_without_any_area_tell_nothing_apart(make_trial, first):
     panel, score = panel_and_scores(results(make_trial, more))
     assert score["balanced_accuracy"] == pytest.approx((1 + (1 + 4 * 0.5) / 5) / 2)
     assert panel.case_notes() == [
-        "toy: of 6 case-level diagnoses over all trials 0 were ties and 4 had no diagnostic area; they count in equal "
-        "parts for each of the tied diagnoses"
+        "toy: of 6 case-level diagnoses over all trials 0 were ties and 4 had no diagnostic area (p2, p3, p4, p5); "
+        "they count in equal parts for each of the tied diagnoses"
     ]
+
+
+def test_of_many_cases_without_any_area_the_first_are_named(make_trial):
+    panel, _ = panel_and_scores(results(make_trial, [("HCC", (70, 0, 0))] * 7))
+    assert "7 had no diagnostic area (p2, p3, p4, p5, p6, p7, ...); " in panel.case_notes()[0]
 
 
 def test_slides_without_tissue_or_diagnosis_are_left_out_and_counted(make_trial):
@@ -88,6 +93,7 @@ def test_patients_without_a_mask_have_no_share_in_pixel_scores(make_trial):
         assert shares[name] == [0.5, 0.5, 0, 0, 0], name
     assert shares["dice/stroma"] == shares["iou/stroma"] == [0.75, 0.25, 0, 0, 0]
     assert shares["iou/HCC"] == [1, 0, 0, 0, 0] and shares["iou/CCA"] == [0, 1, 0, 0, 0]
+    assert shares["specificity/HCC"] == [0.375, 0.625, 0, 0, 0]  # 60 and 100 pixels of other classes
     np.testing.assert_allclose(shares["miou"], [1.75 / 3, 1.25 / 3, 0, 0, 0])
     np.testing.assert_allclose(shares["boundary_f1"], shares["miou"])  # boundaries as long as their class here
     for name in ("balanced_accuracy", "auc"):
@@ -114,7 +120,7 @@ def test_a_column_without_truth_is_zero_and_others_add_up_to_one(make_trial):
     (panel,) = panels([make_trial(counts=counts, boundaries=edges, classes=(*CLASSES, "nowhere"))])
     (cell,) = panel.cells.values()
     total = dict(zip(panel.metrics, cell.shares().sum(0).tolist(), strict=True))
-    empty = {name for name in total if name.startswith("boundary_f1")} | {"iou/nowhere", "dice/nowhere"}
+    empty = {name for name in total if name.startswith("boundary_f1") or name.endswith("/nowhere")}
     assert {name for name, value in total.items() if value == 0} == empty
     assert all(value == pytest.approx(1) for name, value in total.items() if name not in empty)
 
