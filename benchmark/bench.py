@@ -19,7 +19,7 @@ from tissuebench.methods.networks.check_network import check_network
 from tissuebench.methods.networks.encoder_spec import spec_of
 from tissuebench.methods.networks.encoder_weights import weights_sha256
 from tissuebench.plans.expand import PlannedData, configured, expand
-from tissuebench.plans.preconditions import check_part
+from tissuebench.plans.preconditions import check_objects, check_part
 from tissuebench.plans.schema import Plan, Tracking, load_plan
 from tissuebench.plans.trial import Trial
 from tissuebench.results.export.table_files import write_tables
@@ -132,7 +132,7 @@ def lay_out(
     """Lay out the tasks of a plan on opened data, by dataset; budgets that are drawn are stored, unless told otherwise.
 
     Raises:
-        ConfigError: see ``check_part`` and ``expand``.
+        ConfigError: see ``check_part``, ``check_objects`` and ``expand``.
     """
     trials: dict[str, list[Trial]] = {}
     tasks: dict[str, SweepTask] = {}
@@ -141,6 +141,7 @@ def lay_out(
         check_part(data.store, data.split, plan.evaluation.part)
         if plan.evaluation.watch is not None:
             check_part(data.store, data.split, plan.evaluation.watch, "watch")
+    check_objects([d.store for d in opened.values()], [d.split for d in opened.values()], plan.evaluation)
     for dataset, data in opened.items():
         tile_px = data.store.info.tile_px
         plan.augmentation.check_crop(tile_px)

@@ -25,12 +25,14 @@ from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.evaluation.boundaries import boundary_counts, margin_px
 from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.counted import CountedArea, diagnosis_of, has_case, is_annotated
+from tissuebench.evaluation.objects import class_object_sums
 from tissuebench.evaluation.overlays import ReadLabels, TilePicker
 from tissuebench.evaluation.slide_counts import Counts, SlideCounts, summed_log_loss
 from tissuebench.evaluation.stitching import ImageWindows, Stitching, Strip, strips
 from tissuebench.evaluation.window_features import WindowFeatures
 from tissuebench.methods.api.method import Method
 from tissuebench.plans.schema import EvaluationSettings
+from tissuebench.results.records.object_sums import ObjectSums
 from tissuebench.runtime.processes import ALONE, World
 
 _BLOCK_PX = 2048
@@ -46,6 +48,7 @@ class CountedSlide:
         boundaries: (K, 4) int64, see ``boundary_counts``.
         calibration: (``CALIBRATION_BINS``, 3) float64, see ``calibration_bins``.
         areas: (K,) int64 pixels of tissue that are predicted as each class; 0 unless the slide ``has_case``.
+        objects: (K, ``len(SUMS)``) float64, see ``class_object_sums``; 0 for classes that are not in the settings.
         seconds: time taken.
     """
 
@@ -55,6 +58,7 @@ class CountedSlide:
     boundaries: NDArray[np.int64]
     calibration: NDArray[np.float64]
     areas: NDArray[np.int64]
+    objects: NDArray[np.float64]
     seconds: float
 
 
@@ -101,10 +105,21 @@ def evaluate(
             boundaries=counts.boundaries[row],
             calibration=counts.calibration[row],
             areas=counts.areas[row],
+            objects=counts.objects[row],
             seconds=float(counts.seconds[row]),
         )
         for row, slide in enumerate(view.slides)
     ]
+
+
+def stored_objects(slides: Sequence[CountedSlide], store: TileStore, settings: EvaluationSettings) -> ObjectSums | None:
+    """Return the sums over objects as a result stores them; None if no class of the store consists of objects."""
+    classes = settings.objects_of(store.class_map.names)
+    if not classes:
+        return None
+    rows = [store.class_map.names.index(name) for name in classes]
+    unit = "px" if store.info.mpp is None else "um"
+    return ObjectSums(classes, unit, np.stack([slide.objects[rows] for slide in slides]))
 
 
 class SlideScorer:
@@ -133,7 +148,9 @@ class SlideScorer:
         self._store, self._view, self._picker, self._masks_only = store.frugal(), view, picker, masks_only
         self._features = features
         self._how = Stitching.of(settings, store.info.tile_px, device, precision)
-        self._tolerance_px = settings.boundary_um / (store.info.mpp or 1.0)
+        self._um_per_px = store.info.mpp or 1.0
+        self._tolerance_px = settings.boundary_um / self._um_per_px
+        self._objects = [view.class_map.names.index(name) for name in settings.objects_of(view.class_map.names)]
         self._counts = SlideCounts(len(view.slides), len(view.class_map))
         self.mine = shares([self._cost(slide) for slide in view.slides], world.size)[world.rank]
 
@@ -170,6 +187,10 @@ class SlideScorer:
                             canvas.write(strip.classes, strip.y, strip.x)
                 if area.is_annotated and not self._masks_only:
                     counts.update(index, boundaries=boundaries_by_blocks(truth_of, canvas, k, self._tolerance_px))
+                    if self._objects:  # small enough for memory: ``check_objects``
+                        whole = (0, 0, slide.height, slide.width)
+                        maps = truth_of(*whole), canvas.read(*whole)
+                        counts.update(index, objects=class_object_sums(*maps, self._objects, k, self._um_per_px))
                     if self._picker is not None:
                         self._picker.see(slide, truth_of, canvas)
         counts.update(index, seconds=time.perf_counter() - started)

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.results.metrics import calibration_gaps, miou
+from tissuebench.results.object_metrics import SUMS
 from tissuebench.results.records.trial_result import CALIBRATION_BINS
 from tissuebench.runtime.processes import sum_over_processes
 
@@ -23,6 +24,7 @@ _STATES: dict[str, tuple[torch.dtype, Callable[[int], tuple[int, ...]]]] = {  # 
     "boundaries": (torch.int64, lambda k: (k, 4)),
     "areas": (torch.int64, lambda k: (k,)),
     "calibration": (torch.float64, lambda k: (CALIBRATION_BINS, 3)),
+    "objects": (torch.float64, lambda k: (k, len(SUMS))),
     "log_loss": (torch.float64, lambda k: ()),
     "seconds": (torch.float64, lambda k: ()),
 }
@@ -37,6 +39,7 @@ class Counts:
         boundaries: (N, K, 4) int64, see ``boundary_counts``.
         areas: (N, K) int64 pixels of tissue that are predicted as each class.
         calibration: (N, ``CALIBRATION_BINS``, 3) float64, see ``calibration_bins``.
+        objects: (N, K, ``len(SUMS)``) float64, see ``class_object_sums``; 0 for classes without objects.
         log_loss: (N,) float64, sum of ``log_losses`` over annotated pixels; 0 where it was not asked for.
         seconds: (N,) float64.
     """
@@ -45,6 +48,7 @@ class Counts:
     boundaries: NDArray[np.int64]
     areas: NDArray[np.int64]
     calibration: NDArray[np.float64]
+    objects: NDArray[np.float64]
     log_loss: NDArray[np.float64]
     seconds: NDArray[np.float64]
 
@@ -73,6 +77,7 @@ class SlideCounts(Metric):
     boundaries: Tensor
     areas: Tensor
     calibration: Tensor
+    objects: Tensor
     log_loss: Tensor
     seconds: Tensor
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from tissuebench.datasets.labels.budget import LabelBudget
 from tissuebench.datasets.labels.draw_budget import offer
@@ -13,7 +13,9 @@ from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.methods.api.registry import find_method
+from tissuebench.plans.schema import EvaluationSettings
 
+OBJECTS_MAX_PX = 1 << 26
 _REMEDIES = {
     Supervision.MASKS: "annotate some (column 'annotation' of the manifest)",
     Supervision.TAGS: "annotate some or fill in column 'tags' of the manifest",
@@ -41,6 +43,27 @@ def check_part(store: TileStore, split: Split, part: str, key: str = "part") -> 
             f"{where}: none of the {len(patients)} patients of part {part!r} is annotated, so masks cannot be scored; "
             f"{choice}annotate one"
         )
+
+
+def check_objects(stores: Sequence[TileStore], splits: Sequence[Split], evaluation: EvaluationSettings) -> None:
+    """Raise ``ConfigError`` if a class of ``evaluation.objects`` is in no dataset, or a slide is too large for them.
+
+    Regions are told apart on whole slides, in memory, which glands and nuclei in fields of view need little of.
+    """
+    known = sorted({name for store in stores for name in store.class_map.names})
+    for name in evaluation.objects:
+        if name not in known:
+            raise ConfigError(f"evaluation.objects: {unknown_name('class', name, known)}")
+    for store, split in zip(stores, splits, strict=True):
+        if not evaluation.objects_of(store.class_map.names):
+            continue
+        for slide in LabelView.for_evaluation(store, split, evaluation.part).slides:
+            if slide.height * slide.width > OBJECTS_MAX_PX:
+                raise ConfigError(
+                    f"dataset {store.info.dataset!r}: evaluation.objects: slide {slide.slide_id!r} has {slide.height} "
+                    f"x {slide.width} px, and objects are scored on slides of at most {OBJECTS_MAX_PX} px; leave the "
+                    "setting out, or ingest fields of view"
+                )
 
 
 def missing_labels(method: str, kinds: Collection[Supervision], store: TileStore, split: Split) -> str:

@@ -48,6 +48,8 @@ class EvaluationSettings(Settings):
         tta: test-time augmentation, the same for all methods.
         boundary_um: maximum distance between a predicted boundary and the true one for a match, in micrometres; in
             pixels of the store if the data set does not publish its mpp.
+        objects: classes that consist of objects, such as glands and nuclei: each connected region is scored as one
+            (``region_dice`` and so on). A dataset is scored on those of them that it has.
         watch: part of the split to score while a trial trains, as curves for people: nothing is chosen by them, and no
             result depends on them. It takes the time of a scoring each time, which is not counted as the method's.
         watch_every: steps between two of these; ``training.selection_every`` if the trial selects its checkpoint.
@@ -58,8 +60,13 @@ class EvaluationSettings(Settings):
     overlap: float = Field(0.25, ge=0, le=0.5)
     tta: Views = Views.NONE
     boundary_um: float = Field(5.0, ge=0, le=1000)
+    objects: tuple[str, ...] = ()
     watch: Literal["val"] | None = None
     watch_every: int = Field(100, ge=1)
+
+    def objects_of(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """Return those of a dataset's classes that are objects, in the dataset's order."""
+        return tuple(name for name in classes if name in self.objects)
 
 
 class Plan(Settings):

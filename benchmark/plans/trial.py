@@ -96,8 +96,14 @@ def identity_of_network(network: NetworkSettings, weights_sha256: str | None) ->
 
 
 def identity_of_evaluation(evaluation: EvaluationSettings) -> dict[str, Json]:
-    """Return the evaluation settings that determine the result: all but those of curves for people."""
+    """Return the evaluation settings that determine the result: all but those of curves for people.
+
+    Without objects they are what they were before these could be scored.
+    """
     settings = evaluation.stored()
+    del settings["objects"]
+    if evaluation.objects:
+        settings["objects"] = [*sorted(set(evaluation.objects))]
     for for_people in ("watch", "watch_every"):
         settings.pop(for_people)
     return settings

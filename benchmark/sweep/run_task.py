@@ -26,7 +26,7 @@ from tissuebench.diagnostics.pseudo_mask_quality import read_quality, write_qual
 from tissuebench.diagnostics.snapshot_files import last_snapshot
 from tissuebench.diagnostics.snapshots import snapshot_callback
 from tissuebench.errors import DataError
-from tissuebench.evaluation.evaluate import CountedSlide, evaluate
+from tissuebench.evaluation.evaluate import CountedSlide, evaluate, stored_objects
 from tissuebench.evaluation.overlays import TilePicker
 from tissuebench.features.records import Records
 from tissuebench.methods.api.stage import Stage, Trainable
@@ -311,6 +311,7 @@ def _run_trial(
                 colors=data.store.class_map.colors,
                 diagnoses=data.store.class_map.diagnoses,
                 **TrialResult.columns(rows),
+                objects=stored_objects(scored, data.store, trial.evaluation),
                 identity=trial.identity(),
                 environment={**describe_environment(), **environment},
                 seconds=seconds,

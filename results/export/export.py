@@ -12,7 +12,7 @@ import pandas as pd
 from tissuebench.common.files import write_aside
 from tissuebench.errors import ConfigError, unknown_name
 from tissuebench.results.frames.rows import label_efficiency, of_rows, ranks
-from tissuebench.results.frames.trials import patient_scores, slide_areas, slide_counts
+from tissuebench.results.frames.trials import patient_scores, slide_areas, slide_counts, slide_objects
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.render.latex import to_latex
 from tissuebench.results.tables.compute_cost import ComputeRow
@@ -99,6 +99,8 @@ def relations(
     yield "patients", patient_scores(everything)
     yield "slides", slide_counts(everything)
     yield "areas", slide_areas(everything)
+    if any(result.objects is not None for result in everything):
+        yield "objects", slide_objects(everything)
 
 
 def _overall(results: Sequence[TrialResult]) -> list[str]:

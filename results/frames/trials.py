@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from tissuebench.results.case_metrics import CASE_METRICS
+from tissuebench.results.object_metrics import OBJECT_METRICS, SUMS, object_hausdorff, object_scores
+from tissuebench.results.records.object_sums import ObjectSums
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.panel import panels
 
@@ -18,9 +20,9 @@ _TRIAL |= {"minutes": "float64", "replicate": "int64", "seed": "int64"}
 def trial_scores(results: Sequence[TrialResult]) -> pd.DataFrame:
     """Return the scores of each trial, pooled over all patients, one column per metric."""
     scores = [
-        pd.DataFrame(cell.scores(np.ones((1, len(panel.patients))))[0], columns=list(cell.metrics)).assign(
-            trial_id=cell.trial_ids
-        )
+        pd.DataFrame(
+            cell.measures(np.ones((1, len(panel.patients))))[0], columns=[*cell.metrics, *cell.distances]
+        ).assign(trial_id=cell.trial_ids)
         for panel in panels(results)
         for cell in panel.cells.values()
     ]
@@ -34,10 +36,11 @@ def patient_scores(results: Sequence[TrialResult]) -> pd.DataFrame:
     """
     scores = []
     for panel in panels(results):
-        metrics = [metric for metric in panel.metrics if metric not in CASE_METRICS]
         alone, patients = np.eye(len(panel.patients))[panel.annotated], np.array(panel.patients)[panel.annotated]
         for cell in panel.cells.values():
-            of_cell = cell.scores(alone)[..., [panel.metrics.index(metric) for metric in metrics]].swapaxes(0, 1)
+            every = [*cell.metrics, *cell.distances]
+            metrics = [metric for metric in every if metric not in CASE_METRICS]
+            of_cell = cell.measures(alone)[..., [every.index(metric) for metric in metrics]].swapaxes(0, 1)
             index = pd.MultiIndex.from_product(
                 [cell.trial_ids, patients, metrics], names=["trial_id", "patient", "metric"]
             )
@@ -60,6 +63,35 @@ def slide_counts(results: Sequence[TrialResult]) -> pd.DataFrame:
         return pd.DataFrame(columns).assign(trial_id=one.trial_id)
 
     return _with_trial(results, pd.concat([counts(one) for one in _in_order(results)]))
+
+
+def slide_objects(results: Sequence[TrialResult]) -> pd.DataFrame:
+    """Return sums and scores of the objects of each test slide, one row per (trial, slide, class of objects).
+
+    After the columns of the trial: ``patient``, ``slide``, ``class``, ``unit`` of the distances (str), then the sums of
+    ``object_metrics.SUMS``, and Dice, F1, AJI and Hausdorff distance of the regions of the slide alone, as papers
+    average them over images; missing without a true object. No rows if no result has objects.
+    """
+
+    def objects(one: TrialResult, of: ObjectSums) -> pd.DataFrame:
+        rows = of.sums.reshape(-1, len(SUMS))
+        n = len(of.classes)
+        columns = {
+            "patient": np.repeat(one.patient_ids, n),
+            "slide": np.repeat(one.slide_ids, n),
+            "class": list(of.classes) * len(one.slide_ids),
+            "unit": of.unit,
+            **dict(zip(SUMS, rows.T, strict=True)),
+            **dict(zip(OBJECT_METRICS, object_scores(rows).T, strict=True)),
+            "region_hausdorff": object_hausdorff(rows),
+        }
+        return pd.DataFrame(columns).assign(trial_id=one.trial_id)
+
+    found = [objects(one, one.objects) for one in _in_order(results) if one.objects is not None]
+    names = ["patient", "slide", "class", "unit", *SUMS, *OBJECT_METRICS, "region_hausdorff"]
+    dtypes = dict.fromkeys(names[:4], "str") | dict.fromkeys(names[4:], "float64")
+    empty = pd.DataFrame(columns=[*names, "trial_id"]).astype(dtypes | {"trial_id": "str"})
+    return _with_trial(results, pd.concat(found) if found else empty)
 
 
 def slide_areas(results: Sequence[TrialResult]) -> pd.DataFrame:

@@ -19,6 +19,8 @@ from tissuebench.common.files import write_aside
 from tissuebench.common.hashing import Json, canonical_json
 from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.errors import DataError
+from tissuebench.results.object_metrics import SUMS
+from tissuebench.results.records.object_sums import ObjectSums
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
 
 SCHEMA_VERSION = 4
@@ -52,6 +54,8 @@ SCHEMA = pa.schema(
     ]
 )
 _PER_TRIAL = SCHEMA.names[:8]
+# Only of results with objects, so that the files of all others are what they were before there were any.
+_OBJECTS = pa.field("objects", pa.list_(pa.float64()), nullable=False)
 
 
 def check_trial_id(trial_id: str) -> str:
@@ -133,6 +137,7 @@ class TrialResult:
         areas: (S, K) int64 pixels, see ``SlideCounts``; by default the predicted pixels of ``counts``.
         everything: whether the budget bought all labels for sale, so that there is no draw and ``replicate`` is 0; by
             default whether it says so, as ``masks:all`` does.
+        objects: sums over the objects of each slide; None if the plan names no class of objects.
 
     Raises:
         DataError: a field contradicts another or is out of range; the message names trial, slide and field.
@@ -162,6 +167,7 @@ class TrialResult:
     pseudo_masks: Mapping[str, PseudoQuality] = field(default_factory=dict)
     areas: npt.NDArray[np.int64] = None  # type: ignore[assignment]  # filled in below
     everything: bool = None  # type: ignore[assignment]  # likewise
+    objects: ObjectSums | None = None
 
     def __post_init__(self) -> None:
         if self.areas is None:
@@ -202,6 +208,8 @@ class TrialResult:
             ),
             "has pseudo-masks of other classes": any(one.counts.shape[1] != k for one in self.pseudo_masks.values()),
         }
+        if self.objects is not None and (complaint := self.objects.complaint(n, self.classes)):
+            checks[complaint] = True
         for complaint, wrong in checks.items():
             if wrong:
                 raise DataError(f"result of trial {self.trial_id} {complaint}")
@@ -249,7 +257,11 @@ class TrialResult:
             "areas": self.areas.tolist(),
             "seconds": self.slide_seconds.tolist(),
         }
-        schema = SCHEMA.with_metadata({METADATA_KEY: canonical_json(self._metadata()).encode()})
+        schema = SCHEMA
+        if self.objects is not None:
+            per_slide["objects"] = self.objects.sums.reshape(n, -1).tolist()
+            schema = schema.append(_OBJECTS)
+        schema = schema.with_metadata({METADATA_KEY: canonical_json(self._metadata()).encode()})
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({**same, **per_slide}, schema=schema), sink, write_page_checksum=True)
         write_aside(path, sink.getvalue().to_pybytes())
@@ -269,6 +281,8 @@ class TrialResult:
         }
         if self.pseudo_masks:
             metadata["pseudo_masks"] = {stage: one.to_json() for stage, one in self.pseudo_masks.items()}
+        if self.objects is not None:
+            metadata["objects"] = self.objects.header()
         return metadata
 
     @classmethod
@@ -310,7 +324,8 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
     meta: dict[str, Any] = json.loads(metadata[METADATA_KEY])
     if meta["schema_version"] != SCHEMA_VERSION:
         raise ValueError(f"schema version {meta['schema_version']}, this release reads {SCHEMA_VERSION}")
-    if not table.schema.equals(SCHEMA):
+    header = meta.get("objects")
+    if not table.schema.equals(SCHEMA if header is None else SCHEMA.append(_OBJECTS)):
         raise ValueError("its columns are not those of a result")
     same = {name: table.column(name).unique().to_pylist() for name in _PER_TRIAL}
     if any(len(values) != 1 for values in same.values()):
@@ -319,6 +334,10 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
     if one["trial_id"] != meta["trial_id"]:
         raise ValueError("rows and metadata are of different trials")
     k = len(meta["classes"])
+    objects = None
+    if header is not None:
+        rows = _matrices(table, "objects", len(header["classes"]), len(SUMS))
+        objects = ObjectSums(tuple(header["classes"]), header["unit"], rows)
     return cls(
         **one,
         classes=tuple(meta["classes"]),
@@ -337,6 +356,7 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
         seconds=meta["seconds"],
         compute=meta["compute"],
         pseudo_masks={stage: PseudoQuality.from_json(one) for stage, one in meta.get("pseudo_masks", {}).items()},
+        objects=objects,
     )
 
 

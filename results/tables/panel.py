@@ -22,6 +22,7 @@ from tissuebench.results.metrics import (
     pixel_metrics,
     ratio,
 )
+from tissuebench.results.object_metrics import OBJECT_METRICS, object_hausdorff, object_scores, object_shares
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.stats.scored import Run
 
@@ -59,7 +60,9 @@ class Cell:
         area_errors: (R, P) area error of each patient; nan if nothing of the patient is annotated.
         areas: (R, C, D) pixels of tissue predicted as a class of each diagnosis, or None if there are no scores of
             cases.
+        objects: (R, P, Q, ``len(SUMS)``) sums over the objects of each patient (``object_metrics``), or None.
         metrics: names of the last axis of ``scores``.
+        distances: names of the further columns of ``measures``.
     """
 
     dataset: str
@@ -74,7 +77,9 @@ class Cell:
     area_errors: Floats
     cases: Cases
     areas: Floats | None
+    objects: Floats | None
     metrics: tuple[str, ...]
+    distances: tuple[str, ...]
 
     def scores(self, weights: Floats) -> Floats:
         """Return all metrics of each run, pooled over patients weighted by each row of (B, P): (B, R, M)."""
@@ -83,6 +88,9 @@ class Cell:
             np.tensordot(weights, self.gaps, axes=(1, 1)),
             _weighted_mean(weights, self.area_errors),
         )
+        if self.objects is not None:
+            of_objects = object_scores(np.tensordot(weights, self.objects, axes=(1, 1)))
+            pixels = np.concatenate([pixels, _by_metric(of_objects)], -1)
         if self.areas is None:
             return pixels
         truth, of_cases = self.cases.truth, weights[:, self.cases.patient]
@@ -92,14 +100,26 @@ class Cell:
         )
         return np.concatenate([pixels, np.stack(by_case, -1)], -1)
 
+    def measures(self, weights: Floats) -> Floats:
+        """Return ``scores``, then the Hausdorff distances of regions, (B, R, M + Q).
+
+        Distances have no upper end, for which the intervals of scores do not hold: they are reported without one.
+        """
+        scores = self.scores(weights)
+        if self.objects is None:
+            return scores
+        distances = object_hausdorff(np.tensordot(weights, self.objects, axes=(1, 1)))
+        return np.concatenate([scores, distances], -1)
+
     def shares(self) -> Floats:
         """Return the share of each patient in what a metric averages over, (P, M): columns add up to 1.
 
         It depends on the truth alone, so all cells of a panel have the same. IoU, Dice, precision, recall and boundary
         F1 of a class: its true pixels, or the pixels of its true boundary; specificity: the true pixels of the other
         classes; their means over classes: the mean of the shares of the classes of the truth; frequency-weighted IoU,
-        pixel accuracy, calibration: annotated pixels; area error: equal shares of the annotated patients; scores of
-        cases: the mean over diagnoses of the share of their cases. A column is 0 where there is no truth at all.
+        pixel accuracy, calibration: annotated pixels; area error: equal shares of the annotated patients; Dice and AJI
+        of regions: the area of the true ones, their F1: the number of these; scores of cases: the mean over diagnoses
+        of the share of their cases. A column is 0 where there is no truth at all.
         """
         true, edges = self.margins[0, :, 1], self.margins[0, :, 3]
         pixels, annotated = true.sum(-1, keepdims=True), (true.sum(-1, keepdims=True) > 0).astype(np.float64)
@@ -109,6 +129,8 @@ class Cell:
         columns += [_column_shares(pixels), _column_shares(annotated)]
         columns += [*[_mean_share(of_classes)] * 2, _mean_share(of_others)]
         columns += [of_classes, of_classes, of_edges, of_classes, of_classes, of_others]
+        if self.objects is not None:
+            columns.append(_column_shares(_by_metric(object_shares(self.objects[0]))))
         if self.areas is not None:
             cases = np.zeros((len(self.patients), self.areas.shape[-1]))
             np.add.at(cases, (self.cases.patient, self.cases.truth), 1.0)
@@ -228,7 +250,12 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
     patients = tuple(sorted(set(first.patient_ids)))
     cases = _cases(first, patients, diagnoses)
     with_cases = len(diagnoses) > 1 and cases.truth.size > 0
-    metrics = pixel_metric_names(first.classes) + (CASE_METRICS if with_cases else ())
+    of_objects = () if first.objects is None else first.objects.classes
+    metrics = pixel_metric_names(first.classes) + tuple(
+        f"{kind}/{name}" for kind in OBJECT_METRICS for name in of_objects
+    )
+    metrics += CASE_METRICS if with_cases else ()
+    unit = "" if first.objects is None else first.objects.unit
     cells = {}
     for (method, budget), trials in sorted(by_cell.items()):
         trials.sort(key=lambda trial: (trial.replicate, trial.seed))
@@ -257,7 +284,9 @@ def _panel(dataset: str, results: Sequence[TrialResult]) -> Panel:
             area_errors=area_error(np.stack([_by_patient(trial, trial.counts, patients) for trial in trials])),
             cases=cases,
             areas=np.stack([_areas(trial, diagnoses, allows) for trial in trials]) if with_cases else None,
+            objects=_objects(trials, patients),
             metrics=metrics,
+            distances=tuple(f"region_hausdorff_{unit}/{name}" for name in of_objects),
         )
     return Panel(dataset, first.classes, patients, cases, metrics, cells)
 
@@ -278,9 +307,13 @@ def _check_comparable(a: TrialResult, b: TrialResult) -> None:
     def with_tissue(trial: TrialResult) -> set[str]:
         return {name for name, n in zip(trial.slide_ids, trial.areas.sum(1), strict=True) if n}
 
+    def objects(trial: TrialResult) -> tuple[tuple[str, ...], str]:
+        return ((), "") if trial.objects is None else (trial.objects.classes, trial.objects.unit)
+
     pairs = {
         "splits": (canonical_json(a.identity.get("split")), canonical_json(b.identity.get("split"))),
         "classes": (a.classes, b.classes),
+        "classes of objects": (objects(a), objects(b)),
         "diagnoses": (list(a.diagnoses.items()), list(b.diagnoses.items())),
         "test patients": (set(a.patient_ids), set(b.patient_ids)),
         "test slides": (slides(a), slides(b)),
@@ -310,6 +343,16 @@ def _by_patient(trial: TrialResult, counts: npt.NDArray[ScalarT], patients: tupl
     out = np.zeros((len(patients), *counts.shape[1:]), dtype=counts.dtype)
     np.add.at(out, [index[name] for name in trial.patient_ids], counts)
     return out
+
+
+def _objects(trials: Sequence[TrialResult], patients: tuple[str, ...]) -> Floats | None:
+    sums = [_by_patient(one, one.objects.sums, patients) for one in trials if one.objects is not None]
+    return np.stack(sums) if sums else None
+
+
+def _by_metric(values: Floats) -> Floats:
+    """Return scores of objects (..., Q, metrics) as columns (..., metrics * Q), as their names are ordered."""
+    return values.swapaxes(-1, -2).reshape(*values.shape[:-2], -1)
 
 
 def _column_shares(values: Floats) -> Floats:

@@ -126,7 +126,8 @@ def scores_of(result: TrialResult) -> dict[str, float]:
     """Return every score over all slides, as in a table; NaN for a class that the truth does not have."""
     (panel,) = panels([result])
     (cell,) = panel.cells.values()
-    return dict(zip(cell.metrics, cell.scores(np.ones((1, len(cell.patients))))[0, 0].tolist(), strict=True))
+    values = cell.measures(np.ones((1, len(cell.patients))))[0, 0]
+    return dict(zip([*cell.metrics, *cell.distances], values.tolist(), strict=True))
 
 
 def pseudo_pictures(found: Found) -> dict[str, Path]:

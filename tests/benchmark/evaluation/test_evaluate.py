@@ -19,11 +19,13 @@ from tissuebench.datasets.store.tissue import tissue_pixels
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap, LabelCosts, Supervision, Tile
 from tissuebench.evaluation.boundaries import boundary_counts
 from tissuebench.evaluation.canvas import LabelCanvas
-from tissuebench.evaluation.evaluate import boundaries_by_blocks, evaluate, shares
+from tissuebench.evaluation.evaluate import boundaries_by_blocks, evaluate, shares, stored_objects
+from tissuebench.evaluation.objects import object_sums, regions
 from tissuebench.evaluation.overlays import TilePicker
 from tissuebench.evaluation.slide_counts import calibration_bins, confusion
 from tissuebench.evaluation.stitching import ImageWindows, Stitching, strips
 from tissuebench.plans.schema import EvaluationSettings
+from tissuebench.results.object_metrics import object_scores
 
 CPU = torch.device("cpu")
 COLOURS = ((240, 240, 240), (230, 150, 190), (110, 60, 160), (200, 60, 70))
@@ -118,6 +120,24 @@ def test_evaluate_counts_the_part_and_nothing_else(tiny_data):
     assert {tile.slide_id for tile in picker.chosen} <= {row.slide.slide_id for row in scored}
     assert len(picker.chosen) == len(picker.worst) == 3  # a tile a slide, all of them right
     assert {tile.accuracy for tile in picker.worst} == {1.0}
+
+
+def test_regions_of_a_class_are_scored_where_the_settings_name_it(tiny_data):
+    """All pixels are right, so every region is; a dataset without mpp measures in pixels."""
+    view = LabelView.for_evaluation(tiny_data.store, tiny_data.split, "test")
+    names = tiny_data.store.class_map.names
+    settings = EvaluationSettings(window_px=40, overlap=0.2, objects=(names[1], "of another dataset"))
+    scored = evaluate(ByColour(), tiny_data.store, view, settings, CPU, "32-true")
+    kept = stored_objects(scored, tiny_data.store, settings)
+    assert kept.classes == (names[1],) and kept.unit == ("px" if tiny_data.store.info.mpp is None else "um")
+    for row, sums in zip(scored, kept.sums[:, 0], strict=True):
+        truth = view.mask(Tile(row.slide.slide_id, 0, 0), row.slide.height, row.slide.width)
+        np.testing.assert_array_equal(sums, object_sums(regions(truth == 1), regions(truth == 1)))
+        assert not row.objects[[0, 2, 3]].any()
+    assert kept.sums[:, 0, 0].sum() > 0
+    np.testing.assert_array_equal(object_scores(kept.sums[:, 0].sum(0)), [1, 1, 1])
+    plain = evaluate(ByColour(), tiny_data.store, view, EvaluationSettings(), CPU, "32-true")
+    assert stored_objects(plain, tiny_data.store, EvaluationSettings()) is None
 
 
 CASES = {

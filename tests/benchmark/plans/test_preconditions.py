@@ -9,7 +9,10 @@ import pytest
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.types import Supervision
 from tissuebench.errors import ConfigError
-from tissuebench.plans.preconditions import check_part, missing_labels
+from tissuebench.plans import preconditions
+from tissuebench.plans.preconditions import check_objects, check_part, missing_labels
+from tissuebench.plans.schema import EvaluationSettings
+from tissuebench.plans.trial import identity_of_evaluation
 
 MASKS, TAGS = frozenset({Supervision.MASKS}), frozenset({Supervision.TAGS})
 
@@ -59,6 +62,33 @@ def test_a_part_without_patients_is_told_with_those_that_have_some(tiny_data):
     split = Split("s", {**tiny_data.split.parts, "val": ()})
     with pytest.raises(ConfigError, match=r"^dataset 'tiny': evaluation\.part: unknown part 'val'.*known: test, train"):
         check_part(tiny_data.store, split, "val")
+
+
+def test_classes_of_objects_must_be_those_of_a_dataset_of_slides_that_fit_into_memory(tiny_data, monkeypatch):
+    stores, splits, names = [tiny_data.store], [tiny_data.split], tiny_data.store.class_map.names
+    check_objects(stores, splits, EvaluationSettings(objects=(names[1],)))
+    with pytest.raises(ConfigError, match=r"^evaluation\.objects: unknown class 'gland'.*known: "):
+        check_objects(stores, splits, EvaluationSettings(objects=(names[1], "gland")))
+    monkeypatch.setattr(preconditions, "OBJECTS_MAX_PX", 64 * 96 - 1)
+    with pytest.raises(
+        ConfigError, match=r"^dataset 'tiny': evaluation\.objects: slide '.*' has 64 x 96 px, and objects"
+    ):
+        check_objects(stores, splits, EvaluationSettings(objects=(names[1],)))
+    check_objects(stores, splits, EvaluationSettings())
+
+
+def test_objects_are_part_of_the_identity_only_where_there_are_any():
+    """So trials from before this setting existed keep their ids."""
+    assert identity_of_evaluation(EvaluationSettings()) == {
+        "part": "test",
+        "window_px": None,
+        "overlap": 0.25,
+        "tta": "none",
+        "boundary_um": 5.0,
+    }
+    one = identity_of_evaluation(EvaluationSettings(objects=("nucleus", "gland")))
+    assert one["objects"] == ["gland", "nucleus"]
+    assert one == identity_of_evaluation(EvaluationSettings(objects=("gland", "nucleus")))
 
 
 def test_labels_that_are_there_are_not_missing(tiny_data):

@@ -6,6 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tissuebench.errors import DataError
+from tissuebench.results.object_metrics import SUMS
+from tissuebench.results.records.object_sums import ObjectSums
 from tissuebench.results.records.trial_result import SCHEMA, SlideCounts, TrialResult, check_trial_id
 
 
@@ -38,6 +40,38 @@ def test_a_row_is_a_slide_and_counts_are_row_major(result, tmp_path):
     assert table["counts"][1].as_py()[0 * 3 + 2] == result.counts[1, 0, 2]
     assert table["areas"][1].as_py() == result.areas[1].tolist()
     assert table["boundaries"][1].as_py()[2 * 4 + 1] == result.boundaries[1, 2, 1]
+
+
+def with_objects(result, **changed):
+    sums = np.random.default_rng(1).random((len(result.slide_ids), 1, len(SUMS)))
+    return replace(result, objects=ObjectSums(**{"classes": ("HCC",), "unit": "um", "sums": sums} | changed))
+
+
+def test_sums_over_objects_are_written_and_read(result, tmp_path):
+    """Only where there are any: the file of another result is what it was before there were objects."""
+    result.write(tmp_path / "a.parquet")
+    assert TrialResult.read(tmp_path / "a.parquet").objects is None
+    assert "objects" not in pq.read_table(tmp_path / "a.parquet").schema.names
+    one = with_objects(result)
+    one.write(tmp_path / "b.parquet")
+    back = TrialResult.read(tmp_path / "b.parquet").objects
+    assert (back.classes, back.unit) == (("HCC",), "um")
+    np.testing.assert_array_equal(back.sums, one.objects.sums)
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"classes": ("nucleus",)}, r"has objects of classes \['nucleus'\]: expected some of"),
+        ({"classes": ()}, "has objects of classes"),
+        ({"unit": "mm"}, "has distances in 'mm': expected um or px"),
+        ({"sums": np.zeros((12, 1, 3))}, r"has sums of objects of shape \(12, 1, 3\), float64: expected \(12, 1, 11\)"),
+        ({"sums": np.full((12, 1, 11), np.nan)}, "negative or not finite"),
+    ],
+)
+def test_sums_over_objects_that_cannot_be(result, changed, complaint):
+    with pytest.raises(DataError, match=complaint):
+        with_objects(result, **changed)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
