@@ -1,4 +1,4 @@
-"""Sums over the objects of an image, behind the scores of objects (``results.object_metrics``).
+"""Sums over the objects of an image, behind the scores of objects (``results.records.object_metrics``).
 
 Stores hold classes, not instances, so objects are connected regions, in truth and prediction alike: nuclei or glands
 that touch are one object in both.
@@ -16,7 +16,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 
 from tissuebench.datasets.types import IGNORE_LABEL
-from tissuebench.results.object_metrics import SUMS
+from tissuebench.results.records.object_metrics import SUMS
 
 _NEIGHBOURS = np.ones((3, 3), dtype=np.bool_)  # 8-connectivity, the default of MATLAB's bwlabel and of scikit-image
 Labels = NDArray[Any]
@@ -49,7 +49,7 @@ def class_object_sums(
 
 
 def object_sums(truth: Labels, predicted: Labels, pixel_size: float = 1.0) -> NDArray[np.float64]:
-    """Return the sums of ``results.object_metrics`` over the objects of an image, in the order of ``SUMS``.
+    """Return the sums of ``results.records.object_metrics`` over the objects of an image, in the order of ``SUMS``.
 
     Of equal overlaps the object counts whose first pixel, row by row, comes first: ids do not matter. Half a second
     for 500 nuclei in 1000 x 1000 px.

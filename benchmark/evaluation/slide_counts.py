@@ -14,7 +14,7 @@ from torchmetrics import Metric
 
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.results.metrics import calibration_gaps, miou
-from tissuebench.results.object_metrics import SUMS
+from tissuebench.results.records.object_metrics import SUMS
 from tissuebench.results.records.trial_result import CALIBRATION_BINS
 from tissuebench.runtime.processes import sum_over_processes
 

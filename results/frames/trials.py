@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tissuebench.results.case_metrics import CASE_METRICS
-from tissuebench.results.object_metrics import OBJECT_METRICS, SUMS, object_hausdorff, object_scores
+from tissuebench.results.records.object_metrics import OBJECT_METRICS, SUMS, object_hausdorff, object_scores
 from tissuebench.results.records.object_sums import ObjectSums
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.tables.panel import panels

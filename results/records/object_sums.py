@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tissuebench.common.hashing import Json
-from tissuebench.results.object_metrics import SUMS
+from tissuebench.results.records.object_metrics import SUMS
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class ObjectSums:
     Attributes:
         classes: Q classes whose connected regions are objects, in the order of the result's classes.
         unit: unit of the distances: ``um``, or ``px`` of the store if the dataset does not publish its mpp.
-        sums: (S, Q, ``len(SUMS)``) float64, see ``results.object_metrics``.
+        sums: (S, Q, ``len(SUMS)``) float64, see ``results.records.object_metrics``.
     """
 
     classes: tuple[str, ...]

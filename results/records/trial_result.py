@@ -19,7 +19,7 @@ from tissuebench.common.files import write_aside
 from tissuebench.common.hashing import Json, canonical_json
 from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.errors import DataError
-from tissuebench.results.object_metrics import SUMS
+from tissuebench.results.records.object_metrics import SUMS
 from tissuebench.results.records.object_sums import ObjectSums
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
 

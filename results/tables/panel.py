@@ -22,7 +22,7 @@ from tissuebench.results.metrics import (
     pixel_metrics,
     ratio,
 )
-from tissuebench.results.object_metrics import OBJECT_METRICS, object_hausdorff, object_scores, object_shares
+from tissuebench.results.records.object_metrics import OBJECT_METRICS, object_hausdorff, object_scores, object_shares
 from tissuebench.results.records.trial_result import TrialResult
 from tissuebench.results.stats.scored import Run
 

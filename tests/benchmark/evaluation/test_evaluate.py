@@ -25,7 +25,7 @@ from tissuebench.evaluation.overlays import TilePicker
 from tissuebench.evaluation.slide_counts import calibration_bins, confusion
 from tissuebench.evaluation.stitching import ImageWindows, Stitching, strips
 from tissuebench.plans.schema import EvaluationSettings
-from tissuebench.results.object_metrics import object_scores
+from tissuebench.results.records.object_metrics import object_scores
 
 CPU = torch.device("cpu")
 COLOURS = ((240, 240, 240), (230, 150, 190), (110, 60, 160), (200, 60, 70))

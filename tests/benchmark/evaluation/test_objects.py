@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from skimage.measure import label
 
 from tissuebench.evaluation.objects import class_object_sums, object_sums, regions
-from tissuebench.results.object_metrics import SUMS, object_hausdorff, object_scores
+from tissuebench.results.records.object_metrics import SUMS, object_hausdorff, object_scores
 
 REAL = (
     Path(os.environ.get("TISSUEBENCH_SHARED", Path(__file__).resolve().parents[4] / "shared")) / "data" / "dsb2018_he"

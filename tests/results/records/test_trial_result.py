@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tissuebench.errors import DataError
-from tissuebench.results.object_metrics import SUMS
+from tissuebench.results.records.object_metrics import SUMS
 from tissuebench.results.records.object_sums import ObjectSums
 from tissuebench.results.records.trial_result import SCHEMA, SlideCounts, TrialResult, check_trial_id
 

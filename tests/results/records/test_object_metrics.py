@@ -8,7 +8,7 @@ import pytest
 from tissuebench.errors import DataError
 from tissuebench.results.export.export import Format, export
 from tissuebench.results.frames.trials import patient_scores, slide_objects, trial_scores
-from tissuebench.results.object_metrics import SUMS, object_hausdorff, object_scores
+from tissuebench.results.records.object_metrics import SUMS, object_hausdorff, object_scores
 from tissuebench.results.records.object_sums import ObjectSums
 from tissuebench.results.stats.intervals import score_interval
 from tissuebench.results.tables.leaderboard import build
