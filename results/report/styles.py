@@ -81,6 +81,9 @@ _NAMES = {
     "area_error": "area error",
     "balanced_accuracy": "balanced accuracy",
     "auc": "AUC",
+    "region_dice": "region Dice",
+    "region_f1": "region F1",
+    "region_aji": "region AJI",
 }
 
 
