@@ -5,10 +5,10 @@ from __future__ import annotations
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.labels.budget import LabelBudget, selection_patients
 from tissuebench.datasets.labels.view import LabelView
-from tissuebench.datasets.loading.sampling import distinct_tiles, stream_tree
+from tissuebench.datasets.loading.sampling import n_tiles
 from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
-from tissuebench.datasets.types import Stream, Supervision
+from tissuebench.datasets.types import Supervision
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.training_settings import TrainingSettings
 
@@ -41,11 +41,6 @@ def tiles_of_epochs(
         counted[kind.epoch_tiles(config)] = kind.consumes
     held_out = selection_patients(budget, last.selection_share)
     return {
-        labels: _count(store, LabelView.for_training(store, split, budget, consumes, held_out), labels)
+        labels: n_tiles(labels, store, LabelView.for_training(store, split, budget, consumes, held_out))
         for labels, consumes in counted.items()
     }
-
-
-def _count(store: TileStore, view: LabelView, labels: Supervision) -> int:
-    stream = Stream(labels, batch_size=1, balanced=False)
-    return len(distinct_tiles(stream_tree("epoch", stream, store, view, store.info.tile_px, seed=0)))

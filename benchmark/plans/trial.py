@@ -63,9 +63,9 @@ def _identified(value: object, stored: Json) -> Json:
 def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
     """Return the training settings that determine the result.
 
-    ``epochs`` and ``drop_last`` are not among them, but the steps they amount to. Nor is ``deterministic``: like the device and its
-    precision, which are recorded with the result, it decides the last bits, and results with and without it estimate
-    the same number.
+    ``epochs`` and ``drop_last`` are not among them, but the steps they amount to. Nor is ``deterministic``: like the
+    device and its precision, which are recorded with the result, it decides the last bits, and results with and without
+    it estimate the same number.
     """
     settings, defaults = training.stored(), TrainingSettings().stored()
     without_effect = {"compile", "deterministic", "epochs", "drop_last"}

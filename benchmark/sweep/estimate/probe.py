@@ -10,6 +10,7 @@ from statistics import median
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from tissuebench.datasets.loading.augment import augment
 from tissuebench.datasets.loading.augment_settings import AugmentSettings
@@ -32,12 +33,14 @@ class Probe:
         encoded: seconds per tile whose features are cached, all variants; 0 if none are.
         predicted: seconds per pixel that is predicted from images.
         decoded: seconds per pixel that is predicted from features; 0 if none are cached.
+        flop: floating-point operations of training per tile, a multiplication and an addition counted as two.
     """
 
     tile: float
     encoded: float
     predicted: float
     decoded: float
+    flop: float
 
 
 def probe(
@@ -85,6 +88,8 @@ def probe(
         with autocast:
             model(inputs).float().softmax(dim=1)
 
+    with FlopCounterMode(display=False) as counter:
+        train()
     trained, encoded = _seconds(train), _seconds(encode) if cached else 0.0
     model.eval()
     return Probe(
@@ -92,6 +97,7 @@ def probe(
         encoded=encoded / _ENCODED_AT_ONCE,
         predicted=_seconds(lambda: predict(images)) / (size * tile_px**2),
         decoded=_seconds(lambda: predict(features)) / (batch_size * tile_px**2) if cached else 0.0,
+        flop=counter.get_total_flops() / batch_size,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tissuebench.features.shards import WINDOWS
 from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.api.stage import Stage
 from tissuebench.plans.expand import PlannedData
 from tissuebench.sweep.graph import SweepTask, stages_of
 from tissuebench.sweep.jobs import TaskKind
@@ -45,11 +46,8 @@ class Sizes:
 
     def of(self, task: SweepTask) -> StageFacts:
         """Return the size of a stage or of a trial's last stage."""
-        trial, built = task.trial, self._built[task.trial.dataset]
-        if task.job.kind is TaskKind.TRIAL:
-            return built.facts(find_method(trial.method), trial.config, trial.network, trial.training)
-        stage = next(each for each in stages_of(trial) if each.name == task.job.document["stage"])
-        return built.facts(stage.module, stage.config, trial.network, stage.training)
+        stage, built = stage_of(task), self._built[task.trial.dataset]
+        return built.facts(stage.module, stage.config, task.trial.network, stage.training)
 
     def disk(self, tasks: Iterable[SweepTask], slots: int) -> Disk:
         """Return what these tasks write if as many of them as there are ``slots`` run at once."""
@@ -63,6 +61,15 @@ class Sizes:
                 features += task.n_bytes
         largest = max((size.weights + _MOMENTS * size.trained for size in sizes), default=0)
         return Disk(features, windows, sum(size.weights for size in sizes), largest * min(slots, len(sizes)))
+
+
+def stage_of(task: SweepTask) -> Stage:
+    """Return the stage that a task trains, which may be the last one of its trial."""
+    trial = task.trial
+    if task.job.kind is TaskKind.TRIAL:
+        kind = find_method(trial.method)
+        return Stage(trial.method, kind, trial.config, trial.training, kind.consumes)
+    return next(each for each in stages_of(trial) if each.name == task.job.document["stage"])
 
 
 def is_of_windows(task: SweepTask) -> bool:

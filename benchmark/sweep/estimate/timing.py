@@ -13,23 +13,26 @@ from typing import Any
 
 import torch
 
-from tissuebench.common.hashing import Json
+from tissuebench.common.hashing import Json, canonical_json
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.evaluation.stitching import Stitching
 from tissuebench.features.shards import TILES, WINDOWS
 from tissuebench.methods.api.registry import find_method
+from tissuebench.methods.api.stage import Stage
 from tissuebench.plans.compute import ComputeSettings
 from tissuebench.plans.expand import PlannedData
-from tissuebench.plans.trial import Trial
+from tissuebench.plans.trial import Trial, identity_of_settings
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.runtime.environment import describe_environment
 from tissuebench.runtime.gpus import slots_of
 from tissuebench.sweep.estimate.probe import Probe, probe, with_threads
-from tissuebench.sweep.estimate.sizes import Sizes, is_of_windows
+from tissuebench.sweep.estimate.sizes import Sizes, is_of_windows, stage_of
+from tissuebench.sweep.estimate.stage_probe import StageProbe, probe_stage
 from tissuebench.sweep.graph import SweepTask
 from tissuebench.sweep.jobs import TaskKind
 from tissuebench.sweep.state.folders import JOB, RECORD
+from tissuebench.training.build import task_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +99,47 @@ class Timer:
         self._stored = _stored(home, like, slots)
         self.sources: set[tuple[str, str]] = set()  # basis, and what is based on it
         self.is_probed = False
+        self._probed: dict[str, StageProbe] = {}
 
     def seconds(self, task: SweepTask) -> float:
         """Return the expected seconds of a task from its start to its end."""
         if task.job.kind is TaskKind.FEATURES:
             return task.tiles * self._encoding(WINDOWS if is_of_windows(task) else TILES)
-        stage = task.job.document.get("stage")
+        stage = stage_of(task)
         tiles = task.steps * self._sizes.of(task).tiles
-        if stage is not None:
-            return tiles * self._training(f"stage {stage}")
-        return tiles * self._training(task.trial.method) + self._evaluation(task.trial)
+        is_last = task.job.kind is TaskKind.TRIAL
+        trained = tiles * self._training(stage.name if is_last else f"stage {stage.name}", task.trial, stage)
+        return trained + self._evaluation(task.trial) if is_last else trained
 
-    def _training(self, who: str) -> float:
+    def flop(self, task: SweepTask) -> float:
+        """Return the floating-point operations of a task's training."""
+        if task.job.kind is TaskKind.FEATURES:
+            return 0.0
+        stage = stage_of(task)
+        brings = stage.module.brings_network(stage.config)
+        of_tile = self._own_probe(task.trial, stage).flop if brings else self._probe.flop
+        return task.steps * self._sizes.of(task).tiles * of_tile
+
+    def _training(self, who: str, trial: Trial, stage: Stage) -> float:
         """Return the seconds of training per tile."""
-        everybody = self._stored.training
-        if own := everybody.get(who) or [each for taken in everybody.values() for each in taken]:
+        everybody, brings = self._stored.training, stage.module.brings_network(stage.config)
+        others = [] if brings else [each for taken in everybody.values() for each in taken]
+        if own := everybody.get(who) or others:
             self.sources.add((_stored_ones(own, "fit"), f"training of {who}"))
             return median(own)
         self._timed("training")
-        return self._probe.tile / self._slots.processes
+        of_tile = self._own_probe(trial, stage).tile if brings else self._probe.tile
+        return of_tile / self._slots.processes
+
+    def _own_probe(self, trial: Trial, stage: Stage) -> StageProbe:
+        """Return the cost of a stage that brings its own network."""
+        key = f"{stage.module.kind} {canonical_json(identity_of_settings(stage.config))}"
+        if key not in self._probed:
+            self.is_probed = True
+            task = task_of(self._data, trial.network, stage.training)
+            with with_threads(self._slots.threads):
+                self._probed[key] = probe_stage(stage, task)
+        return self._probed[key]
 
     def _evaluation(self, trial: Trial) -> float:
         everybody = self._stored.evaluation
