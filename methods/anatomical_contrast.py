@@ -61,6 +61,8 @@ from tissuebench.methods.teacher_student.networks import on_grid
 from tissuebench.methods.teacher_student.supervised_loss import SupervisedLoss
 from tissuebench.methods.teacher_student.teacher import TeacherBuffers
 
+_FORMERLY = {"steps": "global_steps", "batch_size": "global_batch"}
+
 
 class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
     """Settings of all phases.
@@ -85,8 +87,15 @@ class AnatomicalContrastSettings(ConsistencySettings, LocalSettings):
     warm_up: float = Field(0.0, ge=0, le=1)
     global_distill: bool = True
     local_distill: bool = True
-    global_training: Annotated[dict[str, Any], Own(TrainingSettings, steps=500, batch_size=16)] = inherited()
-    local_training: Annotated[dict[str, Any], Own(TrainingSettings, steps=300)] = inherited()
+    global_training: Annotated[
+        dict[str, Any],
+        Own(
+            TrainingSettings, formerly={"steps": "global_steps", "batch_size": "global_batch"}, steps=500, batch_size=16
+        ),
+    ] = inherited()
+    local_training: Annotated[dict[str, Any], Own(TrainingSettings, formerly={"steps": "local_steps"}, steps=300)] = (
+        inherited()
+    )
     last_decay: Annotated[float | None, Later(None)] = Field(None, ge=0, le=1)
     distillation_color: Annotated[float | None, Later(None)] = Field(None, ge=0, le=0.9)
     distillation_hue: Annotated[float | None, Later(None)] = Field(None, ge=0, le=0.5)
@@ -314,4 +323,5 @@ class PublishedAnatomicalContrast(AnatomicalContrast):
         augmentation: Annotated[dict[str, Any], Own(AugmentSettings, **_UNCHANGED)] = inherited()
 
     name = "anatomical_contrast_published"
+    controls: ClassVar[tuple[str, ...]] = ("supervised", "full")  # the others follow the shared network and training
     summary = "the same with the settings of the official code and the paper's U-Net"

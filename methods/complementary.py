@@ -33,6 +33,7 @@ from tissuebench.methods.api import (
     masked_cross_entropy,
     register,
 )
+from tissuebench.methods.api.training_settings import Sampling
 from tissuebench.methods.losses.complementary import (
     conditional_set_wise,
     forward_corrected,
@@ -91,6 +92,8 @@ class Complementary(Method[ComplementarySettings]):
     def __init__(self, task: Task, config: ComplementarySettings) -> None:
         super().__init__(task, config)
         self.register_buffer("dependent", torch.tensor(task.class_map.dependent), persistent=False)
+        # Shuffled and uniform streams have no groups of equal weight.
+        self._balanced = config.balanced and task.training.sampling is Sampling.BALANCED
         sets = [excluded_classes([name], task.class_map).tolist() for name in task.class_map.diagnoses]
         self._of_diagnoses = torch.tensor(sets, dtype=torch.bool)
 
@@ -131,7 +134,7 @@ class Complementary(Method[ComplementarySettings]):
         elif config.form is Form.SET_WISE:
             loss = set_wise(logits, excluded, config.gamma)
         else:
-            observation = observation_probabilities(excluded, self._of_diagnoses, config.balanced, config.max_excluded)
+            observation = observation_probabilities(excluded, self._of_diagnoses, self._balanced, config.max_excluded)
             loss = forward_corrected(logits, observation, config.gamma, config.official_clip)
         return pooled_mean(loss, informative[:, None, None].expand_as(loss))
 

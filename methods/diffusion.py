@@ -100,6 +100,9 @@ class FineTuningSettings(DenoiserSettings):
 FineTuningT = TypeVar("FineTuningT", bound=FineTuningSettings)
 
 
+_FORMERLY = {"steps": "pretrain_steps", "batch_size": "pretrain_batch", "learning_rate": "pretrain_rate"}
+
+
 class DiffusionSettings(FineTuningSettings, DenoisingSettings):
     """Settings of fine-tuning and pre-training.
 
@@ -108,9 +111,9 @@ class DiffusionSettings(FineTuningSettings, DenoisingSettings):
         pretraining_augmentation: its augmentation settings in place of the plan's.
     """
 
-    pretraining: Annotated[dict[str, Any], Own(TrainingSettings, steps=500, batch_size=16, learning_rate=2e-3)] = (
-        inherited()
-    )
+    pretraining: Annotated[
+        dict[str, Any], Own(TrainingSettings, formerly=_FORMERLY, steps=500, batch_size=16, learning_rate=2e-3)
+    ] = inherited()
     pretraining_augmentation: Annotated[dict[str, Any], Own(AugmentSettings)] = inherited()
 
 

@@ -193,8 +193,10 @@ class RestartedSettings(ConsistencySettings):
     """
 
     warm_up: float = Field(0.0, ge=0, le=1)
-    masks_first: bool = True
-    masks_training: Annotated[dict[str, Any], Own(TrainingSettings, steps=300)] = inherited()
+    masks_first: Annotated[bool, Later(True)] = True
+    masks_training: Annotated[dict[str, Any], Own(TrainingSettings, formerly={"steps": "first_steps"}, steps=300)] = (
+        inherited()
+    )
 
 
 @register
@@ -217,6 +219,8 @@ class RestartedMeanTeacher(ConsistencyMethod[RestartedSettings]):
         shared = {key: value for key, value in theirs.items() if key in cls.Config.model_fields}
         if "local_training" in theirs:
             shared["masks_training"] = theirs["local_training"]
+        elif "local_steps" in theirs:  # its former name
+            shared["masks_training"] = {"steps": theirs["local_steps"]}
         if "local_distill" in theirs:
             shared["masks_first"] = theirs["local_distill"]
         if theirs.get("last_decay") is not None:

@@ -68,6 +68,9 @@ class Source(StrEnum):
     FILL = "fill"
 
 
+_FORMERLY = {"steps": "classifier_steps", "batch_size": "classifier_batch", "learning_rate": "classifier_rate"}
+
+
 class MultilayerPseudoSettings(ClassifierSettings):
     """Settings of the method, in addition to those of the classifier.
 
@@ -97,7 +100,7 @@ class MultilayerPseudoSettings(ClassifierSettings):
     segmenter_weights: Annotated[DeepLabWeights | None, Later(None)] = None
     mask_share: float = Field(0.0, ge=0, le=1)
     classifier_training: Annotated[
-        dict[str, Any], Own(TrainingSettings, steps=500, batch_size=32, learning_rate=2e-3)
+        dict[str, Any], Own(TrainingSettings, formerly=_FORMERLY, steps=500, batch_size=32, learning_rate=2e-3)
     ] = inherited()
     classifier_augmentation: Annotated[dict[str, Any], Own(AugmentSettings)] = inherited()
 

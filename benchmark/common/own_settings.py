@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
+from tissuebench.common.hashing import Json
 from tissuebench.common.settings import Settings
 from tissuebench.errors import ConfigError, unknown_name
 
@@ -22,6 +24,7 @@ class Own:
 
     Args:
         model: settings class whose keys may be set.
+        formerly: names under which earlier results hold keys that used to be settings by themselves.
         defaults: their default values; keys that are not among them are inherited from the plan.
 
     Examples:
@@ -31,8 +34,19 @@ class Own:
         {'batch_size': 8, 'steps': 500}
     """
 
-    def __init__(self, model: type[Settings], **defaults: Any) -> None:  # noqa: ANN401 - values of any setting
-        self.model, self.defaults = model, defaults
+    def __init__(
+        self,
+        model: type[Settings],
+        formerly: Mapping[str, str] = MappingProxyType({}),
+        **defaults: Any,  # noqa: ANN401 - values of any setting
+    ) -> None:
+        self.model, self.formerly, self.defaults = model, formerly, defaults
+
+    def identity(self, name: str, own: Mapping[str, Json]) -> dict[str, Json]:
+        """Return the part of an identity that the setting ``name`` with these keys stands for."""
+        before = {former: own[key] for key, former in self.formerly.items() if key in own}
+        rest = {key: value for key, value in own.items() if key not in self.formerly}
+        return before | ({name: rest} if rest else {})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401
         """Return a schema that fills in the defaults and checks key by key."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from tissuebench.common.hashing import Json
 
@@ -26,10 +27,27 @@ class Later:
 class Settings(BaseModel):
     """Base class of all settings: frozen, and an unknown key is an error that names it.
 
-    A renamed setting keeps its original name as ``serialization_alias`` and accepts both names from users.
+    A renamed setting keeps its original name as ``serialization_alias`` and accepts both names from users. A setting
+    that became a key of another one is still accepted by itself, see ``Own.formerly``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_former_names(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        settings = dict(given)
+        for name, field in cls.model_fields.items():
+            for former, key in [(b, a) for mark in field.metadata for a, b in getattr(mark, "formerly", {}).items()]:
+                if former not in settings:
+                    continue
+                own = dict(settings.get(name, {}))
+                if key in own:
+                    raise ValueError(f"{former} is {name}.{key}: give one of them")
+                settings[name] = own | {key: settings.pop(former)}
+        return settings
 
     def stored(self) -> dict[str, Json]:
         """Return JSON values under the names used in stored results, which no renaming changes."""

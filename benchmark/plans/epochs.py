@@ -36,7 +36,7 @@ def tiles_of_epochs(
     """
     kind = find_method(method)
     last = kind.training_of(config, shared)
-    counted = {stage.epoch_tiles: stage.consumes for stage in kind.stages(config, last) if stage.training.epochs}
+    counted = {stage.epoch_tiles: stage.consumes for stage in kind.stages(config, shared) if stage.training.epochs}
     if last.epochs:
         counted[kind.epoch_tiles(config)] = kind.consumes
     held_out = selection_patients(budget, last.selection_share)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tissuebench.common.hashing import Json, content_hash, is_sha256
+from tissuebench.common.own_settings import Own
 from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.common.settings import Later, Settings
 from tissuebench.datasets.labels.budget import LabelBudget
@@ -40,8 +41,11 @@ def identity_of_settings(settings: Settings) -> dict[str, Json]:
     identity = settings.stored()
     for name, declared in type(settings).model_fields.items():
         key, value = declared.serialization_alias or name, getattr(settings, name)
+        own = next((mark for mark in declared.metadata if isinstance(mark, Own)), None)
         if any(isinstance(mark, Later) and mark.before == value for mark in declared.metadata):
             del identity[key]
+        elif own is not None:
+            identity |= own.identity(key, identity.pop(key))  # type: ignore[arg-type]  # a mapping
         else:
             identity[key] = _identified(value, identity[key])
     return identity
@@ -63,12 +67,12 @@ def _identified(value: object, stored: Json) -> Json:
 def identity_of_training(training: TrainingSettings) -> dict[str, Json]:
     """Return the training settings that determine the result.
 
-    ``epochs`` and ``drop_last`` are not among them, but the steps they amount to. Nor is ``deterministic``: like the
-    device and its precision, which are recorded with the result, it decides the last bits, and results with and without
-    it estimate the same number.
+    ``epochs`` stand in place of the steps that follow from them and from data and budget, so that budgets can be
+    compared. ``deterministic`` is not among them: like the device and its precision, which are recorded with the
+    result, it decides the last bits, and results with and without it estimate the same number.
     """
     settings, defaults = training.stored(), TrainingSettings().stored()
-    without_effect = {"compile", "deterministic", "epochs", "drop_last"}
+    without_effect = {"compile", "deterministic", "steps" if training.epochs else "epochs"}
     without_effect |= {name for name in _SINCE if settings[name] == defaults[name]}
     return {name: value for name, value in settings.items() if name not in without_effect}
 
@@ -149,7 +153,9 @@ class Trial:
     ``minutes`` is the assumed annotation cost of the labels that the trial sees (masks, tags and diagnoses together);
     it is reported next to the result and is not part of the identity. Nor is the place of the encoder's pretrained
     weights, in ``network``: ``weights_sha256`` identifies them, None for random ones. ``n_tiles`` holds the number of
-    tiles with each kind of label, if a stage counts epochs: what its steps follow from.
+    tiles with each kind of label, if a stage counts epochs: what its steps follow from. ``training`` and
+    ``augmentation`` are those of the last stage; where a published recipe has its own, ``shared_training`` and
+    ``shared_augmentation`` are the plan's, and the identity holds these: its own are part of ``config``.
 
     Examples:
         >>> trial = find_trained(Path("home"), "1c9ffe2a").trial  # from tissuebench.prediction.load_method
@@ -171,6 +177,8 @@ class Trial:
     minutes: float
     weights_sha256: str | None = None
     n_tiles: Mapping[Supervision, int] = field(default_factory=dict)
+    shared_training: TrainingSettings | None = None
+    shared_augmentation: AugmentSettings | None = None
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -187,8 +195,8 @@ class Trial:
             "method": self.method,
             "config": identity_of_settings(self.config),
             "network": identity_of_network(self.network, self.weights_sha256),
-            "training": identity_of_training(self.training),
-            "augmentation": self.augmentation.identity(),
+            "training": identity_of_training(self.shared_training or self.training),
+            "augmentation": (self.shared_augmentation or self.augmentation).identity(),
             "evaluation": identity_of_evaluation(self.evaluation),
             "seed": self.seed,
         }
@@ -210,6 +218,9 @@ class Trial:
             "minutes": self.minutes,
             "weights_sha256": self.weights_sha256,
             "n_tiles": {kind.value: n for kind, n in self.n_tiles.items()},
+            "shared_training": None if self.shared_training is None else self.shared_training.stored(),
+            "shared_augmentation": None if self.shared_augmentation is None else self.shared_augmentation.stored(),
+            "identity": self.identity(),
         }
 
     @classmethod
@@ -220,6 +231,7 @@ class Trial:
             ConfigError: its method is unknown in this installation, or has different settings.
         """
         method = document["method"]
+        training, augmentation = document.get("shared_training"), document.get("shared_augmentation")
         return cls(
             dataset=document["dataset"],
             store_sha256=document["store_sha256"],
@@ -235,6 +247,10 @@ class Trial:
             minutes=document["minutes"],
             weights_sha256=document.get("weights_sha256"),
             n_tiles={Supervision(kind): n for kind, n in document.get("n_tiles", {}).items()},
+            shared_training=None if training is None else validated(TrainingSettings, training, "trial: training"),
+            shared_augmentation=None
+            if augmentation is None
+            else validated(AugmentSettings, augmentation, "trial: augmentation"),
         )
 
     @classmethod
@@ -257,8 +273,12 @@ class Trial:
             ConfigError: the encoder's pretrained weights cannot be read, or settings contradict each other.
         """
         kind = find_method(method)
-        training = kind.training_of(config, plan.training)
-        if n_tiles:
+        training, augmentation = (
+            kind.training_of(config, plan.training),
+            kind.augmentation_of(config, plan.augmentation),
+        )
+        own = training is not plan.training or augmentation is not plan.augmentation
+        if training.epochs and n_tiles:
             training = training.resolved(n_tiles[kind.epoch_tiles(config)])
         return cls(
             dataset=dataset,
@@ -269,12 +289,14 @@ class Trial:
             config=config,
             network=plan.network,
             training=training,
-            augmentation=kind.augmentation_of(config, plan.augmentation),
+            augmentation=augmentation,
             evaluation=plan.evaluation,
             seed=seed,
             minutes=minutes,
             weights_sha256=weights_sha256(plan.network),
             n_tiles=n_tiles or {},
+            shared_training=plan.training if own else None,
+            shared_augmentation=plan.augmentation if own else None,
         )
 
     def check_weights(self) -> None:

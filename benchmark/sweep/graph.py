@@ -161,7 +161,7 @@ def stages_of(trial: Trial) -> tuple[Stage, ...]:
     kind = find_method(trial.method)
     stages = tuple(
         replace(stage, training=stage.training.resolved(trial.n_tiles.get(stage.epoch_tiles, 0)))
-        for stage in kind.stages(trial.config, trial.training)
+        for stage in kind.stages(trial.config, trial.shared_training or trial.training)
     )
     seen: list[str] = []
     for stage in stages:
@@ -187,6 +187,7 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
         stage: a stage of its method.
         earlier: keys of the stages before it, by name.
     """
+    training = identity_of_training(stage.training) | {"steps": stage.training.steps}
     identity: dict[str, Json] = {
         "protocol": PROTOCOL_VERSION,
         "dataset": trial.dataset,
@@ -195,7 +196,7 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
         "stage": stage.name,
         "module": stage.module.kind,
         "config": identity_of_settings(stage.config),
-        "training": {name: value for name, value in identity_of_training(stage.training).items() if name not in _LAST},
+        "training": {name: value for name, value in training.items() if name not in _LAST},
         "annotates": stage.annotates,
         "consumes": sorted(stage.consumes),
         "needs": {name: earlier[name] for name in stage.needs},
@@ -209,8 +210,9 @@ def stage_key(trial: Trial, stage: Stage, earlier: Mapping[str, str]) -> str:
 
 
 def augmentation_of(trial: Trial, stage: Stage) -> AugmentSettings:
-    """Return the augmentation settings of a stage before the last one: its own, or those of the trial."""
-    return in_place_of(trial.augmentation, stage.augmentation, f"stage {stage.name!r}: augmentation")
+    """Return the augmentation settings of a stage before the last one: its own in place of the plan's."""
+    shared = trial.shared_augmentation or trial.augmentation
+    return in_place_of(shared, stage.augmentation, f"stage {stage.name!r}: augmentation")
 
 
 def held_out_of(trial: Trial, stage: Stage) -> tuple[str, ...]:

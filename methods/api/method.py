@@ -155,7 +155,7 @@ class Method(Trainable[SettingsT], ABC):
 
         Args:
             config: settings of the method.
-            training: training settings of the last stage, which an earlier one inherits where it has none of its own.
+            training: training settings of the plan, which a stage inherits where it has none of its own.
         """
         return ()
 

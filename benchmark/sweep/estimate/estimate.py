@@ -29,6 +29,7 @@ class Estimate:
         sources: what ``seconds`` is based on, one phrase each.
         is_probed: whether part of it was timed just now, with random tiles on an otherwise idle machine.
         disk: bytes that will be written.
+        flop: floating-point operations of all trainings, counted while a few steps were timed; 0 if none were.
     """
 
     seconds: float
@@ -36,6 +37,7 @@ class Estimate:
     sources: tuple[str, ...]
     is_probed: bool
     disk: Disk
+    flop: float = 0.0
 
 
 def estimate(
@@ -52,7 +54,7 @@ def estimate(
     slots, sizes = Slots.of(compute), Sizes(data)
     seconds: dict[str, float] = {}
     sources: set[tuple[str, str]] = set()
-    is_probed = False
+    is_probed, flop = False, 0.0
     for dataset, opened in data.items():
         tasks = [task for task in to_run.values() if task.trial.dataset == dataset]
         if not tasks:
@@ -60,7 +62,8 @@ def estimate(
         timer = Timer(tasks[0].trial, opened, slots, home, sizes)
         seconds |= {task.key: timer.seconds(task) for task in tasks}
         sources |= timer.sources
-        is_probed |= timer.is_probed
+        if timer.is_probed:
+            is_probed, flop = True, flop + sum(map(timer.flop, tasks))
     whole = makespan(to_run, seconds, slots.count)
     if to_run and compute.executor != "inline":
         whole += _START_SECONDS
@@ -68,7 +71,7 @@ def estimate(
         f"{', '.join(sorted(what for _, what in group))}: {basis}"
         for basis, group in groupby(sorted(sources), key=lambda source: source[0])
     )
-    return Estimate(whole, slots.count, told, is_probed, sizes.disk(to_run.values(), slots.count))
+    return Estimate(whole, slots.count, told, is_probed, sizes.disk(to_run.values(), slots.count), flop)
 
 
 def makespan(tasks: Mapping[str, SweepTask], seconds: Mapping[str, float], slots: int) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,8 @@ from rich.text import Text
 from tissuebench.common.hashing import Json
 from tissuebench.common.units import size_of
 from tissuebench.sweep.estimate.estimate import Estimate, about, estimate
-from tissuebench.sweep.estimate.sizes import is_of_windows
+from tissuebench.sweep.estimate.sizes import Sizes, is_of_windows
+from tissuebench.sweep.estimate.trainings import Training, trainings_of
 from tissuebench.sweep.graph import Sweep, SweepTask
 from tissuebench.sweep.jobs import State, TaskKind
 from tissuebench.sweep.state.record import record_of
@@ -23,6 +25,9 @@ from tissuebench.sweep.view.status import SweepReader
 
 _PROBE_MAY_MISS = 1.5
 """A probe has the machine to itself; slots that run in parallel are slower."""
+
+_GPU_FLOP_PER_SECOND = 50e12
+"""Assumed speed of training on a GPU: a sixth of an A100's peak in bf16, as convolutions of moderate size reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,7 @@ class Overview:
     """Overview of a sweep; ``steps`` are executed instead of the ``independent_steps`` of trials run on their own."""
 
     rows: Sequence[TrialGroup]
+    trainings: Sequence[Training]
     shared: Sequence[Shared]
     steps: int
     independent_steps: int
@@ -73,11 +79,17 @@ class Overview:
         expected = self.estimate.seconds
         return expected, expected * (_PROBE_MAY_MISS if self.estimate.is_probed else 1.0)
 
+    @property
+    def gpu_hours(self) -> float:
+        """Hours that the operations of all trainings take a GPU of ``_GPU_FLOP_PER_SECOND``; 0 if not counted."""
+        return self.estimate.flop / _GPU_FLOP_PER_SECOND / 3600
+
     def to_json(self) -> str:
         """Return the overview as one line of JSON."""
         low, high = self.seconds
         document: dict[str, Json] = {
             "trials": [asdict(row) for row in self.rows],
+            "trainings": [asdict(each) for each in self.trainings],
             "shared": [asdict(each) for each in self.shared],
             "steps": {
                 "executed": self.steps,
@@ -90,6 +102,7 @@ class Overview:
                 "high": round(high / 3600, 4),
                 "slots": self.estimate.slots,
                 "sources": list(self.estimate.sources),
+                "gpu": round(self.gpu_hours, 4),
             },
             "disk_bytes": asdict(self.estimate.disk),
             "tasks": [
@@ -120,6 +133,7 @@ def overview(sweep: Sweep, home: Path) -> Overview:
     ]
     return Overview(
         rows=rows,
+        trainings=trainings_of(graph.values(), Sizes(sweep.data)),
         shared=_shared(sweep, states),
         steps=graph.steps,
         independent_steps=graph.independent_steps,
@@ -186,12 +200,19 @@ def _sentences(shown: Overview) -> list[str]:
     disk = shown.estimate.disk
     if not shown.estimate.sources:
         return [*lines, "nothing left to run"]
+    if any(each.epochs for each in shown.trainings) or len({each.optimizer for each in shown.trainings}) > 1:
+        lines += [f"training: {each.line}" for each in shown.trainings]
     low, high = (about(seconds) for seconds in shown.seconds)
     slots = shown.estimate.slots
     took = f"about {low}" if low == high else f"{low} to {high}"
     lines.append(
         f"time: {took} on {'one slot' if slots == 1 else f'{slots} slots'}; {'; '.join(shown.estimate.sources)}"
     )
+    if shown.gpu_hours and not torch.cuda.is_available():
+        lines.append(
+            f"on a GPU: about {about(3600 * shown.gpu_hours)} of training, if it does "
+            f"{_GPU_FLOP_PER_SECOND / 1e12:g} TFLOP/s (an assumption; {shown.estimate.flop / 1e15:.2g} PFLOP in all)"
+        )
     features = f"{size_of(disk.features)} of features of training tiles"
     if disk.windows:
         features += f" and at most {size_of(disk.windows)} of those of windows"

@@ -40,13 +40,13 @@ def probe_stage(stage: Stage, task: Task) -> StageProbe:
     small = task.training.model_copy(update={"batch_size": _TILES})
     task = replace(task, network=without_weights(task.network), training=small)
     module = stage.module(task, without_files(stage.config)).to(machine.device).train()
-    batch = random_batch(module).to(machine.device)
+    batch = TrainingBatch((name, tiles.to(machine.device)) for name, tiles in random_batch(module).items())
     autocast = torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.precision == "bf16-mixed")
     started = time.perf_counter()
     with FlopCounterMode(display=False) as counter:
         with autocast:
             loss = module.training_step(batch, 0)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     tiles = sum(stream.batch_size for stream in module.streams().values())

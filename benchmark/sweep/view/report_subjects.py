@@ -9,7 +9,6 @@ from typing import Any
 
 from tissuebench.common.hashing import Json
 from tissuebench.datasets.ingest.dataset import find_dataset
-from tissuebench.datasets.loading.augment_settings import AugmentSettings
 from tissuebench.errors import DataError, TissueBenchError
 from tissuebench.results.records.curves import read_curves
 from tissuebench.results.records.overlays import read_overlays
@@ -21,7 +20,7 @@ from tissuebench.results.tables.leaderboard import build
 from tissuebench.sweep.jobs import Job, TaskKind
 from tissuebench.sweep.state.folders import JOB, task_folder
 
-_SHARED = ("network", "training", "evaluation")
+_SHARED = ("store", "split", "network", "training", "augmentation", "evaluation")
 
 
 def subjects(home: Path, groups: Sequence[Group]) -> list[Subject]:
@@ -55,22 +54,10 @@ def _belongs(home: Path, failure: Failure, like: TrialResult) -> bool:
     try:
         job = Job.from_json((task_folder(home, TaskKind.TRIAL, failure.trial_id) / JOB).read_text())
         trial: Any = job.document["trial"]
-        augmentation = AugmentSettings.model_validate(trial["augmentation"]).identity()
+        identity: Any = trial["identity"]
     except (OSError, ValueError, KeyError, TypeError):
         return True  # it never had one: a stage before it failed; better shown than left out
-    same: Any = {"store": trial["store_sha256"], "split": trial["split_sha256"]}
-    same |= {name: trial[name] for name in _SHARED}
-    same["network"] = trial["network"] | {"weights": trial.get("weights_sha256") or "none"}
-    if like.identity.get("augmentation") != augmentation:
-        return False
-    return all(_is_part(like.identity.get(name), value) for name, value in same.items())
-
-
-def _is_part(identity: Any, document: Any) -> bool:  # noqa: ANN401 - JSON
-    """Whether a part of an identity is that of a trial's document, which also holds settings that decide nothing."""
-    if not isinstance(identity, dict):
-        return bool(identity == document)
-    return all(name in document and document[name] == value for name, value in identity.items())
+    return all(like.identity.get(name) == identity[name] for name in _SHARED)
 
 
 def facts_of_data(home: Path, result: TrialResult) -> dict[str, Json]:

@@ -66,3 +66,22 @@ def test_what_contradicts_the_plan_is_one_line_that_says_where():
     with pytest.raises(ConfigError, match=r"^methods.mine.training: momentum has no effect with") as error:
         in_place_of(TrainingSettings(), {"momentum": 0.9}, "methods.mine.training")
     assert "\n" not in str(error.value)
+
+
+class Renamed(Settings):
+    pretraining: Annotated[
+        dict[str, Any], Own(TrainingSettings, formerly={"steps": "pretrain_steps"}, steps=500, batch_size=16)
+    ] = inherited()
+
+
+def test_what_used_to_be_a_setting_by_itself_is_accepted_and_identified_as_before():
+    assert Renamed(pretrain_steps=7) == Renamed(pretraining={"steps": 7})
+    assert Renamed(pretrain_steps=7, pretraining={"batch_size": 4}).pretraining == {"batch_size": 4, "steps": 7}
+    with pytest.raises(ValidationError, match=r"pretrain_steps is pretraining\.steps: give one of them"):
+        Renamed(pretrain_steps=7, pretraining={"steps": 7})
+    (mark,) = Renamed.model_fields["pretraining"].metadata
+    assert mark.identity("pretraining", {"steps": 7}) == {"pretrain_steps": 7}
+    assert mark.identity("pretraining", {"epochs": 2.0, "steps": 3}) == {
+        "pretrain_steps": 3,
+        "pretraining": {"epochs": 2.0},
+    }

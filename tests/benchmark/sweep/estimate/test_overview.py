@@ -14,6 +14,7 @@ from tissuebench.cli.main import cli
 from tissuebench.methods.api.registry import all_methods, register
 from tissuebench.methods.api.stage import Stage
 from tissuebench.methods.supervised import Supervised
+from tissuebench.plans.expand import with_controls
 from tissuebench.plans.schema import load_plan, plan_names
 from tissuebench.sweep.estimate.overview import overview
 
@@ -124,7 +125,7 @@ def test_features_that_are_there_and_nothing_left(bench):
 def test_every_plan_that_ships_names_methods_that_exist(name):
     plan = load_plan(name)
     assert set(plan.methods) <= set(all_methods())
-    assert {"supervised", "full"} < set(plan.methods)
+    assert {"supervised", "full"} < set(with_controls(tuple(plan.methods)))
 
 
 def test_the_plan_for_a_paper_crosses_seeds_and_draws():
