@@ -30,11 +30,11 @@ class Training:
     def line(self) -> str:
         """The training in words."""
         low, high = self.steps
-        steps = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        steps = ("1 step" if high == 1 else f"{low:,} steps") if low == high else f"{low:,} to {high:,} steps"
         epochs = f"{self.epochs:g} epochs, " if self.epochs else ""
         stage = "" if self.stage == self.method else f", {self.stage}"
         return (
-            f"{self.method}{stage}: {epochs}{steps} steps of {self.tiles} tiles; {self.optimizer}, rate "
+            f"{self.method}{stage}: {epochs}{steps} of {self.tiles} tiles; {self.optimizer}, rate "
             f"{self.learning_rate:g}, {self.rate_schedule}"
         )
 
