@@ -19,6 +19,7 @@ from tissuebench.common.files import write_aside
 from tissuebench.common.hashing import Json, canonical_json
 from tissuebench.common.protocol import PROTOCOL_VERSION
 from tissuebench.errors import DataError
+from tissuebench.results.records.former_names import present_name
 from tissuebench.results.records.object_metrics import SUMS
 from tissuebench.results.records.object_sums import ObjectSums
 from tissuebench.results.records.pseudo_mask_quality import PseudoQuality
@@ -317,25 +318,6 @@ def is_outdated(path: Path) -> bool:
         return False
 
 
-_ONCE_PARTIAL = {
-    "multilayer_pseudo_published": "multilayer_pseudo_maps",
-    "diffusion_published": "diffusion_published[training=plan]",
-    "diffusion_published_scratch": "diffusion_published_scratch[training=plan]",
-}
-"""Names that stood for parts of a published recipe, trained as the plan said, and what these are called since."""
-
-
-def _present_name(variant: str, identity: Mapping[str, Any]) -> str:
-    """Return the name of a variant; one of a recipe's name whose settings lack its training is not that recipe."""
-    name, bracket, settings = variant.partition("[")
-    if name not in _ONCE_PARTIAL or "training" in identity.get("config", {}):
-        return variant
-    present = _ONCE_PARTIAL[name]
-    if not bracket:
-        return present
-    return f"{present[:-1]},{settings}" if present.endswith("]") else f"{present}[{settings}"
-
-
 def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
     metadata = table.schema.metadata or {}
     if METADATA_KEY not in metadata:
@@ -352,7 +334,7 @@ def _from_table(cls: type[TrialResult], table: pa.Table) -> TrialResult:
     one = {name: values[0] for name, values in same.items()}
     if one["trial_id"] != meta["trial_id"]:
         raise ValueError("rows and metadata are of different trials")
-    one["method"] = _present_name(one["method"], meta["identity"])
+    one["method"] = present_name(one["method"], meta["identity"])
     k = len(meta["classes"])
     objects = None
     if header is not None:

@@ -200,8 +200,7 @@ def _sentences(shown: Overview) -> list[str]:
     disk = shown.estimate.disk
     if not shown.estimate.sources:
         return [*lines, "nothing left to run"]
-    if any(each.epochs for each in shown.trainings) or len({each.optimizer for each in shown.trainings}) > 1:
-        lines += [f"training: {each.line}" for each in shown.trainings]
+    lines += [f"training: {each.line}" for each in shown.trainings]
     low, high = (about(seconds) for seconds in shown.seconds)
     slots = shown.estimate.slots
     took = f"about {low}" if low == high else f"{low} to {high}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tissuebench.results.records.trial_result import _present_name
+from tissuebench.results.records.former_names import present_name
 
 PARTIAL, WHOLE = {"config": {"gate": 0.1}}, {"config": {"gate": 0.1, "training": {"epochs": 30}}}
 
@@ -22,4 +22,4 @@ PARTIAL, WHOLE = {"config": {"gate": 0.1}}, {"config": {"gate": 0.1, "training":
     ],
 )
 def test_a_result_without_the_recipes_training_does_not_bear_its_name(name, identity, present):
-    assert _present_name(name, identity) == present
+    assert present_name(name, identity) == present
