@@ -30,7 +30,7 @@ LONG = frozenset(
         "docs/tutorial.md",
     }
     | {"docs/trouble.md", "docs/wandb.md", "docs/methods/complementary.md", "docs/methods/controls.md"}
-    | {"docs/methods/mean_teacher.md", "docs/methods/multilayer_pseudo.md"}
+    | {"docs/methods/index.md", "docs/methods/mean_teacher.md", "docs/methods/multilayer_pseudo.md"}
 )
 """Pages that take more than half a minute: left to the slow tests. That their commands exist is a quick one."""
 
