@@ -10,6 +10,7 @@ import pytest
 
 from tests.docs.pages import ROOT, blocks, commands, page_names, source
 from tissuebench.cli.main import cli
+from tissuebench.common.own_settings import Own
 from tissuebench.datasets.catalog import find_recipe
 from tissuebench.datasets.labels.budget_spec import parse_spec
 from tissuebench.methods.api.registry import all_methods, find_method
@@ -110,11 +111,13 @@ def test_keys_of_plans_exist_and_take_the_values(page):
         name, given, _ = key.partition("=")
         first, _, rest = name.partition(".")
         if first == "methods":
-            method, _, setting = rest.partition(".")
+            method, setting, *own = rest.split(".")
             if method in ("NAME", "mine"):
                 continue
             fields = find_method(method).Config.model_fields
             assert setting in fields, f"{page}: {key}"
+            for mark in (one for one in fields[setting].metadata if own and isinstance(one, Own)):
+                assert own[0] in mark.model.model_fields, f"{page}: {key}"
             plan = load_plan("smoke", (key,) if given else ())
             variants_of(plan, method)
             continue
