@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class GateOn(StrEnum):
-    """What the gate multiplies: ``probabilities``, as in the article, or ``logits``, as in the official code."""
+    """Maps that the gate multiplies: ``probabilities``, as in the article, or ``logits``, as in the official code."""
 
     PROBABILITIES = "probabilities"
     LOGITS = "logits"
