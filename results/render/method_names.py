@@ -12,7 +12,7 @@ from tissuebench.results.records.trial_result import method_of
 
 _LONGEST = 40
 _OPEN, _CLOSE = "[({", "])}"
-_KEY = re.compile(r"\w+=")
+_KEY = re.compile(r"\w[\w.]*=")
 
 
 def short_names(arms: Set[str], longest: int = _LONGEST) -> tuple[dict[str, str], dict[str, str]]:
