@@ -14,6 +14,7 @@ from tissuebench.errors import ConfigError
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.pseudo_labels import tag_classifier
 from tissuebench.methods.pseudo_labels.tag_classifier import LAYERS
+from tissuebench.plans.schema import Plan
 from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.jobs import TaskKind
@@ -22,7 +23,7 @@ from tissuebench.training.fit import Interrupted, weights_of
 from tissuebench.training.pseudo_mask_store import PseudoMasks
 
 FROZEN = ("network.encoder_mode=frozen", "network.encoder=tf_efficientnet_lite0", "network.weights=package")
-OURS, PUBLISHED, CONTROL = FAMILY = ("multilayer_pseudo", "multilayer_pseudo_published", "tag_fill")
+OURS, PUBLISHED, CONTROL = FAMILY = ("multilayer_pseudo", "multilayer_pseudo_maps", "tag_fill")
 FEW = tuple(
     f"methods.{name}.{setting}"
     for name in (OURS, PUBLISHED)
@@ -31,8 +32,11 @@ FEW = tuple(
 
 
 def planned(bench, *methods, budget="tags:2p", of=(), steps=4):
-    """Trials of a few steps; ``of`` are settings of the first method or, with a dot, of anything."""
-    own = [setting if "." in setting.split("=")[0] else f"methods.{methods[0]}.{setting}" for setting in of]
+    """Trials of a few steps; ``of`` are settings of the first method, or of a section of the plan."""
+    own = [
+        setting if setting.partition(".")[0] in Plan.model_fields else f"methods.{methods[0]}.{setting}"
+        for setting in of
+    ]
     plan = bench.plan("seeds=[0]", f"budgets=['{budget}']", f"training.steps={steps}", *FEW, *own)
     return bench.trials(plan, *methods)
 

@@ -27,8 +27,10 @@ from tissuebench.training.fit import fit
 
 REAL_METHODS = {name: kind for name, kind in all_methods().items() if kind.__module__.startswith("tissuebench.")}
 STAGED = [name for name, kind in REAL_METHODS.items() if kind.stages(kind.Config(), TrainingSettings())]
-TAGGED, DENOISING = ("multilayer_pseudo", "multilayer_pseudo_published"), ("diffusion", "diffusion_published")
+TAGGED = ("multilayer_pseudo", "multilayer_pseudo_maps", "multilayer_pseudo_published")
+DENOISING = ("diffusion", "diffusion_published")
 CONTRASTED = ("anatomical_contrast", "anatomical_contrast_published")
+RECIPES = (TAGGED[-1], DENOISING[-1], CONTRASTED[-1])  # trained as published, unless told otherwise
 N_STAGES = dict.fromkeys(CONTRASTED, 2)
 FEW = tuple(
     f"methods.{name}.{setting}"
@@ -50,6 +52,8 @@ FEW = tuple(
     for name in names
     for setting in settings
 )
+FEW += tuple(f"methods.{name}.training.{key}=4" for name in RECIPES for key in ("steps", "batch_size"))
+FEW += (f"methods.{TAGGED[-1]}.classifier_width=8",)
 
 
 @pytest.fixture(autouse=True)

@@ -31,7 +31,7 @@ NETWORK = {
     "decoder_channels": 32,
     "dropout": 0.25,
 }
-NOW = {"strong": 0.3, "weak": 0.3, "ramp": 0, "attention": None, "width": 8}
+NOW = {"strong": 0.3, "weak": 0.3, "ramp": 0, "attention": None, "width": 8, "classifier_width": 8}
 """Settings, of methods that have them, with which every term counts from the first step on: an untrained teacher is sure
 enough, and attention leaves something of deepest maps of a single pixel."""
 QUICK = ("complementary", "mean_teacher", "anatomical_contrast", "multilayer_pseudo", "diffusion")
@@ -47,7 +47,9 @@ class Lab:
 
     def documents(self, names, batch_size):
         for name in names:
-            settings = {key: value for key, value in NOW.items() if key in SHIPPED[name].Config.model_fields}
+            own = {"training": {"steps": 1, "batch_size": batch_size}}  # of a recipe, which the plan does not train
+            fields = SHIPPED[name].Config.model_fields
+            settings = {key: value for key, value in {**NOW, **own}.items() if key in fields}
             document = {
                 "budgets": ["minutes:60" if "tags" in SHIPPED[name].consumes else "masks:3p"],
                 "seeds": [0],
