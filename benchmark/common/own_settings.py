@@ -91,10 +91,11 @@ def in_place_of(shared: SettingsT, own: Mapping[str, Any], where: str = "") -> S
         return type(shared).model_validate({**kept, **own})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(filter(None, (where, *map(str, first["loc"]))))
+        key = ".".join(map(str, first["loc"]))
+        said = f"key {key!r}: " * bool(key) + str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            raise ConfigError(unknown_name("key", place, type(shared).model_fields)) from None
-        raise ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+            said = unknown_name("key", key, type(shared).model_fields)
+        raise ConfigError(": ".join(filter(None, (where, said)))) from None
 
 
 def _undisplaced(model: type[Settings], values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
