@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tissuebench.common.own_settings import in_place_of
 from tissuebench.common.settings import Settings
 from tissuebench.datasets.ingest.dataset import dataset_folder
 from tissuebench.datasets.labels.budget import LabelBudget
@@ -52,12 +53,25 @@ def configured(plan: Plan, methods: Sequence[str]) -> list[Variant]:
     """Return the variants of these methods and their controls, controls first.
 
     Raises:
-        ConfigError: unknown method or setting, or a grid whose variants would be scored on the test part.
+        ConfigError: unknown method or setting, settings of a stage that contradict each other, or a grid whose variants
+            would be scored on the test part.
     """
     # Requested methods come first: controls follow them, and a wrong key is reported under the name the user gave.
     found = {name: variants_of(plan, name) for name in (*methods, *with_controls(methods))}
-    refuse_choice_on_test([variant for variants in found.values() for variant in variants], plan.evaluation.part)
+    variants = [variant for of_method in found.values() for variant in of_method]
+    refuse_choice_on_test(variants, plan.evaluation.part)
+    for variant in variants:
+        _check_own_settings(plan, variant)
     return [variant for name in with_controls(methods) for variant in found[name]]
+
+
+def _check_own_settings(plan: Plan, variant: Variant) -> None:
+    """Raise ``ConfigError`` if settings that a stage has of its own contradict the plan's or each other."""
+    kind, config = find_method(variant.method), variant.config
+    kind.training_of(config, plan.training)
+    kind.augmentation_of(config, plan.augmentation)
+    for stage in kind.stages(config, plan.training):
+        in_place_of(plan.augmentation, stage.augmentation, f"stage {stage.name!r}: augmentation")
 
 
 def expand(

@@ -156,7 +156,7 @@ def validated(model: type[ModelT], document: dict[str, Any], where: str) -> Mode
             prefix = "".join(f"{part}." for part in location[:-1])
             known = [f"{prefix}{name}" for name in (parent.model_fields if parent else {})]
             raise ConfigError(f"{where}: {unknown_name('key', '.'.join(location), known)}") from None
-        message = first["msg"].replace("a valid tuple", "a list, as in [a, b]")
+        message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list, as in [a, b]")
         raise ConfigError(f"{where}: key {'.'.join(location)!r}: {message}") from None
 
 

@@ -46,6 +46,29 @@ def test_draws_of_a_plan_are_counted(tmp_path):
     assert "3 trials of full masks:all: to run" in said
 
 
+@pytest.mark.parametrize(
+    ("method", "setting", "says"),
+    [
+        (
+            "diffusion_published",
+            "training.nesterov=true",
+            "methods.diffusion_published.training: nesterov has no effect",
+        ),
+        ("diffusion", "pretraining.momentum=0.9", "methods.diffusion.pretraining: momentum has no effect"),
+        (
+            "diffusion",
+            "pretraining_augmentation.blur_from=3",
+            "stage 'pretrain': augmentation: blur_from (3) is larger",
+        ),
+    ],
+)
+def test_a_stage_that_contradicts_itself_is_told_before_any_data_is_made(tmp_path, method, setting, says):
+    options = ["run", "--method", method, "--set", f"methods.{method}.{setting}", "--dry-run", "--home", str(tmp_path)]
+    done = CliRunner().invoke(cli, options)
+    assert done.exit_code != 0 and str(done.exception).startswith(says)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_of_ones_own_slides_the_manifest_is_read(tiny_source, tmp_path):
     where = ("--dataset", "folder", "--data-root", tiny_source, "--home", tmp_path)
     said = typed("run", "--method", "supervised", "--dry-run", *where)
