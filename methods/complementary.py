@@ -30,6 +30,7 @@ from tissuebench.methods.api import (
     Supervision,
     Task,
     TrainingBatch,
+    forward_together,
     masked_cross_entropy,
     register,
 )
@@ -110,12 +111,14 @@ class Complementary(Method[ComplementarySettings]):
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> Tensor:
         """Return the sum of both losses; with weight 0 the step equals that of ``supervised``, bit for bit."""
         annotated, diagnosed = batch[ANNOTATED], batch[DIAGNOSED]
-        loss = masked_cross_entropy(self.network(annotated.inputs), annotated.masks)
         weight = self.config.weight * min(1.0, self.progress / self.config.ramp if self.config.ramp else 1.0)
+        streams = (annotated, diagnosed) if weight else (annotated,)
+        logits = forward_together(self.network, *streams)
+        loss = masked_cross_entropy(logits[0], annotated.masks)
         self.log("loss/masks", loss)
         if weight == 0:
             return loss
-        complementary = self.complementary_loss(self.network(diagnosed.inputs), diagnosed.excluded)
+        complementary = self.complementary_loss(logits[1], diagnosed.excluded)
         self.log("loss/complementary", complementary)
         return loss + weight * complementary
 

@@ -22,6 +22,7 @@ from tissuebench.datasets.types import (
 from tissuebench.methods.api.method import ANNOTATED, Method, RecipeSettings, masked_cross_entropy
 from tissuebench.methods.api.registry import all_methods, find_method, register
 from tissuebench.methods.api.stage import Snapshot, Stage, Task, Trainable
+from tissuebench.methods.api.together import forward_together
 from tissuebench.methods.api.training_settings import RateSchedule, TrainingSettings
 from tissuebench.methods.losses.pooling import pooled
 from tissuebench.methods.networks import Encoded, Segmenter, build_segmenter
@@ -54,6 +55,7 @@ __all__ = [
     "all_methods",
     "build_segmenter",
     "find_method",
+    "forward_together",
     "in_place_of",
     "inherited",
     "masked_cross_entropy",

@@ -1,16 +1,16 @@
 """Complementary-label losses: the classes that a diagnosis rules out, as a loss on every pixel of the case.
 
 Notation: logits z, p = softmax(z) over K classes; S = classes excluded for the sample, A = all others; T = classes that
-some diagnosis can exclude (S is a subset of T). All losses are maps (B, H, W), evaluated in float32 through
-log-sum-exp, exact and finite for any finite logits, without an epsilon.
+some diagnosis can exclude (S is a subset of T). All losses are maps (B, H, W), evaluated in float32 by
+``exclusion_loss``, exact and finite for any finite logits, without an epsilon.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from tissuebench.methods.losses.exclusion import exclusion_loss, probability_of
 from tissuebench.methods.losses.pooling import pooled
 
 _OFFICIAL_EPS = 1e-5
@@ -32,14 +32,14 @@ def set_wise(logits: Tensor, excluded: Tensor, gamma: float) -> Tensor:
         (B, H, W) float32, 0 where S is empty.
 
     Raises:
-        ValueError: S contains every class.
+        ValueError: S contains every class (checked on CPUs only, see ``exclusion_loss``).
 
     Examples:
         >>> logits, excluded = torch.zeros(1, 4, 8, 8), torch.tensor([[False, False, True, True]])
         >>> round(set_wise(logits, excluded, gamma=0.0).mean().item(), 4)  # log 2
         0.6931
     """
-    return _exclusion(logits.float(), excluded, ~excluded, gamma)
+    return exclusion_loss(logits.float(), excluded, ~excluded, gamma)
 
 
 def conditional_set_wise(logits: Tensor, excluded: Tensor, dependent: Tensor, gamma: float) -> Tensor:
@@ -70,11 +70,8 @@ def conditional_set_wise(logits: Tensor, excluded: Tensor, dependent: Tensor, ga
     logits = logits.float()
     allowed = dependent & ~excluded
     informative = allowed.any(dim=1, keepdim=True)
-    excluded = excluded & informative
-    allowed = torch.where(informative, allowed, dependent)
-    with torch.no_grad():
-        weight = (logits.softmax(dim=1) * dependent.view(1, -1, 1, 1)).sum(dim=1)
-    return weight * _exclusion(logits, excluded, allowed, gamma)
+    weight = probability_of(logits, dependent)
+    return weight * exclusion_loss(logits, excluded & informative, torch.where(informative, allowed, dependent), gamma)
 
 
 def forward_corrected(logits: Tensor, observation: Tensor, gamma: float, official_clip: bool = False) -> Tensor:
@@ -103,46 +100,11 @@ def forward_corrected(logits: Tensor, observation: Tensor, gamma: float, officia
         p = logits.softmax(dim=1).clamp(_OFFICIAL_EPS, 1 - _OFFICIAL_EPS)
         q = (p * observation[:, :, None, None]).sum(dim=1)
         return -((1 - q) ** gamma) * q.log()
-    log_observation = observation.float().log()[:, :, None, None]  # log 0 = -inf drops the class from the sum
-    log_q = (logits + log_observation).logsumexp(dim=1) - logits.logsumexp(dim=1)
-    log_q = log_q.clamp(max=0.0)
-    if gamma == 0:
-        return -log_q
-    return (-torch.expm1(log_q)).clamp(min=0.0) ** gamma * -log_q
+    observation = observation.float()
+    return exclusion_loss(logits, 1 - observation, observation, gamma)
 
 
 def pooled_mean(loss: Tensor, valid: Tensor) -> Tensor:
     """Return the mean over all valid pixels of the whole batch; a graph-connected 0 if there are none."""
     weights = valid.to(loss.dtype)
     return pooled((loss * weights).sum(), weights.sum())
-
-
-def _exclusion(logits: Tensor, excluded: Tensor, allowed: Tensor, gamma: float) -> Tensor:
-    """Return ``sigmoid(d)^gamma softplus(d)``, d = lse(z[excluded]) - lse(z[allowed]); 0 where nothing is excluded."""
-    if not bool(allowed.any(dim=1).all()):
-        raise ValueError("all classes of a sample are excluded; drop such samples")
-    empty = ~excluded.any(dim=1)
-    # An all -inf row has no gradient: samples without an excluded class are given all classes and masked afterwards.
-    safe = excluded | empty[:, None]
-    d = _lse_difference(logits, safe, allowed)
-    loss = functional.softplus(d)
-    if gamma:
-        loss = torch.sigmoid(d) ** gamma * loss
-    return torch.where(empty[:, None, None], torch.zeros_like(loss), loss)
-
-
-def _lse_difference(logits: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """Return ``lse(z[one]) - lse(z[other])`` of two disjoint non-empty sets of classes, with one exponential per logit.
-
-    Each set is shifted by its own largest logit, so that neither underflows however far apart they are; logits in
-    neither set are shifted by the overall maximum and not summed.
-    """
-    one, other = one[:, :, None, None], other[:, :, None, None]
-    with torch.no_grad():
-        largest_one = logits.masked_fill(~one, -torch.inf).amax(dim=1, keepdim=True)
-        largest_other = logits.masked_fill(~other, -torch.inf).amax(dim=1, keepdim=True)
-        neither = logits.amax(dim=1, keepdim=True)
-        shift = torch.where(one, largest_one, torch.where(other, largest_other, neither))
-    scaled = (logits - shift).exp()
-    sum_one, sum_other = (scaled * one).sum(dim=1), (scaled * other).sum(dim=1)
-    return (sum_one / sum_other).log() + (largest_one - largest_other).squeeze(1)
