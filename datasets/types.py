@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args, overload
@@ -167,6 +167,7 @@ class TileBatch:
             for a ``masks`` stream.
         tags: (B, K) bool, classes present in the tile, none if each covers too little; only for a ``tags`` stream.
         excluded: (B, K) bool, classes that the diagnosis excludes; only for a ``diagnosis`` stream.
+        excluded_on_host: ``excluded`` on the CPU, once the batch is on another device.
         pseudo_masks: (B, L, H, W) class ids from an earlier stage, with the dtypes of ``masks``; only for a stream with
             ``pseudo``.
         step: the optimiser step that the batch belongs to.
@@ -180,6 +181,7 @@ class TileBatch:
     masks: torch.Tensor | None = None
     tags: torch.Tensor | None = None
     excluded: torch.Tensor | None = None
+    excluded_on_host: torch.Tensor | None = None
     pseudo_masks: torch.Tensor | None = None
     offset: int = 0
     total: int = 0
@@ -201,6 +203,18 @@ class TileBatch:
         if self.images is None:
             raise ValueError("these tiles have cached features in place of images; override wants_images to get images")
         return self.images
+
+    @property
+    def excluded_sets(self) -> torch.Tensor:
+        """``excluded`` on the CPU, for code that decides by its values: reading them from a GPU would wait for it.
+
+        Raises:
+            ValueError: the tiles are not of a ``diagnosis`` stream.
+        """
+        found = self.excluded if self.excluded_on_host is None else self.excluded_on_host
+        if found is None:
+            raise ValueError("these tiles have no excluded classes; only those of a diagnosis stream do")
+        return found
 
     @property
     def whole(self) -> int:
@@ -226,41 +240,38 @@ class TileBatch:
         """
         return drawn[self.offset : self.offset + self._own]
 
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """Return all tensors of the tiles but ``excluded_on_host``."""
+        yield from self.features or ()
+        for name in _TENSORS:
+            tensor = getattr(self, name)
+            if tensor is not None:
+                yield tensor
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> TileBatch:
-        """Return the batch with all tensors on ``device``."""
-
-        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=non_blocking)
-
-        features = self.features
-        if features is not None:
-            features = tuple(feature.to(device, non_blocking=non_blocking) for feature in features)
-        return replace(
-            self,
-            images=move(self.images),
-            features=features,
-            masks=move(self.masks),
-            tags=move(self.tags),
-            excluded=move(self.excluded),
-            pseudo_masks=move(self.pseudo_masks),
-        )
+        """Return the batch with all tensors on ``device``; from another one, ``excluded`` is also kept on the CPU."""
+        moved = self._changed(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        if str(device).startswith("cpu"):
+            return replace(moved, excluded_on_host=None)
+        is_here = self.excluded is not None and self.excluded.device.type == "cpu"
+        return replace(moved, excluded_on_host=self.excluded if is_here else self.excluded_on_host)
 
     def pin_memory(self) -> TileBatch:
         """Return the batch in page-locked memory, for asynchronous copies to a GPU."""
+        return self._changed(lambda tensor: tensor.pin_memory())
 
-        def pin(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.pin_memory()
+    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> TileBatch:
+        changed: dict[str, Any] = {}
+        if self.features is not None:
+            changed["features"] = tuple(change(feature) for feature in self.features)
+        for name in _TENSORS:
+            tensor = getattr(self, name)
+            if tensor is not None:
+                changed[name] = change(tensor)
+        return replace(self, **changed)
 
-        features = None if self.features is None else tuple(feature.pin_memory() for feature in self.features)
-        return replace(
-            self,
-            images=pin(self.images),
-            features=features,
-            masks=pin(self.masks),
-            tags=pin(self.tags),
-            excluded=pin(self.excluded),
-            pseudo_masks=pin(self.pseudo_masks),
-        )
+
+_TENSORS = ("images", "masks", "tags", "excluded", "pseudo_masks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +335,10 @@ class StreamName(str, Generic[BatchT]):
 
 class TrainingBatch(dict[str, TileBatch]):
     """Tiles of one step, by stream name."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> TrainingBatch:
+        """Return the batch with all tensors on ``device``."""
+        return TrainingBatch((name, tiles.to(device, non_blocking)) for name, tiles in self.items())
 
     if TYPE_CHECKING:
 

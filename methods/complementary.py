@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import cast
 
 import torch
 from pydantic import Field
@@ -92,7 +91,7 @@ class Complementary(Method[ComplementarySettings]):
 
     def __init__(self, task: Task, config: ComplementarySettings) -> None:
         super().__init__(task, config)
-        self.register_buffer("dependent", torch.tensor(task.class_map.dependent), persistent=False)
+        self._dependent = torch.tensor(task.class_map.dependent)  # on the CPU, as the sets of each batch
         # Shuffled and uniform streams have no groups of equal weight.
         self._balanced = config.balanced and task.training.sampling is Sampling.BALANCED
         sets = [excluded_classes([name], task.class_map).tolist() for name in task.class_map.diagnoses]
@@ -118,7 +117,7 @@ class Complementary(Method[ComplementarySettings]):
         self.log("loss/masks", loss)
         if weight == 0:
             return loss
-        complementary = self.complementary_loss(logits[1], diagnosed.excluded)
+        complementary = self.complementary_loss(logits[1], diagnosed.excluded_sets)
         self.log("loss/complementary", complementary)
         return loss + weight * complementary
 
@@ -127,18 +126,19 @@ class Complementary(Method[ComplementarySettings]):
 
         Args:
             logits: (B, K, H, W).
-            excluded: (B, K) bool; samples that exclude no class or all classes are not counted.
+            excluded: (B, K) bool on the CPU; samples that exclude no class or all classes are not counted.
         """
-        config, dependent = self.config, cast("Tensor", self.dependent)
+        config = self.config
         informative = excluded.any(dim=1) & ~excluded.all(dim=1)
         excluded = excluded & informative[:, None]
         if config.form is Form.CONDITIONAL:
-            loss = conditional_set_wise(logits, excluded, dependent, config.gamma)
+            loss = conditional_set_wise(logits, excluded, self._dependent, config.gamma)
         elif config.form is Form.SET_WISE:
             loss = set_wise(logits, excluded, config.gamma)
         else:
             observation = observation_probabilities(excluded, self._of_diagnoses, self._balanced, config.max_excluded)
             loss = forward_corrected(logits, observation, config.gamma, config.official_clip)
+        informative = informative.to(loss.device, non_blocking=True)
         return pooled_mean(loss, informative[:, None, None].expand_as(loss))
 
 

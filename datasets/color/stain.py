@@ -88,7 +88,7 @@ def jitter_stains(images: Tensor, factors: Tensor, shifts: Tensor) -> Tensor:
     distilled stain-invariant convolutional networks", 2018; strengths compared in Tellez et al., "Quantifying the
     effects of data augmentation and stain color normalization", 2019: light is .05, strong is .2.
     """
-    alpha, beta = (each.to(images)[:, :, None, None] for each in (factors, shifts / _UNIT))
+    alpha, beta = (each.to(images, non_blocking=True)[:, :, None, None] for each in (factors, shifts / _UNIT))
     return hed_to_rgb(rgb_to_hed(images) * alpha + beta)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from tissuebench.common.hashing import derive_seed
 from tissuebench.datasets.color.stain import jitter_stains
-from tissuebench.datasets.loading.augment_settings import N_ORIENTATIONS, AugmentSettings, BlurSigma, ColorJitter
+from tissuebench.datasets.loading.augment_settings import AugmentSettings, BlurSigma, ColorJitter
 
 _OF_THE_BATCH = ("order", "forward_input_shape")
 """Parameters that kornia draws once per batch; all its other parameters have one entry per sample."""
@@ -74,13 +74,25 @@ def orient_arrays(batch: NDArray[np.uint8], orientations: Sequence[int]) -> NDAr
 
 
 def orient_each(batch: Tensor, orientations: Tensor) -> Tensor:
-    """Apply ``orient`` to a (B, ..., S, S) batch, with its own orientation for each sample."""
-    result = torch.empty_like(batch)
-    for orientation in range(N_ORIENTATIONS):
-        chosen = (orientations == orientation).to(batch.device)
-        if chosen.any():
-            result[chosen] = orient(batch[chosen], orientation)
-    return result
+    """Apply ``orient`` to a (B, ..., S, S) batch, with its own orientation for each sample, (B,) on the CPU."""
+    if batch.device.type == "cpu":
+        result = torch.empty_like(batch)
+        for own, sample, orientation in zip(result, batch, orientations.tolist(), strict=True):
+            own.copy_(orient(sample, orientation))
+        return result
+    for change, is_changed in zip(_CHANGES, _CHANGED[:, orientations], strict=True):
+        chosen = is_changed.view(-1, *[1] * (batch.ndim - 1)).to(batch.device, non_blocking=True)
+        batch = torch.where(chosen, change(batch), batch)
+    return batch
+
+
+_CHANGES: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda batch: batch.transpose(-2, -1),
+    lambda batch: batch.flip(-2),
+    lambda batch: batch.flip(-1),
+)
+_CHANGED = torch.tensor([[0, 1, 0, 1, 0, 1, 0, 1], [0, 1, 1, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 1, 0, 0]]) > 0
+"""Which of ``_CHANGES`` make up each orientation, (3, 8): a few operations of a whole batch, whatever is in it."""
 
 
 def augment(
@@ -160,7 +172,9 @@ def _chosen(seed: int, name: str, n_samples: int, probability: float) -> Tensor:
 
 def _for_some(images: Tensor, changed: Tensor, chosen: Tensor) -> Tensor:
     return (
-        changed if bool(chosen.all()) else torch.where(chosen.to(images.device)[:, None, None, None], changed, images)
+        changed
+        if bool(chosen.all())
+        else torch.where(chosen.to(images.device, non_blocking=True)[:, None, None, None], changed, images)
     )
 
 
@@ -174,7 +188,7 @@ def _zoom(batch: Tensor, zooms: Tensor, mode: str) -> Tensor:
     """Zoom a batch (B, C, S, S) about its centre, mirrored beyond the border."""
     size = batch.shape[-1]
     centres = (torch.arange(size, device=batch.device) * 2 + 1) / size - 1
-    places = centres / zooms.to(batch.device)[:, None]
+    places = centres / zooms.to(batch.device, non_blocking=True)[:, None]
     x = places[:, None, :].expand(-1, size, -1)
     grid = torch.stack([x, x.transpose(1, 2)], dim=-1)
     return functional.grid_sample(batch, grid, mode=mode, padding_mode="reflection", align_corners=False)
@@ -194,7 +208,9 @@ def _blur(images: Tensor, sigmas: Tensor, settings: AugmentSettings) -> Tensor:
 
     radius = math.ceil(3 * settings.blur) if settings.blur_kernel is None else settings.blur_kernel // 2
     radius = min(radius, images.shape[-1] - 1)
-    blurred: Tensor = gaussian_blur2d(images, 2 * radius + 1, sigmas.clamp(min=_SHARPEST).to(images.device))
+    blurred: Tensor = gaussian_blur2d(
+        images, 2 * radius + 1, sigmas.clamp(min=_SHARPEST).to(images.device, non_blocking=True)
+    )
     return blurred
 
 

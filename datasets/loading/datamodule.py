@@ -19,6 +19,7 @@ from tissuebench.common.own_settings import in_place_of
 from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.loading.augment import augment, orient_arrays
 from tissuebench.datasets.loading.augment_settings import AugmentSettings
+from tissuebench.datasets.loading.prefetch import Prefetched
 from tissuebench.datasets.loading.sampling import Tree, distinct_tiles, draw, shuffled_places, stream_tree
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.datasets.types import Stream, Supervision, Tile, TileBatch, TrainingBatch
@@ -52,10 +53,18 @@ class PseudoSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoaderSettings:
-    """Settings for loading batches; they never change the content of a batch."""
+    """Settings for loading batches; they never change the content of a batch.
+
+    Attributes:
+        num_workers: processes that load batches; 0: this one.
+        pin_memory: whether batches are in page-locked memory.
+        prefetch_to: device to which a batch is copied while the step before it runs.
+        start_method: how the workers are started.
+    """
 
     num_workers: int = 0
     pin_memory: bool = False
+    prefetch_to: torch.device | None = None
     start_method: Literal["spawn", "fork"] = "spawn"
 
 
@@ -202,7 +211,7 @@ class StepLoader:
         stop: number of steps of the stage.
         settings: workers and pinned memory.
         done: returns the number of completed steps; by default the number of batches yielded. Batches queued in a
-            worker or in Lightning do not count in either case.
+            worker or in Lightning, or copied ahead, do not count in either case.
     """
 
     def __init__(
@@ -219,7 +228,7 @@ class StepLoader:
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         workers = self._settings.num_workers
-        loader: DataLoader[TrainingBatch] = DataLoader(
+        loader: Iterable[TrainingBatch] = DataLoader(
             self._dataset,
             batch_size=None,
             sampler=StepSampler(self._start, self._stop),
@@ -227,6 +236,8 @@ class StepLoader:
             multiprocessing_context=self._settings.start_method if workers else None,
             pin_memory=self._settings.pin_memory,
         )
+        if self._settings.prefetch_to is not None:
+            loader = Prefetched(loader, self._settings.prefetch_to)
         for step, batch in enumerate(loader, self._start):
             self._handed_out = step + 1
             yield batch
@@ -337,6 +348,12 @@ class TileDataModule(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Resume at the stored step; with a trainer, its own restored step is the same."""
         self._restored = state_dict["step"]
+
+    def transfer_batch_to_device(
+        self, batch: BatchT, device: torch.device, dataloader_idx: int
+    ) -> BatchT | TrainingBatch:
+        """Move a batch that is not there yet without waiting; Lightning moves only bare tensors this way."""
+        return batch.to(device, non_blocking=True) if isinstance(batch, TrainingBatch) else batch
 
     def on_after_batch_transfer(self, batch: BatchT, dataloader_idx: int) -> BatchT | TrainingBatch:
         """Augment on the device; labels undergo the same geometry as their images. Validation is left as it is."""

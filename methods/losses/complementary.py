@@ -2,7 +2,8 @@
 
 Notation: logits z, p = softmax(z) over K classes; S = classes excluded for the sample, A = all others; T = classes that
 some diagnosis can exclude (S is a subset of T). All losses are maps (B, H, W), evaluated in float32 by
-``exclusion_loss``, exact and finite for any finite logits, without an epsilon.
+``exclusion_loss``, exact and finite for any finite logits, without an epsilon. Sets of classes may be on the CPU, where
+the host can look at them, whatever the device of the logits.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def set_wise(logits: Tensor, excluded: Tensor, gamma: float) -> Tensor:
         (B, H, W) float32, 0 where S is empty.
 
     Raises:
-        ValueError: S contains every class (checked on CPUs only, see ``exclusion_loss``).
+        ValueError: S contains every class; see ``exclusion_loss``.
 
     Examples:
         >>> logits, excluded = torch.zeros(1, 4, 8, 8), torch.tensor([[False, False, True, True]])
@@ -98,7 +99,7 @@ def forward_corrected(logits: Tensor, observation: Tensor, gamma: float, officia
     logits = logits.float()
     if official_clip:
         p = logits.softmax(dim=1).clamp(_OFFICIAL_EPS, 1 - _OFFICIAL_EPS)
-        q = (p * observation[:, :, None, None]).sum(dim=1)
+        q = (p * observation[:, :, None, None].to(p.device, non_blocking=True)).sum(dim=1)
         return -((1 - q) ** gamma) * q.log()
     observation = observation.float()
     return exclusion_loss(logits, 1 - observation, observation, gamma)

@@ -32,7 +32,7 @@ def exclusion_loss(logits: Tensor, against: Tensor, towards: Tensor, gamma: floa
 
     Args:
         logits: z, (B, K, H, W) float32.
-        against: u, (B, K), 0 or more; a sample whose u are all 0 gives 0, without a gradient.
+        against: u, (B, K), 0 or more, there or on the CPU; a sample whose u are all 0 gives 0, without a gradient.
         towards: v, (B, K), 0 or more.
         gamma: focal exponent, 0 or more.
 
@@ -40,15 +40,17 @@ def exclusion_loss(logits: Tensor, against: Tensor, towards: Tensor, gamma: floa
         (B, H, W) float32.
 
     Raises:
-        ValueError: all v of a sample are 0. Checked on CPUs; on other devices, where looking would make the host wait,
-            the loss of such a sample is huge.
+        ValueError: all v of a sample are 0; not checked for weights on a GPU, as reading them would wait for it.
 
     Examples:
         >>> logits, against = torch.zeros(1, 4, 8, 8), torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         >>> round(exclusion_loss(logits, against, 1 - against, gamma=0.0).mean().item(), 4)  # log 2
         0.6931
     """
-    loss: Tensor = _Exclusion.apply(logits, against.to(logits.dtype), towards.to(logits.dtype), gamma)
+    if towards.device.type == "cpu" and not towards.any(dim=1).all():
+        raise ValueError("all classes of a sample are excluded; drop such samples")
+    against, towards = (weights.to(logits.device, logits.dtype, non_blocking=True) for weights in (against, towards))
+    loss: Tensor = _Exclusion.apply(logits, against, towards, gamma)
     return loss
 
 
@@ -58,9 +60,9 @@ def probability_of(logits: Tensor, classes: Tensor) -> Tensor:
 
     Args:
         logits: (B, K, H, W) float32.
-        classes: (K,) bool.
+        classes: (K,) bool, there or on the CPU.
     """
-    chosen = classes.view(1, -1, 1, 1)
+    chosen = classes.view(1, -1, 1, 1).to(logits.device, non_blocking=True)
     parts = logits.split(1) if logits.device.type == "cpu" and len(logits) else (logits,)
     return torch.cat([(part.softmax(dim=1) * chosen).sum(dim=1) for part in parts])
 
@@ -97,10 +99,7 @@ class _Exclusion(torch.autograd.Function):
 
 def _classes_with_weight(weights: Tensor) -> slice | list[int]:
     """Return the classes of a sample that have a weight, (2, K); a slice, if they are consecutive, copies nothing."""
-    u, v = weights.tolist()
-    if not any(v):
-        raise ValueError("all classes of a sample are excluded; drop such samples")
-    classes = [number for number, pair in enumerate(zip(u, v, strict=True)) if any(pair)]
+    classes = [number for number, pair in enumerate(weights.T.tolist()) if any(pair)]
     first, last = classes[0], classes[-1]
     return slice(first, last + 1) if last - first + 1 == len(classes) else classes
 
@@ -124,7 +123,7 @@ def _of_sample(logits: Tensor, weights: Tensor, gamma: float, slope: Tensor) -> 
 
 
 def _of_batch(logits: Tensor, weights: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """Return loss (B, H, W) and derivative (B, K, H, W) of a batch with weights (2, B, K); each sum has its own shift."""
+    """Return loss (B, H, W) and derivative (B, K, H, W) of a batch with weights (2, B, K); each sum has its shift."""
     terms, sums, largest = [], [], []
     for own in weights[..., None, None]:
         shifted = torch.where(own > 0, logits, torch.finfo(logits.dtype).min)
