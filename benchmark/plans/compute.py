@@ -65,7 +65,8 @@ class ComputeSettings(Settings):
             GPU, or without GPUs one per core.
         processes: processes per trial; ``null``: one per GPU of its slot.
         threads: threads per process; ``null``: one on CPUs, a fair share of the cores with GPUs.
-        memory_gb: a task that exceeds this memory is ended; ``null``: a fair share of this machine's memory.
+        memory_gb: a task that exceeds this memory is ended; ``null``: a fair share of the memory of this machine
+            (of its cgroup, if that has less).
         stall_minutes: a task that makes no progress for this long is ended.
         retries: how often a lost task (killed, or its node gone) is restarted.
         checkpoint_minutes: minutes between two training checkpoints.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from functools import lru_cache
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 import tissuebench
+from tissuebench.common.cores import allotted_cores
 from tissuebench.common.hashing import Json
 
 _PACKAGES = (
@@ -28,7 +28,7 @@ def describe_environment() -> dict[str, Json]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": allotted_cores(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "revision": _revision(),

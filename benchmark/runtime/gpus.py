@@ -7,6 +7,7 @@ import socket
 import subprocess
 from dataclasses import dataclass
 
+from tissuebench.common.cores import allotted_cores
 from tissuebench.errors import ConfigError
 from tissuebench.plans.compute import ComputeSettings
 from tissuebench.runtime.processes import World
@@ -52,7 +53,7 @@ def slots_of(compute: ComputeSettings) -> list[Slot]:
     missing = sorted(set(gpus) - set(there))
     if missing:
         raise ConfigError(f"compute.gpus: this machine has no GPU {missing[0]}, it has {len(there)}")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = allotted_cores()
     processes = compute.processes
     if not gpus:
         threads, processes = compute.threads or 1, processes or 1

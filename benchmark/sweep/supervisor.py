@@ -14,6 +14,7 @@ from selectors import EVENT_READ, DefaultSelector
 
 import psutil
 
+from tissuebench.common.cores import allotted_memory
 from tissuebench.plans.compute import ComputeSettings
 from tissuebench.runtime.gpus import Slot
 from tissuebench.runtime.processes import World
@@ -42,7 +43,7 @@ class Limits:
     @classmethod
     def of(cls, compute: ComputeSettings, slots: int = 1) -> Limits:
         """Return the plan's limits; if it sets none for memory, a fair share of this machine's."""
-        memory = compute.memory_gb * 2**30 if compute.memory_gb else 0.95 * psutil.virtual_memory().total / slots
+        memory = compute.memory_gb * 2**30 if compute.memory_gb else 0.95 * allotted_memory() / slots
         return cls(compute.stall_minutes * 60, int(memory), compute.checkpoint_minutes)
 
 

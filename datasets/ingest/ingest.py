@@ -7,12 +7,12 @@ picks up where it left off and arrives at the same content hash.
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from tissuebench.common.cores import allotted_cores
 from tissuebench.common.files import exclusive
 from tissuebench.common.folders import made_aside
 from tissuebench.common.hashing import Json, content_hash
@@ -359,6 +359,5 @@ def _reading(recipe: Recipe, stain: StainNormalisation) -> Reading:
 def _processes(jobs: Sequence[SlideJob], options: IngestOptions) -> int:
     if options.workers is not None:
         return min(options.workers, len(jobs))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     total = sum(job.image.stat().st_size for job in jobs if job.image.is_file())
-    return min(cores, len(jobs), 1 + total // _BYTES_PER_PROCESS)
+    return min(allotted_cores(), len(jobs), 1 + total // _BYTES_PER_PROCESS)

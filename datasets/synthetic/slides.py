@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import multiprocessing
-import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from tissuebench.common.cores import allotted_cores
 from tissuebench.common.spawning import main_left_alone
 from tissuebench.datasets.synthetic.anatomy import CELL_PX, draw_anatomy
 from tissuebench.datasets.synthetic.cohort import Patient, SyntheticConfig, cohort, stream
@@ -69,7 +69,7 @@ def write_synthetic(folder: Path, config: SyntheticConfig, progress: Callable[[i
         (folder / name).mkdir(parents=True, exist_ok=True)
     report = progress or (lambda done, total: None)
     report(0, len(patients))
-    workers = min(len(os.sched_getaffinity(0)), len(patients))
+    workers = min(allotted_cores(), len(patients))
     if len(patients) <= FEW_SLIDES or workers < 2:
         for done, patient in enumerate(patients, start=1):
             write_slide(folder, config, patient)

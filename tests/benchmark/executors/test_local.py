@@ -14,7 +14,7 @@ from tissuebench.runtime.gpus import Slot, slots_of
 def machine(monkeypatch):
     """Eight cores and four GPUs."""
     monkeypatch.setattr(gpus, "_gpus_of_this_machine", lambda: ["0", "1", "2", "3"])
-    monkeypatch.setattr(gpus.os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(gpus, "allotted_cores", lambda: 8)
 
 
 @pytest.mark.parametrize(
