@@ -26,6 +26,7 @@ from tissuebench.cli.common import (
     section,
 )
 from tissuebench.cli.data import data
+from tissuebench.cli.doctor import doctor
 from tissuebench.cli.encoders import encoders
 from tissuebench.cli.perf import perf
 from tissuebench.cli.plan_options import PLAN_OPTIONS, Planned
@@ -149,6 +150,7 @@ cli.add("Run experiments", run, plan, status, trial, cache)
 cli.add("Prepare data", data)
 cli.add("Use results", results, predict)
 cli.add("Extend and measure", method, encoders, perf)
+cli.add("Get help", doctor)
 
 
 def main() -> None:

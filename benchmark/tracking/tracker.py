@@ -15,14 +15,10 @@ The Report of a table (``tissuebench.tracking.report``) is sent last and noted i
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
 
 import numpy as np
 import wandb
@@ -45,11 +41,11 @@ from tissuebench.tracking.about import About, about_result, comparison_of
 from tissuebench.tracking.leaderboard_content import BoardContent, curves
 from tissuebench.tracking.live import LiveRuns
 from tissuebench.tracking.log_end import end_of_log, without_secrets
+from tissuebench.tracking.reach import why_offline
 from tissuebench.tracking.report import CURVES, SCORE, ReportDefinition
 from tissuebench.tracking.upload import is_sent, save_report, sync
 from tissuebench.tracking.wandb_run import CurveLog, lines_of, open_run
 
-_ANSWER_SECONDS = 3.0
 _NOT_ANNOTATED = 255
 _NOT_INSTALLED = "it needs wandb-workspaces: pip install 'tissuebench[wandb-report]'"
 _FAILED = 1  # exit code
@@ -74,7 +70,7 @@ class Tracker:
         self.folder = home / "runs" / "wandb"
         self._reports = self.folder / "reports"
         self._reports.mkdir(parents=True, exist_ok=True)
-        self._offline = _why_offline()
+        self._offline = why_offline()
         self._live = LiveRuns(home, project, stall_seconds)
         self._asked: set[str] = set()
         self._failed: dict[str, str] = {}
@@ -359,23 +355,3 @@ def _masked(image: Path, masks: Mapping[str, Path], classes: Sequence[str], capt
             layers[name] = {"mask_data": np.asarray(mask), "class_labels": labels}
     names = [{"id": number, "name": label} for number, label in labels.items()]
     return wandb.Image(str(image), caption=caption, masks=layers, classes=names)
-
-
-def _why_offline() -> str:
-    """Return the reason why nothing can be sent, or "". Called once per sweep; takes seconds at most."""
-    mode = os.environ.get("WANDB_MODE", "online")
-    if mode != "online":
-        return f"WANDB_MODE={mode}"
-    url = wandb.setup(wandb.Settings(silent=True)).settings.base_url  # else a login asks the server for a name
-    try:
-        if not wandb.login(prompt=False, verify=False):
-            return "no API key: set WANDB_API_KEY"
-    except (wandb.errors.Error, ValueError):
-        return "the API key is malformed"
-    try:
-        urllib.request.urlopen(url, timeout=_ANSWER_SECONDS).close()  # noqa: S310 - wandb has checked its scheme
-    except HTTPError:
-        return ""  # it responds; the first run will show whether the key is valid
-    except (OSError, ValueError):
-        return f"no answer from {urlsplit(url).hostname}"
-    return ""

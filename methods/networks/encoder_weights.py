@@ -19,18 +19,11 @@ from torch import Tensor, nn
 
 from tissuebench.errors import ConfigError
 from tissuebench.methods.networks.encoder_spec import spec_of
-from tissuebench.methods.networks.hub import hub_file
+from tissuebench.methods.networks.hub import WEIGHTS_NAMES, hub_file
 from tissuebench.methods.networks.packaged_weights import packaged_file
 from tissuebench.methods.networks.settings import HUB, NetworkSettings, Weights
 from tissuebench.methods.networks.transformers_names import dinov2_names
 
-_NAMES = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "model.pth",
-)
 _CONTAINERS = ("state_dict", "model", "teacher", "module")
 _SHOWN = 3
 _SCALAR: Any = np.float64(0).__reduce__()[0]
@@ -124,14 +117,14 @@ def _file(settings: NetworkSettings) -> Path | None:
     if settings.weights == Weights.TIMM:
         spec = spec_of(settings)
         is_gated = spec.entry is not None and spec.entry.gated
-        return None if spec.hub is None else hub_file(spec.hub, _NAMES, "network.weights", is_gated)
+        return None if spec.hub is None else hub_file(spec.hub, WEIGHTS_NAMES, "network.weights", is_gated)
     if settings.weights.startswith(HUB):
-        return hub_file(settings.weights.removeprefix(HUB), _NAMES, "network.weights")
+        return hub_file(settings.weights.removeprefix(HUB), WEIGHTS_NAMES, "network.weights")
     path = Path(settings.weights)
     if path.is_dir():
-        found = next((path / name for name in _NAMES if (path / name).is_file()), None)
+        found = next((path / name for name in WEIGHTS_NAMES if (path / name).is_file()), None)
         if found is None:
-            raise ConfigError(f"network.weights: {path} holds none of {', '.join(_NAMES)}")
+            raise ConfigError(f"network.weights: {path} holds none of {', '.join(WEIGHTS_NAMES)}")
         return found
     if not path.is_file():
         raise ConfigError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     LocalEntryNotFoundError,
@@ -17,6 +17,15 @@ from huggingface_hub.errors import (
 )
 
 from tissuebench.errors import ConfigError
+
+WEIGHTS_NAMES = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.pth",
+)
+"""Files with the weights of an encoder in its repository, the preferred one first."""
 
 
 def hub_file(repository: str, names: Sequence[str], key: str, is_gated: bool = False) -> Path:
@@ -60,6 +69,12 @@ def hub_file(repository: str, names: Sequence[str], key: str, is_gated: bool = F
     if is_gated:
         raise ConfigError(f"{gated} ({reason})")
     raise ConfigError(f"{key}: cannot get {repository} from {page} ({reason}): go online, {by_hand}")
+
+
+def cached_file(repository: str, names: Sequence[str] = WEIGHTS_NAMES) -> Path | None:
+    """Return the first of these files of a repository that is in the hub's cache; None if none is."""
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)  # an object says "known not to exist"
 
 
 def _is_reachable() -> bool:

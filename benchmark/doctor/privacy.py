@@ -1,0 +1,56 @@
+"""Text that may stand in a bug report: no secrets, no names of people, machines or private servers."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tissuebench.tracking.log_end import without_secrets
+
+_SERVERS = ("HF_ENDPOINT", "WANDB_BASE_URL", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY")
+
+
+def masked(text: str) -> str:
+    """Return the text in one line, with secrets, and names of this user, machine and private servers, replaced.
+
+    The user's home directory becomes ``~``, a folder named like the user ``USER``, this machine ``HOST``, the host of a
+    server that a variable names that variable.
+
+    Examples:
+        >>> masked(f"{Path.home()}/slides: no such folder")
+        '~/slides: no such folder'
+    """
+    text = without_secrets(" ".join(text.split()))
+    for pattern, replacement in _private():
+        text = re.sub(pattern, replacement, text)
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _private() -> Iterator[tuple[str, str]]:
+    for folder in _home_directories():
+        yield rf"(?<![\w.~/-]){re.escape(folder)}(?![\w.-])", "~"
+    for variable in _SERVERS:
+        for name in (variable, variable.lower()):
+            with suppress(ValueError):
+                if host := urlsplit(os.environ.get(name, "")).hostname:
+                    yield _word(host), variable
+    host = socket.gethostname()
+    for name in {host, host.partition(".")[0]} - {"", "localhost"}:
+        yield _word(name), "HOST"
+    for name in {os.environ.get("USER", ""), os.environ.get("LOGNAME", ""), Path.home().name} - {"", "root"}:
+        yield rf"(?<=/){re.escape(name)}(?![\w.-])", "USER"
+
+
+def _home_directories() -> list[str]:
+    """Return the user's home directory as it is named and, if that is a link, as it is."""
+    home = Path.home()
+    return [folder for folder in dict.fromkeys((str(home), os.path.realpath(home))) if folder != "/"]
+
+
+def _word(name: str) -> str:
+    return rf"(?i)(?<![\w.-]){re.escape(name)}(?![\w-])"
