@@ -150,7 +150,7 @@ def lay_out(
         decided, note = choose_feature_cache(plan, data)
         notes += [note] if note else []
         trials[dataset] = expand(decided, methods, data, home, store_budgets)
-        tasks.update(build_graph(trials[dataset], data, home, plan.tracking))
+        tasks.update(build_graph(trials[dataset], data, home, plan.tracking, plan.compute.precision))
     return Sweep(plan, trials, dict(opened), Graph(tasks), notes)
 
 

@@ -20,7 +20,7 @@ from tissuebench.datasets.splits import Split
 from tissuebench.datasets.store.tile_store import TileStore
 from tissuebench.errors import ConfigError, DataError
 from tissuebench.executors.registry import find_executor
-from tissuebench.plans.compute import ComputeSettings
+from tissuebench.plans.compute import ComputeSettings, Precision
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.trial import Trial
 from tissuebench.results.metrics import miou
@@ -121,7 +121,8 @@ def _graph(found: Found, scratch: Path) -> Graph:
     data = PlannedData(TileStore(folder / "store.zarr"), Split.read(folder / "split.json"))
     if (data.store.content_hash, data.split.sha256) != (trial.store_sha256, trial.split_sha256):
         raise DataError(f"{folder}: store or split is not the one that trial {found.key} was run on")
-    return build_graph([trial], data, scratch)
+    precision = Precision(str(job.document.get("precision", Precision.AUTO)))
+    return build_graph([trial], data, scratch, precision=precision)
 
 
 def _keep(found: Found, scratch: Path, result: TrialResult, store: ResultStore) -> None:

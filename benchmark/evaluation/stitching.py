@@ -28,6 +28,7 @@ from torch import Tensor
 from tissuebench.datasets.store.tiling import offsets
 from tissuebench.methods.networks.encoded import Encoded
 from tissuebench.plans.schema import EvaluationSettings, Views
+from tissuebench.runtime.precision import autocast
 
 _PIXELS_PER_BATCH = 1 << 19
 _STRIP_PX = 1 << 20
@@ -119,7 +120,7 @@ class Stitching:
 
     def autocast(self) -> torch.autocast:
         """Return the context in which networks compute."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+        return autocast(self.device, self.precision)
 
     def starts(self, length: int) -> list[int]:
         """Return where windows begin along an edge of ``length`` px; a shorter edge has one window, of its own size."""

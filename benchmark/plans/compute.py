@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from tissuebench.common.settings import Settings
+
+
+class Precision(StrEnum):
+    """Precision of a task's networks; losses, weights and their averages are float32 in any case.
+
+    ``auto``: bf16 on a GPU that has it, else fp16 on one with tensor cores if the stage allows it, else fp32. ``bf16``,
+    ``fp16`` (with a gradient scaler; fp32 for a stage that does not allow it), ``fp32``.
+    """
+
+    AUTO = "auto"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
 
 
 class SlurmSettings(Settings):
@@ -65,6 +80,8 @@ class ComputeSettings(Settings):
             GPU, or without GPUs one per core.
         processes: processes per trial; ``null``: one per GPU of its slot.
         threads: threads per process; ``null``: one on CPUs, a fair share of the cores with GPUs.
+        precision: ``auto``, ``bf16``, ``fp16`` or ``fp32``, see ``Precision``. Results differ in their last digits; the
+            precision in use is recorded with them.
         memory_gb: a task that exceeds this memory is ended; ``null``: a fair share of the memory of this machine
             (of its cgroup, if that has less).
         stall_minutes: a task that makes no progress for this long is ended.
@@ -80,6 +97,7 @@ class ComputeSettings(Settings):
     slots: int | None = Field(None, ge=1)
     processes: int | None = Field(None, ge=1)
     threads: int | None = Field(None, ge=1)
+    precision: Precision = Precision.AUTO
     memory_gb: float | None = Field(None, gt=0)
     stall_minutes: float = Field(30, gt=0)
     retries: int = Field(2, ge=0)

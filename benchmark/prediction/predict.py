@@ -78,8 +78,9 @@ class Predictor:
 
     def __init__(self, trained: Trained, options: PredictionOptions) -> None:
         self.trained, self.options = trained, options
-        self._machine = detect_machine(trained.trial.network.encoder_mode)
-        self._method = trained.method().to(self._machine.device)
+        method = trained.method()
+        self._machine = detect_machine(trained.trial.network.encoder_mode, allows_float16=type(method).allows_float16())
+        self._method = method.to(self._machine.device)
 
     def predict(self, path: Path, folder: Path, progress: Progress) -> Prediction:
         """Predict a slide and write labels.ome.zarr, labels.geojson, areas.csv, predictions.csv and prediction.json.

@@ -4,49 +4,54 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from tissuebench.datasets.loading.datamodule import LoaderSettings
 from tissuebench.methods.networks.settings import EncoderMode
+from tissuebench.plans.compute import Precision
+from tissuebench.runtime.precision import choose_precision
 from tissuebench.runtime.processes import ALONE, World
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Settings that match the hardware; ``accelerator`` and ``precision`` use Lightning's spelling."""
+    """Settings that match the hardware; ``accelerator`` and ``precision`` use Lightning's spelling.
+
+    ``remark`` tells users why the precision is not the one that they may expect; empty if it is.
+    """
 
     accelerator: str
     device: torch.device
     precision: str
     loader: LoaderSettings
+    remark: str = ""
 
 
-def detect_machine(encoder_mode: EncoderMode, world: World = ALONE, is_cached: bool = True) -> Machine:
+def detect_machine(
+    encoder_mode: EncoderMode,
+    world: World = ALONE,
+    is_cached: bool = True,
+    precision: Precision = Precision.AUTO,
+    allows_float16: bool = False,
+) -> Machine:
     """Return the settings for this machine; each process of a trial uses the GPU of its local rank.
 
-    CUDA: bf16 mixed precision if the GPU supports it, TF32, pinned memory, loader workers unless the encoder is frozen
-    and its features are cached (``is_cached``).
-    CPU: no workers (tiles load from memory faster than they are trained on), bf16 only if the processor multiplies in
-    bf16 and the encoder is fine-tuned; small decoders on cached features are 1.4 to 1.7 times faster in float32.
+    CUDA: TF32, pinned memory, loader workers unless the encoder is frozen and its features are cached (``is_cached``).
+    CPU: no workers (tiles load from memory faster than they are trained on).
+
+    Raises:
+        ConfigError: a precision that the GPU does not have; see ``choose_precision`` for the last two arguments.
     """
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True  # fastest kernels: two runs of a trial may differ in the last bits
-        precision = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
         workers = min(8, max(1, (os.cpu_count() or 2) // max(1, torch.cuda.device_count()) - 1))
         if encoder_mode is EncoderMode.FROZEN and is_cached:
             workers = 0
-        device = torch.device("cuda", world.local_rank)
-        return Machine("gpu", device, precision, LoaderSettings(workers, pin_memory=True))
-    bf16 = encoder_mode is EncoderMode.FINETUNE and _cpu_multiplies_bf16()
-    return Machine("cpu", torch.device("cpu"), "bf16-mixed" if bf16 else "32-true", LoaderSettings())
-
-
-def _cpu_multiplies_bf16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        accelerator, device = "gpu", torch.device("cuda", world.local_rank)
+        loader = LoaderSettings(workers, pin_memory=True)
+    else:
+        accelerator, device, loader = "cpu", torch.device("cpu"), LoaderSettings()
+    chosen, remark = choose_precision(device, encoder_mode, precision, allows_float16)
+    return Machine(accelerator, device, chosen, loader, remark)

@@ -15,6 +15,7 @@ from tissuebench.features.shards import FeatureShard
 from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Stage
 from tissuebench.methods.networks.settings import FeatureCache
+from tissuebench.plans.compute import Precision
 from tissuebench.plans.expand import PlannedData
 from tissuebench.plans.schema import Plan, Tracking
 from tissuebench.plans.trial import Trial, identity_of_network, identity_of_settings, identity_of_training, short_hash
@@ -105,7 +106,13 @@ class Sweep:
     notes: Sequence[str] = ()
 
 
-def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path, tracking: Collection[Tracking] = ()) -> Graph:
+def build_graph(
+    trials: Sequence[Trial],
+    data: PlannedData,
+    home: Path,
+    tracking: Collection[Tracking] = (),
+    precision: Precision = Precision.AUTO,
+) -> Graph:
     """Build the graph of these trials, all of which must use the same dataset.
 
     Args:
@@ -113,12 +120,14 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path, tracking
         data: store and split of their dataset.
         home: folder with ``data/`` and ``runs/``.
         tracking: services that workers log to.
+        precision: precision that workers compute in.
 
     Raises:
         ConfigError: a method whose stages contradict each other, or a budget too small to hold out patients for
             checkpoint selection.
     """
     tasks: dict[str, SweepTask] = {}
+    settings: dict[str, Json] = {"tracking": list(tracking), "precision": precision.value}
     needed = FeatureNeeds(data)
     for trial in trials:
         # A budget too small is told before training.
@@ -131,14 +140,14 @@ def build_graph(trials: Sequence[Trial], data: PlannedData, home: Path, tracking
             if key not in tasks:
                 needs = {name: keys[name] for name in stage.needs}
                 tiles = _by_key(needed.tiles_of(trial, stage, held_out_of(trial, stage)))
-                tasks[key] = _stage_task(key, trial, stage, needs, list(tiles), home, tracking)
+                tasks[key] = _stage_task(key, trial, stage, needs, list(tiles), home, settings)
                 shards |= tiles
         last = Stage(trial.method, kind, trial.config, trial.training, kind.consumes)
         tiles, windows = _by_key(needed.tiles_of(trial, last, held_out)), _by_key(needed.windows_of(trial, kind))
-        tasks[trial.id] = _trial_task(trial, keys, list(tiles), list(windows), home, tracking)
+        tasks[trial.id] = _trial_task(trial, keys, list(tiles), list(windows), home, settings)
         if is_on_disk(trial):
             for key, shard in {**shards, **tiles, **windows}.items():
-                tasks.setdefault(key, _shard_task(shard, trial, home))
+                tasks.setdefault(key, _shard_task(shard, trial, home, precision))
     return Graph(tasks)
 
 
@@ -222,8 +231,8 @@ def held_out_of(trial: Trial, stage: Stage) -> tuple[str, ...]:
     return held_out_patients(trial.budget, trial.training.selection_share)
 
 
-def _shard_task(shard: FeatureShard, trial: Trial, home: Path) -> SweepTask:
-    document: dict[str, Json] = {"trial": trial.document(), "shard": shard.identity}
+def _shard_task(shard: FeatureShard, trial: Trial, home: Path, precision: Precision) -> SweepTask:
+    document: dict[str, Json] = {"trial": trial.document(), "shard": shard.identity, "precision": precision.value}
     what = f"windows of {trial.evaluation.part}" if shard.is_of_windows else "tiles"
     title = f"{what} {shard.number}/{shard.count} by {trial.network.encoder}"
     job = Job(shard.key, TaskKind.FEATURES, title, home, document)
@@ -237,7 +246,7 @@ def _stage_task(
     needs: Mapping[str, str],
     features: Sequence[str],
     home: Path,
-    tracking: Collection[Tracking],
+    settings: Mapping[str, Json],
 ) -> SweepTask:
     label = f"{stage.name} seed {trial.seed}" + (f" {trial.budget.spec}" if stage.depends_on_budget else "")
     document: dict[str, Json] = {
@@ -245,7 +254,7 @@ def _stage_task(
         "stage": stage.name,
         "needs": dict(needs),
         "features": list(features),
-        "tracking": list(tracking),
+        **settings,
     }
     job = Job(key, TaskKind.STAGE, label, home, document)
     first = features if is_on_disk(trial) else ()
@@ -258,14 +267,14 @@ def _trial_task(
     features: Sequence[str],
     windows: Sequence[str],
     home: Path,
-    tracking: Collection[Tracking],
+    settings: Mapping[str, Json],
 ) -> SweepTask:
     document: dict[str, Json] = {
         "trial": trial.document(),
         "needs": dict(stages),
         "features": list(features),
         "windows": list(windows),
-        "tracking": list(tracking),
+        **settings,
     }
     job = Job(trial.id, TaskKind.TRIAL, trial.label, home, document)
     first = (*features, *windows) if is_on_disk(trial) else ()

@@ -37,12 +37,13 @@ from tissuebench.results.records.result_store import ResultStore
 from tissuebench.results.records.trial_result import SlideCounts, TrialResult
 from tissuebench.results.tables.comparable import results_folder
 from tissuebench.runtime.determinism import deterministic_algorithms, is_deterministic
-from tissuebench.runtime.environment import describe_device, describe_environment
-from tissuebench.runtime.machine import Machine, detect_machine
+from tissuebench.runtime.environment import describe_environment
+from tissuebench.runtime.machine import Machine
 from tissuebench.runtime.processes import World
 from tissuebench.sweep.features import run_shard, tile_features, window_features
-from tissuebench.sweep.graph import augmentation_of, held_out_of, stages_of
+from tissuebench.sweep.graph import augmentation_of, held_out_of
 from tissuebench.sweep.jobs import Job, TaskKind
+from tissuebench.sweep.machine import describe_hardware, machine_of, stage_of
 from tissuebench.sweep.state.folders import read_record, task_folder, write_record
 from tissuebench.training.build import build_datamodule, build_method, stage_datamodule, task_of, validation_of
 from tissuebench.training.checkpoint_selection import KeepBest
@@ -107,22 +108,12 @@ def run_task(job: Job, around: Surroundings, may_store: Callable[[], None]) -> d
     folder = task_folder(job.home, job.kind, job.key)
     if job.kind is TaskKind.FEATURES and around.world.rank > 0:
         return {}  # a shard is the work of a single process
-    machine = detect_machine(trial.network.encoder_mode, around.world, trial.network.caches_features)
+    machine = machine_of(job, trial, around.world)
     with deterministic_algorithms(is_deterministic(trial.training.deterministic, machine.device)):
         if job.kind is TaskKind.FEATURES:
             return run_shard(job, trial, data, folder, machine, around.moved, may_store)
         run = _run_stage if job.kind is TaskKind.STAGE else _run_trial
         return run(job, trial, data, folder, machine, around, may_store)
-
-
-def _hardware(trial: Trial, machine: Machine, around: Surroundings) -> dict[str, Json]:
-    """Return what decides the last bits of a task's result, for its record."""
-    return {
-        "precision": machine.precision,
-        "device": describe_device(machine.device),
-        "deterministic": is_deterministic(trial.training.deterministic, machine.device),
-        "processes": around.world.size,
-    }
 
 
 def _run_stage(
@@ -134,7 +125,7 @@ def _run_stage(
     around: Surroundings,
     may_store: Callable[[], None],
 ) -> dict[str, Json]:
-    stage = next(stage for stage in stages_of(trial) if stage.name == job.document["stage"])
+    stage = stage_of(job, trial)
     seed, augmentation = derive_seed(trial.seed, "stage", stage.name), augmentation_of(trial, stage)
     seed_everything(derive_seed(trial.seed, "init"))  # it starts from the network that all methods start from
     module = stage.module(task_of(data, trial.network, stage.training, augmentation.crop_px), stage.config)
@@ -154,7 +145,7 @@ def _run_stage(
         machine,
         pseudo,
     )
-    said = _begin(module, datamodule, weights, around)
+    said = _begin(module, datamodule, weights, machine, around)
     look = snapshot_callback(module, data.store, data.split, folder) if around.world.rank == 0 else None
     fitted = _fit(job, module, datamodule, folder, seed, machine, around, watchers=[look] if look else [])
     started = time.perf_counter()
@@ -179,7 +170,7 @@ def _run_stage(
         may_store()
         _log_notes(module, around, said)
         notes: dict[str, Json] = {"notes": list(module.notes)} if module.notes else {}
-        environment = {**describe_environment(), **_hardware(trial, machine, around)}
+        environment = {**describe_environment(), **describe_hardware(trial, machine, around.world)}
         write_record(folder, {**took, **notes, "stage": stage.name, "environment": environment})
     return took
 
@@ -188,6 +179,7 @@ def _begin(
     module: Trainable[Any],
     datamodule: TileDataModule,
     weights: Mapping[str, Mapping[str, Tensor]],
+    machine: Machine,
     around: Surroundings,
 ) -> int:
     """Prepare a stage before its first step, and before an interrupted fit is restored.
@@ -195,6 +187,8 @@ def _begin(
     Returns:
         Number of notes that are in the log.
     """
+    if machine.remark:
+        module.note(machine.remark)
     module.survey(datamodule.steps.all_tags())
     if datamodule.steps.n_untagged:
         module.note(f"{datamodule.steps.n_untagged} tagged tiles list no class: a balanced stream never draws them")
@@ -243,7 +237,7 @@ def _run_trial(
     features = tile_features(job, trial, data, machine, around.held, around.moved)
     windows = window_features(job, trial, data, machine, around.held, around.moved)
     datamodule = build_datamodule(trial, method, data, features, machine, pseudo)
-    said = _begin(method, datamodule, weights, around)
+    said = _begin(method, datamodule, weights, machine, around)
     validation, keep_best = validation_of(trial, data, machine, around.world)
     fitted = _fit(job, method, datamodule, folder, trial.seed, machine, around, validation, keep_best)
     started = time.perf_counter()
@@ -290,7 +284,7 @@ def _run_trial(
         compute |= {f"{what}/{stage}": value for what, value in of_stage.items()}
     _log_notes(method, around, said)
     notes += [text for text in method.notes if not any(said_before.endswith(text) for said_before in notes)]
-    environment = _hardware(trial, machine, around)
+    environment = describe_hardware(trial, machine, around.world)
     if earlier:
         environment["earlier_stages"] = earlier
     if notes:

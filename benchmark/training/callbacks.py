@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tissuebench.common.hashing import derive_seed
 from tissuebench.errors import TissueBenchError
-from tissuebench.methods.api.stage import Logged, Trainable
+from tissuebench.methods.api.stage import LOSS_SCALE, Logged, Trainable
 from tissuebench.results.records.curves import LOSS
 from tissuebench.runtime.processes import gathered
 
@@ -101,6 +101,8 @@ class StepLog(Callback):
             terms = [name for name in stage.logged if not (name.startswith("train/") or math.isfinite(values[name]))]
             also = f"; not finite either: {', '.join(terms)}" if terms else ""
             raise TrainingError(f"loss is {values[LOSS]} at step {step}{also}")
+        if values.get(LOSS_SCALE, 1.0) < 1:  # halved at every step whose gradients overflow, which changes no weight
+            raise TrainingError(f"gradients overflow float16 at step {step}: set compute.precision=fp32")
         values |= self._speed(step, pl_module.device)
         for logger in trainer.loggers:
             logger.log_metrics(values, step)

@@ -14,12 +14,14 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.profilers import Profiler
 
 from tissuebench.datasets.loading.datamodule import TileDataModule
 from tissuebench.methods.api import Method, Trainable
 from tissuebench.methods.api.training_settings import TrainingSettings
 from tissuebench.runtime.machine import Machine
+from tissuebench.runtime.precision import FP16
 from tissuebench.runtime.processes import ALONE, World, any_over_processes, sum_over_processes
 from tissuebench.training.callbacks import (
     StepLog,
@@ -206,12 +208,13 @@ def _trainer(
     validation: Validation | None,
 ) -> Trainer:
     shared = [WholeBatchLayers(machine.device)] if world.size > 1 else []
+    half = [MixedPrecision(FP16, machine.device.type)] if machine.precision == FP16 else []  # on CPUs, too
     return Trainer(
         accelerator=machine.accelerator,
         devices=[machine.device.index or 0] if machine.accelerator == "gpu" else 1,
         strategy=OneDeviceDDP(machine.device) if world.size > 1 else "auto",
-        plugins=[WorldEnvironment(world), CheckpointsAside(), *shared],
-        precision=machine.precision,  # type: ignore[arg-type]
+        plugins=[WorldEnvironment(world), CheckpointsAside(), *shared, *half],
+        precision=None if half else machine.precision,  # type: ignore[arg-type]
         max_steps=training.steps,
         max_epochs=-1,
         gradient_clip_val=training.gradient_clip,

@@ -25,7 +25,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 Logged = float | Tensor | Metric
 """Value that a stage may log."""
 
-GRADIENT_NORM = "train/gradient_norm"
+GRADIENT_NORM, LOSS_SCALE = "train/gradient_norm", "train/loss_scale"
 _OURS = ("train/", "selection/", "val/")
 
 
@@ -77,9 +77,13 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         kind: identifies its stored results, as part of their key; unique to the class. The default is
             ``module:qualified name``, also for a subclass of a stage that sets its own. Set it to a fixed string before
             you rename or move the class: results stored under the old name are then still found.
+        half_precision: whether a network in float16 with a gradient scaler learns like one in float32: activations stay
+            below 65504, and the loss converts logits to float32. It is then trained so on GPUs without bf16. A class
+            that overrides ``training_step`` is trained in float32 there unless it declares this itself.
     """
 
     Config: ClassVar[type[Settings]] = Settings
+    half_precision: ClassVar[bool] = False
     kind: ClassVar[str]
     config: SettingsT
 
@@ -106,6 +110,12 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
     def brings_network(cls, config: SettingsT) -> bool:
         """Whether the stage trains a network of its own in place of the shared one, and so reads images."""
         return False
+
+    @classmethod
+    def allows_float16(cls) -> bool:
+        """Whether it may be trained in float16: declared by the class whose ``training_step`` is called, or below."""
+        said = next(vars(kind) for kind in cls.__mro__ if {"half_precision", "training_step"} & vars(kind).keys())
+        return bool(said.get("half_precision"))
 
     @classmethod
     def wants_images(cls, config: SettingsT) -> bool:
@@ -254,13 +264,19 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
     ) -> None:
         """Clip the total gradient norm, if the settings say so, and log it.
 
-        bf16 needs no loss scaling: fused optimisers can be clipped, too.
+        In float16 the loss is scaled. Lightning unscales the gradients before it calls this, but not those of fused
+        optimisers, which can do so in their step; these would be clipped while scaled.
         """
         if gradient_clip_val is None and not self.logs_step:
             return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # its step then leaves them as they are
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
         if self.logs_step:
             self.logged[GRADIENT_NORM] = norm
+            if scaler is not None:
+                self.logged[LOSS_SCALE] = scaler.get_scale()
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own type is a union of a dozen
         """Return the optimiser and the learning-rate schedule that the training settings of the stage name.

@@ -19,6 +19,7 @@ from tissuebench.methods.api.method import masked_cross_entropy
 from tissuebench.methods.networks import Segmenter, build_segmenter
 from tissuebench.methods.networks.settings import NetworkSettings
 from tissuebench.runtime.machine import detect_machine
+from tissuebench.runtime.precision import autocast
 
 _STEPS, _WARM_UP, _LONGEST_SECONDS = 5, 2, 5.0
 _ENCODED_AT_ONCE = 16
@@ -65,7 +66,6 @@ def probe(
     masks = torch.randint(0, n_classes, (batch_size, edge, edge), generator=random).to(machine.device)
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], fused=True)
     cached = network.caches_features
-    autocast = torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.precision == "bf16-mixed")
 
     def encode() -> tuple[Tensor, ...]:
         with torch.inference_mode():
@@ -77,7 +77,7 @@ def probe(
 
     def train() -> None:
         inputs = features if cached else augment(images[:batch_size], 0, augmentation)[0]
-        with autocast:
+        with autocast(machine.device, machine.precision):
             loss = masked_cross_entropy(model(inputs), masks)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -85,7 +85,7 @@ def probe(
 
     @torch.inference_mode()
     def predict(inputs: Tensor | tuple[Tensor, ...]) -> None:
-        with autocast:
+        with autocast(machine.device, machine.precision):
             model(inputs).float().softmax(dim=1)
 
     with FlopCounterMode(display=False) as counter:

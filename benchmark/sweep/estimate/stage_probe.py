@@ -16,6 +16,7 @@ from tissuebench.features.shards import without_weights
 from tissuebench.methods.api.stage import Stage, Task, Trainable
 from tissuebench.methods.networks.weights_file import without_files
 from tissuebench.runtime.machine import detect_machine
+from tissuebench.runtime.precision import autocast
 
 _TILES = 2  # of each stream; norms need more than one
 _MOST_LAYERS = 3  # of pseudo-masks of a tile
@@ -41,10 +42,9 @@ def probe_stage(stage: Stage, task: Task) -> StageProbe:
     task = replace(task, network=without_weights(task.network), training=small)
     module = stage.module(task, without_files(stage.config)).to(machine.device).train()
     batch = TrainingBatch((name, tiles.to(machine.device)) for name, tiles in random_batch(module).items())
-    autocast = torch.autocast(machine.device.type, torch.bfloat16, enabled=machine.precision == "bf16-mixed")
     started = time.perf_counter()
     with FlopCounterMode(display=False) as counter:
-        with autocast:
+        with autocast(machine.device, machine.precision):
             loss = module.training_step(batch, 0)
         loss.backward()  # type: ignore[no-untyped-call]
     if torch.cuda.is_available():
