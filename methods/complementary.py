@@ -88,6 +88,7 @@ class Complementary(Method[ComplementarySettings]):
     name = "complementary"
     summary = "masks of the budget + classes excluded by each case's diagnosis (Haegele et al.)"
     consumes = frozenset({Supervision.MASKS, Supervision.DIAGNOSIS})
+    half_precision = True  # exclusion is evaluated in float32, and exact at any logit
 
     def __init__(self, task: Task, config: ComplementarySettings) -> None:
         super().__init__(task, config)

@@ -121,6 +121,7 @@ class FineTuning(Method[FineTuningT]):
     """Base class of the fine-tuning: the network at a constant time step, and its loss on tiles with masks."""
 
     consumes = frozenset({Supervision.MASKS})
+    half_precision = True  # as its pre-training; all four losses are float32
 
     def make_network(self) -> Segmenter:
         """Build the network that the settings select, at its constant time step."""

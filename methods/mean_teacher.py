@@ -99,6 +99,7 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
     """Base class of all methods with a mean teacher."""
 
     consumes = frozenset({Supervision.MASKS})
+    half_precision = True  # confidences, cosines and the teacher's average are float32
 
     def __init__(self, task: Task, config: ConsistencyT) -> None:
         super().__init__(task, config)

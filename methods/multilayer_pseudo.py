@@ -130,6 +130,7 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
     consumes = frozenset({Supervision.TAGS, Supervision.MASKS})
     controls: ClassVar[tuple[str, ...]] = ("supervised", "tag_fill", "full")
     predicts_features = True
+    half_precision = True  # one log-softmax in float32 for all layers
     seen: Tensor
 
     def __init__(self, task: Task, config: MultilayerPseudoSettings) -> None:

@@ -25,6 +25,7 @@ class Supervised(Method[Settings]):
     name = "supervised"
     summary = "cross-entropy on the masks of the budget (lower bound)"
     consumes = frozenset({Supervision.MASKS})
+    half_precision = True  # normalised networks, log-softmax in float32
 
     def streams(self) -> Mapping[str, Stream]:
         """Return one stream: annotated tiles, balanced by class."""

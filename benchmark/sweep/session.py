@@ -15,13 +15,13 @@ import psutil
 import torch
 
 from tissuebench.common.hashing import Json
-from tissuebench.errors import TissueBenchError
 from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.runtime.determinism import prepare_process
 from tissuebench.runtime.machine import detect_machine
 from tissuebench.runtime.memory import return_freed_memory
 from tissuebench.runtime.processes import World, connected
 from tissuebench.sweep.jobs import Job, Outcome
+from tissuebench.sweep.reasons import is_out_of_gpu_memory, reason_of
 from tissuebench.sweep.run_task import Surroundings, run_task
 from tissuebench.sweep.state import journal
 from tissuebench.sweep.state.failures import TaskFailure, forget_failure, keep_failure
@@ -113,9 +113,9 @@ class Session:
             if self._world.size > 1 and _speaks_of_the_others(error):
                 traceback.print_exc()
                 return Outcome.LOST, f"of {self._world.size} processes one has died; see log-*.txt in {folder}"
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            if isinstance(error, TissueBenchError):
-                reason = " ".join(str(error).split())
+            reason = reason_of(error)
+            # Its tensors live as long as the traceback: another slot of the GPU gets their memory from the next worker.
+            self.is_spoilt = self.is_spoilt or is_out_of_gpu_memory(error)
             traceback.print_exc()
             clear_attempt(folder)
             journal.note(folder, "failed", reason=reason)

@@ -187,6 +187,20 @@ class MethodContract:
         assert all(torch.isfinite(gradient).all() for gradient in gradients)
         assert any(gradient.abs().sum() > 0 for gradient in gradients)
 
+    def test_float16_learns_as_declared(self) -> None:
+        method = self.make()
+        if not method.allows_float16():
+            return  # it is trained in float32 on GPUs without bf16
+        batch, scale = make_batch(method), 2.0**8
+        with torch.autocast("cpu", torch.float16):
+            loss = training_loss(method, batch)
+        assert loss.dtype == torch.float32, "half_precision: the loss is float16; convert logits with .float()"
+        torch.autograd.backward(loss * scale)
+        gradients = [p.grad for p in method.network.parameters() if p.grad is not None]
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(gradient).all() for gradient in gradients)
+        assert any(gradient.abs().sum() > 0 for gradient in gradients)
+
     def test_same_seed_gives_the_same_bits(self) -> None:
         losses = []
         for _ in range(2):

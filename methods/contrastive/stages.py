@@ -172,6 +172,7 @@ class GlobalDistillation(TileDistillation[GlobalSettings]):
     """First phase: ``L_g``, the distillation between tiles, without labels."""
 
     kind = "tissuebench.methods.contrast.stages:GlobalDistillation"
+    half_precision = True  # similarities at a temperature of .01 are computed without autocast
 
     def streams(self) -> Mapping[str, Stream]:
         """Return tissue of all training patients; half of it the tiles with masks, if these are distilled.
@@ -211,6 +212,7 @@ class LocalDistillation(TileDistillation[LocalSettings]):
     """
 
     kind = "tissuebench.methods.contrast.stages:LocalDistillation"
+    half_precision = True  # similarities at a temperature of .01 are computed without autocast
 
     def __init__(self, task: Task, config: LocalSettings) -> None:
         super().__init__(task, config)

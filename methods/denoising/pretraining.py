@@ -121,6 +121,7 @@ class Denoising(Averaging[DenoisingSettings]):
     """
 
     kind = "tissuebench.methods.denoising.pretraining:Denoising"
+    half_precision = True  # group norms, both softmaxes and the weighted error are float32
 
     def __init__(self, task: Task, config: DenoisingSettings) -> None:
         super().__init__(task, config)

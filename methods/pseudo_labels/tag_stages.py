@@ -177,6 +177,7 @@ class TagClassification(_TagStage[ClassifierSettings]):
     """
 
     kind = "tissuebench.methods.tagging:TagClassification"
+    half_precision = True  # scores are pooled in float32; activation maps are made without autocast
 
     def __init__(self, task: Task, config: ClassifierSettings) -> None:
         super().__init__(task, config)
@@ -269,6 +270,7 @@ class Fill(_TagStage[Settings]):
     """
 
     kind = "tissuebench.methods.tagging:Fill"
+    half_precision = True  # nothing is computed
 
     def __init__(self, task: Task, config: Settings) -> None:
         super().__init__(task, config)

@@ -29,6 +29,7 @@ class MaskPhase(Trainable[MaskPhaseSettings]):
     """Supervised steps before a teacher is introduced, with a learning-rate cycle of their own."""
 
     kind = "tissuebench.methods.teacher_student.mask_phase:MaskPhase"
+    half_precision = True  # normalised networks, losses in float32
 
     def __init__(self, task: Task, config: MaskPhaseSettings) -> None:
         super().__init__(task, config)

@@ -1,4 +1,4 @@
-"""One step of every stage of a trial, alone or among others; as a script, several processes take it together."""
+"""Steps of every stage of a trial, alone or among others; as a script, several processes take one together."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def in_double(module):
             part.register_forward_pre_hook(convert)
 
 
-def one_step_of_each_stage(document, double, data, folder, world):
-    """Loss, gradients, change and digest of every stage of the trial after a step, by the stage's name.
+def steps_of_each_stage(document, double, data, folder, world, machine=MACHINE):
+    """Losses, first gradients, state and its digest of every stage of the trial after its steps, by the stage's name.
 
-    All terms of a loss count, as at the end of a stage. A stage inherits from stages before it that learnt nothing.
+    A stage inherits from stages before it that learnt nothing. It takes the steps of the last one.
     """
     trial = Trial.of_document(document)
     kind, done, states, pseudo = find_method(trial.method), {}, {}, {}
@@ -66,7 +66,8 @@ def one_step_of_each_stage(document, double, data, folder, world):
         module = built_by(task_of(data, trial.network, trial.training), config)
         view = LabelView.for_training(data.store, data.split, trial.budget, consumes)
         seed = derive_seed(trial.seed, name)
-        batches = TileDataModule(data.store, view, module.streams(), seed, 1, trial.augmentation, pseudo=pseudo)
+        steps = trial.training.steps
+        batches = TileDataModule(data.store, view, module.streams(), seed, steps, trial.augmentation, pseudo=pseudo)
         module.survey(batches.steps.all_tags())
         states[name] = {key: value.clone() for key, value in module.state_dict().items()}
         if needs:
@@ -75,23 +76,29 @@ def one_step_of_each_stage(document, double, data, folder, world):
             pseudo[name] = Drawn(view, len(module.layers), len(data.store.class_map), data.store.info.tile_px)
         if double:
             in_double(module)
-        done[name] = _after_a_step(module, batches, folder / f"{document['method']}-{name[:4]}", seed, world)
+        done[name] = _after_steps(module, batches, folder / f"{document['method']}-{name[:4]}", seed, world, machine)
     return done
 
 
-def _after_a_step(module, batches, folder, seed, world):
+def _after_steps(module, batches, folder, seed, world, machine):
     seen, clip = {}, module.configure_gradient_clipping
 
     def recorded(optimizer, *arguments, **named):
-        seen["gradients"] = {key: p.grad.clone() for key, p in module.named_parameters() if p.grad is not None}
+        if not seen:
+            scaler = getattr(module.trainer.precision_plugin, "scaler", None)
+            scale = scaler.get_scale() if scaler else 1.0
+            trained = {key: p for key, p in module.named_parameters() if p.grad is not None}
+            seen["gradients"] = {key: (p.grad / scale).cpu() for key, p in trained.items()}
+            seen["before"] = {key: p.detach().clone().cpu() for key, p in trained.items()}
         clip(optimizer, *arguments, **named)
 
     module.configure_gradient_clipping = recorded
     folder.mkdir(parents=True, exist_ok=True)
-    fit(module, batches, folder, seed, MACHINE, lambda _: None, world=world)
-    state = module.state_dict()
+    fit(module, batches, folder, seed, machine, lambda _: None, world=world)
+    state = module.cpu().state_dict()
     together = b"".join(value.contiguous().numpy().tobytes() for value in state.values())
-    told = {"loss": read_curves(folder)["train/loss"][-1][1], "digest": hashlib.sha256(together).hexdigest()}
+    losses = [loss for _, loss in read_curves(folder)["train/loss"]]
+    told = {"loss": losses[-1], "losses": losses, "digest": hashlib.sha256(together).hexdigest()}
     return told if world.rank else {**told, **seen, "state": state}
 
 
@@ -101,7 +108,7 @@ def main(where, folder, size):
 
     def run(world):
         data = PlannedData(TileStore(where / "store.zarr"), Split.read(where / "split.json"))
-        done = [one_step_of_each_stage(document, asked["double"], data, folder, world) for document in asked["trials"]]
+        done = [steps_of_each_stage(document, asked["double"], data, folder, world) for document in asked["trials"]]
         torch.save(done, folder / f"rank{world.rank}.pt")
 
     run_processes(size, run)
