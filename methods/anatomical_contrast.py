@@ -35,6 +35,7 @@ from tissuebench.methods.api import (
     inherited,
     register,
 )
+from tissuebench.methods.api.whole_batch import n_processes
 from tissuebench.methods.contrastive.distillation import WindowAnchors
 from tissuebench.methods.contrastive.pixel_contrast import (
     candidates,
@@ -207,14 +208,20 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
         Every process draws the same sample from the pixels of the whole batch and evaluates the queries in its images.
         """
         config, per_image = self.config, labels[0].numel()
-        places = torch.arange(len(labels)) if places is None else places
-        spread = SpreadPixels.of(places.to(labels.device))
-        keys = spread.whole(keys.view(len(labels), per_image, -1)).flatten(0, 1)
-        labels, probabilities = spread.whole(labels), spread.whole(probabilities)
+        spread = None
+        if n_processes() > 1:
+            places = torch.arange(len(labels)) if places is None else places
+            spread = SpreadPixels.of(places.to(labels.device))
+            keys = spread.whole(keys.view(len(labels), per_image, -1)).flatten(0, 1)
+            labels, probabilities = spread.whole(labels), spread.whole(probabilities)
         found = candidates(labels, probabilities, config.strong)
         means = prototypes(keys, labels, probabilities.shape[1])
         relations = relation(means, found.present, config.temperature)
-        drawn = sample(found, relations, torch.default_generator, config.queries, config.negatives)
+        generator = _generator_of_step(labels.device)
+        drawn = sample(found, relations, generator, config.queries, config.negatives)
+        if spread is None:
+            queries = self._head.at(maps, drawn.queries.flatten()).view(*drawn.queries.shape, keys.shape[1])
+            return pixel_contrast_loss(queries, means, keys, drawn, config.temperature)
         own, numbers = spread.own(drawn.queries.flatten(), per_image)
         queries = self._head.at(maps, numbers)
         return pixel_contrast_loss(queries, means, keys, drawn, config.temperature, own)
@@ -235,6 +242,13 @@ class AnatomicalContrast(ConsistencyMethod[AnatomicalContrastSettings]):
             on_grid(labels, (height, width), stride, IGNORE_LABEL),
             probabilities,
         )
+
+
+def _generator_of_step(device: torch.device) -> torch.Generator:
+    """Return a generator on the device that is the same in all processes: millions of numbers are drawn where used."""
+    if device.type == "cpu":
+        return torch.default_generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
 
 
 _SGD: dict[str, Any] = {  # all phases; --base_lr 0.01, --max_iterations 30000, power of the polynomial .9

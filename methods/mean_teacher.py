@@ -156,7 +156,8 @@ class ConsistencyMethod(Method[ConsistencyT], TeacherStudentStage[ConsistencyT])
         if self.config.cut_mix:
             height, width = labels.shape[-2:]
             boxes = batch.part_of(draw_boxes(batch.whole, height, width, torch.default_generator))
-            pasted = boxes_to_mask(boxes, height, width).to(labels.device)
+            boxes = boxes.to(labels.device, non_blocking=True)
+            pasted = boxes_to_mask(boxes, height, width)
             labels, confidence = cut_mixed(labels, pasted), cut_mixed(confidence, pasted)
             if not isinstance(inputs, Tensor):  # cached features cover padded tiles
                 height, width = (side + -side % self.maps_network.stride for side in (height, width))

@@ -172,6 +172,7 @@ class TileFeatures:
 
     def __init__(self, shards: Sequence[Path | Records]) -> None:
         self._sources = tuple(shards)
+        self.is_in_memory = any(isinstance(shard, Records) for shard in self._sources)
         self._open()
 
     def _open(self) -> None:
@@ -191,7 +192,7 @@ class TileFeatures:
         self._dtype = torch.from_numpy(np.empty(0, opened[0].maps[0].dtype)).dtype
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_sources": self._sources}
+        return {"_sources": self._sources, "is_in_memory": self.is_in_memory}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)

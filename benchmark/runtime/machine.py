@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 
+from tissuebench.common.cores import allotted_cores
 from tissuebench.datasets.loading.datamodule import LoaderSettings
 from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.plans.compute import Precision
 from tissuebench.runtime.precision import choose_precision
 from tissuebench.runtime.processes import ALONE, World
+
+_MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +33,12 @@ class Machine:
 def detect_machine(
     encoder_mode: EncoderMode,
     world: World = ALONE,
-    is_cached: bool = True,
     precision: Precision = Precision.AUTO,
     allows_float16: bool = False,
 ) -> Machine:
     """Return the settings for this machine; each process of a trial uses the GPU of its local rank.
 
-    CUDA: TF32, pinned memory, loader workers unless the encoder is frozen and its features are cached (``is_cached``).
+    CUDA: TF32, loader workers, and batches in pinned memory that are copied one step ahead.
     CPU: no workers (tiles load from memory faster than they are trained on).
 
     Raises:
@@ -46,12 +47,14 @@ def detect_machine(
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True  # fastest kernels: two runs of a trial may differ in the last bits
-        workers = min(8, max(1, (os.cpu_count() or 2) // max(1, torch.cuda.device_count()) - 1))
-        if encoder_mode is EncoderMode.FROZEN and is_cached:
-            workers = 0
         accelerator, device = "gpu", torch.device("cuda", world.local_rank)
-        loader = LoaderSettings(workers, pin_memory=True)
+        loader = LoaderSettings(_loader_workers(), pin_memory=True, prefetch_to=device)
     else:
         accelerator, device, loader = "cpu", torch.device("cpu"), LoaderSettings()
     chosen, remark = choose_precision(device, encoder_mode, precision, allows_float16)
     return Machine(accelerator, device, chosen, loader, remark)
+
+
+def _loader_workers() -> int:
+    """Return the loader workers of this process: its share of the cores, which it has as threads, but for one."""
+    return min(_MAX_WORKERS, min(allotted_cores(), torch.get_num_threads()) - 1)

@@ -27,7 +27,7 @@ def machine_of(job: Job, trial: Trial, world: World) -> Machine:
         trained = stage_of(job, trial).module if job.kind is TaskKind.STAGE else find_method(trial.method)
         allows_float16 = trained.allows_float16()
     network = trial.network
-    return detect_machine(network.encoder_mode, world, network.caches_features, wanted, allows_float16)
+    return detect_machine(network.encoder_mode, world, wanted, allows_float16)
 
 
 def stage_of(job: Job, trial: Trial) -> Stage:

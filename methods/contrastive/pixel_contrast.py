@@ -28,9 +28,10 @@ class Candidates:
     """Pixels that can be drawn for each class.
 
     Attributes:
-        valid: (V,) int64, numbers of all pixels with a class: sorted by class, in raster order within a class.
+        valid: (V,) int64, numbers of all pixels with a class: sorted by class, in raster order within a class. On a GPU
+            all other pixels follow, as cutting them off would wait for their number.
         valid_counts: (K,) int64, the size of V_c for each class c.
-        hard: (H,) int64, the subset that the student is not confident about, in the same order.
+        hard: (H,) int64, the subset that the student is not confident about, in the same order, likewise.
         hard_counts: (K,) int64, the size of H_c.
     """
 
@@ -50,16 +51,19 @@ class Sampled:
     """Sampled pixels: Q queries for each of C classes, and N negatives for each query.
 
     Attributes:
-        classes: (C,) int64, the present classes with a hard pixel; empty if fewer than two classes are present.
+        classes: (C,) int64, the present classes with a hard pixel; none if fewer than two classes are present. On a GPU
+            all classes, as their number is not known without waiting for it.
         queries: (C, Q) int64, pixel numbers.
         negatives: (C, Q, N) int64, pixel numbers.
-        n_present: number of present classes; the loss is divided by it.
+        n_present: () int64, number of present classes; the loss is divided by it.
+        counted: (C,) bool, which of the classes count in the loss, the pixels of others being arbitrary; None: all.
     """
 
     classes: Tensor
     queries: Tensor
     negatives: Tensor
-    n_present: int
+    n_present: Tensor | int
+    counted: Tensor | None = None
 
 
 def pixel_rows(maps: Tensor) -> Tensor:
@@ -85,11 +89,16 @@ def candidates(labels: Tensor, probabilities: Tensor, strong: float = 0.97) -> C
     flat, classes = labels.flatten(), probabilities.shape[1]
     of_class = labels.clamp(max=classes - 1)[:, None]
     hard = (probabilities.detach().gather(1, of_class) < strong).flatten()
-    valid = flat.to(torch.uint8).argsort(stable=True)  # bytes are sorted several times faster; ignored ones are last
-    valid = valid[: int((flat != IGNORE_LABEL).sum())]
-    is_hard = hard[valid]
-    counts = [torch.bincount(flat[found], minlength=classes) for found in (valid, valid[is_hard])]
-    return Candidates(valid, counts[0], valid[is_hard], counts[1])
+    return Candidates(*_by_class(flat, classes), *_by_class(flat.masked_fill(~hard, IGNORE_LABEL), classes))
+
+
+def _by_class(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the pixels sorted by class, ignored ones last or cut off, and the size of each class."""
+    found, order = labels.to(torch.uint8).sort(stable=True)  # bytes are sorted several times faster
+    numbers = torch.arange(classes, dtype=torch.uint8, device=labels.device)
+    ends = torch.searchsorted(found, numbers, right=True)
+    counts = ends.diff(prepend=ends.new_zeros(1))
+    return order[: int(ends[-1])] if labels.device.type == "cpu" else order, counts
 
 
 def prototypes(keys: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -147,8 +156,7 @@ def sample(
     Args:
         found: the candidate pixels.
         probabilities: P, (K, K), from ``relation``.
-        generator: all random numbers are drawn on its device and moved to the pixels' device; a CPU generator gives the
-            same sample on every device, up to the rounding of P.
+        generator: all random numbers are drawn on its device and moved to that of the pixels.
         n_queries: Q, 256 as published.
         n_negatives: N, 512 as published.
     """
@@ -160,17 +168,24 @@ def sample(
     def drawn(pixels: Tensor, counts: Tensor, of_class: Tensor, random: Tensor) -> Tensor:
         starts = counts.cumsum(dim=0) - counts
         # A count times a double below 1 rounds to less than the count.
-        return pixels[starts[of_class] + (random * counts[of_class]).long()]
+        places = starts[of_class] + (random * counts[of_class]).long()
+        return pixels[places.clamp(max=max(len(pixels) - 1, 0))]  # of a class without pixels, any
 
-    n_present = int(found.present.sum())
-    classes = found.hard_counts.nonzero().flatten() if n_present > 1 else found.hard_counts.new_zeros(0)
+    n_present = found.present.sum()
+    counted = (found.hard_counts > 0) & (n_present > 1)
+    classes = torch.arange(len(counted), device=device)
+    if device.type == "cpu":
+        classes, counted = classes[counted], counted[counted]
     queries = drawn(found.hard, found.hard_counts, classes[:, None], uniform(len(classes), n_queries))
-    reached = probabilities[classes].double().cpu().cumsum(dim=1).to(device)  # not deterministic on a GPU
-    reached = reached / reached[:, -1:]  # exactly 1, which no random number reaches, from the last possible class on
+    # Sums, not ``cumsum``, which is not deterministic on a GPU.
+    upto = torch.ones(len(probabilities), len(probabilities), dtype=torch.float64, device=device).tril()
+    reached = (probabilities[classes].double()[:, None] * upto).sum(dim=-1)
+    last = reached[:, -1:]
+    reached = reached / last.where(last > 0, 1)  # exactly 1, which no number reaches, from the last possible class on
     of_class = torch.searchsorted(reached, uniform(len(classes), n_queries * n_negatives), right=True)
-    of_class = of_class.view(-1, n_queries, n_negatives)
+    of_class = of_class.clamp(max=len(probabilities) - 1).view(-1, n_queries, n_negatives)
     negatives = drawn(found.valid, found.valid_counts, of_class, uniform(*of_class.shape))
-    return Sampled(classes, queries, negatives, n_present)
+    return Sampled(classes, queries, negatives, n_present, counted)
 
 
 def pixel_contrast_loss(
@@ -215,21 +230,30 @@ def pixel_contrast_loss(
         raise ValueError(f"queries must be {(*drawn, keys.shape[1])}, as drawn, not {tuple(queries.shape)}")
     queries = queries.to(torch.promote_types(queries.dtype, torch.float32))
     unit = functional.normalize(queries, dim=-1, eps=_EPS).flatten(0, -2)
-    of_class = sampled.classes.repeat_interleave(sampled.queries.shape[1])
+    n_queries = sampled.queries.shape[1]
+    counted = torch.ones_like(sampled.classes, dtype=torch.bool) if sampled.counted is None else sampled.counted
+    of_class, counted = (each.repeat_interleave(n_queries) for each in (sampled.classes, counted))
     negatives = sampled.negatives.flatten(0, 1)
     if own is not None:
-        of_class, negatives = of_class[own], negatives[own]
-    total, slope = _value_and_slope(unit.detach(), prototypes.detach(), keys.detach(), of_class, negatives, temperature)
+        of_class, counted, negatives = of_class[own], counted[own], negatives[own]
+    parts = (unit.detach(), prototypes.detach(), keys.detach(), of_class, counted, negatives)
+    total, slope = _value_and_slope(*parts, temperature)
     # Value from the first term, gradient from the second: a real backward pass would need all negatives again.
     mine = total + (slope * (unit - unit.detach())).sum()
-    return mine * n_processes() / max(sampled.n_present * sampled.queries.shape[1], 1)
+    return mine * n_processes() / torch.as_tensor(sampled.n_present * n_queries).clamp(min=1)
 
 
 @torch.no_grad()
 def _value_and_slope(
-    unit: Tensor, prototypes: Tensor, keys: Tensor, of_class: Tensor, negatives: Tensor, temperature: float
+    unit: Tensor,
+    prototypes: Tensor,
+    keys: Tensor,
+    of_class: Tensor,
+    counted: Tensor,
+    negatives: Tensor,
+    temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return the summed loss of M queries, (), and its derivative by their directions ``unit``, (M, D).
+    """Return the summed loss of the M queries that count, (), and its derivative by their ``unit``, (M, D).
 
     ``d/dq = 1/tau (sum over n of p_n k_n + (p_0 - 1) r_c)`` with p the softmax of the logits, index 0 the positive.
     """
@@ -246,16 +270,16 @@ def _value_and_slope(
         elements = _CPU_CHUNK if unit.device.type == "cpu" else _GPU_CHUNK
         chunk, pull = max(elements // (n_negatives * keys.shape[1]), 1), _gathered
     # Written in place: small results allocated between large chunks would fragment the heap and make it grow.
-    total, slopes = unit.new_zeros(()), torch.empty_like(unit)
-    every_query = (unit, positives, negatives, slopes)
+    total, slopes, counts = unit.new_zeros(()), torch.empty_like(unit), counted.to(dtype)
+    every_query = (unit, positives, negatives, slopes, counts)
     with torch.autocast(unit.device.type, enabled=False):
-        for q, positive, numbers, slope in zip(*(torch.split(part, chunk) for part in every_query), strict=True):
-            total += pull(q, positive / temperature, keys, numbers, scales[numbers], slope)
-    return total, slopes
+        for q, positive, numbers, slope, count in zip(*(torch.split(part, chunk) for part in every_query), strict=True):
+            total += (pull(q, positive / temperature, keys, numbers, scales[numbers], slope) * count).sum()
+    return total, slopes.mul_(counts[:, None])
 
 
 def _gathered(q: Tensor, positive: Tensor, keys: Tensor, numbers: Tensor, scale: Tensor, slope: Tensor) -> Tensor:
-    """Return the loss of a chunk of queries, computed from the gathered rows of its negatives.
+    """Return the losses of a chunk of queries, (q,), computed from the gathered rows of their negatives.
 
     Args:
         q: (q, D) unit vectors.
@@ -290,7 +314,7 @@ class _Multiplied:
     def __call__(
         self, q: Tensor, positive: Tensor, keys: Tensor, numbers: Tensor, scale: Tensor, slope: Tensor
     ) -> Tensor:
-        """Return the loss of a chunk; arguments as in ``_gathered``."""
+        """Return the losses of a chunk; arguments as in ``_gathered``."""
         products = self._products[: len(q) * len(keys)].view(len(keys), len(q))
         torch.mm(keys, q.to(keys.dtype).T, out=products)  # three times faster than with the keys transposed
         loss, p = _softmax(q, positive, products.T.gather(1, numbers).to(q.dtype) * scale, slope)
@@ -301,8 +325,8 @@ class _Multiplied:
 
 
 def _softmax(q: Tensor, positive: Tensor, logits: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the summed loss and the negatives' probabilities; overwrite ``slope`` with the positives' contribution."""
+    """Return the losses and the negatives' probabilities; overwrite ``slope`` with the positives' contribution."""
     log_p = torch.cat([(q * positive).sum(dim=1, keepdim=True), logits], dim=1).log_softmax(dim=1)
     p = log_p.exp()
     slope.copy_((p[:, :1] - 1) * positive)
-    return -log_p[:, 0].sum(), p[:, 1:]
+    return -log_p[:, 0], p[:, 1:]

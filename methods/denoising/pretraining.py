@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from tissuebench.methods.api import (
     Settings,
@@ -28,6 +28,7 @@ from tissuebench.methods.networks.settings import Architecture, NetworkSettings
 from tissuebench.methods.networks.time_conditioned import TimedDenoiser
 from tissuebench.methods.networks.unet_segmenter import resized
 from tissuebench.methods.teacher_student.averaging import Averaging
+from tissuebench.methods.teacher_student.teacher import MovingAverage, TeacherBuffers
 
 TISSUE = StreamName("tissue", TileBatch)
 _SHOWN_STEPS, _SAMPLING_STEPS = (100, 300, 600), 25
@@ -129,8 +130,7 @@ class Denoising(Averaging[DenoisingSettings]):
         self.network = build_denoiser(task.network, self.config, len(task.class_map))
         self.average: AveragedModel | None = None
         if self.config.average is not None:
-            averaged = get_ema_multi_avg_fn(self.config.average)  # type: ignore[no-untyped-call]
-            self.average = AveragedModel(self.network, multi_avg_fn=averaged, use_buffers=True)
+            self.average = MovingAverage(self.network, self.config.average, False, TeacherBuffers.AVERAGE)
             self.average.requires_grad_(False)
 
     @classmethod

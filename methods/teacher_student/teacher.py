@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,39 +24,50 @@ class TeacherBuffers(StrEnum):
     OWN = "own"
 
 
-@dataclass(frozen=True, slots=True)
-class _MovingAverage:
-    """Moving-average update ``theta_teacher <- m_t theta_teacher + (1 - m_t) theta_student``."""
+class MovingAverage(AveragedModel):
+    """Average ``theta <- m_t theta + (1 - m_t) theta_model``; the first update, at t = 0, copies the model.
 
-    decay: float
-    warm_up: bool
+    ``AveragedModel`` would average or copy everything, trained weights as well, and reads ``n_averaged`` at every
+    update, which waits for a GPU. Here t is a number, read once and after a state is loaded.
 
-    def __call__(
-        self, averaged: tuple[Tensor, ...] | list[Tensor], current: tuple[Tensor, ...] | list[Tensor], t: Tensor | int
-    ) -> None:
-        decay = min(1 - 1 / (int(t) + 1), self.decay) if self.warm_up else self.decay
-        with torch.no_grad():
-            if averaged[0].is_floating_point() or averaged[0].is_complex():
-                torch._foreach_lerp_(averaged, current, 1 - decay)
-            else:
-                torch._foreach_copy_(averaged, current)
+    Args:
+        model: module to copy; the average is one of the copy's weights that need no gradient, and of its buffers.
+        decay: m_t after the first update.
+        warm_up: ``m_t = min(1 - 1 / (t + 1), decay)``.
+        buffers: whether buffers are copied from the model, averaged, or left alone.
+    """
 
-
-class _Teacher(AveragedModel):
-    """Averaged model that leaves trained weights alone, and its buffers if they are its own."""
-
-    own_buffers = False
+    def __init__(self, model: nn.Module, decay: float, warm_up: bool, buffers: TeacherBuffers) -> None:
+        super().__init__(model, use_buffers=buffers is TeacherBuffers.AVERAGE)
+        self._decay, self._warm_up, self._buffers_are = decay, warm_up, buffers
+        self._t: int | None = None
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Average all other weights; ``AveragedModel`` would average or copy everything."""
-        kept: list[Tensor] = [weight for weight in self.module.parameters() if weight.requires_grad]
-        if self.own_buffers:
-            kept += self.module.buffers()
-        before = [tensor.clone() for tensor in kept]
-        super().update_parameters(model)
-        for tensor, own in zip(kept, before, strict=True):
-            tensor.copy_(own)
+        """Update from the model, which must have the same structure."""
+        t = self._t = int(self.n_averaged) if self._t is None else self._t
+        decay = min(1 - 1 / (t + 1), self._decay) if self._warm_up else (self._decay if t else 0.0)
+        weights = zip(self.module.parameters(), model.parameters(), strict=True)
+        averaged = [(own, other.detach()) for own, other in weights if not own.requires_grad]
+        buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
+        copied = buffers if self._buffers_are is TeacherBuffers.COPY else []
+        if self._buffers_are is TeacherBuffers.AVERAGE:  # counters of batch norm are integers
+            averaged += [pair for pair in buffers if pair[0].is_floating_point()]
+            copied = [pair for pair in buffers if not pair[0].is_floating_point()]
+        if averaged:
+            torch._foreach_lerp_(*_columns(averaged), 1 - decay)
+        if copied:
+            torch._foreach_copy_(*_columns(copied))
+        self._t = t + 1
+        self.n_averaged.add_(1)
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - torch's
+        super()._load_from_state_dict(*args, **options)
+        self._t = None
+
+
+def _columns(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [own for own, _ in pairs], [other for _, other in pairs]
 
 
 def build_teacher(
@@ -83,9 +95,7 @@ def build_teacher(
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in 0..1, not {decay}")
-    average = _MovingAverage(decay, warm_up)
-    teacher = _Teacher(student, multi_avg_fn=average, use_buffers=buffers is TeacherBuffers.AVERAGE)
-    teacher.own_buffers = buffers is TeacherBuffers.OWN
+    teacher = MovingAverage(student, decay, warm_up, buffers)
     teacher.requires_grad_(False)
     if not warm_up:
         teacher.n_averaged.fill_(1)  # at 0 the first update would copy the student, whatever the decay

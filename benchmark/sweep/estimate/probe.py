@@ -56,7 +56,7 @@ def probe(
         tile_px: edge of a tile.
         n_classes: number of classes of the dataset.
     """
-    machine = detect_machine(network.encoder_mode, is_cached=network.caches_features)
+    machine = detect_machine(network.encoder_mode)
     model = untrained(network, n_classes, tile_px).to(machine.device).train()
     random = torch.Generator().manual_seed(0)
     size = max(batch_size, _ENCODED_AT_ONCE)

@@ -69,7 +69,7 @@ class _SaveAt(Callback):
 def fit_and_resume(store, split, workers, processes, stop, folder):
     """What an uninterrupted fit saw, and what one saw that went on from its checkpoint of step ``stop``."""
     count, _, start_method = workers.partition(" ")
-    settings = LoaderSettings(int(count), start_method=start_method or "spawn")
+    settings = LoaderSettings(int(count), start_method=start_method or "forkserver")
     folder.mkdir(exist_ok=True)
     checkpoint = folder / "middle.ckpt"
     seen = {}

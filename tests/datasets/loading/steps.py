@@ -50,6 +50,7 @@ class Bank:
     """Features that tell which tile and variant they came from; variant v was turned by v."""
 
     n_variants = 4
+    is_in_memory = False
 
     def read(self, tiles, variants):
         marks = torch.tensor([[tile.y, tile.x, variant] for tile, variant in zip(tiles, variants, strict=True)])

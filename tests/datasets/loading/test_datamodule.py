@@ -37,7 +37,7 @@ def test_the_loader_gives_the_steps_that_are_left(tiny_data, dataset, done):
     assert [digests(batch) for batch in batches] == [digests(dataset[step]) for step in range(done, 5)]
 
 
-@pytest.mark.parametrize("start_method", [pytest.param("spawn", marks=pytest.mark.slow), "fork"])
+@pytest.mark.parametrize("start_method", [pytest.param("spawn", marks=pytest.mark.slow), "forkserver", "fork"])
 def test_worker_processes_change_nothing_and_what_they_prepared_is_not_over(tiny_data, dataset, start_method):
     settings = LoaderSettings(num_workers=2, start_method=start_method)
     loader = module_of(tiny_data, AugmentSettings(), steps=6, loader=settings).train_dataloader()
