@@ -232,7 +232,7 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
         if config.source is Source.FILL:
             weights = (1.0,)
         else:
-            targets = targets[:, [LAYERS.index(layer) for layer in config.layers]]
+            targets = torch.stack([targets[:, LAYERS.index(layer)] for layer in config.layers], dim=1)
             if config.agree and len(config.layers) > 1:
                 targets, weights = agreement(targets)[:, None], (1.0,)
         return multi_target_cross_entropy(self.network(tiles.inputs), targets, weights, config.loss)

@@ -208,9 +208,7 @@ def _blur(images: Tensor, sigmas: Tensor, settings: AugmentSettings) -> Tensor:
 
     radius = math.ceil(3 * settings.blur) if settings.blur_kernel is None else settings.blur_kernel // 2
     radius = min(radius, images.shape[-1] - 1)
-    blurred: Tensor = gaussian_blur2d(
-        images, 2 * radius + 1, sigmas.clamp(min=_SHARPEST).to(images.device, non_blocking=True)
-    )
+    blurred: Tensor = gaussian_blur2d(images, 2 * radius + 1, sigmas.clamp(min=_SHARPEST))  # kornia moves them
     return blurred
 
 

@@ -26,7 +26,7 @@ def gathered(tensor: Tensor) -> list[Tensor]:
     tensor = tensor.detach()
     if not _are_several():
         return [tensor]
-    count = torch.tensor([len(tensor)], device=tensor.device)
+    count = torch.full((1,), len(tensor), device=tensor.device)
     counts = [torch.empty_like(count) for _ in range(n_processes())]
     distributed.all_gather(counts, count)
     lengths = [int(each) for each in counts]
@@ -57,7 +57,7 @@ def in_batch_order(rows: Tensor, places: Tensor | None) -> Tensor:
         rows: in rank order, as gathered.
         places: positions in the whole batch of this process's own rows; None if rank order is that order.
     """
-    return rows if places is None else rows[torch.cat(gathered(places.to(rows.device))).argsort()]
+    return rows if places is None else rows[torch.cat(gathered(places.to(rows.device, non_blocking=True))).argsort()]
 
 
 @contextmanager

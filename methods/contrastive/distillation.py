@@ -157,7 +157,7 @@ def _mean_divergence(student: Tensor, teacher: Tensor, queue: Tensor, student_t:
     log_student = similarities(student, queue, student_t).log_softmax(dim=-1)
     log_teacher = similarities(teacher.to(log_student.dtype), queue, teacher_t).log_softmax(dim=-1)
     divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1)
-    return pooled(divergence.sum(), torch.tensor(divergence.numel(), device=student.device))
+    return pooled(divergence.sum(), divergence.numel())
 
 
 def _shapes(*tensors: Tensor) -> str:

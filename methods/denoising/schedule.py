@@ -158,7 +158,7 @@ def denoising_loss(predicted: Tensor, noise: Tensor, weights: Tensor, reduction:
     predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
     total = (weights * (noise - predicted).square().mean(dim=(1, 2, 3))).sum()
     if reduction is Reduction.MEAN:
-        return pooled(total, torch.tensor(len(predicted), device=predicted.device))
+        return pooled(total, len(predicted))
     if distributed.is_available() and distributed.is_initialized():
         return total * distributed.get_world_size()
     return total

@@ -60,7 +60,7 @@ def multi_target_cross_entropy(
     if len(weights) != targets.shape[1]:
         raise ValueError(f"{len(weights)} weights for {targets.shape[1]} layers of targets")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    w = logits.new_tensor(weights)
+    w = torch.tensor(weights, dtype=logits.dtype).to(logits.device, non_blocking=True)
     if form is MultiTarget.VALID:
         totals = _totals(logits.log_softmax(dim=1), targets)
         counts = (targets != IGNORE_LABEL).sum(dim=(0, 2, 3))
@@ -69,7 +69,7 @@ def multi_target_cross_entropy(
     extra = ignored[:, -1:].to(logits.dtype) * _OFFICIAL_LOGIT
     targets = targets.masked_fill(ignored, logits.shape[1])
     totals = _totals(torch.cat([logits, extra], dim=1).log_softmax(dim=1), targets)
-    mean = pooled((w * totals).sum(), torch.tensor(targets[:, 0].numel(), device=logits.device))
+    mean = pooled((w * totals).sum(), targets[:, 0].numel())
     return mean / _tiles_of_all_processes(logits)
 
 
@@ -85,7 +85,7 @@ def _totals(log_probabilities: Tensor, targets: Tensor) -> Tensor:
 
 
 def _tiles_of_all_processes(logits: Tensor) -> Tensor:
-    tiles = torch.tensor(len(logits), device=logits.device)
+    tiles = torch.full((), len(logits), device=logits.device)
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(tiles)
     return tiles.clamp(min=1)

@@ -35,12 +35,14 @@ class MovingAverage(AveragedModel):
         decay: m_t after the first update.
         warm_up: ``m_t = min(1 - 1 / (t + 1), decay)``.
         buffers: whether buffers are copied from the model, averaged, or left alone.
+        t: updates before the first one; with 1, that averages as well.
     """
 
-    def __init__(self, model: nn.Module, decay: float, warm_up: bool, buffers: TeacherBuffers) -> None:
+    def __init__(self, model: nn.Module, decay: float, warm_up: bool, buffers: TeacherBuffers, t: int = 0) -> None:
         super().__init__(model, use_buffers=buffers is TeacherBuffers.AVERAGE)
         self._decay, self._warm_up, self._buffers_are = decay, warm_up, buffers
-        self._t: int | None = None
+        self._t: int | None = t
+        self.n_averaged.fill_(t)
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -95,8 +97,6 @@ def build_teacher(
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in 0..1, not {decay}")
-    teacher = MovingAverage(student, decay, warm_up, buffers)
+    teacher = MovingAverage(student, decay, warm_up, buffers, t=0 if warm_up else 1)
     teacher.requires_grad_(False)
-    if not warm_up:
-        teacher.n_averaged.fill_(1)  # at 0 the first update would copy the student, whatever the decay
     return teacher
