@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import socket
@@ -40,10 +41,12 @@ def _private() -> Iterator[tuple[str, str]]:
                 if host := urlsplit(os.environ.get(name, "")).hostname:
                     yield _word(host), variable
     host = socket.gethostname()
-    for name in {host, host.partition(".")[0]} - {"", "localhost"}:
-        yield _word(name), "HOST"
-    for name in {os.environ.get("USER", ""), os.environ.get("LOGNAME", ""), Path.home().name} - {"", "root"}:
-        yield rf"(?<=/){re.escape(name)}(?![\w.-])", "USER"
+    for name in (host, host.partition(".")[0]):
+        if name not in ("", "localhost"):
+            yield _word(name), "HOST"
+    with suppress(OSError, KeyError):  # a container may run as a number without a name
+        if (user := getpass.getuser()) != "root":
+            yield rf"(?<=/){re.escape(user)}(?![\w.-])", "USER"
 
 
 def _home_directories() -> list[str]:
