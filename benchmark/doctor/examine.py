@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from tissuebench.doctor.finding import Finding, State, note
 from tissuebench.doctor.privacy import masked
 from tissuebench.doctor.subject import Subject, subject_of
@@ -42,8 +44,11 @@ def examine(home: Path, subjects: Sequence[str] = SUBJECTS) -> Iterator[Finding]
     started = time.monotonic()
     running = [(subject_of(module), _start(module, home)) for module in subjects]
     try:
-        for subject, process in running:
-            for finding in _findings(subject, process, started + subject.seconds):
+        while running:
+            subject, process = running[0]
+            found = _findings(subject, process, started + subject.seconds)
+            running.pop(0)
+            for finding in found:
                 yield replace(finding, found=masked(finding.found), advice=masked(finding.advice))
     finally:
         for _, process in running:
@@ -90,12 +95,16 @@ def _name_of(code: int) -> str:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> bytes:
-    """End a process and all that it started, and return what it printed; one that hangs in the kernel is left alone."""
-    if process.poll() is not None:
-        return b""
+    """End a process and all that it started, and return what it printed.
+
+    One that waits for a disk cannot be ended: it removes its files and ends when the disk answers.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         with suppress(subprocess.TimeoutExpired):
             return process.communicate(timeout=_TO_CLEAN_UP)[0]
+        with suppress(psutil.Error):
+            if psutil.Process(process.pid).status() == psutil.STATUS_DISK_SLEEP:
+                break
     return b""

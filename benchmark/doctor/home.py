@@ -8,10 +8,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,8 +182,12 @@ def replacing(home: Path) -> Iterator[Finding]:
 
 @contextmanager
 def _scratch(home: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix=".doctor-", dir=home) as folder:
-        yield Path(folder)
+    folder = home / f".doctor-{uuid.uuid4().hex}"
+    try:  # its name is known before it exists: nothing remains if this process is stopped in between
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _usable(home: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import time
 
@@ -86,7 +87,7 @@ def test_a_home_of_somebody_else(tmp_path, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(subject.tempfile, "mkdtemp", refused)
+    monkeypatch.setattr(subject.Path, "mkdir", refused)
     (found,) = subject.place(tmp_path)
     assert found.state is State.FIX
     assert "cannot be written to (Permission denied)" in found.found
@@ -131,6 +132,48 @@ def test_a_home_in_memory_is_told(mounted):
     assert "gone after a restart" in found["home"].advice
     assert found["free space"].state is State.NOTE
     assert found["file locks"].state is State.OK
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    """A file system on which every write waits, as on a dead network drive; and a function that makes it answer."""
+    if os.geteuid() != 0 or not (shutil.which("mkfs.ext4") and shutil.which("fsfreeze")):
+        pytest.skip("freezing a file system needs root, mkfs.ext4 and fsfreeze")
+    image, folder = tmp_path / "image", tmp_path / "frozen"
+    image.write_bytes(b"")
+    os.truncate(image, 2**24)
+    folder.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    if (done := subprocess.run(["mount", "-o", "loop", image, folder], capture_output=True)).returncode:
+        pytest.skip(f"no image can be mounted here: {done.stderr.decode()}")
+    is_frozen = subprocess.run(["fsfreeze", "--freeze", folder]).returncode == 0
+
+    def thaw() -> None:
+        subprocess.run(["fsfreeze", "--unfreeze", folder], check=True)
+
+    try:
+        if not is_frozen:
+            pytest.skip("file systems cannot be frozen here")
+        yield folder, thaw
+    finally:
+        subprocess.run(["fsfreeze", "--unfreeze", folder], capture_output=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_file_system_that_hangs_is_told_in_time_and_left_clean(frozen):
+    folder, thaw = frozen
+    started = time.monotonic()
+    found = checked(folder)
+    assert time.monotonic() - started < 15
+    assert {finding.found for finding in found.values()} == {"could not be checked: no answer within 8 s"}
+    assert {finding.state for finding in found.values()} == {State.NOTE}
+    thaw()
+    until = time.monotonic() + 10
+    while time.monotonic() < until and [path.name for path in folder.iterdir()] != ["lost+found"]:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    assert [path.name for path in folder.iterdir()] == ["lost+found"]
 
 
 def test_a_slow_disk_takes_no_longer_and_is_told(tmp_path, monkeypatch):
