@@ -174,11 +174,15 @@ def cards(_: Path) -> Iterator[Finding]:
         return
     kernels = [] if torch.version.hip else torch.cuda.get_arch_list()
     for index in range(torch.cuda.device_count()):
-        with torch.cuda.device(index):
-            about, memory = torch.cuda.get_device_properties(index), torch.cuda.mem_get_info(index)
-            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        card = Card(about.name, (about.major, about.minor), *memory, has_bf16, kernels)
-        yield card_finding(f"GPU {index}", card)
+        name = f"GPU {index}"
+        try:
+            with torch.cuda.device(index):
+                about, memory = torch.cuda.get_device_properties(index), torch.cuda.mem_get_info(index)
+                has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        except RuntimeError as error:
+            yield fix(name, f"cannot be used: {reason(error)}", "see nvidia-smi; choose others with --gpus until then")
+            continue
+        yield card_finding(name, Card(about.name, (about.major, about.minor), *memory, has_bf16, kernels))
 
 
 def card_finding(name: str, card: Card) -> Finding:

@@ -82,18 +82,18 @@ def space(home: Path) -> Iterator[Finding]:
     found = f"{size_of(free)} of {size_of(size)}"
     if about.f_files:  # some file systems have no limit, and say 0
         found += f", room for {inodes} files"
-    advice = "tissuebench cache clear removes features, runs/stages may be deleted between sweeps; or " + _ELSEWHERE
-    if free < _NO_SPACE or (about.f_files and inodes < _NO_INODES):
+    advice = f"tissuebench cache clear removes cached features; or {_ELSEWHERE}"
+    if not _has_room(there):
         yield fix("free space", found, advice)
     elif free < _LITTLE_SPACE or (about.f_files and inodes < _LITTLE_INODES):
-        yield note("free space", found, f"tissuebench plan show tells what a sweep takes; {advice}")
+        yield note("free space", found, f"tissuebench plan show estimates what a sweep takes; {advice}")
     else:
         yield ok("free space", found)
 
 
 def speed(home: Path) -> Iterator[Finding]:
     """Measure how fast a small file is written to the disk and read from it."""
-    if not _usable(home) or _free(home) < _NO_SPACE:
+    if not _usable(home):
         return
     with _scratch(home) as folder:
         try:
@@ -191,13 +191,14 @@ def _scratch(home: Path) -> Iterator[Path]:
 
 
 def _usable(home: Path) -> bool:
-    """Whether there is something to test; ``place`` says why not."""
-    return home.is_dir() and os.access(home, os.W_OK | os.X_OK)
+    """Whether there is something to test; ``place`` and ``space`` say why not."""
+    return home.is_dir() and os.access(home, os.W_OK | os.X_OK) and _has_room(home)
 
 
-def _free(home: Path) -> int:
-    about = os.statvfs(home)
-    return about.f_bavail * about.f_frsize
+def _has_room(folder: Path) -> bool:
+    about = os.statvfs(folder)
+    has_inodes = about.f_favail >= _NO_INODES or not about.f_files
+    return about.f_bavail * about.f_frsize >= _NO_SPACE and has_inodes
 
 
 def _file_system(folder: Path) -> tuple[str, list[str]]:

@@ -33,8 +33,9 @@ def masked(text: str) -> str:
 
 
 def _private() -> Iterator[tuple[str, str]]:
-    for folder in _home_directories():
-        yield rf"(?<![\w.~/-]){re.escape(folder)}(?![\w.-])", "~"
+    with suppress(RuntimeError):  # neither HOME nor a name: a container that runs under a bare number
+        if (folder := str(Path.home())) != "/":  # links are not followed: its file system may hang
+            yield rf"(?<![\w.~/-]){re.escape(folder)}(?![\w.-])", "~"
     for variable in _SERVERS:
         for name in (variable, variable.lower()):
             with suppress(ValueError):
@@ -44,15 +45,9 @@ def _private() -> Iterator[tuple[str, str]]:
     for name in (host, host.partition(".")[0]):
         if name not in ("", "localhost"):
             yield _word(name), "HOST"
-    with suppress(OSError, KeyError):  # a container may run as a number without a name
+    with suppress(OSError, KeyError):
         if (user := getpass.getuser()) != "root":
             yield rf"(?<=/){re.escape(user)}(?![\w.-])", "USER"
-
-
-def _home_directories() -> list[str]:
-    """Return the user's home directory as it is named and, if that is a link, as it is."""
-    home = Path.home()
-    return [folder for folder in dict.fromkeys((str(home), os.path.realpath(home))) if folder != "/"]
 
 
 def _word(name: str) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from tissuebench.doctor import gpus
 from tissuebench.doctor.examine import examine
@@ -162,6 +165,30 @@ def test_a_card_that_this_pytorch_has_no_kernels_for():
 )
 def test_kernels_run_on_newer_cards_of_their_major_version_and_ptx_on_all(capability, kernels, runs):
     assert Card("", capability, 1, 1, True, kernels).has_kernels is runs
+
+
+def test_a_gpu_that_fails_does_not_hide_the_others(monkeypatch):
+    def memory_of(index):
+        if index == 0:
+            raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCUDA kernel errors might")
+        return 30 * GB, 32 * GB
+
+    about = SimpleNamespace(name="Tesla V100", major=7, minor=0)
+    for name, value in {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "device": lambda index: nullcontext(),
+        "get_device_properties": lambda index: about,
+        "mem_get_info": memory_of,
+        "get_arch_list": lambda: ["sm_70", "sm_90"],
+        "is_bf16_supported": lambda including_emulation: including_emulation,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    busy, found = gpus.cards(None)
+    assert (busy.name, busy.state) == ("GPU 0", State.FIX)
+    assert busy.found == "cannot be used: CUDA error: all CUDA-capable devices are busy or unavailable"
+    assert (found.name, found.state) == ("GPU 1", State.NOTE)
+    assert found.found == "Tesla V100, compute capability 7.0, 30 GB of 32 GB free, no bf16"
 
 
 def test_without_gpus_the_subject_finds_nothing_to_fix(monkeypatch):
