@@ -13,7 +13,11 @@ _COLOURS = {"ok": "green", "note": "yellow", "fix": "red"}
 _EXIT_SOMETHING_TO_FIX = 1
 
 
-@click.command(cls=Command, epilog=example("tissuebench doctor --home runs_of_mine"))
+@click.command(
+    cls=Command,
+    short_help="Examine this machine; for a bug report, too.",
+    epilog=example("tissuebench doctor --home runs_of_mine"),
+)
 @AS_JSON
 @click.option(
     "--home",
@@ -24,11 +28,11 @@ _EXIT_SOMETHING_TO_FIX = 1
     help="Folder that holds, or will hold, data/ and runs/.",
 )
 def doctor(as_json: bool, home: Path) -> None:
-    """Examine this machine: Python, packages, GPUs, cores, disk, network, weights. Attach it to a bug report.
+    """Examine this machine: Python, packages, GPUs, cores, disk, network, weights.
 
-    Each line says ok, note (worth knowing) or fix, and what to do. Nothing is changed, a few seconds are enough, and a
-    part that hangs costs its own lines only. Names of people and machines, and keys, are left out. The exit code is 1
-    if there is something to fix.
+    Each line says ok, note (worth knowing) or fix, and what to do. It takes a few seconds and changes nothing; a part
+    that hangs costs its own lines only. Attach the output to a bug report: names of people and machines, and keys, are
+    left out. The exit code is 1 if there is something to fix.
     """
     import json
     from dataclasses import asdict

@@ -18,8 +18,8 @@ _WIDTH = 96
 _HEAD = """# Command line
 
 The help of each command. Results go to standard output, progress and notes to standard error. Exit codes: 0 success,
-1 a bug in TissueBench (or a method that breaks the contract), 2 bad input, 3 some trials failed, 130 interrupted; see
-[Troubleshooting](../trouble.md#exit-codes).
+1 a bug in TissueBench (or a method that breaks the contract, or something to fix that `doctor` found), 2 bad input,
+3 some trials failed, 130 interrupted; see [Troubleshooting](../trouble.md#exit-codes).
 """
 
 
