@@ -167,6 +167,11 @@ class MultilayerPseudo(Method[MultilayerPseudoSettings]):
         return config.backbone is Architecture.PAPER
 
     @classmethod
+    def allows_float16(cls, config: MultilayerPseudoSettings) -> bool:
+        """Whether it does; the published DeepLabV3+ was never tried in float16."""
+        return super().allows_float16(config) and not cls.brings_network(config)
+
+    @classmethod
     def spending(cls, config: MultilayerPseudoSettings) -> Mapping[Supervision, float]:
         """Return shares of the budget: ``mask_share`` for masks, the rest for tags."""
         shares = {Supervision.MASKS: config.mask_share, Supervision.TAGS: 1 - config.mask_share}

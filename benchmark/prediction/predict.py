@@ -79,7 +79,9 @@ class Predictor:
     def __init__(self, trained: Trained, options: PredictionOptions) -> None:
         self.trained, self.options = trained, options
         method = trained.method()
-        self._machine = detect_machine(trained.trial.network.encoder_mode, allows_float16=type(method).allows_float16())
+        self._machine = detect_machine(
+            trained.trial.network.encoder_mode, allows_float16=method.allows_float16(method.config)
+        )
         self._method = method.to(self._machine.device)
 
     def predict(self, path: Path, folder: Path, progress: Progress) -> Prediction:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -10,8 +12,10 @@ from tissuebench.errors import ConfigError
 from tissuebench.methods.networks.settings import EncoderMode
 from tissuebench.plans.compute import Precision
 
-FP32, BF16, FP16 = "32-true", "bf16-mixed", "16-mixed"
-_AUTOCAST = {BF16: torch.bfloat16, FP16: torch.float16}
+FP32: Final = "32-true"
+BF16: Final = "bf16-mixed"
+FP16: Final = "16-mixed"
+_AUTOCAST: Mapping[str, torch.dtype] = {BF16: torch.bfloat16, FP16: torch.float16}
 _TENSOR_CORES = (7, 0)
 """Compute capability from which float16 is faster than float32: V100, T4."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tissuebench.common.hashing import Json
 from tissuebench.methods.api.registry import find_method
-from tissuebench.methods.api.stage import Stage
+from tissuebench.methods.api.stage import Stage, Trainable
 from tissuebench.plans.compute import Precision
 from tissuebench.plans.trial import Trial
 from tissuebench.runtime.determinism import is_deterministic
@@ -24,8 +26,11 @@ def machine_of(job: Job, trial: Trial, world: World) -> Machine:
     wanted = Precision(str(job.document.get("precision", Precision.AUTO)))
     allows_float16 = False
     if job.kind is not TaskKind.FEATURES:
-        trained = stage_of(job, trial).module if job.kind is TaskKind.STAGE else find_method(trial.method)
-        allows_float16 = trained.allows_float16()
+        kind: type[Trainable[Any]] = find_method(trial.method)
+        config = trial.config
+        if job.kind is TaskKind.STAGE:
+            kind, config = (stage := stage_of(job, trial)).module, stage.config
+        allows_float16 = kind.allows_float16(config)
     network = trial.network
     return detect_machine(network.encoder_mode, world, wanted, allows_float16)
 

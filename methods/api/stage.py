@@ -112,7 +112,7 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         return False
 
     @classmethod
-    def allows_float16(cls) -> bool:
+    def allows_float16(cls, config: SettingsT) -> bool:
         """Whether it may be trained in float16: declared by the class whose ``training_step`` is called, or below."""
         said = next(vars(kind) for kind in cls.__mro__ if {"half_precision", "training_step"} & vars(kind).keys())
         return bool(said.get("half_precision"))

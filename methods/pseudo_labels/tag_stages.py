@@ -192,6 +192,11 @@ class TagClassification(_TagStage[ClassifierSettings]):
         """Whether the settings select the published ResNet-38."""
         return config.backbone is Architecture.PAPER
 
+    @classmethod
+    def allows_float16(cls, config: ClassifierSettings) -> bool:
+        """Whether it does; the published ResNet-38 was never tried in float16."""
+        return super().allows_float16(config) and not cls.brings_network(config)
+
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the pseudo-masks."""

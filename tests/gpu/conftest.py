@@ -11,6 +11,7 @@ import functools
 import pytest
 import torch
 
+from tests.benchmark.conftest import bench, display  # noqa: F401 - fixtures
 from tests.gpu.stages import Lab
 from tissuebench.datasets.loading.datamodule import LoaderSettings
 from tissuebench.methods.api.stage import Trainable
@@ -66,7 +67,9 @@ def machine(device):
     """Makes the settings of the device in a precision."""
 
     def make(precision=FP32, at=device):
-        return Machine("gpu" if at.type == "cuda" else "cpu", at, precision, LoaderSettings(pin_memory=at.type == "cuda"))
+        return Machine(
+            "gpu" if at.type == "cuda" else "cpu", at, precision, LoaderSettings(pin_memory=at.type == "cuda")
+        )
 
     return make
 

@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import yaml
 
+from tests.benchmark.training.ddp_tasks import built
 from tests.benchmark.training.stage_steps import steps_of_each_stage
-from tests.gpu.draws import DrawsOnTheCpu
 from tissuebench.methods.api import all_methods
 from tissuebench.plans.expand import PlannedData, expand
 from tissuebench.plans.schema import load_plan
 from tissuebench.runtime.processes import ALONE
+from tissuebench.training.fit import fit
 
 SHIPPED = {name: kind for name, kind in all_methods().items() if kind.__module__.startswith("tissuebench.")}
 NETWORK = {
@@ -40,7 +41,9 @@ class Lab:
     _reference: ClassVar[dict] = {}
 
     def trial(self, name, steps, batch_size=4, network=NETWORK, **training):
-        own = {"training": {"steps": steps, "batch_size": batch_size, **training}}  # of a recipe, which the plan does not train
+        own = {
+            "training": {"steps": steps, "batch_size": batch_size, **training}
+        }  # of a recipe, which the plan does not train
         fields = SHIPPED[name].Config.model_fields
         document = {
             "budgets": ["minutes:60" if "tags" in SHIPPED[name].consumes else "masks:3p"],
@@ -54,12 +57,22 @@ class Lab:
         trials = expand(load_plan(str(path)), [name], self.data, self.folder)
         return next(trial for trial in trials if trial.method == name)
 
-    def steps(self, name, machine, steps, **training):
-        """Losses, first gradients and weights of every stage, by its name; random numbers are those of the CPU."""
-        folder = self.folder / f"{machine.device.type}-{machine.precision}-{len(list(self.folder.iterdir()))}"
-        with DrawsOnTheCpu():
-            document = self.trial(name, steps, **training).document()
-            return steps_of_each_stage(document, False, self.data, folder, ALONE, machine)
+    def steps(self, name, machine, steps):
+        """Losses, first gradients and weights of every stage, by its name."""
+        document = self.trial(name, steps).document()
+        return steps_of_each_stage(document, False, self.data, self.new_folder(), ALONE, machine)
+
+    def train(self, trial, machine, folder=None, change=lambda method: None, report=lambda step: None, **options):
+        """Train the last stage of a trial and return it; ``change`` sees it before."""
+        method, batches = built(trial, self.data)
+        change(method)
+        folder = folder or self.new_folder()
+        folder.mkdir(exist_ok=True)
+        fit(method, batches, folder, trial.seed, machine, report, **options)
+        return method
+
+    def new_folder(self):
+        return self.folder / f"fit{len(list(self.folder.iterdir()))}"
 
     def reference(self, name, machine, steps):
         """The same on the CPU in float32, computed once for all tests."""

@@ -5,14 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.benchmark.sweeps import run_inline
 from tissuebench.errors import ConfigError, DataError
-from tissuebench.methods.api.registry import register
-from tissuebench.methods.supervised import Supervised
-from tissuebench.results.records.result_store import ResultStore
-from tissuebench.results.tables.comparable import results_folder
 from tissuebench.sweep.reasons import is_out_of_gpu_memory, reason_of
-from tissuebench.sweep.state import journal
 
 FULL = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 15.77 GiB of which 1.19 GiB is free. "
@@ -20,15 +14,6 @@ FULL = (
     "allocated by PyTorch, and 1.01 GiB is reserved by PyTorch but unallocated. If reserved but unallocated memory is "
     "large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation."
 )
-
-
-@register
-class Greedy(Supervised):
-    name = "greedy_in_a_test"
-    summary = "fills the GPU"
-
-    def training_step(self, batch, batch_idx):
-        raise torch.OutOfMemoryError(FULL)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +48,3 @@ def test_a_full_gpu_names_the_keys(error, amount):
 def test_other_failures_are_told_in_their_own_words(error, said):
     assert reason_of(error) == said
     assert not is_out_of_gpu_memory(error)
-
-
-def test_the_next_trial_goes_on_after_one_that_filled_the_gpu(bench):
-    plan = bench.plan("seeds=[0]", "budgets=['masks:2p']", "training.steps=1")
-    graph = bench.graph(bench.trials(plan, "greedy_in_a_test", "supervised"))
-    summary = run_inline(graph, bench.home)
-    (failure,) = ResultStore(results_folder(bench.home)).read_failures()
-    assert (len(summary.done), len(summary.failed)) == (1, 1)
-    assert failure.reason.startswith("out of GPU memory (asked for 2.50 GiB of 15.77 GiB): lower training.batch_size")
-    assert "OutOfMemoryError" in failure.traceback
-    events = journal.read_journal(bench.home / "runs" / "trials" / failure.trial_id)
-    assert [event["reason"] for event in events if event["event"] == "failed"] == [failure.reason]
