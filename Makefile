@@ -24,7 +24,7 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
                $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(call each,--gpus,$(GPUS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck perf-tiles perf-loader perf-scoring perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard chaos docs notebook clean
+.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck test-gpu perf-tiles perf-loader perf-scoring perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard perf-gpu chaos docs notebook clean
 
 help:  ## show this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
@@ -66,10 +66,13 @@ check: $(READY)  ## run the contract tests on METHOD
 	@$(BIN)/tissuebench method check '$(METHOD)'
 
 test: lint typecheck  ## run linters, type checker and the quick tests (under 20 minutes)
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not gpu'
 
 test-all: lint typecheck  ## also run the slow tests; property tests draw at random, twenty times as many examples
-	$(PYTEST) --hypothesis-profile=thorough
+	$(PYTEST) -m 'not gpu' --hypothesis-profile=thorough
+
+test-gpu: $(READY)  ## run the tests that need an NVIDIA GPU; without one they are skipped
+	$(BIN)/python -P -m pytest -m gpu tests/gpu
 
 perf-tiles: $(READY)  ## compare reading tiles from a store with other formats (JSON=1)
 	@$(BIN)/tissuebench perf tiles $(if $(JSON),--json)
@@ -94,6 +97,9 @@ perf-contrast: $(READY)  ## measure the cost of pixel contrast against the super
 
 perf-leaderboard: $(READY)  ## measure how the leaderboard scales with the number of trials (JSON=1)
 	@$(BIN)/tissuebench perf leaderboard $(if $(JSON),--json)
+
+perf-gpu: $(READY)  ## measure the share of a bare loop's speed that training reaches on a GPU (JSON=1)
+	@$(BIN)/tissuebench perf gpu $(if $(JSON),--json)
 
 chaos: $(READY)  ## kill a sweep twenty times and compare it with an undisturbed one (SEED=0)
 	@$(BIN)/python -P tests/chaos.py --seed $(or $(SEED),0)

@@ -123,6 +123,21 @@ def contrast(rounds: int, rep_stride: str, as_json: bool) -> None:
     run(stdout(), as_json, rounds, int(rep_stride))
 
 
+@perf.command(epilog=example("tissuebench perf gpu --rounds 2"))
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), default="cuda", show_default=True, help="Where to train.")
+@click.option("--encoder", default="resnet34", show_default=True, help="Encoder of the U-Net, with random weights.")
+@click.option("--batch", type=click.IntRange(min=2), default=32, show_default=True, help="Tiles per step.")
+@click.option("--tile-px", type=click.IntRange(64, 1024), default=256, show_default=True, help="Edge of a tile in px.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Blocks of each kind.")
+@click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Home folder whose store is used.")
+@AS_JSON
+def gpu(device: str, encoder: str, batch: int, tile_px: int, rounds: int, home: Path | None, as_json: bool) -> None:
+    """Measure the share of a bare loop's speed that training reaches on this GPU."""
+    from tissuebench.perf.gpu import run
+
+    run(stdout(), as_json, device, encoder, batch, tile_px, rounds, home)
+
+
 @perf.command(epilog=example("tissuebench perf leaderboard --trials 500"))
 @click.option(
     "--trials",
