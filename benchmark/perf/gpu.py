@@ -179,7 +179,7 @@ class BareLoop:
             with autocast(self._device, self._precision):
                 loss = self._method.training_step(self._batch, 0)
             self._optimizer.zero_grad()
-            self._scaler.scale(loss).backward()
+            torch.autograd.backward(self._scaler.scale(loss))
             self._scaler.unscale_(self._optimizer)
             if self._clip is not None:
                 torch.nn.utils.clip_grad_norm_(self._method.parameters(), self._clip)

@@ -269,7 +269,7 @@ class Trainable(LightningModule, ABC, Generic[SettingsT]):
         """
         if gradient_clip_val is None and not self.logs_step:
             return
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scaler = None if self._trainer is None else getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)  # its step then leaves them as they are
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)

@@ -49,13 +49,14 @@ def test_the_bare_loop_learns(bench, precision):
     assert losses[-1].item() < 0.9 * losses[0].item()
 
 
-@pytest.mark.slow
-def test_its_table_is_of_the_size_that_was_asked_for(tmp_path, monkeypatch):
+def test_its_table_is_of_what_was_asked_for(bench, monkeypatch):
+    asked = []
     monkeypatch.setattr(loader, "_BLOCK", 2)
     monkeypatch.setattr(gpu, "_BARE_STEPS", 1)
+    monkeypatch.setattr(gpu, "open_data", lambda name, *_: asked.append(name) or bench.data)
     printed = io.StringIO()
-    gpu.run(Console(file=printed), True, "cpu", "resnet18", batch_size=2, tile_px=64, rounds=1, home=tmp_path)
+    gpu.run(Console(file=printed), True, "cpu", "resnet18", batch_size=2, tile_px=64, rounds=1)
     (line,) = json.loads(printed.getvalue())
     assert line["value"] > 0 and line["goal"] is None
     assert line["name"].startswith("tiles/s of the whole trainer to a bare loop")
-    assert (tmp_path / "data" / "synthetic@64").is_dir()
+    assert asked == ["synthetic@64"]
