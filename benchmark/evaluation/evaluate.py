@@ -2,16 +2,19 @@
 
 Masks are compared on the annotated pixels of annotated slides. Cases need no mask: of each slide with one diagnosis all
 tissue is predicted, annotated or not, and the area of each class is counted. A window that serves both is predicted
-once. Slides are processed one by one, in bounded memory.
+once. Slides are processed one by one, in bounded memory: while one is predicted, boundaries and objects of the one
+before it are counted in a thread, so that labels of two slides are held at most.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,16 +25,20 @@ from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.store.tile_store import SlideInfo, TileStore
 from tissuebench.datasets.store.tissue import tissue_pixels
 from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.evaluation.background import Background
 from tissuebench.evaluation.boundaries import boundary_counts, margin_px
 from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.counted import CountedArea, diagnosis_of, has_case, is_annotated
+from tissuebench.evaluation.gpu_batches import BatchLimit
+from tissuebench.evaluation.gpu_counts import CanvasWriter
 from tissuebench.evaluation.objects import class_object_sums
 from tissuebench.evaluation.overlays import ReadLabels, TilePicker
-from tissuebench.evaluation.slide_counts import Counts, SlideCounts, summed_log_loss
+from tissuebench.evaluation.slide_counts import Counts, SlideCounts
 from tissuebench.evaluation.stitching import ImageWindows, Stitching, Strip, strips
 from tissuebench.evaluation.window_features import WindowFeatures
 from tissuebench.methods.api.method import Method
 from tissuebench.plans.schema import EvaluationSettings
+from tissuebench.results.records.object_metrics import SUMS
 from tissuebench.results.records.object_sums import ObjectSums
 from tissuebench.runtime.processes import ALONE, World
 
@@ -49,7 +56,8 @@ class CountedSlide:
         calibration: (``CALIBRATION_BINS``, 3) float64, see ``calibration_bins``.
         areas: (K,) int64 pixels of tissue that are predicted as each class; 0 unless the slide ``has_case``.
         objects: (K, ``len(SUMS)``) float64, see ``class_object_sums``; 0 for classes that are not in the settings.
-        seconds: time taken.
+        seconds: time spent on the slide by the thread that predicts, and by the one that then counts boundaries and
+            objects while the next slide is predicted: the sum over slides may exceed the time of the evaluation.
     """
 
     slide: SlideInfo
@@ -87,16 +95,16 @@ def evaluate(
         device: device to predict on.
         precision: precision of the prediction, in Lightning's spelling.
         world: the processes; by default this one alone.
-        progress: called with the number of slides done and the number of slides in this process's share.
+        progress: called with the number of slides predicted and the number of slides in this process's share.
         picker: receives the slides of this process's share.
         features: features that stand in for the images.
     """
     method.eval()
-    scorer = SlideScorer(store, view, settings, device, precision, world, picker, features=features)
-    for done, index in enumerate(scorer.mine, start=1):
-        scorer.score(method, index)
-        progress(done, len(scorer.mine))
-    counts = scorer.total()
+    with SlideScorer(store, view, settings, device, precision, world, picker, features=features) as scorer:
+        for done, index in enumerate(scorer.mine, start=1):
+            scorer.score(method, index)
+            progress(done, len(scorer.mine))
+        counts = scorer.total()
     return [
         CountedSlide(
             slide,
@@ -122,8 +130,20 @@ def stored_objects(slides: Sequence[CountedSlide], store: TileStore, settings: E
     return ObjectSums(classes, unit, np.stack([slide.objects[rows] for slide in slides]))
 
 
-class SlideScorer:
-    """Predicts slides of a view, each process its share, and counts.
+@dataclass(frozen=True, eq=False, slots=True)
+class _Finished:
+    """Counts of a slide that need the labels of all of it, and the seconds that they took; see ``CountedSlide``."""
+
+    index: int
+    boundaries: NDArray[np.int64]
+    objects: NDArray[np.float64]
+    seconds: float
+
+
+class SlideScorer(AbstractContextManager["SlideScorer"]):
+    """Predicts slides of a view, each process its share, and counts; a context manager that ends its thread.
+
+    With ``masks_only`` there is no thread, and no block is needed.
 
     Args:
         store, view, settings, device, precision, world, picker, features: see ``evaluate``.
@@ -151,11 +171,14 @@ class SlideScorer:
         self._um_per_px = store.info.mpp or 1.0
         self._tolerance_px = settings.boundary_um / self._um_per_px
         self._objects = [view.class_map.names.index(name) for name in settings.objects_of(view.class_map.names)]
-        self._counts = SlideCounts(len(view.slides), len(view.class_map))
+        self._counts = SlideCounts(len(view.slides), len(view.class_map), device)
+        self._limit = BatchLimit(device)
+        self._background = Background[_Finished]()
         self.mine = shares([self._cost(slide) for slide in view.slides], world.size)[world.rank]
 
     def total(self) -> Counts:
         """Return the counts over all processes; every process must call this."""
+        self._add(self._background.wait())
         return self._counts.total()
 
     def pooled_scores(self) -> dict[str, float]:
@@ -166,42 +189,77 @@ class SlideScorer:
         return {name: float(score) for name, score in scores.items()}
 
     def score(self, method: Method[Any], index: int) -> None:
-        """Predict the annotated regions of one slide and the tissue of a case, and count."""
+        """Predict the annotated regions of one slide and the tissue of a case, and count.
+
+        What needs the labels of the whole slide is counted in a thread, and there by the end of ``total``.
+        """
         started = time.perf_counter()
-        view, slide, counts = self._view, self._view.slides[index], self._counts
-        k = len(view.class_map)
-        area = CountedArea(self._store, view, slide, self._masks_only)
-        tissue, truth_of = area.tissue, area.truth
-        if not area.is_empty:
-            with LabelCanvas(slide.height, slide.width) as canvas:
-                for strip in self._strips(method, slide, area):
-                    if tissue is not None:
-                        there = tissue_pixels(tissue, strip.y, strip.x, *strip.classes.shape)
-                        counts.update(index, areas=np.bincount(strip.classes[there], minlength=k))
-                    if area.is_annotated:
-                        truth = truth_of(strip.y, strip.x, *strip.classes.shape)
-                        counts.compare(index, truth, strip.classes, strip.confidence)
-                        if self._masks_only:
-                            counts.update(index, log_loss=summed_log_loss(truth, strip.probabilities))
-                        else:
-                            canvas.write(strip.classes, strip.y, strip.x)
-                if area.is_annotated and not self._masks_only:
-                    counts.update(index, boundaries=boundaries_by_blocks(truth_of, canvas, k, self._tolerance_px))
-                    if self._objects:  # small enough for memory: ``check_objects``
-                        whole = (0, 0, slide.height, slide.width)
-                        maps = truth_of(*whole), canvas.read(*whole)
-                        counts.update(index, objects=class_object_sums(*maps, self._objects, k, self._um_per_px))
-                    if self._picker is not None:
-                        self._picker.see(slide, truth_of, canvas)
-        counts.update(index, seconds=time.perf_counter() - started)
+        slide = self._view.slides[index]
+        area = CountedArea(self._store, self._view, slide, self._masks_only)
+        with ExitStack() as until_counted:
+            canvas = None
+            if area.is_annotated and not self._masks_only:
+                canvas = until_counted.enter_context(LabelCanvas(slide.height, slide.width))
+            if not area.is_empty:
+                self._predict(method, index, area, canvas)
+            self._counts.update(index, seconds=time.perf_counter() - started)
+            if canvas is not None:
+                self._add(self._background.wait())  # at most two canvases at a time
+                self._background.start(partial(self._finish, index, area, canvas, until_counted.pop_all()))
+
+    def _predict(self, method: Method[Any], index: int, area: CountedArea, canvas: LabelCanvas | None) -> None:
+        """Predict a slide, count its pixels, and write the labels of its annotated parts."""
+        writer = None if canvas is None else CanvasWriter(canvas)
+        for strip in self._strips(method, self._view.slides[index], area):
+            for part in strip.predicted_parts():
+                at = (part.y, part.x, *part.labels.shape)
+                truth = area.truth(*at) if area.is_annotated else None
+                tissue = None if area.tissue is None else tissue_pixels(area.tissue, *at)
+                self._counts.count(index, part, truth, tissue, with_log_loss=self._masks_only)
+                if writer is not None:
+                    writer.write(part.labels, part.y, part.x)
+        if writer is not None:
+            writer.finish()
+
+    def _finish(self, index: int, area: CountedArea, canvas: LabelCanvas, until_counted: ExitStack) -> _Finished:
+        """Count what needs the labels of a whole slide; runs in a thread."""
+        started = time.perf_counter()
+        slide, k = self._view.slides[index], len(self._view.class_map)
+        with until_counted:
+            boundaries = boundaries_by_blocks(area.truth, canvas, k, self._tolerance_px)
+            objects = np.zeros((k, len(SUMS)))
+            if self._objects:  # small enough for memory: ``check_objects``
+                whole = (0, 0, slide.height, slide.width)
+                maps = area.truth(*whole), canvas.read(*whole)
+                objects = class_object_sums(*maps, self._objects, k, self._um_per_px)
+            if self._picker is not None:
+                self._picker.see(slide, area.truth, canvas)
+        return _Finished(index, boundaries, objects, time.perf_counter() - started)
+
+    def _add(self, finished: _Finished | None) -> None:
+        if finished is not None:
+            self._counts.update(
+                finished.index,
+                boundaries=finished.boundaries,
+                objects=finished.objects,
+                seconds=finished.seconds,
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._background.__exit__(kind, error, trace)
+
+    def __enter__(self) -> Self:
+        return self
 
     def _strips(self, method: Method[Any], slide: SlideInfo, area: CountedArea) -> Iterator[Strip]:
         size, k = (slide.height, slide.width), len(self._view.class_map)
         if self._features is not None:
             encoded = self._features.of(slide.slide_id)
-            return strips(method, encoded, *size, k, self._how, encoded.has)
+            return strips(method, encoded, *size, k, self._how, encoded.has, self._limit)
         images = ImageWindows(partial(self._store.image, slide.slide_id), self._how)
-        return strips(method, images, *size, k, self._how, area.has)
+        return strips(method, images, *size, k, self._how, area.has, self._limit)
 
     def _cost(self, slide: SlideInfo) -> int:
         """Pixels of a slide of which anything is predicted."""

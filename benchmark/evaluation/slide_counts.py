@@ -13,12 +13,14 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tissuebench.datasets.types import IGNORE_LABEL
+from tissuebench.evaluation import gpu_counts
+from tissuebench.evaluation.stitching import Strip
 from tissuebench.results.metrics import calibration_gaps, miou
 from tissuebench.results.records.object_metrics import SUMS
 from tissuebench.results.records.trial_result import CALIBRATION_BINS
 from tissuebench.runtime.processes import sum_over_processes
 
-_SMALLEST = float(np.finfo(np.float32).eps)
+_CPU = torch.device("cpu")
 _STATES: dict[str, tuple[torch.dtype, Callable[[int], tuple[int, ...]]]] = {  # numbers per slide of K classes
     "confusion": (torch.int64, lambda k: (k, k)),
     "boundaries": (torch.int64, lambda k: (k, 4)),
@@ -65,11 +67,13 @@ class Counts:
 class SlideCounts(Metric):
     """Counts of every slide; summed over the processes, each of which has updated some of the slides.
 
-    Confusion and calibration use kernels on numpy labels, much faster than torchmetrics' own on CPUs.
+    Confusion and calibration use kernels on numpy labels, much faster than torchmetrics' own and than torch on CPUs;
+    what a GPU has predicted is counted there, to the same numbers.
 
     Args:
         n_slides: N.
         n_classes: K.
+        device: device that predicts.
     """
 
     full_state_update = False
@@ -81,13 +85,14 @@ class SlideCounts(Metric):
     log_loss: Tensor
     seconds: Tensor
 
-    def __init__(self, n_slides: int, n_classes: int) -> None:
+    def __init__(self, n_slides: int, n_classes: int, device: torch.device = _CPU) -> None:
         super().__init__(dist_sync_fn=_summed)
         self._n_classes = n_classes
         for name, (dtype, shape) in _STATES.items():
             self.add_state(name, torch.zeros(n_slides, *shape(n_classes), dtype=dtype), dist_reduce_fx="sum")
+        self.to(_CPU if uses_numpy(device) else device)
 
-    def update(self, slide: int, **parts: NDArray[np.int64] | NDArray[np.float64] | float) -> None:
+    def update(self, slide: int, **parts: Tensor | NDArray[np.int64] | NDArray[np.float64] | float) -> None:
         """Add to the counts of a slide.
 
         Args:
@@ -95,7 +100,46 @@ class SlideCounts(Metric):
             parts: an addend by name, see ``Counts``.
         """
         for name, part in parts.items():
-            cast("Tensor", getattr(self, name))[slide] += torch.as_tensor(part)
+            state = cast("Tensor", getattr(self, name))
+            state[slide] += torch.as_tensor(part, device=state.device)
+
+    def count(
+        self,
+        slide: int,
+        part: Strip,
+        truth: NDArray[np.uint8] | None,
+        tissue: NDArray[np.bool_] | None,
+        with_log_loss: bool,
+    ) -> None:
+        """Count the pixels of a predicted part of a slide, on the device that predicted it.
+
+        Args:
+            slide: index of the slide.
+            part: the part, of h x w px.
+            truth: (h, w) uint8 class ids, ``IGNORE_LABEL`` where not annotated; None counts no annotated pixels.
+            tissue: (h, w) bool; None counts no areas.
+            with_log_loss: whether to sum up the log-loss, too.
+        """
+        device, k = part.labels.device, self._n_classes
+        if uses_numpy(device):
+            if tissue is not None:
+                self.update(slide, areas=np.bincount(part.classes[tissue], minlength=k))
+            if truth is not None:
+                self.compare(slide, truth, part.classes, part.confidence)
+                if with_log_loss:
+                    self.update(slide, log_loss=summed_log_loss(truth, part.probabilities))
+            return
+        if tissue is not None:
+            self.update(slide, areas=gpu_counts.areas(gpu_counts.on_device(tissue, device), part.labels, k))
+        if truth is not None:
+            there = gpu_counts.on_device(truth, device)
+            self.update(
+                slide,
+                confusion=gpu_counts.confusion(there, part.labels, k),
+                calibration=gpu_counts.calibration_bins(there, part.labels, part.certainty),
+            )
+            if with_log_loss:
+                self.update(slide, log_loss=gpu_counts.log_loss(there, part.probabilities))
 
     def compare(
         self,
@@ -130,6 +174,11 @@ class SlideCounts(Metric):
     @property
     def _counts(self) -> Counts:
         return Counts(**{name: cast("Tensor", getattr(self, name)).cpu().numpy().copy() for name in _STATES})
+
+
+def uses_numpy(device: torch.device) -> bool:
+    """Whether numpy counts what this device predicts; ``perf scoring`` measures that it is faster on CPUs."""
+    return device.type != "cuda"
 
 
 def _summed(tensor: Tensor, group: object = None) -> list[Tensor]:
@@ -167,7 +216,4 @@ def summed_log_loss(truth: NDArray[np.uint8], probabilities: Tensor) -> float:
         truth: (h, w) uint8 class ids, ``IGNORE_LABEL`` where not annotated.
         probabilities: (K, h, w) float32.
     """
-    labels = torch.from_numpy(truth).to(probabilities.device).long()
-    annotated = labels != IGNORE_LABEL
-    of_truth = probabilities.gather(0, labels.masked_fill(~annotated, 0)[None])[0]
-    return -float(of_truth.clamp(min=_SMALLEST).log().mul(annotated).double().sum())
+    return float(gpu_counts.log_loss(gpu_counts.on_device(truth, probabilities.device), probabilities))

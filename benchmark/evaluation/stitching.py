@@ -26,11 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tissuebench.datasets.store.tiling import offsets
+from tissuebench.evaluation.background import read_ahead
+from tissuebench.evaluation.gpu_batches import PIXELS_PER_BATCH, BatchLimit
 from tissuebench.methods.networks.encoded import Encoded
 from tissuebench.plans.schema import EvaluationSettings, Views
 from tissuebench.runtime.precision import autocast
 
-_PIXELS_PER_BATCH = 1 << 19
+_PIXELS_PER_BATCH = PIXELS_PER_BATCH
 _STRIP_PX = 1 << 20
 _PANEL_NUMBERS = 1 << 24  # probabilities of a panel's row of windows: 64 MiB
 
@@ -70,26 +72,47 @@ class Windows(Protocol[GivenT]):
     """Windows of one slide, as a method is to see them."""
 
     def views(self, places: Sequence[Place], size: tuple[int, int]) -> Iterator[GivenT]:
-        """Return the views of B windows of (height, width) px, in the order of ``Stitching.views``."""
+        """Return the views of B windows of (height, width) px, in the order of ``Stitching.views``.
+
+        Called in a thread that reads ahead; iterated where the method predicts.
+        """
         ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Strip:
-    """A finished part of a slide.
+    """A finished part of a slide. Its tensors are on the device.
 
     Attributes:
         y, x: upper left pixel.
-        classes: (h, w) uint8, the most probable class.
-        confidence: (h, w) float32, its probability.
-        probabilities: (K, h, w) float32 on the device; overwritten once the next strip is requested.
+        labels: (h, w) uint8, the most probable class.
+        certainty: (h, w) float32, its probability.
+        probabilities: (K, h, w) float32; overwritten once the next strip is requested.
+        columns: where windows were predicted; elsewhere all probabilities are 0.
     """
 
     y: int
     x: int
-    classes: NDArray[np.uint8]
-    confidence: NDArray[np.float32]
+    labels: Tensor
+    certainty: Tensor
     probabilities: Tensor
+    columns: tuple[slice, ...]
+
+    @property
+    def classes(self) -> NDArray[np.uint8]:
+        """The most probable class, (h, w) uint8; on a GPU each access waits for it and copies."""
+        return self.labels.cpu().numpy()
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """Its probability, (h, w) float32, likewise."""
+        return self.certainty.cpu().numpy()
+
+    def predicted_parts(self) -> Iterator[Strip]:
+        """Return the parts in which windows were predicted, from left to right: none, several, or all in one."""
+        for at in self.columns:
+            part = self.labels[:, at], self.certainty[:, at], self.probabilities[:, :, at]
+            yield Strip(self.y, self.x + at.start, *part, (slice(0, at.stop - at.start),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +186,26 @@ class ImageWindows:
         self._read, self._how = read, how
 
     def views(self, places: Sequence[Place], size: tuple[int, int]) -> Iterator[Tensor]:
-        """Return the views of B windows, each (B, 3, H, W) uint8, contiguous."""
-        images = torch.from_numpy(np.stack([self._read(y, x, *size) for y, x in places])).to(self._how.device)
+        """Read B windows and return their views, each (B, 3, H, W) uint8, contiguous, on the device."""
+        images = torch.from_numpy(np.stack([self._read(y, x, *size) for y, x in places]))
+        return self._seen(images.pin_memory() if self._how.device.type == "cuda" else images)
+
+    def _seen(self, images: Tensor) -> Iterator[Tensor]:
+        images = images.to(self._how.device, non_blocking=True)
         for turned, flipped in self._how.views:
             view = images.transpose(-2, -1) if turned else images
             yield (view.flip(flipped) if flipped else view).contiguous()
 
 
-def batches(places: Sequence[Place], size: tuple[int, int]) -> Iterator[Sequence[Place]]:
-    """Return consecutive windows that are predicted together; of a size in pixels that fits into memory."""
-    per_batch = max(1, _PIXELS_PER_BATCH // (size[0] * size[1]))
-    for start in range(0, len(places), per_batch):
-        yield places[start : start + per_batch]
+def batches(
+    places: Sequence[Place], size: tuple[int, int], limit: BatchLimit | None = None
+) -> Iterator[Sequence[Place]]:
+    """Return consecutive windows that are predicted together, by default as many as on a CPU."""
+    limit, start = limit or BatchLimit(torch.device("cpu"), _PIXELS_PER_BATCH), 0
+    while start < len(places):
+        batch = places[start : start + limit.windows(size)]
+        start += len(batch)
+        yield batch
 
 
 def strips(
@@ -185,6 +216,7 @@ def strips(
     n_classes: int,
     how: Stitching,
     wanted: Callable[[int, int, int, int], bool] = lambda y, x, height, width: True,
+    limit: BatchLimit | None = None,
 ) -> Iterator[Strip]:
     """Predict a slide and yield disjoint strips that cover it.
 
@@ -197,28 +229,45 @@ def strips(
         how: windows, device, precision.
         wanted: whether a window (y, x, height, width) is predicted at all; pixels that also lie in a skipped window are
             not reliable.
+        limit: size of batches, for all slides of a kind; by default that of this slide alone.
     """
     size_y, size_x = how.size(height, width)
+    limit = limit or BatchLimit(how.device, _PIXELS_PER_BATCH)
     ys: list[int] = how.starts(height)
     share_y = _shares(height, size_y, ys, how.device)
     share_x = _shares(width, size_x, how.starts(width), how.device)
     for panel in how.panels(height, width, n_classes):
         left, right = panel.left, panel.right
         places = [(y, x) for y, x in panel.places if wanted(y, x, size_y, size_x)]
-        predicted = _predicted(method, windows, places, (size_y, size_x), how)
+        predicted = _predicted(method, windows, places, (size_y, size_x), how, limit)
         rows_at_once = max(1, _STRIP_PX // (right - left))
         row = torch.zeros((n_classes, size_y, right - left), device=how.device)
+        ends: dict[int, int] = {}  # by column of a window, where its last one that was predicted ends
         waiting = next(predicted, None)
         for y, below in pairwise([*ys, height]):
             while waiting is not None and waiting[0] == y:
                 _, x, probabilities = waiting
                 _blend_in(row, probabilities, share_y[y], share_x[x], x, left)
+                ends[x] = y + size_y
                 waiting = next(predicted, None)
             final = below - y
             for top in range(0, final, rows_at_once):
-                yield _strip(row[:, top : min(top + rows_at_once, final)], y + top, left)
-            row[:, : size_y - final] = row[:, final:].clone()
-            row[:, size_y - final :] = 0
+                columns = _columns([x for x, end in ends.items() if end > y + top], size_x, left, right)
+                yield _strip(row[:, top : min(top + rows_at_once, final)], y + top, left, columns)
+            if any(end > y for end in ends.values()):
+                row[:, : size_y - final] = row[:, final:].clone()
+                row[:, size_y - final :] = 0
+
+
+def _columns(starts: Sequence[int], size: int, left: int, right: int) -> tuple[slice, ...]:
+    """Return the columns of a panel that windows with these starts cover, without gaps or overlaps."""
+    found: list[slice] = []
+    for x in sorted(starts):
+        begin, end = max(x, left) - left, min(x + size, right) - left
+        if found and begin <= found[-1].stop:
+            begin = found.pop().start
+        found.append(slice(begin, end))
+    return tuple(found)
 
 
 def _shares(length: int, size: int, starts: Sequence[int], device: torch.device) -> dict[int, Tensor]:
@@ -236,12 +285,42 @@ def _predicted(
     places: Sequence[Place],
     size: tuple[int, int],
     how: Stitching,
+    limit: BatchLimit,
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Yield (y, x, probabilities (K, h, w)) of each window, in the order given."""
-    for batch in batches(places, size):
-        views = windows.views(batch, size)
-        for (y, x), probabilities in zip(batch, _probabilities(method, views, how), strict=True):
+    for batch, views in read_ahead(batches(places, size, limit), lambda batch: windows.views(batch, size)):
+        if len(batch) < len(places):
+            limit.before_batch()
+        found = _within_memory(method, windows, batch, views, size, how, limit)
+        if len(batch) < len(places):
+            limit.after_batch(len(batch) * size[0] * size[1])
+        for (y, x), probabilities in zip(batch, found, strict=True):
             yield y, x, probabilities
+
+
+def _within_memory(
+    method: Predicts[InputsT],
+    windows: Windows[InputsT],
+    batch: Sequence[Place],
+    views: Iterator[InputsT],
+    size: tuple[int, int],
+    how: Stitching,
+    limit: BatchLimit,
+) -> Tensor:
+    """Return the probabilities of a batch (B, K, h, w), in halves if the GPU's memory does not hold it as a whole."""
+    try:
+        return _probabilities(method, views, how)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    # Not in the handler: the error holds what the attempt has allocated.
+    limit.halve(len(batch) * size[0] * size[1])
+    middle = len(batch) // 2
+    halves = [
+        _within_memory(method, windows, half, windows.views(half, size), size, how, limit)
+        for half in (batch[:middle], batch[middle:])
+    ]
+    return torch.cat(halves)
 
 
 @torch.inference_mode()
@@ -269,7 +348,16 @@ def _blend_in(row: Tensor, probabilities: Tensor, share_y: Tensor, share_x: Tens
 
 
 @torch.inference_mode()
-def _strip(row: Tensor, y: int, x: int) -> Strip:
-    confidence, classes = row.max(dim=0)
-    labels = classes.to(torch.uint8).cpu().numpy()
-    return Strip(y, x, labels, confidence.clamp(0, 1).cpu().numpy(), row)
+def _strip(row: Tensor, y: int, x: int, columns: tuple[slice, ...]) -> Strip:
+    _, height, width = row.shape
+    if columns == (slice(0, width),):
+        confidence, classes = row.max(dim=0)
+        return Strip(y, x, classes.to(torch.uint8), confidence.clamp(0, 1), row, columns)
+    labels = torch.zeros((), dtype=torch.uint8, device=row.device).expand(height, width)
+    certainty = torch.zeros((), device=row.device).expand(height, width)
+    if columns:
+        labels, certainty = labels.contiguous(), certainty.contiguous()
+    for at in columns:
+        confidence, classes = row[:, :, at].max(dim=0)
+        labels[:, at], certainty[:, at] = classes, confidence.clamp(0, 1)
+    return Strip(y, x, labels, certainty, row, columns)

@@ -192,7 +192,7 @@ class Predictor:
         progress("predicting megapixels", 0, megapixels)
         for strip in self.strips(read, canvas.height, canvas.width):
             canvas.write(strip.classes, strip.y, strip.x)
-            done += strip.classes.size
+            done += strip.labels.numel()
             progress("predicting megapixels", done * megapixels // total, megapixels)
 
     def strips(self, read: ReadPixels, height: int, width: int) -> Iterator[Strip]:

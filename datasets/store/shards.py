@@ -14,6 +14,7 @@ import json
 import mmap
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ class Layout:
 
 
 class ShardCache:
-    """Cache of open shards that evicts the least recently used; a copy in another process starts empty."""
+    """Cache of open shards that evicts the least recently used; a copy in another process starts empty.
+
+    Threads may share one: at worst, two of them open the same shard.
+    """
 
     def __init__(self, max_open: int = _MAX_OPEN_SHARDS) -> None:
         self._max_open = max_open
@@ -77,7 +81,7 @@ class ShardCache:
             self._pid = os.getpid()
             self._open = OrderedDict()
         key = (array, row, column)
-        if key in self._open:
+        with suppress(KeyError):  # not open, or evicted this moment: several threads may read
             self._open.move_to_end(key)
             return self._open[key]
         lead = ("0",) * (len(layout.shape) - 2)
