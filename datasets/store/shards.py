@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import threading
 from collections import OrderedDict
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,14 +54,14 @@ class Layout:
 class ShardCache:
     """Cache of open shards that evicts the least recently used; a copy in another process starts empty.
 
-    Threads may share one: at worst, two of them open the same shard.
+    Threads may share one.
     """
 
     def __init__(self, max_open: int = _MAX_OPEN_SHARDS) -> None:
         self._max_open = max_open
         self._open: OrderedDict[tuple[str, int, int], _Shard | None] = OrderedDict()
         self._layouts: dict[str, Layout] = {}
-        self._pid = os.getpid()
+        self._pid, self._lock = os.getpid(), threading.Lock()
 
     def __getstate__(self) -> dict[str, object]:
         return {"_max_open": self._max_open}
@@ -78,18 +78,19 @@ class ShardCache:
     def shard(self, array: str, layout: Layout, row: int, column: int) -> _Shard | None:
         """Return an open shard; None if it contains only the fill value."""
         if self._pid != os.getpid():  # after a fork: sharing mapped memory is safe, sharing the bookkeeping is not
-            self._pid = os.getpid()
-            self._open = OrderedDict()
+            self._open, self._lock = OrderedDict(), threading.Lock()
+            self._pid = os.getpid()  # last: another thread of this process must not see the lock of the parent
         key = (array, row, column)
-        with suppress(KeyError):  # not open, or evicted this moment: several threads may read
-            self._open.move_to_end(key)
-            return self._open[key]
-        lead = ("0",) * (len(layout.shape) - 2)
-        opened = _open_shard(Path(array, "c", *lead, str(row), str(column)), layout)
-        self._open[key] = opened
-        if len(self._open) > self._max_open:
-            self._open.popitem(last=False)
-        return opened
+        with self._lock:
+            if key in self._open:
+                self._open.move_to_end(key)
+                return self._open[key]
+            lead = ("0",) * (len(layout.shape) - 2)
+            opened = _open_shard(Path(array, "c", *lead, str(row), str(column)), layout)
+            self._open[key] = opened
+            if len(self._open) > self._max_open:
+                self._open.popitem(last=False)
+            return opened
 
 
 def read_layout(array: Path) -> Layout:
