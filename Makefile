@@ -24,7 +24,7 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
                $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(call each,--gpus,$(GPUS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck test-gpu perf-tiles perf-loader perf-scoring perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard perf-gpu chaos docs notebook clean
+.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck test-gpu perf-tiles perf-loader perf-scoring perf-counting perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard perf-gpu chaos docs notebook clean
 
 help:  ## show this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
@@ -82,6 +82,9 @@ perf-loader: $(READY)  ## measure the cost of the data module in training (JSON=
 
 perf-scoring: $(READY)  ## compare scoring from cached features with scoring from images (JSON=1)
 	@$(BIN)/tissuebench perf scoring $(if $(JSON),--json)
+
+perf-counting: $(READY)  ## compare how scoring counts with plain ways of doing it (JSON=1)
+	@$(BIN)/tissuebench perf counting $(if $(JSON),--json)
 
 perf-sweep: $(READY)  ## measure the overhead of a sweep (JSON=1)
 	@$(BIN)/tissuebench perf sweep $(if $(JSON),--json)

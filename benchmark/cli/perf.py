@@ -51,6 +51,24 @@ def scoring(home: Path | None, plan_name: str, rounds: int, as_json: bool) -> No
     run(stdout(), as_json, home, plan_name, rounds)
 
 
+@perf.command(epilog=example("tissuebench perf counting --size 4096"))
+@click.option(
+    "--size",
+    "size_px",
+    type=click.IntRange(min=2048),
+    default=9000,
+    show_default=True,
+    help="Edge of the slide of which 1 % is annotated, in px.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Scorings of each kind.")
+@AS_JSON
+def counting(size_px: int, rounds: int, as_json: bool) -> None:
+    """Compare how scoring counts with plain ways: kernels, threads, sparse annotations."""
+    from tissuebench.perf.counting import run
+
+    run(stdout(), as_json, size_px, rounds)
+
+
 @perf.command(epilog=example("tissuebench perf sweep --tasks 20"))
 @click.option(
     "--home", type=click.Path(file_okay=False, path_type=Path), help="Home folder whose embedded data is used."

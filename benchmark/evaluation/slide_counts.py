@@ -177,7 +177,7 @@ class SlideCounts(Metric):
 
 
 def uses_numpy(device: torch.device) -> bool:
-    """Whether numpy counts what this device predicts; ``perf scoring`` measures that it is faster on CPUs."""
+    """Whether numpy counts what this device predicts; ``perf counting`` measures that it is faster on CPUs."""
     return device.type != "cuda"
 
 
