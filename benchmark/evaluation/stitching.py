@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -145,6 +145,11 @@ class Stitching:
         """Return the context in which networks compute."""
         return autocast(self.device, self.precision)
 
+    def staged(self, array: NDArray[Any]) -> Tensor:
+        """Return an array as a tensor on the CPU, from which a GPU copies while the caller goes on."""
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
+
     def starts(self, length: int) -> list[int]:
         """Return where windows begin along an edge of ``length`` px; a shorter edge has one window, of its own size."""
         return offsets(length, self.window_px, self.window_px - self.overlap_px)
@@ -187,8 +192,7 @@ class ImageWindows:
 
     def views(self, places: Sequence[Place], size: tuple[int, int]) -> Iterator[Tensor]:
         """Read B windows and return their views, each (B, 3, H, W) uint8, contiguous, on the device."""
-        images = torch.from_numpy(np.stack([self._read(y, x, *size) for y, x in places]))
-        return self._seen(images.pin_memory() if self._how.device.type == "cuda" else images)
+        return self._seen(self._how.staged(np.stack([self._read(y, x, *size) for y, x in places])))
 
     def _seen(self, images: Tensor) -> Iterator[Tensor]:
         images = images.to(self._how.device, non_blocking=True)

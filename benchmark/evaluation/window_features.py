@@ -205,10 +205,14 @@ class FeatureWindows:
         return (y, x) in self._rows
 
     def views(self, places: Sequence[Place], size: tuple[int, int]) -> Iterator[Encoded]:
-        """Return the views of B windows, in the memory format of the encoder."""
+        """Read B windows and return their views, in the memory format of the encoder."""
         rows = [self._rows[place] for place in places]
+        return self._seen(rows, size, self._how.staged(self._maps[rows, 0]))
+
+    def _seen(self, rows: Sequence[int], size: tuple[int, int], first: Tensor) -> Iterator[Encoded]:
         for number, (is_turned, _) in enumerate(self._how.views):
-            records = torch.from_numpy(self._maps[rows, number]).to(self._how.device)
+            read = first if number == 0 else self._how.staged(self._maps[rows, number])  # all at once would be large
+            records = read.to(self._how.device, non_blocking=True)
             maps, start = [], 0
             for channels, *sides in self._block.shapes:
                 height, width = reversed(sides) if is_turned else sides

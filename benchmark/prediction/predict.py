@@ -22,6 +22,7 @@ from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.types import ClassMap
 from tissuebench.errors import DataError
 from tissuebench.evaluation.canvas import LabelCanvas
+from tissuebench.evaluation.gpu_counts import CanvasWriter
 from tissuebench.evaluation.stitching import ImageWindows, Stitching, Strip, strips
 from tissuebench.prediction.areas import ClassArea, class_areas, count_pixels, write_areas
 from tissuebench.prediction.case import CaseCall, call_case
@@ -190,10 +191,12 @@ class Predictor:
         done, total = 0, canvas.height * canvas.width
         megapixels = -(-total // _MEGAPIXEL)
         progress("predicting megapixels", 0, megapixels)
+        writer = CanvasWriter(canvas)
         for strip in self.strips(read, canvas.height, canvas.width):
-            canvas.write(strip.classes, strip.y, strip.x)
+            writer.write(strip.labels, strip.y, strip.x)
             done += strip.labels.numel()
             progress("predicting megapixels", done * megapixels // total, megapixels)
+        writer.finish()
 
     def strips(self, read: ReadPixels, height: int, width: int) -> Iterator[Strip]:
         """Predict a whole slide in the way slides are scored, see ``stitching.strips``."""
