@@ -15,7 +15,7 @@ from tissuebench.datasets.labels.view import LabelView
 from tissuebench.datasets.types import IGNORE_LABEL
 from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.evaluate import evaluate
-from tissuebench.perf.counting import all_of_it, draw, measure, one_after_the_other
+from tissuebench.perf.counting import Nearest, all_of_it, draw, measure, one_after_the_other
 from tissuebench.plans.schema import EvaluationSettings
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def test_one_percent_of_the_sparse_slide_is_annotated_and_all_of_the_others(draw
     assert sum(store.withheld.class_pixels(sparse.slide_id)) == 0.01 * sparse.height * sparse.width
     for slide in LabelView.for_evaluation(store, split, "val").slides:
         mask = store.withheld.mask(slide.slide_id, 0, 0, slide.height, slide.width)
-        assert slide.height == 200 and (mask != IGNORE_LABEL).all()
+        assert slide.height == 100 and (mask != IGNORE_LABEL).all()
 
 
 def test_the_plain_ways_use_no_thread_and_write_everything(drawn, monkeypatch):
@@ -74,6 +74,11 @@ def test_the_plain_ways_use_no_thread_and_write_everything(drawn, monkeypatch):
                 score(drawn, Colours(), "test")
         sizes.append(sum(written))
     assert sizes[0] < sizes[1] / 4 and sizes[1] == 800 * 800
+
+
+def test_the_quick_method_is_right(drawn):
+    (row,) = score(drawn, Nearest(CPU), "test")
+    assert np.array_equal(row.counts, np.diag(np.diag(row.counts))) and row.counts.sum() == 6400
 
 
 def test_all_ways_count_alike(drawn, display):
