@@ -133,7 +133,13 @@ class StepLog(Callback):
 
 def _mean_over_processes(values: Mapping[str, Logged]) -> dict[str, float]:
     """Return the mean of each value over the processes that logged it; every process must call this."""
-    everybody = gathered({name: float(value) for name, value in values.items()})  # type: ignore[arg-type]
+    tensors = {name: value.double().reshape(()) for name, value in values.items() if isinstance(value, Tensor)}
+    numbers = {name: float(value) for name, value in values.items() if name not in tensors}  # type: ignore[arg-type]
+    if tensors:  # read at once: each read waits for the device
+        device = next((each.device for each in tensors.values() if each.device.type != "cpu"), torch.device("cpu"))
+        read = torch.stack([each.to(device, non_blocking=True) for each in tensors.values()]).tolist()
+        numbers |= dict(zip(tensors, read, strict=True))
+    everybody = gathered({name: numbers[name] for name in values})
     names = dict.fromkeys(name for of_process in everybody for name in of_process)
     return {name: fmean(each[name] for each in everybody if name in each) for name in names}
 

@@ -41,4 +41,4 @@ def forward_together(network: nn.Module, *streams: TileBatch) -> tuple[Tensor, .
         before += tiles.whole
     with samples_at(torch.cat(places)):
         logits = call(joined[0] if isinstance(streams[0].inputs, Tensor) else joined)
-    return logits.split([len(maps[0]) for maps in inputs])
+    return torch.split(logits, [len(maps[0]) for maps in inputs])

@@ -63,7 +63,7 @@ def probability_of(logits: Tensor, classes: Tensor) -> Tensor:
         classes: (K,) bool, there or on the CPU.
     """
     chosen = classes.view(1, -1, 1, 1).to(logits.device, non_blocking=True)
-    parts = logits.split(1) if logits.device.type == "cpu" and len(logits) else (logits,)
+    parts = torch.split(logits, 1) if logits.device.type == "cpu" and len(logits) else (logits,)
     return torch.cat([(part.softmax(dim=1) * chosen).sum(dim=1) for part in parts])
 
 

@@ -50,7 +50,7 @@ class MovingAverage(AveragedModel):
         t = self._t = int(self.n_averaged) if self._t is None else self._t
         decay = min(1 - 1 / (t + 1), self._decay) if self._warm_up else (self._decay if t else 0.0)
         weights = zip(self.module.parameters(), model.parameters(), strict=True)
-        averaged = [(own, other.detach()) for own, other in weights if not own.requires_grad]
+        averaged: list[tuple[Tensor, Tensor]] = [(own, other) for own, other in weights if not own.requires_grad]
         buffers = list(zip(self.module.buffers(), model.buffers(), strict=True))
         copied = buffers if self._buffers_are is TeacherBuffers.COPY else []
         if self._buffers_are is TeacherBuffers.AVERAGE:  # counters of batch norm are integers
