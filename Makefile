@@ -24,7 +24,7 @@ RUN_OPTIONS  = $(DATA_OPTIONS) $(if $(PLAN),--plan '$(PLAN)') $(call each,--budg
                $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(call each,--gpus,$(GPUS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck test-gpu perf-tiles perf-loader perf-scoring perf-counting perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard perf-gpu chaos docs notebook clean
+.PHONY: help setup bench sweep status leaderboard report data method check test test-all lint typecheck test-gpu perf perf-losses perf-tiles perf-loader perf-scoring perf-counting perf-sweep perf-masks perf-denoising perf-contrast perf-leaderboard perf-gpu chaos docs notebook clean
 
 help:  ## show this page
 	@awk 'BEGIN {FS = ":.*## "; print "TissueBench: which weak-supervision strategy is worth a pathologist'"'"'s time?\n"} \
@@ -73,6 +73,12 @@ test-all: lint typecheck  ## also run the slow tests; property tests draw at ran
 
 test-gpu: $(READY)  ## run the tests that need an NVIDIA GPU; without one they are skipped
 	$(BIN)/python -P -m pytest -m gpu tests/gpu
+
+perf: $(READY)  ## measure the ratios that are to hold before a release, in one table (JSON=1)
+	@$(BIN)/tissuebench perf all $(if $(JSON),--json)
+
+perf-losses: $(READY)  ## compare the complementary losses with plain PyTorch (JSON=1)
+	@$(BIN)/tissuebench perf losses $(if $(JSON),--json)
 
 perf-tiles: $(READY)  ## compare reading tiles from a store with other formats (JSON=1)
 	@$(BIN)/tissuebench perf tiles $(if $(JSON),--json)

@@ -14,6 +14,25 @@ def perf() -> None:
     """Run benchmarks: ratios measured within one run on this machine."""
 
 
+@perf.command("all", epilog=example("tissuebench perf all --json"))
+@AS_JSON
+def everything(as_json: bool) -> None:
+    """Measure the ratios that are to hold before a release, in one table."""
+    from tissuebench.perf.release import run
+
+    run(stdout(), as_json)
+
+
+@perf.command(epilog=example("tissuebench perf losses --rounds 5"))
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Repetitions.")
+@AS_JSON
+def losses(rounds: int, as_json: bool) -> None:
+    """Compare the complementary losses with the same formulas in plain PyTorch."""
+    from tissuebench.perf.losses import run
+
+    run(stdout(), as_json, rounds)
+
+
 @perf.command(epilog=example("tissuebench perf tiles --size 4096"))
 @click.option(
     "--size", "size_px", type=click.IntRange(min=2048), default=8192, show_default=True, help="Edge of the slide in px."

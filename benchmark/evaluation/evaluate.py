@@ -25,7 +25,6 @@ from tissuebench.datasets.store.pyramid import blocks
 from tissuebench.datasets.store.tile_store import SlideInfo, TileStore
 from tissuebench.datasets.store.tissue import tissue_pixels
 from tissuebench.datasets.types import IGNORE_LABEL
-from tissuebench.evaluation.background import Background
 from tissuebench.evaluation.boundaries import boundary_counts, margin_px
 from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.counted import CountedArea, diagnosis_of, has_case, is_annotated
@@ -40,6 +39,7 @@ from tissuebench.methods.api.method import Method
 from tissuebench.plans.schema import EvaluationSettings
 from tissuebench.results.records.object_metrics import SUMS
 from tissuebench.results.records.object_sums import ObjectSums
+from tissuebench.runtime.background import Background
 from tissuebench.runtime.processes import ALONE, World
 
 _BLOCK_PX = 2048

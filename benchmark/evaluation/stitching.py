@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tissuebench.datasets.store.tiling import offsets
-from tissuebench.evaluation.background import read_ahead
 from tissuebench.evaluation.gpu_batches import PIXELS_PER_BATCH, BatchLimit
 from tissuebench.methods.networks.encoded import Encoded
 from tissuebench.plans.schema import EvaluationSettings, Views
+from tissuebench.runtime.background import read_ahead
 from tissuebench.runtime.precision import autocast
 
 _PIXELS_PER_BATCH = PIXELS_PER_BATCH

@@ -116,7 +116,7 @@ def window_encoding(
     split: Split,
     device: torch.device,
     precision: str,
-) -> Encoding:
+) -> Encoding[Iterator[Tensor]]:
     """Return the work of computing a shard of ``plan_windows``; which windows are needed is decided here."""
     n_classes, store = len(store.class_map), store.frugal()
     model = build_segmenter(network, n_classes).eval().to(device)
@@ -139,12 +139,15 @@ def window_encoding(
         blocks.append(Block(slide.slide_id, *size, tuple(seen), shapes.of(*size)))
     lengths = {block.slide_id: n_values(block.shapes) for block in blocks}
 
-    @torch.inference_mode()
-    def encode(number: int) -> tuple[list[Tensor], NDArray[np.uint8]]:
+    def read(number: int) -> Iterator[Tensor]:
         slide, places = together[number]
         windows = ImageWindows(partial(store.image, slide.slide_id), how)
+        return windows.views(places, how.size(slide.height, slide.width))
+
+    @torch.inference_mode()
+    def encode(number: int, views: Iterator[Tensor]) -> tuple[list[Tensor], NDArray[np.uint8]]:
+        _, places = together[number]
         with how.autocast():
-            views = windows.views(places, how.size(slide.height, slide.width))
             records = [flattened(model.encode(images), _DTYPE) for images in views]
         return records, np.zeros((len(places), len(records)), dtype=np.uint8)
 
@@ -154,6 +157,7 @@ def window_encoding(
         len(how.views),
         _DTYPE,
         [Batch(len(places), lengths[slide.slide_id]) for slide, places in together],
+        read,
         encode,
     )
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from tissuebench.datasets.documents import read_hashed_json, write_hashed_json
 from tissuebench.errors import DataError
 from tissuebench.features.shards import Shapes, n_values
 from tissuebench.plans.trial import short_hash
+from tissuebench.runtime.background import read_ahead
 
 _INDEX, _MAPS, _ORIENTATIONS = "index.json", "maps.{}", "orientations.uint8"
 
@@ -61,13 +62,11 @@ class Batch:
     length: int
 
 
-Encode = Callable[[int], tuple[list[Tensor], NDArray[np.uint8]]]
-"""Callable that maps the number of a batch to the records of its regions by variant, each (n, length) on the CPU, and
-their orientations, (n, variants) uint8."""
+ReadT = TypeVar("ReadT")
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
+class Encoding(Generic[ReadT]):
     """The work of computing a shard.
 
     Attributes:
@@ -76,7 +75,9 @@ class Encoding:
         n_variants: records per region.
         dtype: ``float16`` or ``float32``.
         batches: images that are encoded together; they cover the regions in order.
-        encode: computes a batch.
+        read: reads the images of a batch, given its number, in a thread while the batch before it is encoded.
+        encode: encodes a batch, given its number and what was read: the records of its regions by variant, each
+            (n, length) on the CPU, and their orientations, (n, variants) uint8.
     """
 
     identity: dict[str, Json]
@@ -84,16 +85,19 @@ class Encoding:
     n_variants: int
     dtype: str
     batches: Sequence[Batch]
-    encode: Encode
+    read: Callable[[int], ReadT]
+    encode: Callable[[int, ReadT], tuple[list[Tensor], NDArray[np.uint8]]]
 
-    def compute(self, number: int) -> tuple[Maps, NDArray[np.uint8]]:
-        """Return the records of a batch, (n, variants, length), and their orientations, (n, variants)."""
-        batch = self.batches[number]
-        variants, orientations = self.encode(number)
-        records = np.empty((batch.n_regions, self.n_variants, batch.length), dtype=self.dtype)
-        for variant, maps in enumerate(variants):
-            records[:, variant] = maps.numpy()
-        return records, orientations
+    def computed(self, first: int = 0) -> Iterator[tuple[int, Maps, NDArray[np.uint8]]]:
+        """Yield batches from the ``first`` on: number, records (n, variants, length), orientations (n, variants)."""
+        for number, read in read_ahead(range(first, len(self.batches)), self.read):
+            variants, orientations = self.encode(number, read)
+            records = np.empty(
+                (self.batches[number].n_regions, self.n_variants, self.batches[number].length), self.dtype
+            )
+            for variant, maps in enumerate(variants):
+                records[:, variant] = maps.numpy()
+            yield number, records, orientations
 
     @property
     def ends(self) -> tuple[list[int], list[int]]:
@@ -122,7 +126,7 @@ def flattened(maps: Sequence[Tensor], dtype: str) -> Tensor:
     return torch.cat([each.to(getattr(torch, dtype)).cpu().flatten(1) for each in maps], dim=1)
 
 
-def write_shard(folder: Path, encoding: Encoding, progress: Callable[[int, int], None]) -> None:
+def write_shard(folder: Path, encoding: Encoding[Any], progress: Callable[[int, int], None]) -> None:
     """Compute a shard in ``folder``, picking up at the batch where an earlier attempt left off.
 
     Args:
@@ -137,8 +141,7 @@ def write_shard(folder: Path, encoding: Encoding, progress: Callable[[int, int],
         done = min(bisect_right(ends, maps.tell() // size), bisect_right(record_ends, turns.tell()))
         maps.truncate(size * ends[done - 1] if done else 0)
         turns.truncate(record_ends[done - 1] if done else 0)
-        for number in range(done, len(encoding.batches)):
-            records, orientations = encoding.compute(number)
+        for number, records, orientations in encoding.computed(done):
             maps.write(records.data)
             turns.write(orientations.data)
             progress(record_ends[number] // encoding.n_variants, total)
@@ -148,14 +151,14 @@ def write_shard(folder: Path, encoding: Encoding, progress: Callable[[int, int],
     write_hashed_json(folder / _INDEX, encoding.document())
 
 
-def hold_shard(encoding: Encoding, progress: Callable[[int, int], None]) -> Records:
+def hold_shard(encoding: Encoding[Any], progress: Callable[[int, int], None]) -> Records:
     """Compute a shard in memory; arguments as for ``write_shard``."""
     ends, record_ends = encoding.ends
     total = sum(batch.n_regions for batch in encoding.batches)
     maps = np.empty(ends[-1] if ends else 0, dtype=encoding.dtype)
     turns = np.empty(record_ends[-1] if ends else 0, dtype=np.uint8)
-    for number, (end, record_end) in enumerate(zip(ends, record_ends, strict=True)):
-        records, orientations = encoding.compute(number)
+    for number, records, orientations in encoding.computed():
+        end, record_end = ends[number], record_ends[number]
         maps[end - records.size : end] = records.reshape(-1)
         turns[record_end - orientations.size : record_end] = orientations.reshape(-1)
         progress(record_end // encoding.n_variants, total)

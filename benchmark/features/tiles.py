@@ -117,7 +117,7 @@ def tile_encoding(
     store: TileStore,
     split: Split,
     device: torch.device,
-) -> Encoding:
+) -> Encoding[Tensor]:
     """Return the work of computing a shard of ``plan_tiles``.
 
     Variant 0 is the unchanged tile; the others are augmented as ``augment`` does for images.
@@ -133,12 +133,15 @@ def tile_encoding(
         places.setdefault(tile.slide_id, []).append((tile.y, tile.x))
     starts = range(0, len(tiles), _BATCH)
 
-    @torch.inference_mode()
-    def encode(number: int) -> tuple[list[Tensor], NDArray[np.uint8]]:
+    def read(number: int) -> Tensor:
         start = starts[number]
-        chunk = tiles[start : start + _BATCH]
-        images = torch.from_numpy(store.images(chunk, edge)).to(device)
-        orientations = np.zeros((len(chunk), n_variants), dtype=np.uint8)
+        images = torch.from_numpy(store.images(tiles[start : start + _BATCH], edge))
+        return images.pin_memory() if device.type == "cuda" else images
+
+    @torch.inference_mode()
+    def encode(number: int, read: Tensor) -> tuple[list[Tensor], NDArray[np.uint8]]:
+        start, images = starts[number], read.to(device, non_blocking=True)
+        orientations = np.zeros((len(images), n_variants), dtype=np.uint8)
         records = []
         for variant in range(n_variants):
             batch = images
@@ -154,6 +157,7 @@ def tile_encoding(
         n_variants,
         network.feature_dtype.value,
         [Batch(min(_BATCH, len(tiles) - start), n_values(shapes)) for start in starts],
+        read,
         encode,
     )
 

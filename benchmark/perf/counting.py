@@ -32,7 +32,6 @@ from tissuebench.datasets.store.tile_store import TISSUE_DOWNSAMPLE, StoreInfo, 
 from tissuebench.datasets.types import IGNORE_LABEL, ClassMap, LabelCosts
 from tissuebench.evaluation import evaluate as evaluating
 from tissuebench.evaluation import gpu_counts, stitching
-from tissuebench.evaluation.background import Background, ItemT, ReadT, ResultT
 from tissuebench.evaluation.evaluate import CountedSlide, evaluate
 from tissuebench.evaluation.slide_counts import calibration_bins, confusion, uses_numpy
 from tissuebench.evaluation.stitching import Strip
@@ -41,6 +40,7 @@ from tissuebench.methods.api.registry import find_method
 from tissuebench.methods.api.stage import Task
 from tissuebench.perf.ratios import Rates, Ratio, ratio, show
 from tissuebench.plans.schema import EvaluationSettings, load_plan
+from tissuebench.runtime.background import Background, ItemT, ReadT, ResultT
 from tissuebench.runtime.machine import Machine, detect_machine
 
 THREADS_GOAL, SPARSE_GOAL = 1.0, 3.0

@@ -114,7 +114,7 @@ def _shards(
     return [held[key] for key in keys]
 
 
-def _encoding(identity: dict[str, Json], trial: Trial, data: PlannedData, machine: Machine) -> Encoding:
+def _encoding(identity: dict[str, Json], trial: Trial, data: PlannedData, machine: Machine) -> Encoding[Any]:
     of = (data.store, data.split, machine.device)
     if identity["of"] == WINDOWS:
         return window_encoding(identity, trial.network, trial.evaluation, *of, machine.precision)

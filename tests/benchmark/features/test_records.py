@@ -28,14 +28,16 @@ def encoding(dtype, identity="a"):
     batches = [Batch(2, 34), Batch(3, 34), Batch(3, 68)]
     firsts = (0, 2, 5)
 
-    def encode(number):
-        batch = batches[number]
-        rows = torch.arange(firsts[number], firsts[number] + batch.n_regions)[:, None] * 100
+    def read(number):
+        return torch.arange(firsts[number], firsts[number] + batches[number].n_regions)[:, None]
+
+    def encode(number, read):
+        batch, rows = batches[number], read * 100
         records = [(rows + variant * 10 + torch.arange(batch.length) / 128).float() for variant in range(3)]
         return records, np.full((batch.n_regions, 3), number, np.uint8)
 
     assert [batch.length for batch in batches] == [lengths[0], lengths[0], lengths[1]]
-    return Encoding({"of": identity}, blocks, 3, dtype, batches, encode)
+    return Encoding({"of": identity}, blocks, 3, dtype, batches, read, encode)
 
 
 def key(identity="a"):
@@ -73,7 +75,9 @@ def written_empty(tmp_path):
 
     folder = tmp_path / key("empty")
     folder.mkdir()
-    write_shard(folder, Encoding({"of": "empty"}, [], 1, "float32", [], lambda number: ([], np.empty(0))), print)
+    write_shard(
+        folder, Encoding({"of": "empty"}, [], 1, "float32", [], int, lambda number, read: ([], np.empty(0))), print
+    )
     return folder
 
 

@@ -13,11 +13,11 @@ from tests.benchmark.evaluation.test_evaluate import ByColour
 from tissuebench.datasets.store.shards import ShardCache
 from tissuebench.errors import DataError
 from tissuebench.evaluation import evaluate as module
-from tissuebench.evaluation.background import Background, read_ahead
 from tissuebench.evaluation.canvas import LabelCanvas
 from tissuebench.evaluation.evaluate import evaluate
 from tissuebench.evaluation.overlays import TilePicker
 from tissuebench.plans.schema import EvaluationSettings
+from tissuebench.runtime.background import Background, read_ahead
 
 CPU = torch.device("cpu")
 
