@@ -126,11 +126,16 @@ def variant_name(method: str, config: Settings) -> str:
         'complementary[gamma=0.0]'
     """
     defaults, settings = _flat(identity_of_settings(type(config)())), _flat(identity_of_settings(config))
-    changed = [
-        f"{key}={_shown(settings[key])}" for key in sorted(settings) if settings[key] != defaults.get(key, _UNSET)
-    ]
-    changed += [f"{key}=" for key in sorted(defaults.keys() - settings.keys())]
-    return f"{method}[{','.join(changed)}]" if changed else method
+    changed = [key for key in sorted(settings) if settings[key] != defaults.get(key, _UNSET)]
+    displaced = {  # as ``steps`` displaces ``epochs``, which goes without saying
+        key[: -len(name)] + other
+        for key in changed
+        for name in [key.rpartition(".")[2]]
+        for other in TrainingSettings.displaces.get(name, ())
+    }
+    shown = [f"{key}={_shown(settings[key])}" for key in changed]
+    shown += [f"{key}=" for key in sorted(defaults.keys() - settings.keys() - displaced)]
+    return f"{method}[{','.join(shown)}]" if shown else method
 
 
 def _flat(settings: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:

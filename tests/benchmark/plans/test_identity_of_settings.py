@@ -130,3 +130,8 @@ def test_files_belong_to_the_networks_of_the_paper(key):
     given = {key: {"path": "/net.params", "sha256": ONE}}
     with pytest.raises(ValueError, match=rf"{key} are those of .* and need backbone: paper"):
         MultilayerPseudo.Config(**given)
+
+
+def test_names_in_tables_leave_out_what_another_setting_displaced():
+    shorter = PublishedMultilayerPseudo.Config.model_validate({"training": {"steps": 300}})
+    assert variant_name("multilayer_pseudo_published", shorter) == "multilayer_pseudo_published[training.steps=300]"
