@@ -74,12 +74,14 @@ def test_a_mixed_diagnosis_gives_a_finite_loss():
 
 def test_the_method_passes_its_sampler_on():
     class_map = class_map_of({"A": ["a1", "a2"], "B": ["b"]})
-    excluded, logits = sets_of(class_map), torch.randn(2, 4, 3, 3)
+    sets, logits = sets_of(class_map), torch.randn(2, 4, 3, 3)
     for settings in ({}, {"balanced": False}, {"max_excluded": 1}):
         config = ComplementarySettings(form=Form.FORWARD_CORRECTED, **settings)
         method = Complementary(replace(make_task(), class_map=class_map), config)
-        observation = observation_probabilities(excluded, excluded, config.balanced, config.max_excluded)
+        excluded = sets & (sets.cumsum(dim=1) <= (config.max_excluded or 2))  # as a case would keep them
+        observation = observation_probabilities(excluded, sets, config.balanced, config.max_excluded)
         expected = forward_corrected(logits, observation, 2.0).mean()
+        assert torch.isfinite(expected)
         torch.testing.assert_close(method.complementary_loss(logits, excluded), expected)
 
 
