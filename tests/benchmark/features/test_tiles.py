@@ -22,7 +22,7 @@ class OnTheFly:
     """A ``FeatureSource`` that caches nothing: the same augmented images through the encoder, rounded as in a cache."""
 
     def __init__(self, plan, store, split):
-        self.n_variants = plan.network.feature_variants
+        self.n_variants, self.is_in_memory = plan.network.feature_variants, False
         self._plan, self._store = plan, store
         self._tiles = training_tiles(store, split)
         self._network = build_segmenter(plan.network, len(store.class_map)).eval()
