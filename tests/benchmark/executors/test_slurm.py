@@ -118,7 +118,7 @@ def test_a_job_that_makes_room_for_a_more_urgent_one_goes_on_afterwards(slurm, t
             "--wrap=sleep 600",
         )
         wait_until(lambda: slurm.job(urgent)["JobState"] == "RUNNING", "the urgent job")
-        assert [slurm.job(job_id)["JobState"] for job_id in ids] == ["PENDING"] * 2
+        wait_until(lambda: {slurm.job(job_id)["JobState"] for job_id in ids} == {"PENDING"}, "requeued, both")
         slurm.run("scancel", urgent)
         for job_id, task in zip(ids, made, strict=True):
             slurm.start_soon(job_id)
