@@ -65,7 +65,7 @@ method: $(READY)  ## start a method of your own: make method NAME=mine
 check: $(READY)  ## run the contract tests on METHOD
 	@$(BIN)/tissuebench method check '$(METHOD)'
 
-test: lint typecheck  ## run linters, type checker and the quick tests (under 20 minutes)
+test: lint typecheck  ## run linters, type checker and the quick tests
 	$(PYTEST) -m 'not slow and not gpu'
 
 test-all: lint typecheck  ## also run the slow tests; property tests draw at random, twenty times as many examples

@@ -10,25 +10,14 @@ import yaml
 
 from tests.benchmark.training.ddp_tasks import built
 from tests.benchmark.training.stage_steps import steps_of_each_stage
-from tissuebench.methods.api import all_methods
+from tests.benchmark.training.test_stage_steps import NETWORK, SHIPPED
+from tests.benchmark.training.test_stage_steps import NOW as FROM_THE_FIRST_STEP
 from tissuebench.plans.expand import PlannedData, expand
 from tissuebench.plans.schema import load_plan
 from tissuebench.runtime.processes import ALONE
 from tissuebench.training.fit import fit
 
-SHIPPED = {name: kind for name, kind in all_methods().items() if kind.__module__.startswith("tissuebench.")}
-NETWORK = {
-    "encoder": "test_resnet",
-    "weights": "none",
-    "encoder_mode": "finetune",
-    "decoder": "fpn",
-    "decoder_channels": 32,
-    "dropout": 0.25,
-}
-NOW = {
-    "strong": 0.3, "weak": 0.3, "ramp": 0, "attention": None, "width": 8, "classifier_width": 8, "queries": 16,
-    "negatives": 32,
-}  # fmt: skip
+NOW = {**FROM_THE_FIRST_STEP, "queries": 16, "negatives": 32}
 """Settings, of methods that have them, with which every term counts at once, at little cost."""
 
 
